@@ -1,0 +1,136 @@
+"""Joint mixing over a partition, the default: one attention call per chunk of clusters.
+
+The K queries of a cluster see [P prefix ; K members ; M summaries] under a bias that depends on the cluster alone:
+log n_c for a summary, MASKED for the cluster's own and for padding. Backward recomputes each chunk's weights, so that
+only the operands are kept.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from castvision.ops._functions import MASKED
+from castvision.ops._problem import Chunk, Problem, TokenSum, dropout_mask
+from castvision.ops._summaries import SlotGradients, summarise
+from castvision.ops._weights import logits_gradient, weights
+
+Summary = tuple[Tensor, Tensor] | None
+
+
+class Pack(NamedTuple):
+    """One chunk: q (b, c, H, K, D), keys and values (b, c, H, P + K + M, D), bias (b, c, 1, 1, P + K + M)."""
+
+    q: Tensor
+    keys: Tensor
+    values: Tensor
+    bias: Tensor
+
+
+def forward(problem: Problem, seed: int) -> Tensor:
+    """Attention output by token, (B, N, H, D)."""
+    generator = torch.Generator(problem.q.device).manual_seed(seed)
+    summary = summarise(problem) if problem.options.summaries else None
+    out = TokenSum(problem, problem.heads, problem.head_dim)
+    for chunk in problem.cluster_chunks(_elements(problem)):
+        pack = _pack(problem, chunk, summary)
+        weight = _weights(problem, pack, generator)[1]
+        out.put(chunk, (weight @ pack.values).transpose(2, 3))
+    return problem.zero_masked(out.total())
+
+
+def backward(problem: Problem, grad: Tensor, seed: int) -> dict[str, Tensor | None]:
+    """Gradients by operand name from that of the output, (B, N, H, D)."""
+    generator = torch.Generator(problem.q.device).manual_seed(seed)
+    grad = problem.zero_masked(grad)
+    summary = summarise(problem) if problem.options.summaries else None
+    slots = SlotGradients(problem)
+    shared = _SharedGradients(problem, summary)
+    members = slice(problem.num_prefix, problem.num_prefix + problem.cluster_size)
+    for chunk in problem.cluster_chunks(_elements(problem)):
+        pack = _pack(problem, chunk, summary)
+        dq, dk, dv = _pack_gradient(problem, pack, problem.gather_grad(grad, chunk), generator)
+        slots.q.put(chunk, dq.transpose(2, 3))
+        slots.k.put(chunk, dk[..., members, :].transpose(2, 3))
+        slots.v.put(chunk, dv[..., members, :].transpose(2, 3))
+        shared.add(chunk, dk, dv)
+    if summary is None:
+        slots.without_summaries()
+    else:
+        slots.add_summaries(shared.keys[:, :, problem.num_prefix :], shared.values[:, :, problem.num_prefix :])
+    grads = slots.totals()
+    if problem.num_prefix:
+        grads["prefix_k"] = shared.keys[:, :, : problem.num_prefix]
+        grads["prefix_v"] = shared.values[:, :, : problem.num_prefix]
+    return grads
+
+
+class _SharedGradients:
+    """Gradients of the keys and values that every cluster sees: prefix, then summaries, (B, H, P + M, D)."""
+
+    def __init__(self, problem: Problem, summary: Summary) -> None:
+        count = problem.num_prefix + (problem.num_clusters if summary else 0)
+        shape = (problem.batch, problem.heads, count, problem.head_dim)
+        self.keys, self.values = (problem.q.new_zeros(shape, dtype=problem.wide) for _ in range(2))
+        self.prefix, self.members_end = problem.num_prefix, problem.num_prefix + problem.cluster_size
+
+    def add(self, chunk: Chunk, dk: Tensor, dv: Tensor) -> None:
+        """Sum a chunk's part (b, c, H, P + K + M, D) over its clusters."""
+        for total, part in ((self.keys, dk), (self.values, dv)):
+            total[chunk.images, :, : self.prefix] += part[..., : self.prefix, :].sum(1)
+            total[chunk.images, :, self.prefix :] += part[..., self.members_end :, :].sum(1)
+
+
+def _elements(problem: Problem) -> int:
+    """Workspace of one cluster: its weights, or its keys where these are larger."""
+    keys = problem.num_prefix + problem.cluster_size + problem.num_clusters
+    return problem.heads * keys * max(problem.cluster_size, problem.head_dim)
+
+
+def _pack(problem: Problem, chunk: Chunk, summary: Summary) -> Pack:
+    q = problem.gather(problem.q, chunk)
+    bias = [problem.slot_bias(chunk)]
+    keys, values = [problem.gather(problem.k, chunk)], [problem.gather(problem.v, chunk)]
+    shape = (*q.shape[:3], -1, problem.head_dim)
+    if problem.prefix_k is not None and problem.prefix_v is not None:
+        keys.insert(0, problem.prefix_k[chunk.images, None].expand(shape))
+        values.insert(0, problem.prefix_v[chunk.images, None].expand(shape))
+        bias.insert(0, bias[0].new_zeros(*q.shape[:2], problem.num_prefix))
+    if summary is not None:
+        keys.append(summary[0][chunk.images, None].expand(shape))
+        values.append(summary[1][chunk.images, None].expand(shape))
+        bias.append(_summary_bias(problem, chunk))
+    return Pack(q, torch.cat(keys, 3), torch.cat(values, 3), torch.cat(bias, 2)[:, :, None, None])
+
+
+def _summary_bias(problem: Problem, chunk: Chunk) -> Tensor:
+    """log n_c of every cluster, MASKED for the own one, (b, c, M)."""
+    count = chunk.ids.shape[1]
+    bias = problem.log_counts[chunk.images, None].repeat(1, count, 1)
+    bias.diagonal(chunk.clusters.start, 1, 2).fill_(MASKED)
+    return bias
+
+
+def _weights(problem: Problem, pack: Pack, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Logits, weights in the values' dtype (dropped out), weights in full, and the dropout mask."""
+    logits = (pack.q * problem.options.scale) @ pack.keys.transpose(-1, -2)  # b, c, H, K, P + K + M
+    weight = weights(logits, pack.bias, problem.options)
+    if not problem.options.dropout_p:
+        return logits, weight.to(problem.dtype), weight, None
+    mask = dropout_mask(weight, problem.options.dropout_p, generator)
+    return logits, (weight * mask).to(problem.dtype), weight, mask
+
+
+def _pack_gradient(
+    problem: Problem, pack: Pack, grad: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, keys and values of a chunk from that of its output, (b, c, H, K, D)."""
+    logits, dropped, weight, mask = _weights(problem, pack, generator)
+    dv = dropped.transpose(-1, -2) @ grad
+    dw = grad @ pack.values.transpose(-1, -2)
+    if mask is not None:
+        dw = dw * mask
+    dl = logits_gradient(dw, weight, logits, pack.bias, problem.options).to(problem.dtype) * problem.options.scale
+    return dl @ pack.keys, dl.transpose(-1, -2) @ pack.q, dv
