@@ -103,9 +103,14 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         table.add_row(variant or "(no variant)", *(str(counts[outcome]) for outcome in OUTCOMES))
     console.print(table)
     for row in (row for row in rows if row["outcome"] == "failed"):
-        console.print(f"failed   {row['test']}[{row['parameters']}]: {row['reason']}", markup=False, highlight=False)
+        console.print(
+            f"failed   {row['test']}[{row['parameters']}]: {row['reason']}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     for test, reason in sorted({(row["test"], row["reason"]) for row in rows if row["outcome"] == "skipped"}):
-        console.print(f"skipped  {test}: {reason}", markup=False, highlight=False)
+        console.print(f"skipped  {test}: {reason}", markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> int:

@@ -24,12 +24,10 @@ MODULE = os.environ.get("TIMM_SUITE_MODULE", "castvision")
 PATTERNS = os.environ.get("TIMM_SUITE_MODELS", "cast_*").split(",")
 REPORT = os.environ.get("TIMM_SUITE_REPORT", "")
 
-# Tests that timm pins to models of its own; the values replace their further arguments.
+# Tests that timm pins to models of its own, and that its own ViT passes; the values replace their further arguments.
 GENERAL: dict[str, dict[str, Any]] = {
     "test_features_only_feature_cls_class": {},
-    "test_features_only_grad_checkpointing_backward": {},
     "test_forward_after_prune_intermediate_layers": {},
-    "test_forward_intermediates_stop_early_final_norm": {"model_kwargs": {}},
     "test_head_hidden_size": {"model_kwargs": {}},
     "test_headless_checkpoint_reload": {"kwargs": {}},
     "test_model_forward_features": {"batch_size": 1},
@@ -44,9 +42,7 @@ GENERAL: dict[str, dict[str, Any]] = {
 # Those of them that make an image of three channels themselves.
 THREE_CHANNELS = frozenset(
     {
-        "test_features_only_grad_checkpointing_backward",
         "test_forward_after_prune_intermediate_layers",
-        "test_forward_intermediates_stop_early_final_norm",
         "test_head_hidden_size",
         "test_headless_checkpoint_reload",
         "test_model_init_weights_after_to_empty",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import importlib
+import itertools
 import os
 import pickle
 from pathlib import Path
@@ -128,7 +129,7 @@ def test_layer_decay_grows_with_depth_and_spares_the_head(model_name):
     per_block = [{scale[id(p)] for p in block.parameters()} for block in model.blocks]
     assert all(len(scales) == 1 for scales in per_block)
     values = [scales.pop() for scales in per_block]
-    assert all(later == 2 * earlier for earlier, later in zip(values, values[1:], strict=False))
+    assert all(later == 2 * earlier for earlier, later in itertools.pairwise(values))
     assert all(scale[id(p)] < values[0] for p in model.get_submodule(model.default_cfg["first_conv"]).parameters())
     assert {scale[id(p)] for p in model.get_classifier().parameters()} == {1.0}
     undecayed = [p for n, p in model.named_parameters() if any(fnmatch.fnmatch(n, w) for w in model.no_weight_decay())]
