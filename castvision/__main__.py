@@ -1,0 +1,7 @@
+"""``python -m castvision VERB …``."""
+
+import sys
+
+from castvision.cli import main
+
+sys.exit(main())

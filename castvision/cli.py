@@ -1,0 +1,117 @@
+"""The console command: ``castvision VERB …``. Light: each verb imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import castvision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+HELP = """\
+usage: castvision VERB [ARGUMENTS]
+
+  train             train, validate, test or predict by a configuration   castvision train --config quickstart
+  make-pathfinder   write a Pathfinder data set                           castvision make-pathfinder OUT --num-images 1000
+  demo              predictions and cluster maps of images, as pictures   castvision demo photo.jpg --model NAME --output OUT
+  timm              one of timm's own scripts, with our models            castvision timm validate.py --model cast_vit_…
+
+castvision VERB --help tells more; castvision --version the version.
+"""
+
+TRAIN_HELP = """\
+usage: castvision train [fit|validate|test|predict] --config NAME [OPTIONS]
+
+  --config NAME          a YAML file, or a shipped configuration by name (below); later ones override earlier ones
+  --run_dir DIR          where checkpoints, logs, report.png and metrics.json go (default: runs/NAME); never overwritten
+  --resume               go on with an unfinished run; an error if there is none
+  --init-from FILE       start from a checkpoint's weights (ours, timm's, safetensors), as far as they fit
+  --ema DECAY            average the weights, such as 0.999
+  --early_stopping N     stop after N rounds of held-out images without a better figure
+  --ckpt_path FILE       for validate, test, predict (default: best.ckpt of the run)
+  --model.KEY VALUE      any argument of the task:  --model.model_name vit_tiny_patch16_224 --model.optimizer.lr 1e-3
+  --data.KEY VALUE       any argument of the data:  --data.batch_size 64
+  --trainer.KEY VALUE    any argument of Lightning's trainer:  --trainer.max_epochs 10 --trainer.precision bf16-mixed
+
+fit is meant if no verb is given. castvision train fit --help lists every option.
+shipped configurations: {names}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb.
+
+    Args:
+        argv: Arguments; None = the process's.
+
+    Returns:
+        The verb's exit code; 2 for an unknown verb.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(HELP)
+        return 0 if arguments else 2
+    verb, *rest = arguments
+    if verb in ("-V", "--version"):
+        sys.stdout.write(f"castvision {castvision.__version__}\n")
+        return 0
+    if verb not in VERBS:
+        sys.stderr.write(f"castvision: unknown verb {verb!r}; expected one of {', '.join(VERBS)}\n")
+        return 2
+    return VERBS[verb](rest)
+
+
+def _train(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        from castvision.training.config_files import config_names
+
+        sys.stdout.write(TRAIN_HELP.format(names=", ".join(config_names())))
+        return 0 if arguments else 2
+    return _main_of("castvision.training.cli")(arguments)
+
+
+def _make_pathfinder(arguments: list[str]) -> int:
+    return _main_of("castvision.data.make_pathfinder")(arguments)
+
+
+def _demo(arguments: list[str]) -> int:
+    return _main_of("castvision.inference.demo")(arguments)
+
+
+def _main_of(module: str) -> Callable[[list[str]], int]:
+    function: Callable[[list[str]], int] = importlib.import_module(module).main
+    return function
+
+
+def _timm(arguments: list[str]) -> int:
+    """Run a script with our models registered; timm itself finds no plug-ins."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write("usage: castvision timm SCRIPT.py [ARGUMENTS]\n\nSCRIPT.py: a file of timm's repository, such as ")
+        sys.stdout.write("train.py, validate.py, benchmark.py, onnx_export.py; it runs with our models registered.\n")
+        return 0 if arguments else 2
+    script = Path(arguments[0])
+    if not script.is_file():
+        sys.stderr.write(f"castvision timm: no such script: {str(script)!r}; give the path of a file of timm's repository\n")
+        return 2
+    importlib.import_module("castvision.models")
+    kept = sys.argv, list(sys.path)
+    sys.argv = [str(script), *arguments[1:]]
+    sys.path.insert(0, str(script.resolve().parent))  # as Python does: timm's scripts import one another
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        sys.argv, sys.path[:] = kept
+    return 0
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "make-pathfinder": _make_pathfinder,
+    "demo": _demo,
+    "timm": _timm,
+}

@@ -1,0 +1,61 @@
+"""The smallest decoder: one linear map for each token, enlarged bilinearly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from castvision.heads._features import check_layout, gather_finest, resize
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class LinearHead(nn.Module):
+    """A 1×1 convolution on the concatenated feature maps, enlarged to the image.
+
+    Args:
+        channels: Channels of each feature map.
+        strides: Pixels per cell of each feature map.
+        num_classes: Logits per pixel.
+        in_chans: Channels of the image; accepted so that all heads are built alike.
+        dropout: Probability of dropping a feature channel.
+
+    Raises:
+        ValueError: Sizes no head can be built from, or a dropout outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        *,
+        in_chans: int = 3,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_layout(channels, strides, num_classes, in_chans)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"expected 0 <= dropout < 1, got {dropout=}")
+        self.finest = min(range(len(strides)), key=lambda place: strides[place])
+        self.num_features = len(channels)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(sum(channels), num_classes, kernel_size=1)
+
+    def forward(self, features: Sequence[Tensor], image: Tensor) -> Tensor:
+        """Decode.
+
+        Args:
+            features: One (B, C_i, rows_i, cols_i) for each entry of ``channels``.
+            image: (B, in_chans, height, width); only its size matters here.
+
+        Returns:
+            (B, num_classes, height, width) logits.
+        """
+        torch._assert(len(features) == self.num_features, "as many feature maps as the head was built for")
+        tokens = gather_finest(features, self.finest)
+        logits: Tensor = self.classifier(self.dropout(tokens))  # (B, num_classes, rows, cols)
+        return resize(logits, (image.shape[-2], image.shape[-1]))

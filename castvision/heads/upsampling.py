@@ -1,0 +1,79 @@
+"""A decoder for thin structures: tokens unfolded to pixels, beside a full-resolution look at the image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from castvision.heads._features import check_layout, gather_finest, resize
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class UpsamplingHead(nn.Module):
+    """Tokens say what, the image says where.
+
+    Each token is mapped to ``token_channels`` values for each of its pixels (a 1×1 convolution and PixelShuffle) and
+    concatenated with a 3×3 convolution of the image at full resolution; a 3×3 and a 1×1 convolution follow.
+
+    Args:
+        channels: Channels of each feature map.
+        strides: Pixels per cell of each feature map.
+        num_classes: Logits per pixel.
+        in_chans: Channels of the image.
+        token_channels: Values a token gives each of its pixels.
+        pixel_channels: Width of the full-resolution convolutions.
+
+    Raises:
+        ValueError: Sizes no head can be built from.
+    """
+
+    def __init__(  # noqa: PLR0913  # the first four are every head's
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        *,
+        in_chans: int = 3,
+        token_channels: int = 8,
+        pixel_channels: int = 16,
+    ) -> None:
+        super().__init__()
+        check_layout(channels, strides, num_classes, in_chans)
+        if min(token_channels, pixel_channels) < 1:
+            raise ValueError(f"expected widths >= 1, got {token_channels=}, {pixel_channels=}")
+        self.finest = min(range(len(strides)), key=lambda place: strides[place])
+        self.num_features = len(channels)
+        stride = strides[self.finest]
+        self.to_pixels = nn.Conv2d(sum(channels), token_channels * stride * stride, kernel_size=1)
+        self.shuffle = nn.PixelShuffle(stride)
+        self.look = nn.Conv2d(in_chans, pixel_channels, kernel_size=3, padding=1)
+        self.mix = nn.Conv2d(token_channels + pixel_channels, pixel_channels, kernel_size=3, padding=1)
+        self.act = nn.GELU()
+        self.classifier = nn.Conv2d(pixel_channels, num_classes, kernel_size=1)
+
+    def forward(self, features: Sequence[Tensor], image: Tensor) -> Tensor:
+        """Decode.
+
+        Args:
+            features: One (B, C_i, rows_i, cols_i) for each entry of ``channels``.
+            image: (B, in_chans, height, width).
+
+        Returns:
+            (B, num_classes, height, width) logits.
+        """
+        torch._assert(len(features) == self.num_features, "as many feature maps as the head was built for")
+        height, width = image.shape[-2], image.shape[-1]
+        tokens = self.to_pixels(gather_finest(features, self.finest))  # (B, token_channels * stride², rows, cols)
+        pixels = self.shuffle(tokens)  # (B, token_channels, rows * stride, cols * stride)
+        if pixels.shape[-2] >= height and pixels.shape[-1] >= width:
+            pixels = pixels[..., :height, :width]  # NOTE: a backbone pads at the bottom and right; cut that off
+        else:
+            pixels = resize(pixels, (height, width))
+        seen = self.act(self.look(image))  # (B, pixel_channels, height, width)
+        mixed = self.act(self.mix(torch.cat([pixels, seen], dim=1)))
+        logits: Tensor = self.classifier(mixed)
+        return logits

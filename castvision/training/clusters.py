@@ -1,0 +1,83 @@
+"""Coverage and dead clusters of each CAST block, in the logs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+
+class ClusterStatistics(Callback):
+    """After each round of held-out images: where a few of them went. Says nothing of models without CAST blocks.
+
+    Logged for each block, as ``clusters/LAYER/…``: ``in_none``, ``in_one``, ``in_several`` (shares of tokens), ``dead``
+    (clusters without a token), and for segmentation ``foreground_in_none``: the share of tokens on some object that are in no cluster.
+
+    Args:
+        num_images: How many held-out images are looked at.
+    """
+
+    def __init__(self, num_images: int = 8) -> None:
+        if num_images < 1:
+            raise ValueError(f"expected num_images >= 1, got {num_images=}")
+        self.num_images = num_images
+        self._batch: tuple[Tensor, Tensor] | None = None
+
+    def on_validation_batch_start(  # noqa: PLR0913  # Lightning's hook
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the first images."""
+        if batch_idx == 0 and not trainer.sanity_checking:
+            self._batch = batch[0][: self.num_images], batch[1][: self.num_images]
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the means over the images."""
+        backbone = getattr(pl_module, "backbone", None)
+        if self._batch is None or backbone is None or trainer.sanity_checking:
+            return
+        pl_module.log_dict(cluster_figures(backbone, *self._batch))
+        self._batch = None
+
+
+def cluster_figures(backbone: torch.nn.Module, images: Tensor, targets: Tensor) -> dict[str, float]:
+    """Coverage of tokens by clusters, for each CAST block.
+
+    Args:
+        backbone: Any model.
+        images: (B, C, height, width).
+        targets: (B,) labels, or (B, height, width) masks with 0 = background.
+
+    Returns:
+        Means over the images, by name; empty for a model without CAST blocks.
+    """
+    from castvision.layers import CastAttention
+    from castvision.models import cluster_maps
+
+    if not any(isinstance(module, CastAttention) for module in backbone.modules()):
+        return {}
+    sums: dict[str, list[float]] = {}
+    with torch.no_grad():
+        for image, target in zip(images, targets, strict=True):
+            for clusters in cluster_maps(backbone, image):
+                for name, value in _figures(clusters, target).items():
+                    sums.setdefault(f"clusters/{clusters.layer}/{name}", []).append(value)
+    return {name: sum(values) / len(values) for name, values in sums.items()}
+
+
+def _figures(clusters: Any, target: Tensor) -> dict[str, float]:
+    rows, cols = clusters.grid_size
+    alive = (clusters.index < rows * cols).any(dim=1)  # (M,); padding slots hold N
+    in_none, in_one, in_several = clusters.coverage
+    figures = {"in_none": in_none, "in_one": in_one, "in_several": in_several, "dead": float((~alive).sum())}
+    if target.ndim == 2:
+        is_object = ((target > 0) & (target != 255)).float()[None, None]
+        on_object = functional.adaptive_max_pool2d(is_object, (rows, cols))[0, 0] > 0  # (rows, cols)
+        orphans = (clusters.membership.to(target.device) < 0) & on_object
+        figures["foreground_in_none"] = float(orphans.sum() / on_object.sum().clamp(min=1))
+    return figures

@@ -1,0 +1,108 @@
+"""Data modules: what to train on, what to hold out, and the facts a model needs of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from castvision.training.sampling import ShuffledSampler
+
+if TYPE_CHECKING:
+    from torch.utils.data import Sampler
+
+Pairs = Dataset[tuple[Tensor, Tensor]]
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Template: a subclass makes the data sets of the splits.
+
+    Args:
+        class_names: In the order of the labels.
+        in_chans: Channels of an image.
+        img_size: (height, width).
+        mean: Per channel, in units of 0..1: what was subtracted.
+        std: Per channel, in units of 0..1: what was divided by.
+
+    Attributes:
+        batch_size: Images a step and process; held-out images go through four times as many at once.
+        num_workers: Loader processes for training; held-out images have as many.
+        seed: Of the order of the images.
+    """
+
+    batch_size: int = 16
+    num_workers: int = 1
+    seed: int = 0
+
+    def __init__(
+        self,
+        class_names: list[str],
+        in_chans: int,
+        img_size: tuple[int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        super().__init__()
+        self.class_names = class_names
+        self.in_chans = in_chans
+        self.img_size = img_size
+        self.mean = mean
+        self.std = std
+
+    @abstractmethod
+    def dataset(self, split: str) -> Pairs:
+        """The images and targets of "train", "val" or "test"."""
+
+    def sampler(self, dataset: Pairs) -> Sampler[int]:
+        """The order of training images."""
+        return ShuffledSampler(dataset, self.seed)  # type: ignore[arg-type]  # map-style data sets have a length
+
+    def description(self) -> dict[str, Any]:
+        """Plain values for the checkpoint."""
+        return {
+            "in_chans": self.in_chans,
+            "img_size": list(self.img_size),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Batches of training images; an incomplete last one is dropped."""
+        dataset = self.dataset("train")
+        return self._loader(dataset, self.batch_size, sampler=self.sampler(dataset), drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Batches of the held-out images that choose the checkpoint."""
+        return self._loader(self.dataset("val"), 4 * self.batch_size)
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Batches of the images read once, at the end."""
+        return self._loader(self.dataset("test"), 4 * self.batch_size)
+
+    def predict_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """The test images."""
+        return self.test_dataloader()
+
+    def _loader(self, dataset: Pairs, batch_size: int, **how: Any) -> DataLoader[tuple[Tensor, Tensor]]:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **how,
+        )
+
+
+def check_loading(batch_size: int, num_workers: int) -> None:
+    """Refuse numbers no loader can work with.
+
+    Raises:
+        ValueError: ``batch_size`` < 1 or ``num_workers`` < 0.
+    """
+    if batch_size < 1 or num_workers < 0:
+        raise ValueError(f"expected batch_size >= 1 and num_workers >= 0, got {batch_size=}, {num_workers=}")

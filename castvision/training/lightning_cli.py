@@ -1,0 +1,221 @@
+"""LightningCLI with our defaults: a run folder, loggers, checkpoints, the bar, the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    BasePredictionWriter,
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+)
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+import castvision.training.image_folder
+import castvision.training.pathfinder  # noqa: F401  # so that configurations may name the classes bare
+from castvision.training.clusters import ClusterStatistics
+from castvision.training.cli import choose_folder
+from castvision.training.data import ImageDataModule
+from castvision.training.progress import TrainingBar
+from castvision.training.report import Report
+from castvision.training.run_folder import BEST, CONFIG
+from castvision.training.task import Task
+from castvision.training.tasks import ClassificationTask, SegmentationTask  # noqa: F401  # as above
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from castvision.training.cli import CommandLine
+
+TRAINER_DEFAULTS = {"max_epochs": 1, "log_every_n_steps": 50, "enable_model_summary": False}
+
+
+class TrainingCLI(LightningCLI):
+    """Parse, build, and leave the running to `run_verb`, so that callers can tell a refusal from a failure.
+
+    Args:
+        line: The command line.
+
+    Raises:
+        jsonargparse.ArgumentError: A key or value the configuration does not know.
+        ValueError: Anything a constructor refuses.
+    """
+
+    def __init__(self, line: CommandLine) -> None:
+        self.line = line
+        self.folder = Path()
+        quiet = {"exit_on_error": False}
+        super().__init__(
+            Task,
+            ImageDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+            seed_everything_default=0,
+            parser_kwargs={**quiet, **{verb: dict(quiet) for verb in self.subcommands()}},
+            args=line.arguments,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Our own flags, beside the trainer's, the task's and the data's."""
+        parser.add_argument("--run_dir", type=str | None, default=None, help="the run's folder (default: runs/CONFIG)")
+        parser.add_argument("--ema", type=float | None, default=None, help="decay of averaged weights, such as 0.999")
+        parser.add_argument(
+            "--early_stopping", type=int | None, default=None, help="stop after so many rounds without a better figure"
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run's folder before anything is built or read.
+
+        Raises:
+            FileExistsError: See `choose_folder`.
+            FileNotFoundError: See `choose_folder`.
+        """
+        config = self.config[self.line.verb]
+        self.folder, checkpoint = choose_folder(self.line, config.run_dir, config.ckpt_path)
+        config.run_dir = str(self.folder)
+        config.ckpt_path = None if checkpoint is None else str(checkpoint)
+        config.weights_only = True
+        if config.ema is not None and not 0 < config.ema < 1:
+            raise ValueError(f"expected 0 < ema < 1, got ema={config.ema}")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with the run's callbacks and, unless others are configured, CSV and TensorBoard logs."""
+        trainer = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        trainer["default_root_dir"] = str(self.folder)
+        is_fit = self.line.verb == "fit"
+        if trainer.get("logger") is None:
+            trainer["logger"] = self._loggers() if is_fit and not trainer.get("fast_dev_run") else False
+        return self._instantiate_trainer(trainer, self._callbacks(trainer) if is_fit else self._watchers())
+
+    def _loggers(self) -> list[CSVLogger | TensorBoardLogger]:
+        return [
+            CSVLogger(self.folder, name="logs", flush_logs_every_n_steps=500),
+            TensorBoardLogger(self.folder, name="tensorboard", version=""),
+        ]
+
+    def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
+        config = self.config[self.line.verb]
+        monitor = self.model.monitor
+        callbacks = self._watchers()
+        if config.ema is not None:
+            callbacks.insert(0, EMAWeightAveraging(decay=config.ema))
+        if config.early_stopping is not None:
+            callbacks.append(EarlyStopping(monitor, patience=config.early_stopping, mode="max"))
+        callbacks.append(ClusterStatistics())
+        if trainer.get("enable_checkpointing") is not False and not trainer.get("fast_dev_run"):
+            callbacks.append(_checkpoints(self.folder, monitor))
+        return callbacks
+
+    def _watchers(self) -> list[Callback]:
+        callbacks: list[Callback] = [TrainingBar(), Report(self.folder)]
+        if self.line.verb == "predict":
+            callbacks.append(PredictionFile(self.folder / "predictions.pt"))
+        return callbacks
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing yet: LightningCLI would run inside its constructor."""
+
+    def run_verb(self) -> None:
+        """Run what was asked for.
+
+        Raises:
+            ValueError: The checkpoint is of another architecture.
+        """
+        checkpoint = self.config[self.line.verb].ckpt_path
+        if checkpoint is not None:
+            check_checkpoint(self.model, checkpoint)
+        super()._run_subcommand(self.line.verb)
+
+
+def _checkpoints(folder: Path, monitor: str) -> ModelCheckpoint:
+    """``best.ckpt`` by the monitored figure and ``last.ckpt``, after each round of held-out images."""
+    return ModelCheckpoint(
+        folder,
+        filename=BEST.removesuffix(".ckpt"),
+        monitor=monitor,
+        mode="max",
+        save_last=True,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
+
+
+def check_checkpoint(model: LightningModule, path: str) -> None:
+    """Refuse a checkpoint that does not fit, in one line instead of a list of keys.
+
+    Args:
+        model: The task.
+        path: A Lightning checkpoint.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Damaged, or of another architecture.
+    """
+    from castvision.training.initialization import load_state_dict
+
+    state = load_state_dict(path)  # names without "model."
+    own = {name: value.shape for name, value in model.get_submodule("model").state_dict().items()}
+    wrong = [name for name, shape in own.items() if name not in state or state[name].shape != shape]
+    if wrong:
+        raise ValueError(
+            f"{path!r} is the checkpoint of another architecture: {len(wrong)} of {len(own)} weights do not fit, "
+            f"such as {wrong[0]}; give the configuration it was made with ({CONFIG} beside it)"
+        )
+
+
+class SaveConfig(SaveConfigCallback):
+    """``config.yaml`` in the run's folder; it can be run again, with another ``--run_dir``."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, **kwargs: Any) -> None:
+        super().__init__(parser, config, save_to_log_dir=False, **{**kwargs, "overwrite": True})
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it, whole or not at all; for training only."""
+        if stage != "fit":
+            return
+        config = self.config.clone()
+        config.ckpt_path = None  # where a resumed part began is no part of the recipe
+        folder = Path(config.run_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{CONFIG}.part"
+        temporary.write_text(self.parser.dump(config, skip_none=False))
+        temporary.replace(folder / CONFIG)
+
+
+class PredictionFile(BasePredictionWriter):
+    """All predictions as one tensor file.
+
+    Args:
+        path: For ``torch.load``; must be new.
+
+    Raises:
+        FileExistsError: The file exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(write_interval="epoch")
+        if path.exists():
+            raise FileExistsError(f"{str(path)!r} exists; move it away")
+        self.path = path
+
+    def write_on_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+    ) -> None:
+        """Write (images,) or (images, height, width) classes: uint8 up to 256 classes, int64 beyond."""
+        classes = torch.cat([batch.cpu() for batch in predictions])
+        if int(classes.max()) < 256:
+            classes = classes.to(torch.uint8)
+        temporary = self.path.with_name(f".{self.path.name}.part")
+        torch.save(classes, temporary)
+        temporary.replace(self.path)
+
+

@@ -1,0 +1,112 @@
+"""Parameter groups, layer-wise learning-rate decay that acts, and the learning rate over the run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch.optim.lr_scheduler import LRScheduler
+
+from castvision.models.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+    from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, then a half cosine, over the run's budget.
+
+    The budget is the number of steps or ``max_time``, whichever is used up first: a run cut short by the clock still
+    ends at ``final``.
+
+    Args:
+        warmup: Share of the budget spent warming up, 0 to 1.
+        final: Last learning rate as a share of the highest.
+
+    Raises:
+        ValueError: A share outside [0, 1].
+    """
+
+    warmup: float = 0.1
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.warmup < 1 and 0 <= self.final <= 1):
+            raise ValueError(f"expected 0 <= warmup < 1 and 0 <= final <= 1, got {self.warmup=}, {self.final=}")
+
+    def factor(self, progress: float) -> float:
+        """The learning rate as a share of the highest.
+
+        Args:
+            progress: Share of the budget used, 0 to 1; more counts as 1.
+        """
+        progress = min(max(progress, 0.0), 1.0)
+        if progress < self.warmup:
+            return progress / self.warmup
+        along = (progress - self.warmup) / (1 - self.warmup)
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * along))
+
+
+class BudgetSchedule(LRScheduler):
+    """A torch scheduler that asks how much of the budget is used.
+
+    Args:
+        optimizer: Its groups' current rates are the highest ones.
+        schedule: The curve.
+        progress: Given the number of steps taken, the share of the budget used.
+    """
+
+    def __init__(self, optimizer: Optimizer, schedule: Schedule, progress: Callable[[float], float]) -> None:
+        self.schedule = schedule
+        self.progress = progress
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:  # type: ignore[override]  # torch also allows tensors
+        """Rates of the coming step, taken at its middle: neither the first nor the last is wasted at rate 0."""
+        factor = self.schedule.factor(self.progress(self.last_epoch + 0.5))
+        return [float(rate) * factor for rate in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Without the curve and the callable: they come from the configuration."""
+        state: dict[str, Any] = super().state_dict()
+        return {key: value for key, value in state.items() if key not in {"schedule", "progress"}}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """timm's groups: no decay on vectors and on what ``no_weight_decay()`` names; ``lr_scale`` from the layer's depth.
+
+    Args:
+        model: A timm model or a `Segmenter`, whose head keeps the full rate.
+        weight_decay: For matrices.
+        layer_decay: Factor from one layer to the one below it; 1 = all alike.
+
+    Returns:
+        Groups with "params", "weight_decay" and, with layer decay, "lr_scale". Frozen parameters are left out.
+
+    Raises:
+        ValueError: ``weight_decay`` < 0, or ``layer_decay`` outside (0, 1].
+    """
+    if weight_decay < 0 or not 0 < layer_decay <= 1:
+        raise ValueError(f"expected weight_decay >= 0 and 0 < layer_decay <= 1, got {weight_decay=}, {layer_decay=}")
+    if isinstance(model, Segmenter):
+        backbone = getattr(model.backbone, "model", model.backbone)  # what timm's feature wrapper holds
+        head = param_groups_weight_decay(model.head, weight_decay)
+        return parameter_groups(backbone, weight_decay, layer_decay) + [{"lr_scale": 1.0, **group} for group in head]
+    skip = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    if layer_decay == 1:
+        groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=skip)
+        return [{"lr_scale": 1.0, **group} for group in groups]
+    groups = param_groups_layer_decay(model, weight_decay, no_weight_decay_list=skip, layer_decay=layer_decay)
+    return list(groups)
+
+
+def apply_lr_scale(optimizer: Optimizer) -> None:
+    """Multiply each group's ``lr_scale`` into its rate: torch's schedulers know nothing of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr"] * group.pop("lr_scale", 1.0)

@@ -1,0 +1,115 @@
+"""The progress bar: loss, images per second, time left of the whole run; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.callbacks import RichProgressBar, Timer
+from rich import get_console
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+logger = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 0.5
+LINE_SECONDS = 15.0
+
+
+class TrainingBar(RichProgressBar):
+    """Lightning's rich bar, asked twice a second only: reading the loss at every step would make a GPU wait.
+
+    Args:
+        line_seconds: Between two lines where the output is no terminal.
+    """
+
+    def __init__(self, line_seconds: float = LINE_SECONDS) -> None:
+        super().__init__(refresh_rate=4, leave=False)
+        self.line_seconds = line_seconds
+        self.is_terminal = get_console().is_terminal
+        if not self.is_terminal:
+            self.disable()
+        self._shown: dict[str, str] = {}
+        self._start()
+
+    def _start(self) -> None:
+        self._since = self._refreshed = time.perf_counter()
+        self._images = 0
+        self._steps = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        super().on_train_start(trainer, pl_module)
+        self._start()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock: held-out images are not training speed."""
+        super().on_validation_start(trainer, pl_module)
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with the clock and show the figures."""
+        super().on_validation_end(trainer, pl_module)
+        paused = time.perf_counter() - self._paused
+        self._since += paused
+        self._refreshed += paused
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            monitor = str(getattr(pl_module, "monitor", "val/loss"))
+            if monitor in trainer.callback_metrics:
+                self._shown[monitor] = f"{float(trainer.callback_metrics[monitor]):.3f}"
+            if not self.is_terminal:
+                logger.info("%s", self._line(trainer))
+
+    def on_train_batch_end(  # noqa: PLR0913  # Lightning's hook
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count; show only when it is time."""
+        self._images += len(batch[0])
+        self._steps += 1
+        now = time.perf_counter()
+        if now - self._refreshed < (REFRESH_SECONDS if self.is_terminal else self.line_seconds):
+            return
+        self._refreshed = now
+        self._measure(trainer, outputs, now)
+        if self.is_terminal:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        else:
+            logger.info("%s", self._line(trainer))
+
+    def _measure(self, trainer: Trainer, outputs: Any, now: float) -> None:
+        seconds = now - self._since
+        self._shown["loss"] = f"{float(outputs['loss']):.4f}"
+        self._shown["images/s"] = f"{self._images / seconds:,.0f}"
+        left = seconds_left(trainer, self._steps / seconds)
+        if left is not None:
+            self._shown["left"] = str(timedelta(seconds=round(left)))
+
+    def _line(self, trainer: Trainer) -> str:
+        figures = " · ".join(f"{name} {value}" for name, value in self._shown.items())
+        return f"step {trainer.global_step:,} · {figures}"
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+        """What the bar shows."""
+        return dict(self._shown)
+
+
+def seconds_left(trainer: Trainer, batches_per_second: float) -> float | None:
+    """Until the run's budget is used up, by steps or by the clock; None if it has none.
+
+    Args:
+        trainer: In training.
+        batches_per_second: Batches, not optimiser steps, a second.
+    """
+    left = None
+    total = trainer.estimated_stepping_batches
+    if total != float("inf"):
+        left = (total - trainer.global_step) * trainer.accumulate_grad_batches / batches_per_second
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by the callback connector
+        if isinstance(callback, Timer):
+            remaining = callback.time_remaining()
+            if remaining is not None:
+                left = remaining if left is None else min(left, remaining)
+    return left

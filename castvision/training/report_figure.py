@@ -1,0 +1,138 @@
+"""The picture of a run: curves, confusion matrix, held-out examples with predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+Curves = "Mapping[str, Sequence[tuple[int, float]]]"
+_COLUMNS = 6
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Held-out images and what was said of them.
+
+    Attributes:
+        images: (B, C, height, width), normalised.
+        targets: (B,) or (B, height, width) int64.
+        predicted: Like ``targets``.
+        mean: What was subtracted, per channel.
+        std: What was divided by, per channel.
+    """
+
+    images: Tensor
+    targets: Tensor
+    predicted: Tensor
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+def save_report(  # noqa: PLR0913  # one for each part of the picture
+    path: Path,
+    title: str,
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+    confusion: Tensor | None,
+    class_names: Sequence[str],
+    examples: Examples | None,
+) -> None:
+    """Draw and write the picture.
+
+    Args:
+        path: A ``.png``; written whole or not at all.
+        title: Above everything.
+        curves: (step, value) pairs by name.
+        confusion: (classes, classes) counts, rows = truth.
+        class_names: One for each class.
+        examples: Drawn below.
+    """
+    # NOTE: a Figure with its own canvas: pyplot would look for a display and keep the figure alive.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    has_masks = examples is not None and examples.targets.ndim == 3
+    rows = 0 if examples is None else -(-len(examples.images) // _COLUMNS) * (3 if has_masks else 1)
+    figure = Figure(figsize=(12, 4 + 1.9 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    top, *below = figure.subfigures(2 if rows else 1, 1, height_ratios=[4, 1.9 * rows] if rows else None, squeeze=False)
+    axes = top[0].subplots(1, 3)
+    _draw_curves(axes[0], curves, "loss")
+    _draw_curves(axes[1], curves, "score")
+    _draw_confusion(axes[2], confusion, class_names)
+    if examples is not None and rows:
+        _draw_examples(below[0][0], examples, class_names, rows)
+    temporary = path.with_name(f".{path.name}.part")
+    figure.savefig(temporary, format="png", dpi=110)
+    temporary.replace(path)
+
+
+def _draw_curves(axes: Any, curves: Mapping[str, Sequence[tuple[int, float]]], which: str) -> None:
+    names = {"loss": ["train/loss", "val/loss"], "score": ["val/acc1", "val/miou"]}[which]
+    if which == "score" and "val/miou" in curves:
+        names += [name for name in curves if name.startswith("val/iou_")]
+    for name in names:
+        if name in curves:
+            steps, values = zip(*curves[name], strict=True)
+            axes.plot(steps, values, label=name, linewidth=1.2, marker="." if len(steps) < 40 else None)
+    axes.set_xlabel("step")
+    axes.set_title(which)
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(fontsize=8)
+
+
+def _draw_confusion(axes: Any, confusion: Tensor | None, class_names: Sequence[str]) -> None:
+    axes.set_title("confusion, % of each true class")
+    if confusion is None:
+        axes.text(0.5, 0.5, "no held-out images", ha="center", va="center")
+        axes.set_axis_off()
+        return
+    shares = 100 * confusion.double() / confusion.sum(dim=1, keepdim=True).clamp(min=1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if len(class_names) <= 12:
+        axes.set_xticks(range(len(class_names)), class_names, rotation=30, ha="right", fontsize=8)
+        axes.set_yticks(range(len(class_names)), class_names, fontsize=8)
+        for row, col in ((row, col) for row in range(len(class_names)) for col in range(len(class_names))):
+            colour = "white" if shares[row, col] > 60 else "black"
+            axes.text(col, row, f"{shares[row, col]:.1f}", ha="center", va="center", color=colour, fontsize=8)
+
+
+def _draw_examples(figure: Any, examples: Examples, class_names: Sequence[str], rows: int) -> None:
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False)
+    for cell in axes.flat:
+        cell.set_axis_off()
+    has_masks = examples.targets.ndim == 3
+    height = 3 if has_masks else 1
+    for place, image in enumerate(examples.images):
+        row, col = height * (place // _COLUMNS), place % _COLUMNS
+        _show_image(axes[row, col], image, examples)
+        target, predicted = examples.targets[place], examples.predicted[place]
+        if not has_masks:
+            is_right = bool(target == predicted)
+            text = f"{class_names[predicted]}" + ("" if is_right else f"\n(true: {class_names[target]})")
+            axes[row, col].set_title(text, fontsize=8, color="green" if is_right else "firebrick")
+            continue
+        for below, (name, mask) in enumerate((("truth", target), ("prediction", predicted)), start=1):
+            shown = torch.where(mask == 255, 0, mask)
+            cell = axes[row + below, col]
+            cell.imshow(shown, cmap="viridis", vmin=0, vmax=len(class_names) - 1, interpolation="nearest")
+            cell.set_title(name, fontsize=7)
+
+
+def _show_image(axes: Any, image: Tensor, examples: Examples) -> None:
+    mean, std = torch.tensor(examples.mean), torch.tensor(examples.std)
+    pixels = (image.float() * std[:, None, None] + mean[:, None, None]).clamp(0, 1)  # (C, height, width)
+    if len(pixels) in (1, 2):
+        axes.imshow(pixels[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    else:
+        axes.imshow(pixels[:3].permute(1, 2, 0), interpolation="nearest")

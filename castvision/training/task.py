@@ -1,0 +1,200 @@
+"""What every task shares: the loop's steps, figures from a confusion matrix, the optimiser, the checkpoint's description."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from castvision.training.initialization import InitReport, freeze, initialize_from
+from castvision.training.optimization import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+    from torch import nn
+
+    from castvision.training.data import ImageDataModule
+
+CHECKPOINT_KEY = "castvision"
+IGNORED = 255
+"""The label of pixels that count nowhere."""
+
+
+class Task(LightningModule, ABC):
+    """Template of a task: a subclass names its kind and its figures and says how logits become a loss.
+
+    Args:
+        model: Gives logits (B, num_classes) or (B, num_classes, height, width).
+        num_classes: Logits.
+        optimizer: Makes the optimiser from parameter groups.
+        schedule: The learning rate over the run.
+        weight_decay: For matrices; vectors and what the model's ``no_weight_decay()`` names have none.
+        layer_decay: Factor on the learning rate from one layer to the one below it; 1 = all alike.
+
+    Attributes:
+        monitor: The figure that chooses the best checkpoint; higher is better.
+        class_names: From the data module, in order.
+        init_report: What `start_from` used and left.
+    """
+
+    kind: str
+    monitor: str
+
+    def __init__(  # noqa: PLR0913  # the subclasses' constructors are the configuration
+        self,
+        model: nn.Module,
+        num_classes: int,
+        *,
+        optimizer: OptimizerCallable,
+        schedule: Schedule | None = None,
+        weight_decay: float = 0.05,
+        layer_decay: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.num_classes = num_classes
+        self.make_optimizer = optimizer
+        self.schedule = schedule or Schedule()
+        self.weight_decay = weight_decay
+        self.layer_decay = layer_decay
+        self.class_names = [f"class {place}" for place in range(num_classes)]
+        self.init_report: InitReport | None = None
+        self.confusions = torch.nn.ModuleDict(
+            {stage: MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED) for stage in ("val", "test")}
+        )
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The part with the blocks: the model itself unless it is a segmenter."""
+        return self.model
+
+    @abstractmethod
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The mean loss of a batch; ``target`` holds classes, or shares of classes where images were mixed."""
+
+    @abstractmethod
+    def figures(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+        """Figures by name from a data set's confusion matrix (rows = truth)."""
+
+    @abstractmethod
+    def recipe(self) -> dict[str, Any]:
+        """How to build the model again: plain values for the checkpoint."""
+
+    def augment(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix training images; by default they stay as they are."""
+        return image, target
+
+    def start_from(self, init_from: str | None, frozen: Sequence[str] | None) -> None:
+        """Load weights and freeze parts; see `initialize_from` and `freeze`.
+
+        Raises:
+            ValueError: See there.
+        """
+        if init_from is not None:
+            self.init_report = initialize_from(self.model, init_from)
+        if frozen:
+            freeze(self.model, frozen)
+
+    def setup(self, stage: str) -> None:
+        """Take the class names over from the data module and refuse one that does not fit.
+
+        Raises:
+            ValueError: Another number of classes or channels than the model's.
+        """
+        data: ImageDataModule | None = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            return
+        if len(data.class_names) != self.num_classes:
+            raise ValueError(
+                f"expected model.num_classes: {len(data.class_names)} for the classes {', '.join(data.class_names[:8])}, "
+                f"got num_classes={self.num_classes}"
+            )
+        self.class_names = list(data.class_names)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of images (B, in_chans, height, width)."""
+        logits: Tensor = self.model(image)
+        return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """One step; figures are logged only where the loggers take them (each call costs)."""
+        loss = self.loss(*self._logits_and_target(*self.augment(*batch)))
+        if self.trainer._logger_connector.should_update_logs:
+            self.log("train/loss", loss.detach(), batch_size=batch[0].shape[0])
+            self.log("train/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
+        return loss
+
+    def _logits_and_target(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return self(image), target
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count one batch of held-out images."""
+        self._count("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count one batch of test images."""
+        self._count("test", batch)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The most probable class: (B,) or (B, height, width) int64."""
+        prediction: Tensor = self(batch[0]).argmax(dim=1)
+        return prediction
+
+    def _count(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+        image, target = batch
+        logits = self(image)
+        self.confusions[stage].update(logits.argmax(dim=1), target)
+        loss = self.loss(logits, target)
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=image.shape[0], sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures of all held-out images."""
+        self._summarise("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the figures of all test images."""
+        self._summarise("test")
+
+    def _summarise(self, stage: str) -> None:
+        metric: Any = self.confusions[stage]
+        self.last_confusion: Tensor = metric.compute().detach().cpu()
+        metric.reset()
+        figures = self.figures(self.last_confusion, self.class_names)
+        self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The injected optimiser on timm's groups, layer decay multiplied in, and the schedule of each step."""
+        groups = parameter_groups(self.model, self.weight_decay, self.layer_decay)
+        optimizer = self.make_optimizer(groups)
+        apply_lr_scale(optimizer)
+        scheduler = BudgetSchedule(optimizer, self.schedule, self.progress)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def progress(self, steps: float) -> float:
+        """Share of the run's budget used: of its steps, or of ``max_time`` if that runs out first."""
+        total = self.trainer.estimated_stepping_batches
+        share = steps / total if total not in (0, float("inf")) else 0.0
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set by the callback connector
+            if isinstance(callback, Timer) and callback._duration is not None:
+                share = max(share, callback.time_elapsed() / callback._duration)
+        return share
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to rebuild and feed the model without Lightning."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        checkpoint[CHECKPOINT_KEY] = {
+            "format": 1,
+            "task": self.kind,
+            "num_classes": self.num_classes,
+            "class_names": self.class_names,
+            **self.recipe(),
+            **(data.description() if data is not None else {}),
+        }

@@ -1,0 +1,11 @@
+"""Train, validate, test or predict by a configuration: the same as ``castvision train``."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works without an installation
+
+from castvision.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))
