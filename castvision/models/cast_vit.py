@@ -1,0 +1,255 @@
+"""A vision transformer with CAST attention: timm's ViT, its contract and its state-dict keys, for any image size.
+
+Differs from timm's ``VisionTransformer``: blocks are :class:`castvision.layers.CastBlock`; images of any size are
+taken at run time (padded to whole patches, position embeddings resampled); rotary 2-D positions are an option.
+Annotations of scripted methods are those TorchScript reads.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Dict, List, Optional, Set, Tuple, Union  # noqa: UP035 - TorchScript reads these annotations
+
+import torch
+from timm.layers import PatchEmbed
+from timm.models import VisionTransformer, checkpoint
+from torch import Tensor, nn
+
+from castvision._timm_compat import feature_take_indices
+from castvision.layers import CastBlock, ConvStem, RotaryPositions
+from castvision.layers.block import ATTN_LAYERS
+from castvision.layers.cast_attention import default_num_clusters
+from castvision.models.checkpoint import checkpoint_filter_fn as checkpoint_filter_fn
+from castvision.ops.attention import check_choice
+
+STEMS: dict[str, Callable[..., nn.Module]] = {"patch": PatchEmbed, "conv": ConvStem}
+
+
+class CastVisionTransformer(VisionTransformer):  # type: ignore[misc] - timm is untyped
+    """Vision transformer with clustered attention.
+
+    Args:
+        img_size: Native (height, width): decides the number of clusters; other sizes work at run time.
+        patch_size: Pixels per token and axis.
+        in_chans: Image channels.
+        num_classes: Classes of the head, 0 for none.
+        global_pool: "token", "avg", "avgmax", "max", "map" or "" (no pooling).
+        embed_dim: C.
+        depth: Number of blocks.
+        num_heads: H.
+        mlp_ratio: Hidden width of the MLPs over C.
+        qkv_bias: Bias of ``qkv``.
+        class_token: Have a class token.
+        pos_embed: "learn" or "none".
+        reg_tokens: Number of register tokens.
+        dynamic_img_size: Only True is useful; accepted since clients pass it.
+        dynamic_img_pad: Pad images to whole patches; False refuses other sizes.
+        use_rot_pos_emb: Rotary 2-D positions on queries and keys.
+        stem: "patch" (one convolution) or "conv" (3x3 convolutions).
+        attn_layer: "cast", "full" or "none", for comparisons.
+        num_clusters: M. Default: round(sqrt(N)) at ``img_size``.
+        cluster_size: K instead, see :class:`castvision.layers.CastAttention`.
+        assignment: One for all blocks, or one per block.
+        mixing: One for all blocks, or one per block.
+        local_branch: Depthwise convolution beside attention.
+        rope_in_routing: Route by queries and keys after rotary positions.
+        activation: "softmax" or "laplace".
+        laplace_norm: Divide Laplace weights by the number of keys.
+        summaries: False: own clusters only (a control).
+        routing_score: "affinity" or "linear".
+        learned_scale: A learned factor of the logits per head.
+        freeze_surrogates: Surrogates keep their start (a control).
+        **timm_arguments: All others of timm's ``VisionTransformer``; unknown ones raise TypeError there.
+
+    Raises:
+        ValueError: An option or a size that does not fit.
+        TypeError: An unknown argument.
+    """
+
+    def __init__(  # noqa: PLR0913 - timm's signature and ours
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int | tuple[int, int] = 16,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "token",
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        class_token: bool = True,
+        pos_embed: str = "learn",
+        reg_tokens: int = 0,
+        dynamic_img_size: bool = True,
+        dynamic_img_pad: bool = True,
+        use_rot_pos_emb: bool = False,
+        stem: str = "patch",
+        attn_layer: str = "cast",
+        num_clusters: int | None = None,
+        cluster_size: int | None = None,
+        assignment: str | Sequence[str] = "sa_topk",
+        mixing: str | Sequence[str] = "joint",
+        local_branch: bool = False,
+        rope_in_routing: bool = True,
+        activation: str = "softmax",
+        laplace_norm: bool = False,
+        summaries: bool = True,
+        routing_score: str = "affinity",
+        learned_scale: bool = False,
+        freeze_surrogates: bool = False,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        **timm_arguments: Any,  # noqa: ANN401 - handed to timm, which refuses what it does not know
+    ) -> None:
+        _check(stem, attn_layer, dynamic_img_size, timm_arguments)
+        grid = _grid_size(img_size, patch_size)
+        shared = dict(
+            num_clusters=default_num_clusters(grid[0] * grid[1]) if num_clusters is None else num_clusters,
+            cluster_size=cluster_size, local_branch=local_branch, rope_in_routing=rope_in_routing,
+            activation=activation, laplace_norm=laplace_norm, summaries=summaries, routing_score=routing_score,
+            learned_scale=learned_scale, freeze_surrogates=freeze_surrogates, grid_size=grid,
+        )  # fmt: skip
+        super().__init__(
+            img_size=img_size, patch_size=patch_size, in_chans=in_chans, num_classes=num_classes,
+            global_pool=global_pool, embed_dim=embed_dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias, class_token=class_token, pos_embed=pos_embed, reg_tokens=reg_tokens,
+            dynamic_img_size=True, dynamic_img_pad=dynamic_img_pad, embed_layer=STEMS[stem], attn_layer=attn_layer,
+            block_fn=_BlockFactory(
+                int(class_token) + reg_tokens, shared, _per_block("assignment", assignment, depth),
+                _per_block("mixing", mixing, depth),
+            ),
+            device=device, dtype=dtype, **timm_arguments,
+        )  # fmt: skip
+        self.rope = RotaryPositions(embed_dim // num_heads, device=device) if use_rot_pos_emb else None
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> Set[str]:  # noqa: UP006
+        """Parameters that weight decay must not touch."""
+        return super().no_weight_decay() | {"blocks.*.attn.surrogate_tokens", "blocks.*.attn.log_scale"}
+
+    def _tokens(self, x: Tensor) -> Tuple[Tensor, Optional[Tensor], List[int]]:  # noqa: UP006, UP045
+        """Tokens (B, P + N, C) with positions, rotary codes (N, 2D) or None, and the grid (rows, cols)."""
+        torch._assert(x.ndim == 4, "expected images (B, in_chans, height, width)")
+        torch._assert(x.shape[1] == self.in_chans, f"expected images with {self.in_chans} channels")
+        x = self.patch_embed(x)  # B, rows, cols, C
+        grid = [x.shape[1], x.shape[2]]
+        rope: Optional[Tensor] = None  # noqa: UP045
+        if self.rope is not None:
+            rope = self.rope(x)
+        return self.norm_pre(self.patch_drop(self._pos_embed(x))), rope, grid
+
+    def forward_features(
+        self,
+        x: Tensor,
+        attn_mask: Optional[Tensor] = None,  # noqa: UP045
+        is_causal: bool = False,
+        token_mask: Optional[Tensor] = None,  # noqa: UP045
+    ) -> Tensor:
+        """Features (B, P + N, C) of images (B, in_chans, height, width); token_mask: (B, N) bool, True where real."""
+        _refuse_masks(attn_mask, is_causal)
+        x, rope, grid = self._tokens(x)
+        for block in self.blocks:
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint(block, x, rope, grid, token_mask)
+            else:
+                x = block(x, rope, grid, token_mask)
+        out: Tensor = self.norm(x)
+        return out
+
+    def forward(
+        self,
+        x: Tensor,
+        attn_mask: Optional[Tensor] = None,  # noqa: UP045
+        is_causal: bool = False,
+        token_mask: Optional[Tensor] = None,  # noqa: UP045
+    ) -> Tensor:
+        """Logits (B, num_classes) of images (B, in_chans, height, width)."""
+        out: Tensor = self.forward_head(self.forward_features(x, attn_mask, is_causal, token_mask))
+        return out
+
+    @torch.jit.ignore
+    def forward_intermediates(  # noqa: PLR0913 - timm's signature
+        self,
+        x: Tensor,
+        indices: Optional[Union[int, List[int]]] = None,  # noqa: UP006, UP007, UP045
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+        attn_mask: Optional[Tensor] = None,  # noqa: UP045
+        is_causal: bool = False,
+        token_mask: Optional[Tensor] = None,  # noqa: UP045
+    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]], Dict[str, Any]]:  # noqa: UP006, UP007
+        """Features after chosen blocks, as timm's: (features, intermediates), intermediates alone, or a dict.
+
+        Intermediates are (B, C, rows, cols) for "NCHW" and (B, N, C) for "NLC".
+
+        Raises:
+            ValueError: An unknown ``output_fmt``.
+        """
+        check_choice("output_fmt", output_fmt, ("NCHW", "NLC"))
+        _refuse_masks(attn_mask, is_causal)
+        take, last = feature_take_indices(len(self.blocks), indices)
+        x, rope, grid = self._tokens(x)
+        taps = []
+        for i, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
+            x = checkpoint(block, x, rope, grid, token_mask) if self.grad_checkpointing else block(x, rope, grid, token_mask)
+            if i in take:
+                taps.append(self.norm(x) if norm else x)
+        prefix = [y[:, : self.num_prefix_tokens] for y in taps]
+        taps = [y[:, self.num_prefix_tokens :] for y in taps]
+        if output_fmt == "NCHW":
+            taps = [y.reshape(y.shape[0], grid[0], grid[1], -1).permute(0, 3, 1, 2).contiguous() for y in taps]
+        if output_dict:
+            result: dict[str, Any] = {"image_intermediates": taps}
+            if return_prefix_tokens and self.num_prefix_tokens:
+                result["image_intermediates_prefix"] = prefix
+            return result if intermediates_only else {**result, "image_features": self.norm(x)}
+        if return_prefix_tokens and self.num_prefix_tokens:
+            taps = list(zip(taps, prefix, strict=True))
+        return taps if intermediates_only else (self.norm(x), taps)
+
+
+class _BlockFactory:
+    """Makes the block at a depth, with its assignment and mixing."""
+
+    def __init__(
+        self, num_prefix_tokens: int, shared: dict[str, Any], assignment: list[str], mixing: list[str]
+    ) -> None:
+        self.make = partial(CastBlock, num_prefix_tokens=num_prefix_tokens)
+        self.shared, self.assignment, self.mixing = shared, assignment, mixing
+
+    def __call__(self, depth: int, **timm_arguments: Any) -> CastBlock:  # noqa: ANN401 - timm's block arguments
+        own = {**self.shared, "assignment": self.assignment[depth], "mixing": self.mixing[depth]}
+        return self.make(depth=depth, attn_kwargs=own, **timm_arguments)
+
+
+def _per_block(name: str, value: str | Sequence[str], depth: int) -> list[str]:
+    values = [value] * depth if isinstance(value, str) else list(value)
+    if len(values) != depth:
+        raise ValueError(f"expected one {name} or one per block ({depth}), got {len(values)}: {values}")
+    return values
+
+
+def _grid_size(img_size: int | tuple[int, int], patch_size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    down, across = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+    if min(height, width, down, across) < 1:
+        raise ValueError(f"expected img_size and patch_size >= 1, got {img_size=} {patch_size=}")
+    return -(-height // down), -(-width // across)
+
+
+def _check(stem: str, attn_layer: str, dynamic_img_size: bool, timm_arguments: dict[str, Any]) -> None:
+    check_choice("stem", stem, tuple(STEMS))
+    check_choice("attn_layer", attn_layer, ATTN_LAYERS)
+    if not dynamic_img_size:
+        raise ValueError("expected dynamic_img_size=True: these models take any image size; leave it out")
+    if timm_arguments.get("patch_drop_rate"):
+        raise ValueError("expected patch_drop_rate=0: dropped tokens would tear the grid that clusters rely on")
+
+
+def _refuse_masks(attn_mask: Optional[Tensor], is_causal: bool) -> None:  # noqa: UP045
+    if isinstance(attn_mask, Tensor) or (isinstance(is_causal, bool) and is_causal):
+        raise ValueError("expected no attn_mask and is_causal=False: CAST has no pairwise mask; use token_mask")

@@ -1,0 +1,166 @@
+"""Every registered model: the only file with sizes. ``timm.create_model(name)`` works once castvision is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.data import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+
+from castvision.models.cast_vit import CastVisionTransformer
+from castvision.models.checkpoint import checkpoint_filter_fn
+from castvision.models.pyramid import FeaturePyramid
+
+
+def _cfg(size: int = 224, chans: int = 3, first_conv: str = "patch_embed.proj", classes: int = 1000) -> dict[str, Any]:
+    colour = chans == 3
+    return {
+        "url": "", "num_classes": classes, "input_size": (chans, size, size), "pool_size": None, "crop_pct": 0.9,
+        "interpolation": "bicubic", "fixed_input_size": False, "first_conv": first_conv, "classifier": "head",
+        "mean": IMAGENET_INCEPTION_MEAN if colour else (0.5,) * chans,
+        "std": IMAGENET_INCEPTION_STD if colour else (0.5,) * chans, "license": "apache-2.0",
+    }  # fmt: skip
+
+
+_GREY = {"chans": 1, "first_conv": "patch_embed.proj.0", "classes": 2}
+_SIZES = ("tiny", "small", "base")
+default_cfgs = generate_default_cfgs(
+    {
+        **{f"cast_vit_{s}_patch{p}{form}_224.untrained": _cfg()
+           for s in _SIZES for p in (16, 8) for form in ("", "_pyramid")},
+        "cast_vit_atto_patch4_32.untrained": _cfg(32, **_GREY),
+        "cast_vit_pixel_patch1_32.untrained": _cfg(32, **_GREY),
+        "cast_vit_pixel_patch2_128.untrained": _cfg(128, **_GREY),
+        "cast_vit_pixel_patch1_128.untrained": _cfg(128, **_GREY),
+        "cast_vit_pixel_patch4_256.untrained": _cfg(256, **_GREY),
+    }
+)  # fmt: skip
+
+
+def _create(variant: str, pretrained: bool, sizes: dict[str, Any], kwargs: dict[str, Any]) -> CastVisionTransformer:
+    feature_cfg: dict[str, Any] = {"out_indices": 3, "feature_cls": "getter"}
+    if "_pyramid_" in variant:
+        feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": FeaturePyramid}
+        if kwargs.get("features_only"):
+            feature_cfg["output_stride"] = kwargs.pop("output_stride", None) or 32
+    model: CastVisionTransformer = build_model_with_cfg(
+        CastVisionTransformer,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=feature_cfg,
+        **{**sizes, **kwargs},
+    )
+    return model
+
+
+_TINY = {"embed_dim": 192, "depth": 12, "num_heads": 3}
+_SMALL = {"embed_dim": 384, "depth": 12, "num_heads": 6}
+_BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12}
+_PIXEL = {
+    "in_chans": 1, "num_classes": 2, "embed_dim": 192, "depth": 6, "num_heads": 6, "class_token": False,
+    "global_pool": "max", "pos_embed": "none", "use_rot_pos_emb": True, "stem": "conv", "local_branch": True,
+}  # fmt: skip
+_ATTO = {**_PIXEL, "embed_dim": 64, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0, "global_pool": "avg"}
+
+
+@register_model
+def cast_vit_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """ViT-Ti/16 with clustered attention."""
+    return _create("cast_vit_tiny_patch16_224", pretrained, {"patch_size": 16, **_TINY}, kwargs)
+
+
+@register_model
+def cast_vit_tiny_patch16_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """ViT-Ti/16 with clustered attention; ``features_only`` gives strides 4, 8, 16, 32."""
+    return _create("cast_vit_tiny_patch16_pyramid_224", pretrained, {"patch_size": 16, **_TINY}, kwargs)
+
+
+@register_model
+def cast_vit_tiny_patch8_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """ViT-Ti/8 with clustered attention."""
+    return _create("cast_vit_tiny_patch8_224", pretrained, {"patch_size": 8, **_TINY}, kwargs)
+
+
+@register_model
+def cast_vit_tiny_patch8_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """ViT-Ti/8 with clustered attention; ``features_only`` gives strides 4, 8, 16, 32."""
+    return _create("cast_vit_tiny_patch8_pyramid_224", pretrained, {"patch_size": 8, **_TINY}, kwargs)
+
+
+@register_model
+def cast_vit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """ViT-S/16 with clustered attention."""
+    return _create("cast_vit_small_patch16_224", pretrained, {"patch_size": 16, **_SMALL}, kwargs)
+
+
+@register_model
+def cast_vit_small_patch16_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """ViT-S/16 with clustered attention; ``features_only`` gives strides 4, 8, 16, 32."""
+    return _create("cast_vit_small_patch16_pyramid_224", pretrained, {"patch_size": 16, **_SMALL}, kwargs)
+
+
+@register_model
+def cast_vit_small_patch8_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """ViT-S/8 with clustered attention."""
+    return _create("cast_vit_small_patch8_224", pretrained, {"patch_size": 8, **_SMALL}, kwargs)
+
+
+@register_model
+def cast_vit_small_patch8_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """ViT-S/8 with clustered attention; ``features_only`` gives strides 4, 8, 16, 32."""
+    return _create("cast_vit_small_patch8_pyramid_224", pretrained, {"patch_size": 8, **_SMALL}, kwargs)
+
+
+@register_model
+def cast_vit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """ViT-B/16 with clustered attention."""
+    return _create("cast_vit_base_patch16_224", pretrained, {"patch_size": 16, **_BASE}, kwargs)
+
+
+@register_model
+def cast_vit_base_patch16_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """ViT-B/16 with clustered attention; ``features_only`` gives strides 4, 8, 16, 32."""
+    return _create("cast_vit_base_patch16_pyramid_224", pretrained, {"patch_size": 16, **_BASE}, kwargs)
+
+
+@register_model
+def cast_vit_base_patch8_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """ViT-B/8 with clustered attention."""
+    return _create("cast_vit_base_patch8_224", pretrained, {"patch_size": 8, **_BASE}, kwargs)
+
+
+@register_model
+def cast_vit_base_patch8_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """ViT-B/8 with clustered attention; ``features_only`` gives strides 4, 8, 16, 32."""
+    return _create("cast_vit_base_patch8_pyramid_224", pretrained, {"patch_size": 8, **_BASE}, kwargs)
+
+
+@register_model
+def cast_vit_atto_patch4_32(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """Grey 32 px images, 64 tokens: small enough to learn in minutes on a CPU."""
+    return _create("cast_vit_atto_patch4_32", pretrained, {"img_size": 32, "patch_size": 4, "num_clusters": 8, **_ATTO}, kwargs)
+
+
+@register_model
+def cast_vit_pixel_patch1_32(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """Pathfinder-32: one token a pixel, 1,024 tokens."""
+    return _create("cast_vit_pixel_patch1_32", pretrained, {"img_size": 32, "patch_size": 1, **_PIXEL}, kwargs)
+
+
+@register_model
+def cast_vit_pixel_patch2_128(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """Path-X (128 px) behind a stem of stride 2: 4,096 tokens."""
+    return _create("cast_vit_pixel_patch2_128", pretrained, {"img_size": 128, "patch_size": 2, **_PIXEL}, kwargs)
+
+
+@register_model
+def cast_vit_pixel_patch1_128(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """Path-X (128 px), one token a pixel: 16,384 tokens."""
+    return _create("cast_vit_pixel_patch1_128", pretrained, {"img_size": 128, "patch_size": 1, **_PIXEL}, kwargs)
+
+
+@register_model
+def cast_vit_pixel_patch4_256(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+    """Path-256 behind a stem of stride 4: 4,096 tokens."""
+    return _create("cast_vit_pixel_patch4_256", pretrained, {"img_size": 256, "patch_size": 4, **_PIXEL}, kwargs)
