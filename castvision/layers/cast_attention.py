@@ -213,7 +213,7 @@ class CastAttention(nn.Module):
         drop = self.attn_drop.p if self.training else 0.0
         seed: Optional[Tensor] = None  # noqa: UP045
         if drop > 0.0:
-            seed = torch.randint(2**31, (1,))
+            seed = torch.randint(2147483647, (1,))
         out = attend(
             q, k, v, surrogates, phi, index, p, q_own, k_own, token_mask, seed, self.scale, self.mixing,
             self.activation, self.laplace_norm, self.summaries, self.assignment != "topk", drop,
@@ -246,7 +246,7 @@ class CastAttention(nn.Module):
                 height, width = window_size(grid_size[0], grid_size[1], size)
                 down, across = (grid_size[0] + height - 1) // height, (grid_size[1] + width - 1) // width
                 wanted = down * across
-        matrix = torch.ops.castvision.resampling_matrix(surrogates, wanted)
+        matrix = torch.ops.castvision.resampling_matrix(surrogates.detach(), wanted)
         return torch.einsum("nm,hmd->hnd", matrix, surrogates), size
 
     def _route(  # noqa: PLR0913 - the operands of routing
@@ -294,9 +294,7 @@ class CastAttention(nn.Module):
         return nn.functional.pad(out, (0, 0, self.num_prefix_tokens, 0)) if self.num_prefix_tokens > 0 else out
 
 
-def _check(
-    dim: int, num_heads: int, attn_head_dim: int | None, num_clusters: int, cluster_size: int | None
-) -> None:
+def _check(dim: int, num_heads: int, attn_head_dim: int | None, num_clusters: int, cluster_size: int | None) -> None:
     if num_heads < 1 or (attn_head_dim is None and dim % num_heads):
         raise ValueError(f"expected dim divisible by num_heads, got {dim=} {num_heads=}; or give attn_head_dim")
     if num_clusters < 1:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Dict, List, Optional, Set, Tuple, Union  # noqa: UP035 - TorchScript reads these annotations
 
 import torch
-from timm.layers import PatchEmbed
+from timm.layers import PatchEmbed, register_notrace_function, resample_abs_pos_embed
 from timm.models import VisionTransformer, checkpoint
 from torch import Tensor, nn
 
@@ -22,6 +22,14 @@ from castvision.models.checkpoint import checkpoint_filter_fn as checkpoint_filt
 from castvision.ops.attention import check_choice
 
 STEMS: dict[str, Callable[..., nn.Module]] = {"patch": PatchEmbed, "conv": ConvStem}
+
+
+@register_notrace_function  # whether to resample depends on the grid's size, which FX cannot follow
+def _resample(pos_embed: Tensor, grid: Tensor, old_size: Tuple[int, int], num_prefix_tokens: int) -> Tensor:  # noqa: UP006
+    """Position embedding (1, P + N', C) for the token map (B, rows, cols, C)."""
+    size = [grid.shape[1], grid.shape[2]]
+    out: Tensor = resample_abs_pos_embed(pos_embed, size, list(old_size), num_prefix_tokens)
+    return out
 
 
 class CastVisionTransformer(VisionTransformer):  # type: ignore[misc] - timm is untyped
@@ -99,7 +107,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc] - timm is 
         freeze_surrogates: bool = False,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
-        **timm_arguments: Any,  # noqa: ANN401 - handed to timm, which refuses what it does not know
+        **timm_arguments: Any,
     ) -> None:
         _check(stem, attn_layer, dynamic_img_size, timm_arguments)
         grid = _grid_size(img_size, patch_size)
@@ -138,6 +146,23 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc] - timm is 
             rope = self.rope(x)
         return self.norm_pre(self.patch_drop(self._pos_embed(x))), rope, grid
 
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        """Flatten the token map (B, rows, cols, C), add positions, put prefix tokens in front: (B, P + N, C)."""
+        batch, _, _, width = x.shape
+        prefix = []
+        if self.cls_token is not None:
+            prefix.append(self.cls_token.expand(batch, -1, -1))
+        if self.reg_token is not None:
+            prefix.append(self.reg_token.expand(batch, -1, -1))
+        tokens = x.reshape(batch, -1, width)
+        if self.pos_embed is None:
+            return self.pos_drop(torch.cat(prefix + [tokens], 1))  # noqa: RUF005 - TorchScript
+        skipped = 0 if self.no_embed_class else self.num_prefix_tokens
+        pos_embed = _resample(self.pos_embed, x, self.patch_embed.grid_size, skipped)
+        if self.no_embed_class:
+            return self.pos_drop(torch.cat(prefix + [tokens + pos_embed], 1))  # noqa: RUF005 - TorchScript
+        return self.pos_drop(torch.cat(prefix + [tokens], 1) + pos_embed)  # noqa: RUF005 - TorchScript
+
     def forward_features(
         self,
         x: Tensor,
@@ -147,12 +172,15 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc] - timm is 
     ) -> Tensor:
         """Features (B, P + N, C) of images (B, in_chans, height, width); token_mask: (B, N) bool, True where real."""
         _refuse_masks(attn_mask, is_causal)
+        mask: Optional[Tensor] = None  # noqa: UP045
+        if isinstance(token_mask, Tensor):  # under FX an argument is never None, but it is no tensor either
+            mask = token_mask
         x, rope, grid = self._tokens(x)
         for block in self.blocks:
             if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint(block, x, rope, grid, token_mask)
+                x = checkpoint(block, x, rope, grid, mask)
             else:
-                x = block(x, rope, grid, token_mask)
+                x = block(x, rope, grid, mask)
         out: Tensor = self.norm(x)
         return out
 
@@ -195,7 +223,11 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc] - timm is 
         x, rope, grid = self._tokens(x)
         taps = []
         for i, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
-            x = checkpoint(block, x, rope, grid, token_mask) if self.grad_checkpointing else block(x, rope, grid, token_mask)
+            x = (
+                checkpoint(block, x, rope, grid, token_mask)
+                if self.grad_checkpointing
+                else block(x, rope, grid, token_mask)
+            )
             if i in take:
                 taps.append(self.norm(x) if norm else x)
         prefix = [y[:, : self.num_prefix_tokens] for y in taps]
@@ -221,7 +253,7 @@ class _BlockFactory:
         self.make = partial(CastBlock, num_prefix_tokens=num_prefix_tokens)
         self.shared, self.assignment, self.mixing = shared, assignment, mixing
 
-    def __call__(self, depth: int, **timm_arguments: Any) -> CastBlock:  # noqa: ANN401 - timm's block arguments
+    def __call__(self, depth: int, **timm_arguments: Any) -> CastBlock:
         own = {**self.shared, "assignment": self.assignment[depth], "mixing": self.mixing[depth]}
         return self.make(depth=depth, attn_kwargs=own, **timm_arguments)
 

@@ -41,8 +41,9 @@ def _create(variant: str, pretrained: bool, sizes: dict[str, Any], kwargs: dict[
     feature_cfg: dict[str, Any] = {"out_indices": 3, "feature_cls": "getter"}
     if "_pyramid_" in variant:
         feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": FeaturePyramid}
-        if kwargs.get("features_only"):
-            feature_cfg["output_stride"] = kwargs.pop("output_stride", None) or 32
+        stride = kwargs.pop("output_stride", None) if kwargs.get("features_only") else None
+        if stride and "feature_cls" not in kwargs:
+            feature_cfg["output_stride"] = stride
     model: CastVisionTransformer = build_model_with_cfg(
         CastVisionTransformer,
         variant,
@@ -65,102 +66,104 @@ _ATTO = {**_PIXEL, "embed_dim": 64, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0
 
 
 @register_model
-def cast_vit_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """ViT-Ti/16 with clustered attention."""
     return _create("cast_vit_tiny_patch16_224", pretrained, {"patch_size": 16, **_TINY}, kwargs)
 
 
 @register_model
-def cast_vit_tiny_patch16_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_tiny_patch16_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """ViT-Ti/16 with clustered attention; ``features_only`` gives strides 4, 8, 16, 32."""
     return _create("cast_vit_tiny_patch16_pyramid_224", pretrained, {"patch_size": 16, **_TINY}, kwargs)
 
 
 @register_model
-def cast_vit_tiny_patch8_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_tiny_patch8_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """ViT-Ti/8 with clustered attention."""
     return _create("cast_vit_tiny_patch8_224", pretrained, {"patch_size": 8, **_TINY}, kwargs)
 
 
 @register_model
-def cast_vit_tiny_patch8_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_tiny_patch8_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """ViT-Ti/8 with clustered attention; ``features_only`` gives strides 4, 8, 16, 32."""
     return _create("cast_vit_tiny_patch8_pyramid_224", pretrained, {"patch_size": 8, **_TINY}, kwargs)
 
 
 @register_model
-def cast_vit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """ViT-S/16 with clustered attention."""
     return _create("cast_vit_small_patch16_224", pretrained, {"patch_size": 16, **_SMALL}, kwargs)
 
 
 @register_model
-def cast_vit_small_patch16_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_small_patch16_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """ViT-S/16 with clustered attention; ``features_only`` gives strides 4, 8, 16, 32."""
     return _create("cast_vit_small_patch16_pyramid_224", pretrained, {"patch_size": 16, **_SMALL}, kwargs)
 
 
 @register_model
-def cast_vit_small_patch8_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_small_patch8_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """ViT-S/8 with clustered attention."""
     return _create("cast_vit_small_patch8_224", pretrained, {"patch_size": 8, **_SMALL}, kwargs)
 
 
 @register_model
-def cast_vit_small_patch8_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_small_patch8_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """ViT-S/8 with clustered attention; ``features_only`` gives strides 4, 8, 16, 32."""
     return _create("cast_vit_small_patch8_pyramid_224", pretrained, {"patch_size": 8, **_SMALL}, kwargs)
 
 
 @register_model
-def cast_vit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """ViT-B/16 with clustered attention."""
     return _create("cast_vit_base_patch16_224", pretrained, {"patch_size": 16, **_BASE}, kwargs)
 
 
 @register_model
-def cast_vit_base_patch16_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_base_patch16_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """ViT-B/16 with clustered attention; ``features_only`` gives strides 4, 8, 16, 32."""
     return _create("cast_vit_base_patch16_pyramid_224", pretrained, {"patch_size": 16, **_BASE}, kwargs)
 
 
 @register_model
-def cast_vit_base_patch8_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_base_patch8_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """ViT-B/8 with clustered attention."""
     return _create("cast_vit_base_patch8_224", pretrained, {"patch_size": 8, **_BASE}, kwargs)
 
 
 @register_model
-def cast_vit_base_patch8_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_base_patch8_pyramid_224(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """ViT-B/8 with clustered attention; ``features_only`` gives strides 4, 8, 16, 32."""
     return _create("cast_vit_base_patch8_pyramid_224", pretrained, {"patch_size": 8, **_BASE}, kwargs)
 
 
 @register_model
-def cast_vit_atto_patch4_32(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_atto_patch4_32(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """Grey 32 px images, 64 tokens: small enough to learn in minutes on a CPU."""
-    return _create("cast_vit_atto_patch4_32", pretrained, {"img_size": 32, "patch_size": 4, "num_clusters": 8, **_ATTO}, kwargs)
+    return _create(
+        "cast_vit_atto_patch4_32", pretrained, {"img_size": 32, "patch_size": 4, "num_clusters": 8, **_ATTO}, kwargs
+    )
 
 
 @register_model
-def cast_vit_pixel_patch1_32(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_pixel_patch1_32(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """Pathfinder-32: one token a pixel, 1,024 tokens."""
     return _create("cast_vit_pixel_patch1_32", pretrained, {"img_size": 32, "patch_size": 1, **_PIXEL}, kwargs)
 
 
 @register_model
-def cast_vit_pixel_patch2_128(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_pixel_patch2_128(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """Path-X (128 px) behind a stem of stride 2: 4,096 tokens."""
     return _create("cast_vit_pixel_patch2_128", pretrained, {"img_size": 128, "patch_size": 2, **_PIXEL}, kwargs)
 
 
 @register_model
-def cast_vit_pixel_patch1_128(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_pixel_patch1_128(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """Path-X (128 px), one token a pixel: 16,384 tokens."""
     return _create("cast_vit_pixel_patch1_128", pretrained, {"img_size": 128, "patch_size": 1, **_PIXEL}, kwargs)
 
 
 @register_model
-def cast_vit_pixel_patch4_256(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:  # noqa: ANN401
+def cast_vit_pixel_patch4_256(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """Path-256 behind a stem of stride 4: 4,096 tokens."""
     return _create("cast_vit_pixel_patch4_256", pretrained, {"img_size": 256, "patch_size": 4, **_PIXEL}, kwargs)

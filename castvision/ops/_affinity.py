@@ -68,9 +68,7 @@ def make_scorers(
     rows_q, rows_k = q.transpose(1, 2).flatten(2), k.transpose(1, 2).flatten(2)  # B, N, C
     lean = torch.sigmoid(phi.to(dtype))
     masks: list[Tensor | None] = [None] * q.shape[0] if token_mask is None else list(token_mask)
-    return [
-        Scorer(rows_q[b], rows_k[b], flat, lean[b], masks[b], activation, score) for b in range(q.shape[0])
-    ]
+    return [Scorer(rows_q[b], rows_k[b], flat, lean[b], masks[b], activation, score) for b in range(q.shape[0])]
 
 
 def best_tokens(scorer: Scorer, num_tokens: int, cluster_size: int) -> Tensor:

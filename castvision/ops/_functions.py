@@ -20,7 +20,8 @@ LAPLACE_STD = math.sqrt(0.25 / math.pi)
 
 def laplace(x: Tensor) -> Tensor:
     """Elementwise f(x) = (1 + erf((x - mean) / (std * sqrt 2))) / 2, in (0, 1)."""
-    return torch.erf((x - LAPLACE_MEAN) * (math.sqrt(0.5) / LAPLACE_STD)).add(1).mul(0.5)
+    # 1 / (std sqrt 2) = sqrt(2 pi), written out since TorchScript reads no globals
+    return torch.erf((x - 0.7071067811865476) * 2.5066282746310002).add(1).mul(0.5)
 
 
 def laplace_derivative(x: Tensor) -> Tensor:

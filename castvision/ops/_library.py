@@ -111,15 +111,13 @@ def _attend(  # noqa: PLR0913
     """Output (B, N, H, D) and log-sum-exp (B, N, H) for the backward."""
     options = Options(scale, mixing, activation, laplace_norm, summaries, is_partition, dropout_p)
     with torch.autocast(q.device.type, enabled=False):
-        problem = Problem(
-            q, k, v, surrogates, phi, index, prefix_k, prefix_v, q_route, k_route, token_mask, options
-        )
+        problem = Problem(q, k, v, surrogates, phi, index, prefix_k, prefix_v, q_route, k_route, token_mask, options)
         out, lse = _fused.forward(problem, _int(seed))
         return out.contiguous(), lse.contiguous()
 
 
 @_attend.register_fake  # type: ignore[untyped-decorator]
-def _(q: Tensor, *operands: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - the rest of the operator's arguments
+def _(q: Tensor, *operands: Any) -> tuple[Tensor, Tensor]:
     batch, heads, num_tokens, head_dim = q.shape
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     return q.new_empty(batch, num_tokens, heads, head_dim), q.new_empty(batch, num_tokens, heads, dtype=wide)
@@ -156,9 +154,7 @@ def _attend_backward(  # noqa: PLR0913
     """Gradients in the order of _GRADS, tokens in rows (B, N, H, D); empty for an operand that was None."""
     options = Options(scale, mixing, activation, laplace_norm, summaries, is_partition, dropout_p)
     with torch.autocast(q.device.type, enabled=False):
-        problem = Problem(
-            q, k, v, surrogates, phi, index, prefix_k, prefix_v, q_route, k_route, token_mask, options
-        )
+        problem = Problem(q, k, v, surrogates, phi, index, prefix_k, prefix_v, q_route, k_route, token_mask, options)
         grads = _fused.backward(problem, grad, out, lse, _int(seed))
         operands = (q, k, v, surrogates, phi, prefix_k, prefix_v, q_route, k_route)
         result = []
@@ -188,7 +184,7 @@ def _(  # noqa: PLR0913
     prefix_v: Tensor | None,
     q_route: Tensor | None,
     k_route: Tensor | None,
-    *rest: Any,  # noqa: ANN401
+    *rest: Any,
 ) -> list[Tensor]:
     operands = (q, k, v, surrogates, phi, prefix_k, prefix_v, q_route, k_route)
     return [
@@ -208,12 +204,12 @@ def _int(seed: Tensor | None) -> int:
 _NUM_TENSORS = 12  # tensor arguments of attend, the rest are constants
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:  # noqa: ANN401
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*output, *inputs[:_NUM_TENSORS])
     ctx.constants = inputs[_NUM_TENSORS:]
 
 
-def _backward(ctx: Any, grad: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+def _backward(ctx: Any, grad: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:
     out, lse, *tensors = ctx.saved_tensors
     grads = torch.ops.castvision.attend_backward(grad, out, lse, *tensors, *ctx.constants)
     by_name: dict[str, Tensor | None] = {}

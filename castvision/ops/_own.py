@@ -150,7 +150,7 @@ class OwnGradient:
         ids = chunk.ids.flatten(1)[..., None].expand(-1, -1, self.problem.heads)
         return x[chunk.images].gather(1, ids).unflatten(1, chunk.ids.shape[1:]).transpose(2, 3)
 
-    def _joint(  # noqa: PLR0913 - one chunk's tensors
+    def _joint(
         self, chunk: Chunk, part: _Intra, weight: Tensor, mask: Tensor | float, grad: Tensor, by_slot: list[Tensor]
     ) -> None:
         problem = self.problem
@@ -166,7 +166,7 @@ class OwnGradient:
         real = chunk.valid[:, :, None, :, None]
         self._put(chunk, part, dl * real, whole * mask * real, grad)
 
-    def _paper(  # noqa: PLR0913 - one chunk's tensors
+    def _paper(
         self, chunk: Chunk, part: _Intra, weight: Tensor, mask: Tensor | float, grad: Tensor, by_slot: list[Tensor]
     ) -> None:
         problem = self.problem

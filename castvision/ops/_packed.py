@@ -106,7 +106,7 @@ def _pack(problem: Problem, chunk: Chunk, summary: Summary) -> Pack:
 
 
 def _summary_bias(problem: Problem, chunk: Chunk) -> Tensor:
-    """log n_c of every cluster, MASKED for the own one, (b, c, M)."""
+    """Log n_c of every cluster, MASKED for the own one, (b, c, M)."""
     count = chunk.ids.shape[1]
     bias = problem.log_counts[chunk.images, None].repeat(1, count, 1)
     bias.diagonal(chunk.clusters.start, 1, 2).fill_(MASKED)

@@ -221,4 +221,3 @@ class Segments:
 def dropout_mask(like: Tensor, p: float, generator: torch.Generator) -> Tensor:
     """0 or 1 / (1 - p), drawn anew; the same sequence from the same generator state."""
     return torch.empty_like(like).bernoulli_(1 - p, generator=generator).div_(1 - p)
-

@@ -17,9 +17,8 @@ the others in one softmax, with log n_c added to a summary that stands for n_c t
 function's normalisation and the controls (random, window, no summaries) are ours too.
 """
 
-from __future__ import annotations
-
 import difflib
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -103,7 +102,16 @@ def cast_attention(  # noqa: PLR0913 - every option of the mechanism, each with 
         plain = [x[:, :, num_prefix_tokens:] for x in (q, k)]
         for_routing = [own if own is not None else x for own, x in zip(routes, plain, strict=True)]
         index = _new_index(
-            *for_routing, surrogates, phi, token_mask, cluster_size, assignment, activation, routing_score, grid_size, seed
+            *for_routing,
+            surrogates,
+            phi,
+            token_mask,
+            cluster_size,
+            assignment,
+            activation,
+            routing_score,
+            grid_size,
+            seed,
         )
         routing = make_routing(index, num_tokens, is_partition=assignment != "topk")
     _check_routing(routing, surrogates, num_tokens, q.shape[0])
@@ -130,10 +138,10 @@ def attend(  # noqa: PLR0913 - traced by FX and TorchScript, which want plain ar
     phi: Tensor,
     index: Tensor,
     num_prefix_tokens: int,
-    q_route: Tensor | None,
-    k_route: Tensor | None,
-    token_mask: Tensor | None,
-    seed: Tensor | None,
+    q_route: Optional[Tensor],  # noqa: UP045
+    k_route: Optional[Tensor],  # noqa: UP045
+    token_mask: Optional[Tensor],  # noqa: UP045
+    seed: Optional[Tensor],  # noqa: UP045
     scale: float,
     mixing: str,
     activation: str,
@@ -146,8 +154,8 @@ def attend(  # noqa: PLR0913 - traced by FX and TorchScript, which want plain ar
 
     q_route and k_route come without their prefix tokens.
     """
-    prefix_k: Tensor | None = None
-    prefix_v: Tensor | None = None
+    prefix_k: Optional[Tensor] = None  # noqa: UP045
+    prefix_v: Optional[Tensor] = None  # noqa: UP045
     own_q, own_k, own_v = q, k, v
     if num_prefix_tokens > 0:
         prefix_k, prefix_v = k[:, :, :num_prefix_tokens], v[:, :, :num_prefix_tokens]
@@ -168,7 +176,7 @@ def attend_prefix(  # noqa: PLR0913
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    token_mask: Tensor | None,
+    token_mask: Optional[Tensor],  # noqa: UP045
     num_prefix_tokens: int,
     scale: float,
     activation: str,
@@ -176,7 +184,7 @@ def attend_prefix(  # noqa: PLR0913
     dropout_p: float,
 ) -> Tensor:
     """Prefix queries (B, H, P, D) attend to all P + N tokens with plain f; (B, H, P, D)."""
-    seen: Tensor | None = None
+    seen: Optional[Tensor] = None  # noqa: UP045
     if token_mask is not None:
         seen = F.pad(token_mask, (num_prefix_tokens, 0), value=1.0)[:, None, None]  # B, 1, 1, P + N
     if activation == "softmax":
@@ -229,7 +237,6 @@ def check_choice(name: str, value: str, options: tuple[str, ...]) -> None:
     near = difflib.get_close_matches(str(value), options, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"expected {name} to be one of {', '.join(options)}, got {value!r}{hint}")
-
 
 
 def _check_choices(assignment: str, mixing: str, activation: str, routing_score: str) -> None:

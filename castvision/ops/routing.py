@@ -10,10 +10,8 @@
 Routing has no gradient. Surrogates and phi learn through the attention that follows.
 """
 
-from __future__ import annotations
-
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 from timm.layers import register_notrace_function
@@ -36,9 +34,9 @@ class Routing(NamedTuple):
     """
 
     index: Tensor
-    inverse: Tensor | None
-    offsets: Tensor | None
-    slots: Tensor | None
+    inverse: Optional[Tensor]  # noqa: UP045 - TorchScript reads it
+    offsets: Optional[Tensor]  # noqa: UP045 - TorchScript reads it
+    slots: Optional[Tensor]  # noqa: UP045 - TorchScript reads it
 
     @property
     def is_partition(self) -> bool:

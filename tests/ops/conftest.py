@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def small_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of a single cluster and of a few tokens, so that every loop takes several turns."""
+    from castvision.ops import _affinity, _problem
+
+    monkeypatch.setattr(_problem, "WORKSPACE", 64)
+    monkeypatch.setattr(_affinity, "WORKSPACE", 64)
