@@ -1,0 +1,111 @@
+"""The README and the tools' help say what is true."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import timm
+
+import castvision  # noqa: F401 (registers the models)
+from castvision.cli import VERBS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {page.name: page.read_text(encoding="utf-8") for page in ROOT.glob("*.md")}
+SCRIPTS = sorted([*ROOT.glob("tools/*.py"), *ROOT.glob("demo/*.py")])
+COMMANDS = [script for script in SCRIPTS if "__main__" in script.read_text(encoding="utf-8")]
+
+
+def load_tool(name: str):
+    """A tool as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def answer_help(source: str) -> tuple[str, float]:
+    """What a fresh interpreter prints, and the seconds it took; fails if torch is loaded on the way."""
+    check = "import sys\ntry:\n    {}\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+    check = check.format(source) + "assert 'torch' not in sys.modules, 'help loads torch'\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", check], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout, time.perf_counter() - start
+
+
+@pytest.mark.parametrize("script", COMMANDS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_help_of_a_script_answers_at_once(script: Path):
+    source = (
+        f"import runpy; sys.argv = [{str(script)!r}, '--help']; runpy.run_path({str(script)!r}, run_name='__main__')"
+    )
+    text, seconds = answer_help(source)
+    assert "usage" in text.lower()
+    assert seconds < 5
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_of_a_verb_answers_at_once(verb: str):
+    text, seconds = answer_help(f"from castvision.cli import main; sys.exit(main({[*verb.split(), '--help']!r}))")
+    assert "usage" in text.lower()
+    assert seconds < 5
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_pages_name_only_files_and_commands_that_exist(page: str):
+    text = PAGES[page]
+    links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
+    scripts = set(re.findall(r"(?:bash|python) ((?:tools|demo|benchmarks)/[\w./]+)", text))
+    missing = [name for name in links | scripts if not (ROOT / name).exists()]
+    assert not missing
+    assert set(re.findall(r"`castvision ([a-z][\w-]*)", text)) <= set(VERBS)
+    models = set(re.findall(r"\bcast_vit_[a-z0-9_]+\b(?![_*])", text))
+    assert models <= set(timm.list_models("cast_vit_*"))
+
+
+def test_table_of_models_is_true():
+    tool = load_tool("model_table")
+    begin, end = README.index(tool.BEGIN) + len(tool.BEGIN), README.index(tool.END)
+    assert README[begin:end] == tool.make_table(), "run: python tools/model_table.py --write"
+
+
+def test_readme_blocks_are_found_and_failures_seen(tmp_path: Path):
+    tool = load_tool("readme_blocks")
+    assert len(tool.find_blocks(README)) >= 3
+    text = "a\n```python\nx = 1\nprint(x)\n```\n```bash\nno\n```\n```python\nraise SystemExit(3)\n```\n"
+    (line, good), (_, bad) = tool.find_blocks(text)
+    assert (line, good) == (3, "x = 1\nprint(x)\n")
+    assert tool.run_block(good, 60).stdout == "1\n"
+    assert tool.run_block(bad, 60).returncode == 3
+
+
+def test_requirements_of_setup_cfg_are_read_and_compared():
+    tool = load_tool("missing_requirements")
+    core, more = tool.read_requirements(None), tool.read_requirements("demo")
+    assert "timm>=1.0.31" in core and not [line for line in core if line.startswith("#")]
+    assert set(more) > set(core)
+    assert tool.is_met("timm>=1.0") and not tool.is_met("timm>=99") and not tool.is_met("no-such-distribution")
+    with pytest.raises(SystemExit, match="expected one of the extras"):
+        tool.read_requirements("dem")
+
+
+def test_runs_are_compared_in_one_table(tmp_path: Path):
+    tool = load_tool("compare_runs")
+    with pytest.raises(ValueError, match=r"metrics\.json, as `castvision train fit` writes it"):
+        tool.read_run(tmp_path)
+    (tmp_path / "metrics.json").write_text(
+        '{"model": {"name": "m", "kwargs": {"attn_layer": "none"}, "parameters": 1234},'
+        ' "training": {"images": 320, "seconds": 2.4}}'
+    )
+    (tmp_path / "test_metrics.json").write_text('{"figures": {"test/loss": 0.1, "test/miou": 0.51234}}')
+    headings, rows = tool.make_rows({tmp_path: tool.read_run(tmp_path)})
+    assert headings == ["run", "model", "parameters", "images", "seconds", "miou"]
+    assert rows == [[tmp_path.name, "m attn_layer=none", "1,234", "320", "2", "0.512"]]

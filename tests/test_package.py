@@ -1,0 +1,113 @@
+"""What a user gets: a light import, the public names, and a wheel that works away from the checkout."""
+
+from __future__ import annotations
+
+import configparser
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import castvision
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = (
+    "albumentations", "gradio", "jsonargparse", "kornia", "lightning", "matplotlib", "numba", "pytorch_lightning",
+    "skimage", "tensorboard", "torchmetrics",
+)  # fmt: skip
+
+
+def run_python(source: str, cwd: Path, pythonpath: Path) -> str:
+    """Standard output of a fresh interpreter."""
+    environment = {**os.environ, "PYTHONPATH": str(pythonpath)}
+    command = [sys.executable, "-c", source]
+    return subprocess.run(command, cwd=cwd, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy so that no build folder appears in the checkout."""
+    folder = tmp_path_factory.mktemp("build")
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("castvision", "configs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder / "dist")]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return next((folder / "dist").glob("*.whl"))
+
+
+def test_import_registers_the_models_and_stays_light(tmp_path: Path):
+    source = (
+        "import json, sys, castvision, timm;"
+        f"print(json.dumps([timm.list_models('cast_vit_*'), [m for m in {HEAVY!r} if m in sys.modules]]))"
+    )
+    models, heavy = json.loads(run_python(source, tmp_path, ROOT))
+    assert "cast_vit_tiny_patch16_224" in models
+    # what timm itself imports is not ours to avoid
+    alone = json.loads(
+        run_python(
+            f"import json, sys, timm; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))", tmp_path, ROOT
+        )
+    )
+    assert set(heavy) <= set(alone)
+
+
+def test_setup_cfg_lists_every_package():
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    listed = set(config["options"]["packages"].split())
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "castvision").rglob("*.py")}
+    assert listed == {".".join(folder.parts) for folder in folders} | {"castvision.configs"}
+
+
+def test_requirements_have_one_home():
+    assert "[project]" not in (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+
+
+def test_wheel_holds_the_package_and_its_configurations(wheel: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    expected = {str(path.relative_to(ROOT)) for path in (ROOT / "castvision").rglob("*.py")}
+    expected |= {f"castvision/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
+    expected |= {"castvision/py.typed"}
+    packaged = {name for name in names if ".dist-info/" not in name}
+    assert packaged == expected
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_installed_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Path):
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    source = (
+        "import castvision; from castvision.training.config_files import find_config;"
+        "print(castvision.__file__); print(find_config('quickstart')); print(castvision.__version__)"
+    )
+    package, config, version = run_python(source, elsewhere, site).splitlines()
+    assert Path(package) == site / "castvision" / "__init__.py"
+    assert Path(config) == site / "castvision" / "configs" / "quickstart.yaml"
+    assert version == castvision.__version__
+    help_text = run_python("from castvision.cli import main; main(['train', '--help'])", elsewhere, site)
+    assert "quickstart" in help_text
+
+
+PUBLIC = {
+    "castvision": {"__version__"},
+    "castvision.models": {
+        "CastVisionTransformer", "ClusterMap", "FeaturePyramid", "Segmenter", "checkpoint_filter_fn", "cluster_maps",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", sorted(PUBLIC))
+def test_public_names_are_frozen(module: str):
+    names = set(importlib.import_module(module).__all__)
+    assert names == PUBLIC[module], "a public name came or went: change this test and the changelog on purpose"

@@ -1,0 +1,66 @@
+#!/usr/bin/env python
+"""Print one table of finished runs: what was trained, for how long, and the figures on the test images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """A run's results and test figures.
+
+    Raises:
+        ValueError: If a file is missing or damaged; says which and what writes it.
+    """
+    files = {"metrics.json": "castvision train fit", "test_metrics.json": "castvision train test"}
+    contents = []
+    for name, command in files.items():
+        try:
+            contents.append(json.loads((folder / name).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"expected {folder / name}, as `{command}` writes it, got {error}") from error
+    results, test = contents
+    return {**results, "test": {k.removeprefix("test/"): v for k, v in test["figures"].items()}}
+
+
+def make_rows(runs: dict[Path, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headings and one row for each run; a figure that one run lacks is left blank."""
+    figures = list(dict.fromkeys(key for run in runs.values() for key in run["test"] if key != "loss"))
+    headings = ["run", "model", "parameters", "images", "seconds", *figures]
+    rows = []
+    for folder, run in runs.items():
+        kwargs = " ".join(f"{key}={value}" for key, value in run["model"]["kwargs"].items())
+        training = run["training"]
+        row = [folder.name, f"{run['model']['name']} {kwargs}".strip(), f"{run['model']['parameters']:,}"]
+        row += [f"{training['images']:,}", f"{training['seconds']:.0f}"]
+        rows.append(row + [f"{run['test'][key]:.3f}" if key in run["test"] else "" for key in figures])
+    return headings, rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, trained and tested")
+    arguments = parser.parse_args()
+    try:
+        headings, rows = make_rows({folder: read_run(folder) for folder in arguments.runs})
+    except ValueError as error:
+        print(f"compare_runs.py: {error}", file=sys.stderr)
+        return 1
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if place < 2 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# From a bare machine with Python 3.11 or newer to a trained model and pictures of its clusters:
+#   bash tools/quickstart.sh            trains twice, about five minutes each on two CPU cores
+#   bash tools/quickstart.sh --smoke    the same way in 20 steps, to see that everything works
+# A small model learns to mark the path that joins two dots; the control is the same model without attention. Every run
+# gets a folder of its own, quickstart/001, 002, …: nothing earlier is touched.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=tools/environment.sh
+source tools/environment.sh
+
+train_options=() test_options=() images=100
+case "${1:-}" in
+    "") ;;
+    --smoke)
+        train_options=(--trainer.max_steps 20 --data.init_args.val_length 64)
+        test_options=(--data.init_args.test_length 64)
+        images=40
+        ;;
+    -h | --help)
+        sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+    *)
+        echo "quickstart.sh: expected --smoke or nothing, got $*" >&2
+        exit 2
+        ;;
+esac
+
+castvision_activate
+castvision_install
+
+# mkdir without -p fails when the folder is there, so two runs at once cannot take the same number
+mkdir -p quickstart
+number=1
+until mkdir "$(printf 'quickstart/%03d' "$number")" 2>/dev/null; do
+    number=$((number + 1))
+    ((number < 1000)) || { echo "quickstart.sh: quickstart/ is full; move it away" >&2; exit 1; }
+done
+run="$(printf 'quickstart/%03d' "$number")"
+
+say() { printf '\n== %s\n' "$*"; }
+
+say "1 of 5: images that no model is trained on → $run/held_out"
+castvision make-pathfinder "$run/held_out" --img-size 32 --contour-length 6 --mode clean --num-images "$images" --seed 1
+
+say "2 of 5: training with clustered attention → $run/cast"
+castvision train fit --config quickstart --run_dir "$run/cast" "${train_options[@]}"
+
+say "3 of 5: training the control without attention → $run/no_attention"
+castvision train fit --config quickstart_no_attention --run_dir "$run/no_attention" "${train_options[@]}"
+
+say "4 of 5: both on held-out images"
+castvision train test --config quickstart --run_dir "$run/cast" "${test_options[@]}"
+castvision train test --config quickstart_no_attention --run_dir "$run/no_attention" "${test_options[@]}"
+
+say "5 of 5: pictures of predictions and clusters"
+castvision demo "$run/held_out" --model "$run/cast/best.ckpt" --output "$run/pictures" --limit 12
+
+say "Scores on the held-out images"
+python tools/compare_runs.py "$run/cast" "$run/no_attention"
+cat <<END
+
+Pictures:          $run/pictures/contact_sheet.png  (and a folder for each image)
+Training reports:  $run/cast/report.png  $run/no_attention/report.png
+END
