@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
@@ -24,20 +25,32 @@ def check_layout(channels: Sequence[int], strides: Sequence[int], num_classes: i
         raise ValueError(f"expected numbers >= 1, got {channels=}, {strides=}, {num_classes=}, {in_chans=}")
 
 
-def gather_finest(features: Sequence[Tensor], finest: int) -> Tensor:
-    """Bring all maps to the grid of map number ``finest`` and concatenate them.
+class FeatureMaps(nn.Module):
+    """Normalise each map over its channels (some backbones have, some have not) and bring all to the finest grid.
 
     Args:
-        features: (B, C_i, rows_i, cols_i) each.
-        finest: Place of the map with the smallest stride.
-
-    Returns:
-        (B, sum of C_i, rows, cols).
+        channels: Channels of each map.
+        strides: Pixels per cell of each map.
     """
-    if len(features) == 1:
-        return features[0]
-    size = features[finest].shape[-2:]
-    return torch.cat([resize(feature, (size[0], size[1])) for feature in features], dim=1)
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(LayerNorm2d(width) for width in channels)
+        self.finest = min(range(len(strides)), key=lambda place: strides[place])
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Gather.
+
+        Args:
+            features: (B, C_i, rows_i, cols_i) each.
+
+        Returns:
+            (B, sum of C_i, rows, cols), rows and cols those of the map with the smallest stride.
+        """
+        torch._assert(len(features) == len(self.norms), "as many feature maps as the head was built for")
+        rows, cols = features[self.finest].shape[-2:]
+        maps = [norm(feature) for norm, feature in zip(self.norms, features, strict=True)]
+        return torch.cat([resize(feature, (rows, cols)) for feature in maps], dim=1)
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
-from castvision.heads._features import check_layout, gather_finest, resize
+from castvision.heads._features import FeatureMaps, check_layout, resize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +39,7 @@ class LinearHead(nn.Module):
         check_layout(channels, strides, num_classes, in_chans)
         if not 0 <= dropout < 1:
             raise ValueError(f"expected 0 <= dropout < 1, got {dropout=}")
-        self.finest = min(range(len(strides)), key=lambda place: strides[place])
-        self.num_features = len(channels)
+        self.maps = FeatureMaps(channels, strides)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(sum(channels), num_classes, kernel_size=1)
 
@@ -55,7 +53,5 @@ class LinearHead(nn.Module):
         Returns:
             (B, num_classes, height, width) logits.
         """
-        torch._assert(len(features) == self.num_features, "as many feature maps as the head was built for")
-        tokens = gather_finest(features, self.finest)
-        logits: Tensor = self.classifier(self.dropout(tokens))  # (B, num_classes, rows, cols)
+        logits: Tensor = self.classifier(self.dropout(self.maps(features)))  # (B, num_classes, rows, cols)
         return resize(logits, (image.shape[-2], image.shape[-1]))

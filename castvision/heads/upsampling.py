@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from castvision.heads._features import check_layout, gather_finest, resize
+from castvision.heads._features import FeatureMaps, check_layout, resize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,9 +45,8 @@ class UpsamplingHead(nn.Module):
         check_layout(channels, strides, num_classes, in_chans)
         if min(token_channels, pixel_channels) < 1:
             raise ValueError(f"expected widths >= 1, got {token_channels=}, {pixel_channels=}")
-        self.finest = min(range(len(strides)), key=lambda place: strides[place])
-        self.num_features = len(channels)
-        stride = strides[self.finest]
+        self.maps = FeatureMaps(channels, strides)
+        stride = min(strides)
         self.to_pixels = nn.Conv2d(sum(channels), token_channels * stride * stride, kernel_size=1)
         self.shuffle = nn.PixelShuffle(stride)
         self.look = nn.Conv2d(in_chans, pixel_channels, kernel_size=3, padding=1)
@@ -65,9 +64,8 @@ class UpsamplingHead(nn.Module):
         Returns:
             (B, num_classes, height, width) logits.
         """
-        torch._assert(len(features) == self.num_features, "as many feature maps as the head was built for")
         height, width = image.shape[-2], image.shape[-1]
-        tokens = self.to_pixels(gather_finest(features, self.finest))  # (B, token_channels * stride², rows, cols)
+        tokens = self.to_pixels(self.maps(features))  # (B, token_channels * stride², rows, cols)
         pixels = self.shuffle(tokens)  # (B, token_channels, rows * stride, cols * stride)
         if pixels.shape[-2] >= height and pixels.shape[-1] >= width:
             pixels = pixels[..., :height, :width]  # NOTE: a backbone pads at the bottom and right; cut that off

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -20,6 +21,9 @@ from castvision.training.run_folder import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# jsonargparse's report of a class that may also be missing: only the middle says what is wrong.
+_UNION = re.compile(r"Does not validate against any of the Union subtypes.*?Errors: - (.*?) - Expected a <class 'NoneType'>.*")
+
 VERBS = ("fit", "validate", "test", "predict")
 _CONFIG_FLAGS = ("-c", "--config")
 _INIT_FLAG = "--model.init_args.init_from"
@@ -31,6 +35,8 @@ _NOISE = (
     ".*The number of training batches .* is smaller than the logging interval.*",
     ".*Trainer already configured with model summary callbacks.*",
     ".*is supported for historical reasons but its usage is discouraged.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",
+    ".*You're using the WeightAveraging callback, but.*",
     ".*isinstance.treespec, LeafSpec.*",
 )
 
@@ -85,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 failed while running, 2 refused before any work; the reason is one line on the standard error stream.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    _show_messages()
     stage = 2
     try:
         line = CommandLine(sys.argv[1:] if argv is None else argv)
@@ -105,6 +111,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _show_messages() -> None:
+    """Ours, as plain lines."""
+    ours = logging.getLogger("castvision")
+    if not ours.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        ours.addHandler(handler)
+        ours.propagate = False
+    ours.setLevel(logging.INFO)
+
+
 def _expected() -> tuple[type[Exception], ...]:
     from jsonargparse import ArgumentError
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -113,11 +130,12 @@ def _expected() -> tuple[type[Exception], ...]:
 
 
 def one_line(error: BaseException, limit: int = 500) -> str:
-    """The message on one line; of an error in a loader process the message only, without its traceback."""
+    """The message on one line; of an error in a loader process without its traceback, of jsonargparse's the heart."""
     text = str(error)
     if "Original Traceback" in text:
         text = text.strip().splitlines()[-1].partition(": ")[2]
     text = " ".join(text.split()) or type(error).__name__
+    text = _UNION.sub(r"\1", text)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
@@ -125,6 +143,8 @@ def _make_cli(line: CommandLine) -> Any:
     # NOTE: imported here: it takes ten seconds, and a wrong configuration name should be said at once.
     from castvision.training.lightning_cli import TrainingCLI
 
+    for name in ("lightning.pytorch", "lightning.fabric"):  # after the import, which sets them to INFO
+        logging.getLogger(name).setLevel(logging.WARNING)
     return TrainingCLI(line)
 
 

@@ -9,8 +9,13 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from torch.nn import functional
 
+from castvision.layers import CastAttention
+from castvision.models import cluster_maps
+
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
+
+    from castvision.models import ClusterMap
 
 
 class ClusterStatistics(Callback):
@@ -56,9 +61,6 @@ def cluster_figures(backbone: torch.nn.Module, images: Tensor, targets: Tensor) 
     Returns:
         Means over the images, by name; empty for a model without CAST blocks.
     """
-    from castvision.layers import CastAttention
-    from castvision.models import cluster_maps
-
     if not any(isinstance(module, CastAttention) for module in backbone.modules()):
         return {}
     sums: dict[str, list[float]] = {}
@@ -70,11 +72,11 @@ def cluster_figures(backbone: torch.nn.Module, images: Tensor, targets: Tensor) 
     return {name: sum(values) / len(values) for name, values in sums.items()}
 
 
-def _figures(clusters: Any, target: Tensor) -> dict[str, float]:
+def _figures(clusters: ClusterMap, target: Tensor) -> dict[str, float]:
     rows, cols = clusters.grid_size
-    alive = (clusters.index < rows * cols).any(dim=1)  # (M,); padding slots hold N
     in_none, in_one, in_several = clusters.coverage
-    figures = {"in_none": in_none, "in_one": in_one, "in_several": in_several, "dead": float((~alive).sum())}
+    dead = float(clusters.num_dead_clusters)
+    figures = {"in_none": in_none, "in_one": in_one, "in_several": in_several, "dead": dead}
     if target.ndim == 2:
         is_object = ((target > 0) & (target != 255)).float()[None, None]
         on_object = functional.adaptive_max_pool2d(is_object, (rows, cols))[0, 0] > 0  # (rows, cols)

@@ -109,14 +109,15 @@ class TrainingCLI(LightningCLI):
         if config.ema is not None:
             callbacks.insert(0, EMAWeightAveraging(decay=config.ema))
         if config.early_stopping is not None:
-            callbacks.append(EarlyStopping(monitor, patience=config.early_stopping, mode="max"))
+            callbacks.append(_early_stopping(monitor, config.early_stopping))
         callbacks.append(ClusterStatistics())
         if trainer.get("enable_checkpointing") is not False and not trainer.get("fast_dev_run"):
             callbacks.append(_checkpoints(self.folder, monitor))
         return callbacks
 
     def _watchers(self) -> list[Callback]:
-        callbacks: list[Callback] = [TrainingBar(), Report(self.folder)]
+        self.report = Report(self.folder)
+        callbacks: list[Callback] = [TrainingBar(), self.report]
         if self.line.verb == "predict":
             callbacks.append(PredictionFile(self.folder / "predictions.pt"))
         return callbacks
@@ -124,17 +125,34 @@ class TrainingCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Nothing yet: LightningCLI would run inside its constructor."""
 
-    def run_verb(self) -> None:
-        """Run what was asked for.
+    def after_instantiate_classes(self) -> None:
+        """Check that the parts fit, before any data are read.
 
         Raises:
-            ValueError: The checkpoint is of another architecture.
+            ValueError: The data or the checkpoint do not fit the model.
+            FileNotFoundError: No such checkpoint.
         """
+        self.model.take_over(self.datamodule)
         checkpoint = self.config[self.line.verb].ckpt_path
         if checkpoint is not None:
             check_checkpoint(self.model, checkpoint)
-        super()._run_subcommand(self.line.verb)
 
+    def run_verb(self) -> None:
+        """Run what was asked for; after training, write the report."""
+        super()._run_subcommand(self.line.verb)
+        if self.line.verb == "fit" and not self.trainer.interrupted and not self.trainer.fast_dev_run:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Count the held-out images once more if training went on after the last time, then report."""
+        report = self.report
+        if report.validated_step != self.trainer.global_step and self.trainer.limit_val_batches != 0:
+            report.is_finishing = True
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+            if report.best_step == self.trainer.global_step and self.trainer.checkpoint_callback is not None:
+                self.trainer.save_checkpoint(self.folder / BEST)
+        if self.trainer.is_global_zero:
+            report.write(self.trainer, self.model)
 
 def _checkpoints(folder: Path, monitor: str) -> ModelCheckpoint:
     """``best.ckpt`` by the monitored figure and ``last.ckpt``, after each round of held-out images."""
@@ -146,7 +164,12 @@ def _checkpoints(folder: Path, monitor: str) -> ModelCheckpoint:
         save_last=True,
         auto_insert_metric_name=False,
         enable_version_counter=False,
+        save_on_train_epoch_end=False,
     )
+
+
+def _early_stopping(monitor: str, patience: int) -> EarlyStopping:
+    return EarlyStopping(monitor, patience=patience, mode="max", check_on_train_epoch_end=False)
 
 
 def check_checkpoint(model: LightningModule, path: str) -> None:

@@ -34,10 +34,16 @@ class Report(Callback):
 
     Args:
         folder: The run's.
+
+    Attributes:
+        validated_step: At which step the held-out images were counted last.
+        is_finishing: Whether a validation after training belongs to it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.validated_step = -1
+        self.is_finishing = False
         self.images = 0
         self.seconds = 0.0
         self._started = 0.0
@@ -59,6 +65,11 @@ class Report(Callback):
         self.images, self.seconds = state_dict["images"], state_dict["seconds"]
         self._best, self._best_confusion = state_dict["best"], state_dict["best_confusion"]
 
+    @property
+    def best_step(self) -> int:
+        """The step of the best round so far; -1 before the first."""
+        return int(self._best.get("step", -1))
+
     def _elapsed(self) -> float:
         return self.seconds + (time.perf_counter() - self._started if self._started else 0.0)
 
@@ -74,8 +85,9 @@ class Report(Callback):
         """Keep the figures of the best round."""
         if self._started:
             self._started += time.perf_counter() - self._validating
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.sanity_checking or not (trainer.state.fn == "fit" or self.is_finishing):
             return
+        self.validated_step = trainer.global_step
         task: Task = pl_module  # type: ignore[assignment]
         figures = _figures(trainer, "val/")
         if figures.get(task.monitor, float("-inf")) > self._best.get(task.monitor, float("-inf")):
@@ -92,11 +104,6 @@ class Report(Callback):
         """Stop the clock."""
         self.seconds, self._started = self._elapsed(), 0.0
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write both files."""
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._write(trainer, pl_module)  # type: ignore[arg-type]
-
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the test figures."""
         if trainer.is_global_zero and self.folder.is_dir():
@@ -104,14 +111,19 @@ class Report(Callback):
             confusion = pl_module.last_confusion.tolist()  # type: ignore[operator, union-attr]
             write_json(self.folder / f"test_{METRICS}", {"figures": figures, "confusion": confusion})
 
-    def _write(self, trainer: Trainer, task: Task) -> None:
+    def write(self, trainer: Trainer, task: Task) -> None:
+        """Write both files, ``metrics.json`` last: its presence says that the run is finished.
+
+        Args:
+            trainer: After training.
+            task: The trained task.
+        """
         results = self._results(trainer, task)
         curves = read_curves(self.folder)
         examples = self._examples(trainer, task)
-        confusion = None if self._best_confusion is None else self._best_confusion
         title = f"{self.folder.name}: {results['model']['name']}, {self.images:,} images in {self.seconds:,.0f} s"
-        save_report(self.folder / REPORT, title, curves, confusion, task.class_names, examples)
-        write_json(self.folder / METRICS, results)  # last: its presence says that the run is finished
+        save_report(self.folder / REPORT, title, curves, self._best_confusion, task.class_names, examples)
+        write_json(self.folder / METRICS, results)
         logger.info("wrote %s and %s", self.folder / REPORT, self.folder / METRICS)
 
     def _results(self, trainer: Trainer, task: Task) -> dict[str, Any]:

@@ -103,21 +103,30 @@ class Task(LightningModule, ABC):
         if frozen:
             freeze(self.model, frozen)
 
-    def setup(self, stage: str) -> None:
-        """Take the class names over from the data module and refuse one that does not fit.
+    def take_over(self, data: ImageDataModule) -> None:
+        """Take the class names over from the data, and refuse data that do not fit.
 
         Raises:
-            ValueError: Another number of classes or channels than the model's.
+            ValueError: Another number of classes than the model's.
         """
-        data: ImageDataModule | None = getattr(self.trainer, "datamodule", None)
-        if data is None:
-            return
         if len(data.class_names) != self.num_classes:
             raise ValueError(
                 f"expected model.num_classes: {len(data.class_names)} for the classes {', '.join(data.class_names[:8])}, "
                 f"got num_classes={self.num_classes}"
             )
+        in_chans = getattr(self.backbone, "in_chans", None)
+        if in_chans not in (None, data.in_chans):
+            raise ValueError(
+                f"expected a model for images of {data.in_chans} channel(s), got {in_chans=}; "
+                f"set in_chans: {data.in_chans} in model_kwargs"
+            )
         self.class_names = list(data.class_names)
+
+    def setup(self, stage: str) -> None:
+        """See `take_over`."""
+        data: ImageDataModule | None = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            self.take_over(data)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of images (B, in_chans, height, width)."""

@@ -1,0 +1,83 @@
+"""A task that is learned in a second: pixels above a threshold, or images brighter than grey."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+from torch.utils.data import Dataset
+
+from castvision.training.data import ImageDataModule
+from castvision.training.sampling import FreshSampler
+
+TINY_VIT = {
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "patch_size": 4,
+    "img_size": 16,
+    "in_chans": 1,
+    "dynamic_img_size": True,
+}
+
+
+class Noise(Dataset):
+    def __init__(self, task: str, offset: int, length: int) -> None:
+        self.task, self.offset, self.length = task, offset, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int):
+        if index >= self.length:
+            raise IndexError(index)
+        generator = torch.Generator().manual_seed(self.offset + index)
+        label = index % 2
+        image = 0.7 * torch.randn(1, 16, 16, generator=generator) + (1 if label else -1) * (self.task == "image")
+        return image, torch.tensor(label) if self.task == "image" else (image[0] > 0.3).long()
+
+
+class NoiseDataModule(ImageDataModule):
+    def __init__(self, task: str = "pixel", train_length: int = 320, batch_size: int = 16, num_workers: int = 0) -> None:
+        names = {"image": ["dark", "bright"], "pixel": ["background", "joining path"]}[task]
+        super().__init__(names, 1, (16, 16), (0.5,), (0.5,))
+        self.task, self.train_length = task, train_length
+        self.batch_size, self.num_workers = batch_size, num_workers
+
+    def dataset(self, split: str) -> Noise:
+        if split == "train":
+            return Noise(self.task, 0, 1 << 30)
+        return Noise(self.task, {"val": 1 << 31, "test": 1 << 32}[split], 64)
+
+    def sampler(self, dataset: Noise) -> FreshSampler:
+        return FreshSampler(self.train_length)
+
+
+def recipe(task: str = "pixel", **changes) -> dict:
+    content = {
+        "model": {
+            "class_path": {"pixel": "SegmentationTask", "image": "ClassificationTask"}[task],
+            "init_args": {
+                "model_name": "vit_tiny_patch16_224",
+                "num_classes": 2,
+                "model_kwargs": dict(TINY_VIT),
+                "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.004}},
+            },
+        },
+        "data": {"class_path": "NoiseDataModule", "init_args": {"task": task}},
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 5, "max_epochs": 2},
+    }
+    content["model"]["init_args"].update(changes)
+    return content
+
+
+@pytest.fixture
+def write_config(tmp_path):
+    """A configuration file of the tiny task."""
+
+    def write(task: str = "pixel", name: str = "tiny", **changes) -> str:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(recipe(task, **changes)))
+        return str(path)
+
+    return write

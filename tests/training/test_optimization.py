@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+
+from castvision.models.segmenter import create_segmenter
+from castvision.training.optimization import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
+
+TINY_VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 4, "img_size": 16, "num_classes": 2}
+
+
+def _vit():
+    return timm.create_model("vit_tiny_patch16_224", **TINY_VIT)
+
+
+def _names(model, groups):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [{names[id(parameter)] for parameter in group["params"]} for group in groups]
+
+
+def test_schedule_warms_up_and_ends_at_its_floor():
+    schedule = Schedule(warmup=0.25, final=0.1)
+    assert [round(schedule.factor(share), 4) for share in (0, 0.125, 0.25, 0.625, 1, 2)] == [0, 0.5, 1, 0.55, 0.1, 0.1]
+    assert Schedule(warmup=0).factor(0) == 1
+
+
+def test_schedule_refuses_nonsense():
+    with pytest.raises(ValueError, match="warmup"):
+        Schedule(warmup=1.5)
+
+
+def test_rates_are_taken_at_the_middle_of_each_step():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = BudgetSchedule(optimizer, Schedule(warmup=0.5), lambda steps: steps / 4)
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([0.5, 1.5, 2 * 0.853553, 2 * 0.146447], abs=1e-5)
+
+
+def test_schedule_is_resumed_by_its_step():
+    def make():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+        return optimizer, BudgetSchedule(optimizer, Schedule(), lambda steps: steps / 10)
+
+    optimizer, scheduler = make()
+    for _ in range(6):
+        optimizer.step()
+        scheduler.step()
+    again, resumed = make()
+    resumed.load_state_dict(scheduler.state_dict())
+    again.step()
+    resumed.step()
+    optimizer.step()
+    scheduler.step()
+    assert again.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+
+
+def test_vectors_and_named_parameters_do_not_decay():
+    model = timm.create_model("cast_vit_atto_patch4_32", depth=1)
+    groups = parameter_groups(model, 0.1)
+    by_decay = {group["weight_decay"]: names for group, names in zip(groups, _names(model, groups), strict=True)}
+    assert any("surrogate_tokens" in name for name in by_decay[0.0])
+    assert all(parameter.ndim > 1 for name, parameter in model.named_parameters() if name in by_decay[0.1])
+    assert "blocks.0.attn.qkv.weight" in by_decay[0.1]
+    assert by_decay[0.0] | by_decay[0.1] == {name for name, _ in model.named_parameters()}
+
+
+def test_layer_decay_acts_and_survives_the_scheduler():
+    """timm stores lr_scale and torch's schedulers ignore it: the rates themselves must differ, at every step."""
+    model = _vit()
+    groups = parameter_groups(model, 0.1, layer_decay=0.5)
+    names = _names(model, groups)
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    apply_lr_scale(optimizer)
+    scheduler = BudgetSchedule(optimizer, Schedule(warmup=0, final=0), lambda steps: steps / 10)
+
+    def rate(name):
+        return next(group["lr"] for group, inside in zip(optimizer.param_groups, names, strict=True) if name in inside)
+
+    for _ in range(5):
+        assert rate("blocks.0.attn.qkv.weight") == pytest.approx(rate("blocks.1.attn.qkv.weight") / 2)
+        assert rate("patch_embed.proj.weight") == pytest.approx(rate("blocks.0.attn.qkv.weight") / 2)
+        optimizer.step()
+        scheduler.step()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model(torch.randn(2, 3, 16, 16)).square().sum().backward()
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0
+    optimizer.step()
+    for name in ("blocks.0.attn.qkv.weight", "head.weight"):
+        parameter = model.get_parameter(name)
+        torch.testing.assert_close(before[name] - parameter, rate(name) * parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_a_segmenters_head_keeps_the_full_rate():
+    model = create_segmenter("vit_tiny_patch16_224", 2, model_kwargs=TINY_VIT | {"num_classes": 0})
+    groups = parameter_groups(model, 0.1, layer_decay=0.5)
+    scales = {name: group["lr_scale"] for group, inside in zip(groups, _names(model, groups), strict=True) for name in inside}
+    assert scales["head.mix.weight"] == 1
+    assert scales["backbone.patch_embed.proj.weight"] < scales["backbone.blocks.0.mlp.fc1.weight"] < 1
+    assert set(scales) == {name for name, _ in model.named_parameters()}
+
+
+def test_frozen_parameters_are_left_out():
+    model = _vit()
+    model.patch_embed.requires_grad_(False)
+    assert not any("patch_embed" in name for names in _names(model, parameter_groups(model, 0.1)) for name in names)
+
+
+@pytest.mark.parametrize(("weight_decay", "layer_decay"), [(-1, 1), (0.1, 0), (0.1, 1.5)])
+def test_nonsense_is_refused(weight_decay, layer_decay):
+    with pytest.raises(ValueError, match="layer_decay"):
+        parameter_groups(_vit(), weight_decay, layer_decay)

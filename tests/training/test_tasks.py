@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from castvision.training.tasks import ClassificationTask, Mixing, SegmentationTask
+
+TINY_VIT = {"embed_dim": 32, "depth": 1, "num_heads": 2, "patch_size": 4, "img_size": 16, "in_chans": 1}
+
+
+def _classification(**changes):
+    return ClassificationTask("vit_tiny_patch16_224", 2, model_kwargs=TINY_VIT, **changes)
+
+
+def _segmentation(**changes):
+    return SegmentationTask("vit_tiny_patch16_224", 2, model_kwargs=TINY_VIT, **changes)
+
+
+def test_two_logits_are_one():
+    """Cross-entropy over two classes is the binary loss of the logits' difference."""
+    logits, target = torch.randn(2, 2, 16, 16), torch.randint(2, (2, 16, 16))
+    binary = functional.binary_cross_entropy_with_logits(logits[:, 1] - logits[:, 0], target.float())
+    torch.testing.assert_close(_segmentation().loss(logits, target), binary)
+
+
+def test_ignored_pixels_count_nowhere():
+    task = _segmentation()
+    logits, target = torch.randn(1, 2, 16, 16), torch.randint(2, (1, 16, 16))
+    target[0, :8] = 255
+    assert torch.equal(task.loss(logits, target), task.loss(logits[:, :, 8:], target[:, 8:]))
+    task.confusions["val"].update(logits.argmax(dim=1), target)
+    assert task.confusions["val"].compute().sum() == 128
+
+
+def test_class_weights_weigh():
+    logits, target = torch.randn(1, 2, 16, 16), torch.randint(2, (1, 16, 16))
+    only_ones = _segmentation(class_weights=[0.0, 1.0]).loss(logits, target)
+    expected = functional.cross_entropy(logits, target, reduction="none")[target == 1].mean()
+    torch.testing.assert_close(only_ones, expected)
+
+
+@pytest.mark.parametrize("make", [_classification, _segmentation])
+def test_labels_are_smoothed_while_training_only(make):
+    task, plain = make(label_smoothing=0.2), make()
+    shape = (4, 2) if make is _classification else (4, 2, 16, 16)
+    logits, target = torch.randn(shape), torch.randint(2, (4, *shape[2:]))
+    assert torch.equal(task.eval().loss(logits, target), plain.eval().loss(logits, target))
+    smooth = functional.cross_entropy(logits, target, label_smoothing=0.2)
+    torch.testing.assert_close(task.train().loss(logits, target), smooth)
+
+
+def test_mixing_gives_shares_of_classes_and_smooths_once():
+    torch.manual_seed(0)
+    task = _classification(label_smoothing=0.1, mixing=Mixing(mixup=1.0)).train()
+    image, target = torch.randn(4, 1, 16, 16), torch.tensor([0, 1, 1, 0])
+    kept = image.clone()
+    mixed, shares = task.augment(image, target)
+    assert torch.equal(image, kept)
+    assert not torch.equal(mixed, image)
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(4))
+    assert shares.min() >= 0.05 - 1e-6
+    logits = torch.randn(4, 2)
+    torch.testing.assert_close(task.loss(logits, shares), functional.cross_entropy(logits, shares))
+
+
+def test_odd_batches_are_not_mixed():
+    task = _classification(mixing=Mixing(cutmix=1.0))
+    image, target = torch.randn(3, 1, 16, 16), torch.tensor([0, 1, 1])
+    assert task.augment(image, target)[1] is target
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: ClassificationTask("vit_tiny_patch16_225", 2), "did you mean vit_tiny_patch16_224"),
+        (lambda: ClassificationTask("cast_vit_ato_patch4_32", 2), "did you mean cast_vit_atto_patch4_32"),
+        (lambda: ClassificationTask("vit_tiny_patch16_224", 1), "num_classes=1"),
+        (lambda: ClassificationTask("vit_tiny_patch16_224", 2, {"num_classes": 3}), "the task sets it"),
+        (lambda: ClassificationTask("vit_tiny_patch16_224", 2, {"embed_dims": 3}), "unexpected keyword argument 'embed_dims'"),
+        (lambda: ClassificationTask("cast_vit_atto_patch4_32", 2, {"num_clusters": 0}), "num_clusters"),
+        (lambda: _segmentation(head="Linear"), "LinearHead"),
+        (lambda: _segmentation(head_kwargs={"depth": 3}), "depth"),
+        (lambda: _segmentation(class_weights=[1.0]), "one weight >= 0 for each class"),
+        (lambda: _segmentation(label_smoothing=1.0), "label_smoothing"),
+        (lambda: _segmentation(freeze=["bakbone"]), "matches no parameter"),
+        (lambda: Mixing(mixup=-1), "alphas >= 0"),
+    ],
+)
+def test_errors_at_the_door(make, match):
+    with pytest.raises(ValueError, match=match) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_frozen_parts_stay_frozen():
+    task = _segmentation(freeze=["backbone"])
+    assert {name.split(".")[0] for name, p in task.model.named_parameters() if p.requires_grad} == {"head"}
