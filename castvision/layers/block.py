@@ -103,4 +103,5 @@ class CastBlock(nn.Module):
         if self.attn is not None:
             mixed = self.attn(self.norm1(x), rope=rope, grid_size=grid_size, token_mask=token_mask)
             x = x + self.drop_path1(self.ls1(mixed))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        out: Tensor = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return out

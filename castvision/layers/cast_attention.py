@@ -150,10 +150,10 @@ class CastAttention(nn.Module):
         if self.log_scale is not None:
             nn.init.zeros_(self.log_scale)
         if self.local_conv is not None:
-            nn.init.zeros_(self.local_conv.weight)
-            nn.init.zeros_(self.local_conv.bias)
+            for parameter in self.local_conv.parameters():
+                nn.init.zeros_(parameter)
 
-    def forward(  # noqa: PLR0913 - timm's arguments, then ours
+    def forward(  # noqa: C901, PLR0913 - timm's arguments, then ours
         self,
         x: Tensor,
         attn_mask: Optional[Tensor] = None,  # noqa: UP045
@@ -214,7 +214,7 @@ class CastAttention(nn.Module):
         seed: Optional[Tensor] = None  # noqa: UP045
         if drop > 0.0:
             seed = torch.randint(2147483647, (1,))
-        out = attend(
+        out: Tensor = attend(
             q, k, v, surrogates, phi, index, p, q_own, k_own, token_mask, seed, self.scale, self.mixing,
             self.activation, self.laplace_norm, self.summaries, self.assignment != "topk", drop,
         )  # fmt: skip

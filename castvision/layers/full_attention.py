@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-class FullAttention(Attention):
+class FullAttention(Attention):  # type: ignore[misc]
     """timm's ``Attention`` with rotary positions and a token mask.
 
     Args:
@@ -46,4 +46,5 @@ class FullAttention(Attention):
         x = self.norm(x.transpose(1, 2).reshape(batch, length, self.attn_dim))
         if gate is not None:
             x = x * gate
-        return self.proj_drop(self.proj(x))
+        out: Tensor = self.proj_drop(self.proj(x))
+        return out

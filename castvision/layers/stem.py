@@ -7,7 +7,7 @@ from timm.layers import PatchEmbed
 from torch import nn
 
 
-class ConvStem(PatchEmbed):  # type: ignore[misc] - timm is untyped
+class ConvStem(PatchEmbed):  # type: ignore[misc]
     """3x3 convolutions with GELU, halving the image until a token stands for ``patch_size`` pixels.
 
     Widths double with each halving and end at ``embed_dim``; a stride-1 convolution precedes every stride-2 one.

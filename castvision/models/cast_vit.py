@@ -32,7 +32,7 @@ def _resample(pos_embed: Tensor, grid: Tensor, old_size: Tuple[int, int], num_pr
     return out
 
 
-class CastVisionTransformer(VisionTransformer):  # type: ignore[misc] - timm is untyped
+class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
     """Vision transformer with clustered attention.
 
     Args:
@@ -133,7 +133,8 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc] - timm is 
     @torch.jit.ignore
     def no_weight_decay(self) -> Set[str]:  # noqa: UP006
         """Parameters that weight decay must not touch."""
-        return super().no_weight_decay() | {"blocks.*.attn.surrogate_tokens", "blocks.*.attn.log_scale"}
+        own = {"blocks.*.attn.surrogate_tokens", "blocks.*.attn.log_scale"}
+        return own.union(super().no_weight_decay())
 
     def _tokens(self, x: Tensor) -> Tuple[Tensor, Optional[Tensor], List[int]]:  # noqa: UP006, UP045
         """Tokens (B, P + N, C) with positions, rotary codes (N, 2D) or None, and the grid (rows, cols)."""
@@ -155,13 +156,16 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc] - timm is 
         if self.reg_token is not None:
             prefix.append(self.reg_token.expand(batch, -1, -1))
         tokens = x.reshape(batch, -1, width)
-        if self.pos_embed is None:
-            return self.pos_drop(torch.cat(prefix + [tokens], 1))  # noqa: RUF005 - TorchScript
         skipped = 0 if self.no_embed_class else self.num_prefix_tokens
-        pos_embed = _resample(self.pos_embed, x, self.patch_embed.grid_size, skipped)
-        if self.no_embed_class:
-            return self.pos_drop(torch.cat(prefix + [tokens + pos_embed], 1))  # noqa: RUF005 - TorchScript
-        return self.pos_drop(torch.cat(prefix + [tokens], 1) + pos_embed)  # noqa: RUF005 - TorchScript
+        if self.pos_embed is not None:
+            pos_embed = _resample(self.pos_embed, x, self.patch_embed.grid_size, skipped)
+            if skipped > 0:  # its first rows are the prefix tokens'
+                tokens = tokens + pos_embed[:, skipped:]
+                prefix = [torch.cat(prefix, 1) + pos_embed[:, :skipped]]
+            else:
+                tokens = tokens + pos_embed
+        out: Tensor = self.pos_drop(torch.cat(prefix + [tokens], 1))  # noqa: RUF005 - TorchScript knows no unpacking
+        return out
 
     def forward_features(
         self,

@@ -6,7 +6,7 @@ resized: bilinear up, average pooling down.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -69,8 +69,9 @@ class FeaturePyramid(nn.Module):
         maps: list[Tensor] = self.model.forward_intermediates(  # type: ignore[operator]
             x, indices=sorted(set(self.taps)), norm=self.norm, intermediates_only=True
         )
+        patch_embed: Any = self.model.patch_embed
+        patch: int = patch_embed.patch_size[0]
         by_tap = dict(zip(sorted(set(self.taps)), maps, strict=True))
-        patch = self.model.patch_embed.patch_size[0]  # type: ignore[union-attr, index]
         return [
             _resize(by_tap[tap], patch, r, (-(-height // r), -(-width // r)))
             for tap, r in zip(self.taps, self.reductions, strict=True)

@@ -97,7 +97,7 @@ def feature_layout(backbone: nn.Module, out_indices: Sequence[int] | None = None
     return [int(info[place]["num_chs"]) for place in places], [int(info[place]["reduction"]) for place in places]
 
 
-def create_segmenter(  # noqa: PLR0913  # one for each key of the configuration
+def create_segmenter(  # one for each key of the configuration
     model_name: str,
     num_classes: int,
     *,

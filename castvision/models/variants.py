@@ -22,7 +22,7 @@ def _cfg(size: int = 224, chans: int = 3, first_conv: str = "patch_embed.proj", 
     }  # fmt: skip
 
 
-_GREY = {"chans": 1, "first_conv": "patch_embed.proj.0", "classes": 2}
+_GREY: dict[str, Any] = {"chans": 1, "first_conv": "patch_embed.proj.0", "classes": 2}
 _SIZES = ("tiny", "small", "base")
 default_cfgs = generate_default_cfgs(
     {

@@ -59,7 +59,7 @@ class Scorer(NamedTuple):
         return logits.softmax(1) if self.activation == "softmax" else laplace(logits * x.shape[1] ** -0.5)
 
 
-def make_scorers(
+def make_scorers(  # noqa: PLR0913 - the operands of routing
     q: Tensor, k: Tensor, surrogates: Tensor, phi: Tensor, token_mask: Tensor | None, activation: str, score: str
 ) -> list[Scorer]:
     """One scorer an image. q, k: (B, H, N, D); surrogates: (H, M, D); phi: (B, N, 1); token_mask: (B, N) or None."""

@@ -38,7 +38,7 @@ def _route(  # noqa: PLR0913 - an operator takes its operands one by one
         ).contiguous()
 
 
-@_route.register_fake  # type: ignore[untyped-decorator]
+@_route.register_fake
 def _(  # noqa: PLR0913
     q: Tensor,
     k: Tensor,
@@ -65,7 +65,7 @@ def _fixed_clusters(  # noqa: PLR0913
     return index.to(q.device).expand(q.shape[0], -1, -1).contiguous()
 
 
-@_fixed_clusters.register_fake  # type: ignore[untyped-decorator]
+@_fixed_clusters.register_fake
 def _(  # noqa: PLR0913
     q: Tensor, num_clusters: int, cluster_size: int, rows: int, cols: int, seed: int, assignment: str
 ) -> Tensor:
@@ -81,7 +81,7 @@ def _resampling_matrix(surrogates: Tensor, num_clusters: int) -> Tensor:
         return resampling_matrix(surrogates, num_clusters)
 
 
-@_resampling_matrix.register_fake  # type: ignore[untyped-decorator]
+@_resampling_matrix.register_fake
 def _(surrogates: Tensor, num_clusters: int) -> Tensor:
     return surrogates.new_empty((num_clusters, surrogates.shape[1]))
 
@@ -116,7 +116,7 @@ def _attend(  # noqa: PLR0913
         return out.contiguous(), lse.contiguous()
 
 
-@_attend.register_fake  # type: ignore[untyped-decorator]
+@_attend.register_fake
 def _(q: Tensor, *operands: Any) -> tuple[Tensor, Tensor]:
     batch, heads, num_tokens, head_dim = q.shape
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
@@ -169,7 +169,7 @@ def _attend_backward(  # noqa: PLR0913
         return result
 
 
-@_attend_backward.register_fake  # type: ignore[untyped-decorator]
+@_attend_backward.register_fake
 def _(  # noqa: PLR0913
     grad: Tensor,
     out: Tensor,

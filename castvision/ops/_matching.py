@@ -10,13 +10,15 @@ the letter: :func:`match_greedy` (the definition), :func:`match_rounds` (vectori
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from castvision.ops._affinity import WORKSPACE
 
-Scores = Callable[[slice | Tensor], Tensor]
+Scores = Callable[[Any], Tensor]
+"""Called with a slice or token ids (rows,), gives their scores (rows, M)."""
 
 
 def match_greedy(scores: Tensor, cluster_size: int) -> Tensor:
@@ -92,7 +94,7 @@ def match_heaps(scores: Scores, num_tokens: int, num_clusters: int, cluster_size
     while queue or waiting:
         if not queue:
             late, waiting = torch.cat(waiting), []
-            chunks: list[slice | Tensor] = list(late.split(step))
+            chunks: list[slice | Tensor] = [late[i : i + step] for i in range(0, len(late), step)]
         else:
             chunks, queue = list(queue), []
         for chunk in chunks:

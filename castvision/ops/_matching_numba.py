@@ -80,7 +80,7 @@ def _first_with_room(fill: Array, cluster_size: int) -> int:
 
 
 @_compile
-def propose(
+def propose(  # noqa: PLR0913 - numba takes arrays, not objects
     scores: Array,
     tokens: Array,
     row_of: Array,

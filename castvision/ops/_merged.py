@@ -77,9 +77,8 @@ def _add_query_parts(problem: Problem, grads: dict[str, Tensor | None], foreign:
         grads["q_route"] = route
     gates = foreign.gate_grad + problem.reduce(own.mix_gate_grad, "sum")
     grads["phi"] = phi + (gates * torch.sigmoid(problem.phi))[..., None]
-    grads["surrogates"] = surrogates + own.mix_surrogate_grad
-    if problem.options.summaries:
-        grads["surrogates"] = grads["surrogates"] + foreign.key_grad.sum(0)
+    mixing = foreign.key_grad.sum(0) if problem.options.summaries else 0
+    grads["surrogates"] = surrogates + own.mix_surrogate_grad + mixing
 
 
 def _slot_weight(problem: Problem, logit: Tensor, lse: Tensor) -> Tensor:

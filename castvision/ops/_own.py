@@ -148,7 +148,7 @@ class OwnGradient:
 
     def _by_slot(self, x: Tensor, chunk: Chunk) -> Tensor:
         ids = chunk.ids.flatten(1)[..., None].expand(-1, -1, self.problem.heads)
-        return x[chunk.images].gather(1, ids).unflatten(1, chunk.ids.shape[1:]).transpose(2, 3)
+        return x[chunk.images].gather(1, ids).view(*chunk.ids.shape, self.problem.heads).transpose(2, 3)
 
     def _joint(
         self, chunk: Chunk, part: _Intra, weight: Tensor, mask: Tensor | float, grad: Tensor, by_slot: list[Tensor]
@@ -201,7 +201,7 @@ class OwnGradient:
         if self.divisor.shape[1] == 1:
             return self.divisor[chunk.images][..., None]
         part = self.divisor[chunk.images, self.problem.slots(chunk), 0]
-        return part.unflatten(1, chunk.ids.shape[1:])[:, :, None]
+        return part.reshape(chunk.ids.shape)[:, :, None]
 
     def _put(self, chunk: Chunk, part: _Intra, dl: Tensor, weight: Tensor, grad: Tensor) -> None:
         """Attention backward of a chunk: dl, weight (b, c, H, K, keys); grad of its output (b, c, H, K, D)."""

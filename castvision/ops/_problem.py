@@ -165,7 +165,8 @@ def gather_rows(rows: Tensor, chunk: Chunk) -> Tensor:
         offset = torch.arange(part.shape[0], device=ids.device) * part.shape[1]
         ids = ids + offset[:, None, None]
     flat = part[0] if part.shape[0] == 1 else part.flatten(0, 1)
-    return flat.index_select(0, ids.flatten()).unflatten(0, ids.shape)
+    rows = flat.index_select(0, ids.flatten())
+    return rows.view(*ids.shape, *rows.shape[1:])
 
 
 class TokenSum:

@@ -125,9 +125,10 @@ class SlotGradients:
     def add_summaries(self, grad_keys: Tensor | None, grad_values: Tensor) -> None:
         """Add what flows back through the summaries, given their complete gradients (B, H, M, D)."""
         problem = self.problem
-        grads = [None if g is None else g.to(problem.dtype) for g in (grad_keys, grad_values)]
+        narrow_keys = None if grad_keys is None else grad_keys.to(problem.dtype)
+        narrow_values = grad_values.to(problem.dtype)
         for chunk in problem.cluster_chunks(3 * problem.cluster_size * problem.heads * problem.head_dim):
-            part = summary_gradient(problem, chunk, grads[0], grads[1], self.surrogates)
+            part = summary_gradient(problem, chunk, narrow_keys, narrow_values, self.surrogates)
             shared = self.k_route is self.k
             if part.k is not None:
                 dk = part.k + part.k_route if shared else part.k

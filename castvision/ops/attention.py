@@ -97,37 +97,29 @@ def cast_attention(  # noqa: PLR0913 - every option of the mechanism, each with 
     num_tokens = _check_shapes(q, k, v, surrogates, phi, num_prefix_tokens, token_mask)
     if not 0 <= dropout_p < 1 or (dropout_p and backend == "reference"):
         raise ValueError(f"expected 0 <= dropout_p < 1, and 0 for the reference back end, got {dropout_p=} {backend=}")
-    routes = [None if x is None else x[:, :, num_prefix_tokens:] for x in (q_route, k_route)]
+    p = num_prefix_tokens
+    own_q = None if q_route is None else q_route[:, :, p:]
+    own_k = None if k_route is None else k_route[:, :, p:]
     if routing is None:
-        plain = [x[:, :, num_prefix_tokens:] for x in (q, k)]
-        for_routing = [own if own is not None else x for own, x in zip(routes, plain, strict=True)]
         index = _new_index(
-            *for_routing,
-            surrogates,
-            phi,
-            token_mask,
-            cluster_size,
-            assignment,
-            activation,
-            routing_score,
-            grid_size,
-            seed,
-        )
+            q[:, :, p:] if own_q is None else own_q, k[:, :, p:] if own_k is None else own_k, surrogates, phi,
+            token_mask, cluster_size, assignment, activation, routing_score, grid_size, seed,
+        )  # fmt: skip
         routing = make_routing(index, num_tokens, is_partition=assignment != "topk")
     _check_routing(routing, surrogates, num_tokens, q.shape[0])
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if backend == "reference":
         out = _reference.cast_attention(
-            q, k, v, surrogates, phi, routing.index, num_prefix_tokens, *routes, token_mask,
+            q, k, v, surrogates, phi, routing.index, p, own_q, own_k, token_mask,
             scale, mixing, activation, laplace_norm, summaries,
         )  # fmt: skip
         return out, routing
     rows = attend(
-        q, k, v, surrogates, phi, routing.index, num_prefix_tokens, *routes, token_mask,
+        q, k, v, surrogates, phi, routing.index, p, own_q, own_k, token_mask,
         torch.tensor(seed) if dropout_p else None, scale, mixing, activation, laplace_norm, summaries,
         routing.is_partition, dropout_p,
     )  # fmt: skip
-    return rows.unflatten(2, (q.shape[1], q.shape[3])).transpose(1, 2), routing
+    return rows.view(*rows.shape[:2], q.shape[1], q.shape[3]).transpose(1, 2), routing
 
 
 def attend(  # noqa: PLR0913 - traced by FX and TorchScript, which want plain arguments
@@ -160,7 +152,7 @@ def attend(  # noqa: PLR0913 - traced by FX and TorchScript, which want plain ar
     if num_prefix_tokens > 0:
         prefix_k, prefix_v = k[:, :, :num_prefix_tokens], v[:, :, :num_prefix_tokens]
         own_q, own_k, own_v = q[:, :, num_prefix_tokens:], k[:, :, num_prefix_tokens:], v[:, :, num_prefix_tokens:]
-    out = torch.ops.castvision.attend(
+    out: Tensor = torch.ops.castvision.attend(
         own_q, own_k, own_v, surrogates, phi, index, prefix_k, prefix_v, q_route, k_route, token_mask, seed,
         scale, mixing, activation, laplace_norm, summaries, is_partition, dropout_p,
     )[0].flatten(2)  # fmt: skip

@@ -33,7 +33,7 @@ class Routing(NamedTuple):
         slots: For Top-K: flat slots sorted by token, (B, M * K) int64, padding slots last; else None.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]
     inverse: Optional[Tensor]  # noqa: UP045 - TorchScript reads it
     offsets: Optional[Tensor]  # noqa: UP045 - TorchScript reads it
     slots: Optional[Tensor]  # noqa: UP045 - TorchScript reads it
@@ -75,8 +75,8 @@ def coverage(routing: Routing, num_tokens: int) -> Tensor:
 
 @register_notrace_function
 def window_size(rows: int, cols: int, cluster_size: int) -> tuple[int, int]:
-    """Window (rows, cols) of about ``cluster_size`` tokens: height round(sqrt K), width K // height, inside the grid."""
-    height = min(rows, max(1, int(math.floor(math.sqrt(float(cluster_size)) + 0.5))))
+    """Window (rows, cols) of about ``cluster_size`` tokens: round(sqrt K) high, K // height wide, inside the grid."""
+    height = min(rows, max(1, int(math.sqrt(float(cluster_size)) + 0.5)))
     return height, max(1, min(cols, cluster_size // height))
 
 
