@@ -12,7 +12,7 @@ import torch
 from timm.layers import apply_rot_embed_cat, register_notrace_function
 from torch import Tensor, nn
 
-from castvision.ops import ASSIGNMENTS, Routing, make_routing, window_size
+from castvision.ops import ASSIGNMENTS, Routing, make_routing, resample_surrogates, window_size
 from castvision.ops.attention import ACTIVATIONS, MIXINGS, ROUTING_SCORES, attend, check_choice
 
 
@@ -53,7 +53,7 @@ class CastAttention(nn.Module):
         routing_score: "affinity" or "linear".
         learned_scale: A learned factor of the logits per head, 1 at the start.
         freeze_surrogates: Surrogates keep their random start (a control).
-        grid_size: Any (rows, cols), to say that ``forward`` will be given the grid; needed by "window" and local_branch.
+        grid_size: Any (rows, cols): says that ``forward`` will be given the grid, as "window" and local_branch need.
         seed: Of the "random" assignment; give each layer its own.
         device: Of the parameters.
         dtype: Of the parameters.
@@ -152,6 +152,14 @@ class CastAttention(nn.Module):
         if self.local_conv is not None:
             for parameter in self.local_conv.parameters():
                 nn.init.zeros_(parameter)
+
+    @torch.jit.ignore
+    def set_num_clusters(self, num_clusters: int) -> None:
+        """Resample the surrogate tokens to another number; what was frozen stays frozen."""
+        with torch.no_grad():
+            surrogates = resample_surrogates(self.surrogate_tokens, num_clusters)
+        self.surrogate_tokens = nn.Parameter(surrogates, requires_grad=self.surrogate_tokens.requires_grad)
+        self.num_clusters = num_clusters
 
     def forward(  # noqa: C901, PLR0913 - timm's arguments, then ours
         self,

@@ -15,7 +15,7 @@ from timm.models import VisionTransformer, checkpoint
 from torch import Tensor, nn
 
 from castvision._timm_compat import feature_take_indices
-from castvision.layers import CastBlock, ConvStem, RotaryPositions
+from castvision.layers import CastAttention, CastBlock, ConvStem, RotaryPositions
 from castvision.layers.block import ATTN_LAYERS
 from castvision.layers.cast_attention import default_num_clusters
 from castvision.models.checkpoint import checkpoint_filter_fn as checkpoint_filter_fn
@@ -128,6 +128,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
             ),
             device=device, dtype=dtype, **timm_arguments,
         )  # fmt: skip
+        self._has_default_clusters = num_clusters is None
         self.rope = RotaryPositions(embed_dim // num_heads, device=device) if use_rot_pos_emb else None
 
     @torch.jit.ignore
@@ -135,6 +136,20 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         """Parameters that weight decay must not touch."""
         own = {"blocks.*.attn.surrogate_tokens", "blocks.*.attn.log_scale"}
         return own.union(super().no_weight_decay())
+
+    def set_input_size(
+        self, img_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None
+    ) -> None:
+        """Make the model as if built for another native size: position embeddings and, unless their number was given,
+        surrogate tokens are resampled.
+        """
+        super().set_input_size(img_size=img_size, patch_size=patch_size)
+        if not self._has_default_clusters:
+            return
+        rows, cols = self.patch_embed.grid_size
+        for module in self.modules():
+            if isinstance(module, CastAttention):
+                module.set_num_clusters(default_num_clusters(rows * cols))
 
     def _tokens(self, x: Tensor) -> Tuple[Tensor, Optional[Tensor], List[int]]:  # noqa: UP006, UP045
         """Tokens (B, P + N, C) with positions, rotary codes (N, 2D) or None, and the grid (rows, cols)."""
@@ -149,16 +164,17 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         """Flatten the token map (B, rows, cols, C), add positions, put prefix tokens in front: (B, P + N, C)."""
-        batch, _, _, width = x.shape
+        batch = x.shape[0]
         prefix = []
         if self.cls_token is not None:
             prefix.append(self.cls_token.expand(batch, -1, -1))
         if self.reg_token is not None:
             prefix.append(self.reg_token.expand(batch, -1, -1))
-        tokens = x.reshape(batch, -1, width)
+        tokens = x.flatten(1, 2)
         skipped = 0 if self.no_embed_class else self.num_prefix_tokens
         if self.pos_embed is not None:
             pos_embed = _resample(self.pos_embed, x, self.patch_embed.grid_size, skipped)
+            pos_embed = pos_embed.expand(batch, -1, -1)  # export would tie the batch to "not 1" by broadcasting
             if skipped > 0:  # its first rows are the prefix tokens'
                 tokens = tokens + pos_embed[:, skipped:]
                 prefix = [torch.cat(prefix, 1) + pos_embed[:, :skipped]]

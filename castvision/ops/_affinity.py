@@ -10,7 +10,8 @@ Scores only choose indices: they are computed in fp32 (float64 stays float64), w
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ WORKSPACE = 1 << 24
 """Largest number of scores held at once, in elements (64 MiB of fp32)."""
 
 
-class Scorer(NamedTuple):
+@dataclass(frozen=True)
+class Scorer:
     """What the affinity of any subset of tokens is computed from, for one image.
 
     Attributes:
@@ -42,8 +44,8 @@ class Scorer(NamedTuple):
     activation: str
     score: str
 
-    def __call__(self, tokens: slice | Tensor) -> Tensor:
-        """Scores of some tokens, (tokens, M) fp32 or float64; masked tokens score MASKED everywhere."""
+    def __call__(self, tokens: Any) -> Tensor:
+        """Scores of some tokens (a slice or ids), (tokens, M) fp32 or float64; MASKED for masked tokens."""
         dtype = self.surrogates.dtype
         q, k, lean = self.q[tokens].to(dtype), self.k[tokens].to(dtype), self.lean[tokens]
         if self.score == "linear":
