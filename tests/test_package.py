@@ -76,7 +76,7 @@ def test_wheel_holds_the_package_and_its_configurations(wheel: Path):
         names = set(archive.namelist())
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "castvision").rglob("*.py")}
     expected |= {f"castvision/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
-    expected |= {"castvision/py.typed"}
+    expected |= {"castvision/py.typed", "castvision/configs/__init__.py"}
     packaged = {name for name in names if ".dist-info/" not in name}
     assert packaged == expected
     assert any(name.endswith("licenses/LICENSE") for name in names)

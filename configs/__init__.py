@@ -1,0 +1,1 @@
+"""The shipped configurations; in an installed package this folder is ``castvision.configs``."""
