@@ -17,8 +17,8 @@ HELP = """\
 usage: castvision VERB [ARGUMENTS]
 
   train             train, validate, test or predict by a configuration   castvision train --config quickstart
-  make-pathfinder   write a Pathfinder data set                           castvision make-pathfinder OUT --num-images 1000
-  demo              predictions and cluster maps of images, as pictures   castvision demo photo.jpg --model NAME --output OUT
+  make-pathfinder   write a Pathfinder data set                           castvision make-pathfinder OUT --img-size 32
+  demo              predictions and cluster maps, as pictures             castvision demo photo.jpg --model M --output DIR
   timm              one of timm's own scripts, with our models            castvision timm validate.py --model cast_vit_…
 
 castvision VERB --help tells more; castvision --version the version.
@@ -91,12 +91,16 @@ def _main_of(module: str) -> Callable[[list[str]], int]:
 def _timm(arguments: list[str]) -> int:
     """Run a script with our models registered; timm itself finds no plug-ins."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write("usage: castvision timm SCRIPT.py [ARGUMENTS]\n\nSCRIPT.py: a file of timm's repository, such as ")
+        sys.stdout.write(
+            "usage: castvision timm SCRIPT.py [ARGUMENTS]\n\nSCRIPT.py: a file of timm's repository, such as "
+        )
         sys.stdout.write("train.py, validate.py, benchmark.py, onnx_export.py; it runs with our models registered.\n")
         return 0 if arguments else 2
     script = Path(arguments[0])
     if not script.is_file():
-        sys.stderr.write(f"castvision timm: no such script: {str(script)!r}; give the path of a file of timm's repository\n")
+        sys.stderr.write(
+            f"castvision timm: no such script: {str(script)!r}; give the path of a file of timm's repository\n"
+        )
         return 2
     importlib.import_module("castvision.models")
     kept = sys.argv, list(sys.path)

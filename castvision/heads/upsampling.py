@@ -31,7 +31,7 @@ class UpsamplingHead(nn.Module):
         ValueError: Sizes no head can be built from.
     """
 
-    def __init__(  # noqa: PLR0913  # the first four are every head's
+    def __init__(  # the first four are every head's
         self,
         channels: Sequence[int],
         strides: Sequence[int],

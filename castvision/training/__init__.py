@@ -1,1 +1,1 @@
-"""Training with Lightning: tasks, data modules, callbacks and the command line. The only place that imports Lightning."""
+"""Training with Lightning: tasks, data modules, callbacks, the command line. Nothing else imports Lightning."""

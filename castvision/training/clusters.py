@@ -22,7 +22,8 @@ class ClusterStatistics(Callback):
     """After each round of held-out images: where a few of them went. Says nothing of models without CAST blocks.
 
     Logged for each block, as ``clusters/LAYER/…``: ``in_none``, ``in_one``, ``in_several`` (shares of tokens), ``dead``
-    (clusters without a token), and for segmentation ``foreground_in_none``: the share of tokens on some object that are in no cluster.
+    (clusters without a token), and for segmentation ``foreground_in_none``: of the tokens on some object, the share in
+    no cluster.
 
     Args:
         num_images: How many held-out images are looked at.
@@ -34,7 +35,7 @@ class ClusterStatistics(Callback):
         self.num_images = num_images
         self._batch: tuple[Tensor, Tensor] | None = None
 
-    def on_validation_batch_start(  # noqa: PLR0913  # Lightning's hook
+    def on_validation_batch_start(  # Lightning's hook
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep the first images."""

@@ -1,4 +1,4 @@
-"""Configurations by bare name: ``quickstart`` is ``configs/quickstart.yaml``, in a checkout and in an installed package."""
+"""Configurations by bare name: ``quickstart`` is ``configs/quickstart.yaml``, in a checkout or an installed package."""
 
 from __future__ import annotations
 

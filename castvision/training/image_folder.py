@@ -23,7 +23,7 @@ class ImageFolderDataModule(ImageDataModule):
         img_size: Height and width images are brought to.
         batch_size: Images a step and process.
         num_workers: Loader processes.
-        augmentation: For ``timm.data.create_transform`` while training, such as ``{auto_augment: rand-m9-mstd0.5-inc1}``.
+        augmentation: For ``timm.data.create_transform`` while training, such as ``{re_prob: 0.25}``.
         seed: Of the order of the images.
 
     Raises:
@@ -31,7 +31,7 @@ class ImageFolderDataModule(ImageDataModule):
         ValueError: Splits with different classes, an empty file, or a number out of range.
     """
 
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
+    def __init__(  # the signature is the configuration
         self,
         root: str,
         img_size: int = 224,
@@ -49,7 +49,9 @@ class ImageFolderDataModule(ImageDataModule):
         for split, folder in self._folders.items():
             if folder.classes != names:
                 differing = sorted(set(folder.classes) ^ set(names))
-                raise ValueError(f"expected the same classes in train and {split} of {root!r}, differing: {differing[:8]}")
+                raise ValueError(
+                    f"expected the same classes in train and {split} of {root!r}, differing: {differing[:8]}"
+                )
         super().__init__(list(names), 3, (img_size, img_size), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         self.batch_size = batch_size
         self.num_workers = num_workers

@@ -103,9 +103,9 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
 def initialize_from(model: nn.Module, path: str | Path) -> InitReport:
     """Load the weights of a file into a model, as far as they fit.
 
-    A segmenter's checkpoint fills a segmenter; a classifier's (timm's, for example) fills a segmenter's backbone, and the
-    other way round. Position embeddings and patch sizes are resampled by the model's own ``checkpoint_filter_fn``. A
-    classifier or a head for another number of classes starts anew.
+    A segmenter's checkpoint fills a segmenter; a classifier's (timm's, for example) fills a segmenter's backbone,
+    and the other way round. Position embeddings and patch sizes are resampled by the model's own
+    ``checkpoint_filter_fn``. A classifier or a head for another number of classes starts anew.
 
     Args:
         model: A timm model or a `Segmenter`; changed in place.
@@ -192,7 +192,9 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         hits = {name for name in names if fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")}
         if not hits:
             tops = sorted({name.split(".")[0] for name in names})
-            raise ValueError(f"the pattern {pattern!r} of freeze matches no parameter; names begin with {', '.join(tops)}")
+            raise ValueError(
+                f"the pattern {pattern!r} of freeze matches no parameter; names begin with {', '.join(tops)}"
+            )
         frozen |= hits
     if names and len(frozen) == len(names):
         raise ValueError(f"freeze leaves nothing to train, got {list(patterns)}; leave the head out")

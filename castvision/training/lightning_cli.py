@@ -18,8 +18,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 import castvision.training.image_folder
 import castvision.training.pathfinder  # noqa: F401  # so that configurations may name the classes bare
-from castvision.training.clusters import ClusterStatistics
 from castvision.training.cli import choose_folder
+from castvision.training.clusters import ClusterStatistics
 from castvision.training.data import ImageDataModule
 from castvision.training.progress import TrainingBar
 from castvision.training.report import Report
@@ -49,7 +49,7 @@ class TrainingCLI(LightningCLI):
     def __init__(self, line: CommandLine) -> None:
         self.line = line
         self.folder = Path()
-        quiet = {"exit_on_error": False}
+        quiet = {"exit_on_error": False, "allow_abbrev": False}  # an abbreviation is a typo
         super().__init__(
             Task,
             ImageDataModule,
@@ -140,7 +140,8 @@ class TrainingCLI(LightningCLI):
     def run_verb(self) -> None:
         """Run what was asked for; after training, write the report."""
         super()._run_subcommand(self.line.verb)
-        if self.line.verb == "fit" and not self.trainer.interrupted and not self.trainer.fast_dev_run:
+        is_trial = bool(self._get(self.config, "trainer")["fast_dev_run"])
+        if self.line.verb == "fit" and not self.trainer.interrupted and not is_trial:
             self._finish()
 
     def _finish(self) -> None:
@@ -153,6 +154,7 @@ class TrainingCLI(LightningCLI):
                 self.trainer.save_checkpoint(self.folder / BEST)
         if self.trainer.is_global_zero:
             report.write(self.trainer, self.model)
+
 
 def _checkpoints(folder: Path, monitor: str) -> ModelCheckpoint:
     """``best.ckpt`` by the monitored figure and ``last.ckpt``, after each round of held-out images."""
@@ -240,5 +242,3 @@ class PredictionFile(BasePredictionWriter):
         temporary = self.path.with_name(f".{self.path.name}.part")
         torch.save(classes, temporary)
         temporary.replace(self.path)
-
-

@@ -79,7 +79,7 @@ class BudgetSchedule(LRScheduler):
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-    """timm's groups: no decay on vectors and on what ``no_weight_decay()`` names; ``lr_scale`` from the layer's depth.
+    """As timm makes them: no decay on vectors and what ``no_weight_decay()`` names, ``lr_scale`` by depth.
 
     Args:
         model: A timm model or a `Segmenter`, whose head keeps the full rate.
@@ -98,7 +98,8 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
         backbone = getattr(model.backbone, "model", model.backbone)  # what timm's feature wrapper holds
         head = param_groups_weight_decay(model.head, weight_decay)
         return parameter_groups(backbone, weight_decay, layer_decay) + [{"lr_scale": 1.0, **group} for group in head]
-    skip = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    find: Any = getattr(model, "no_weight_decay", set)
+    skip: set[str] = find()
     if layer_decay == 1:
         groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=skip)
         return [{"lr_scale": 1.0, **group} for group in groups]

@@ -63,7 +63,7 @@ class TrainingBar(RichProgressBar):
             if not self.is_terminal:
                 logger.info("%s", self._line(trainer))
 
-    def on_train_batch_end(  # noqa: PLR0913  # Lightning's hook
+    def on_train_batch_end(  # Lightning's hook
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count; show only when it is time."""
@@ -91,7 +91,9 @@ class TrainingBar(RichProgressBar):
         figures = " · ".join(f"{name} {value}" for name, value in self._shown.items())
         return f"step {trainer.global_step:,} · {figures}"
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
         """What the bar shows."""
         return dict(self._shown)
 

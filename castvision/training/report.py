@@ -94,7 +94,7 @@ class Report(Callback):
             self._best = {**figures, "step": trainer.global_step}
             self._best_confusion = task.last_confusion
 
-    def on_train_batch_end(  # noqa: PLR0913  # Lightning's hook
+    def on_train_batch_end(  # Lightning's hook
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count images."""
@@ -108,7 +108,7 @@ class Report(Callback):
         """Write the test figures."""
         if trainer.is_global_zero and self.folder.is_dir():
             figures = _figures(trainer, "test/")
-            confusion = pl_module.last_confusion.tolist()  # type: ignore[operator, union-attr]
+            confusion = pl_module.last_confusion.tolist()  # type: ignore[operator]
             write_json(self.folder / f"test_{METRICS}", {"figures": figures, "confusion": confusion})
 
     def write(self, trainer: Trainer, task: Task) -> None:
@@ -179,7 +179,7 @@ def _predict(task: Task, images: Tensor) -> Tensor:
     was_training = task.training
     task.eval()
     with torch.inference_mode():
-        predicted = task(images.to(task.device)).argmax(dim=1).cpu()
+        predicted: Tensor = task(images.to(task.device)).argmax(dim=1).cpu()
     task.train(was_training)
     return predicted
 

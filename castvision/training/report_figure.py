@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-Curves = "Mapping[str, Sequence[tuple[int, float]]]"
 _COLUMNS = 6
 
 
@@ -35,7 +34,7 @@ class Examples:
     std: Sequence[float]
 
 
-def save_report(  # noqa: PLR0913  # one for each part of the picture
+def save_report(  # one for each part of the picture
     path: Path,
     title: str,
     curves: Mapping[str, Sequence[tuple[int, float]]],
@@ -96,7 +95,7 @@ def _draw_confusion(axes: Any, confusion: Tensor | None, class_names: Sequence[s
         axes.set_axis_off()
         return
     shares = 100 * confusion.double() / confusion.sum(dim=1, keepdim=True).clamp(min=1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(class_names) <= 12:
@@ -119,13 +118,13 @@ def _draw_examples(figure: Any, examples: Examples, class_names: Sequence[str], 
         target, predicted = examples.targets[place], examples.predicted[place]
         if not has_masks:
             is_right = bool(target == predicted)
-            text = f"{class_names[predicted]}" + ("" if is_right else f"\n(true: {class_names[target]})")
+            text = class_names[int(predicted)] + ("" if is_right else f"\n(true: {class_names[int(target)]})")
             axes[row, col].set_title(text, fontsize=8, color="green" if is_right else "firebrick")
             continue
         for below, (name, mask) in enumerate((("truth", target), ("prediction", predicted)), start=1):
             shown = torch.where(mask == 255, 0, mask)
             cell = axes[row + below, col]
-            cell.imshow(shown, cmap="viridis", vmin=0, vmax=len(class_names) - 1, interpolation="nearest")
+            cell.imshow(shown.numpy(), cmap="viridis", vmin=0, vmax=len(class_names) - 1, interpolation="nearest")
             cell.set_title(name, fontsize=7)
 
 
@@ -133,6 +132,6 @@ def _show_image(axes: Any, image: Tensor, examples: Examples) -> None:
     mean, std = torch.tensor(examples.mean), torch.tensor(examples.std)
     pixels = (image.float() * std[:, None, None] + mean[:, None, None]).clamp(0, 1)  # (C, height, width)
     if len(pixels) in (1, 2):
-        axes.imshow(pixels[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.imshow(pixels[0].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     else:
-        axes.imshow(pixels[:3].permute(1, 2, 0), interpolation="nearest")
+        axes.imshow(pixels[:3].permute(1, 2, 0).numpy(), interpolation="nearest")

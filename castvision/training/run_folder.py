@@ -42,7 +42,9 @@ def checkpoint_to_resume(folder: Path) -> Path:
     if (folder / METRICS).exists():
         raise FileExistsError(f"nothing to resume: the run in {str(folder)!r} is finished")
     if not (folder / LAST).is_file():
-        raise FileNotFoundError(f"nothing to resume: no {LAST} in {str(folder)!r}; check --run_dir, or leave --resume out")
+        raise FileNotFoundError(
+            f"nothing to resume: no {LAST} in {str(folder)!r}; check --run_dir, or leave --resume out"
+        )
     return folder / LAST
 
 

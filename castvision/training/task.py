@@ -1,4 +1,4 @@
-"""What every task shares: the loop's steps, figures from a confusion matrix, the optimiser, the checkpoint's description."""
+"""What every task shares: the loop's steps, figures from a confusion matrix, the optimiser, the checkpoint's facts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Task(LightningModule, ABC):
     kind: str
     monitor: str
 
-    def __init__(  # noqa: PLR0913  # the subclasses' constructors are the configuration
+    def __init__(  # the subclasses' constructors are the configuration
         self,
         model: nn.Module,
         num_classes: int,
@@ -111,8 +111,8 @@ class Task(LightningModule, ABC):
         """
         if len(data.class_names) != self.num_classes:
             raise ValueError(
-                f"expected model.num_classes: {len(data.class_names)} for the classes {', '.join(data.class_names[:8])}, "
-                f"got num_classes={self.num_classes}"
+                f"expected model.num_classes: {len(data.class_names)} for the classes "
+                f"{', '.join(data.class_names[:8])}, got num_classes={self.num_classes}"
             )
         in_chans = getattr(self.backbone, "in_chans", None)
         if in_chans not in (None, data.in_chans):
@@ -160,7 +160,8 @@ class Task(LightningModule, ABC):
     def _count(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         image, target = batch
         logits = self(image)
-        self.confusions[stage].update(logits.argmax(dim=1), target)
+        metric: Any = self.confusions[stage]
+        metric.update(logits.argmax(dim=1), target)
         loss = self.loss(logits, target)
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=image.shape[0], sync_dist=True)
 

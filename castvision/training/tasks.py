@@ -78,7 +78,7 @@ class ClassificationTask(Task):
         weight_decay: float = 0.05,
         layer_decay: float = 1.0,
         label_smoothing: float = 0.0,
-        mixing: Mixing = Mixing(),  # noqa: B008  # frozen
+        mixing: Mixing = Mixing(),  # frozen
         init_from: str | None = None,
         freeze: list[str] | None = None,
     ) -> None:

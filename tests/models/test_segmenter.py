@@ -19,7 +19,10 @@ TINY_VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 4, "img_s
         ("vit_tiny_patch16_224", TINY_VIT),
         ("cast_vit_atto_patch4_32", {}),
         ("resnet10t", {"in_chans": 1}),
-        ("cast_vit_tiny_patch8_pyramid_224", {"features_only": True, "embed_dim": 32, "depth": 4, "num_heads": 2, "in_chans": 1}),
+        (
+            "cast_vit_tiny_patch8_pyramid_224",
+            {"features_only": True, "embed_dim": 32, "depth": 4, "num_heads": 2, "in_chans": 1},
+        ),
         ("vit_tiny_patch16_224", {**TINY_VIT, "depth": 3, "features_only": True}),
     ],
 )
@@ -28,7 +31,9 @@ def test_any_backbone_with_any_head(head, model_name, model_kwargs):
     logits = model(torch.randn(2, 1, 32, 32))
     assert logits.shape == (2, 3, 32, 32)
     logits.square().sum().backward()
-    unused = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    unused = [
+        name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
     if not model_kwargs.get("features_only") and model_name != "resnet10t":
         assert unused == []
 
@@ -48,7 +53,12 @@ def test_layout_of_an_isotropic_and_a_hierarchical_backbone():
 
 def test_head_gets_what_was_asked_for():
     model = create_segmenter(
-        "vit_tiny_patch16_224", 2, head="LinearHead", model_kwargs=TINY_VIT, head_kwargs={"dropout": 0.3}, out_indices=[0, 1]
+        "vit_tiny_patch16_224",
+        2,
+        head="LinearHead",
+        model_kwargs=TINY_VIT,
+        head_kwargs={"dropout": 0.3},
+        out_indices=[0, 1],
     )
     assert model.head.dropout.p == 0.3
     assert model.head.classifier.in_channels == 64

@@ -38,7 +38,9 @@ class Noise(Dataset):
 
 
 class NoiseDataModule(ImageDataModule):
-    def __init__(self, task: str = "pixel", train_length: int = 320, batch_size: int = 16, num_workers: int = 0) -> None:
+    def __init__(
+        self, task: str = "pixel", train_length: int = 320, batch_size: int = 16, num_workers: int = 0
+    ) -> None:
         names = {"image": ["dark", "bright"], "pixel": ["background", "joining path"]}[task]
         super().__init__(names, 1, (16, 16), (0.5,), (0.5,))
         self.task, self.train_length = task, train_length

@@ -28,5 +28,9 @@ def test_topk_leaves_orphans():
 
 def test_labels_have_no_foreground_and_other_models_no_clusters():
     model = timm.create_model("cast_vit_atto_patch4_32", depth=1)
-    assert not any("foreground" in name for name in cluster_figures(model, torch.randn(1, 1, 32, 32), torch.tensor([1])))
-    assert cluster_figures(timm.create_model("resnet10t", in_chans=1), torch.randn(1, 1, 32, 32), torch.tensor([1])) == {}
+    assert not any(
+        "foreground" in name for name in cluster_figures(model, torch.randn(1, 1, 32, 32), torch.tensor([1]))
+    )
+    assert (
+        cluster_figures(timm.create_model("resnet10t", in_chans=1), torch.randn(1, 1, 32, 32), torch.tensor([1])) == {}
+    )

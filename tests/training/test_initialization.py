@@ -52,7 +52,9 @@ def test_a_classifier_fills_a_segmenters_backbone_and_the_other_way_round(tmp_pa
     report = initialize_from(segmenter, tmp_path / "classifier.pt")
     assert report.left == ("head.weight", "head.bias")
     torch.testing.assert_close(segmenter.backbone.blocks[1].mlp.fc1.weight, classifier.blocks[1].mlp.fc1.weight)
-    torch.save({"state_dict": {f"model.{key}": v for key, v in segmenter.state_dict().items()}}, tmp_path / "segmenter.ckpt")
+    torch.save(
+        {"state_dict": {f"model.{key}": v for key, v in segmenter.state_dict().items()}}, tmp_path / "segmenter.ckpt"
+    )
     fresh = _vit()
     initialize_from(fresh, tmp_path / "segmenter.ckpt")
     torch.testing.assert_close(fresh.blocks[1].mlp.fc1.weight, classifier.blocks[1].mlp.fc1.weight)

@@ -9,9 +9,7 @@ from castvision.training.metrics import classification_metrics, metric_key, segm
 def test_accuracy_by_hand():
     confusion = torch.tensor([[8, 2], [1, 1]])
     figures = classification_metrics(confusion, ["not connected", "connected"])
-    assert figures == pytest.approx(
-        {"acc1": 75.0, "mean_acc": 65.0, "acc_not_connected": 80.0, "acc_connected": 50.0}
-    )
+    assert figures == pytest.approx({"acc1": 75.0, "mean_acc": 65.0, "acc_not_connected": 80.0, "acc_connected": 50.0})
 
 
 def test_iou_by_hand():

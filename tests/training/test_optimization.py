@@ -99,7 +99,9 @@ def test_layer_decay_acts_and_survives_the_scheduler():
 def test_a_segmenters_head_keeps_the_full_rate():
     model = create_segmenter("vit_tiny_patch16_224", 2, model_kwargs=TINY_VIT | {"num_classes": 0})
     groups = parameter_groups(model, 0.1, layer_decay=0.5)
-    scales = {name: group["lr_scale"] for group, inside in zip(groups, _names(model, groups), strict=True) for name in inside}
+    scales = {
+        name: group["lr_scale"] for group, inside in zip(groups, _names(model, groups), strict=True) for name in inside
+    }
     assert scales["head.mix.weight"] == 1
     assert scales["backbone.patch_embed.proj.weight"] < scales["backbone.blocks.0.mlp.fc1.weight"] < 1
     assert set(scales) == {name for name, _ in model.named_parameters()}

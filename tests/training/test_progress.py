@@ -11,7 +11,10 @@ from castvision.training.progress import TrainingBar, seconds_left
 
 def _trainer(total, step=20, accumulate=1, callbacks=()):
     return SimpleNamespace(
-        estimated_stepping_batches=total, global_step=step, accumulate_grad_batches=accumulate, callbacks=list(callbacks)
+        estimated_stepping_batches=total,
+        global_step=step,
+        accumulate_grad_batches=accumulate,
+        callbacks=list(callbacks),
     )
 
 

@@ -77,7 +77,10 @@ def test_odd_batches_are_not_mixed():
         (lambda: ClassificationTask("cast_vit_ato_patch4_32", 2), "did you mean cast_vit_atto_patch4_32"),
         (lambda: ClassificationTask("vit_tiny_patch16_224", 1), "num_classes=1"),
         (lambda: ClassificationTask("vit_tiny_patch16_224", 2, {"num_classes": 3}), "the task sets it"),
-        (lambda: ClassificationTask("vit_tiny_patch16_224", 2, {"embed_dims": 3}), "unexpected keyword argument 'embed_dims'"),
+        (
+            lambda: ClassificationTask("vit_tiny_patch16_224", 2, {"embed_dims": 3}),
+            "unexpected keyword argument 'embed_dims'",
+        ),
         (lambda: ClassificationTask("cast_vit_atto_patch4_32", 2, {"num_clusters": 0}), "num_clusters"),
         (lambda: _segmentation(head="Linear"), "LinearHead"),
         (lambda: _segmentation(head_kwargs={"depth": 3}), "depth"),

@@ -1,0 +1,73 @@
+"""Every shipped configuration runs two steps; each is named and written as the house wants it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from castvision.training import cli
+from castvision.training.config_files import config_folder, config_names, find_config
+
+SMALL = {
+    "PathfinderDataModule": ["--data.train_length", "64", "--data.val_length", "8", "--data.img_size", "32"],
+    "ImageFolderDataModule": ["--data.img_size", "32"],
+}
+
+
+def _folder(root: Path) -> Path:
+    for split in ("train", "val"):
+        for place, name in enumerate(("cat", "dog")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (40, 32), (90 * place, 20 * number, 60)).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_two_steps(name, tmp_path):
+    content = yaml.safe_load(find_config(name).read_text())
+    flags = list(SMALL[content["data"]["class_path"]])
+    if content["data"]["class_path"] == "ImageFolderDataModule":
+        flags += ["--data.root", str(_folder(tmp_path / "images"))]
+    if "atto" not in content["model"]["init_args"]["model_name"]:
+        flags += ["--model.model_kwargs.embed_dim", "32", "--model.model_kwargs.num_heads", "2"]
+    flags += ["--data.batch_size", "4", "--data.num_workers", "0", "--model.model_kwargs.depth", "1"]
+    flags += ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--trainer.limit_val_batches", "1"]
+    assert cli.main(["--config", name, "--run_dir", str(tmp_path / "run"), *flags]) == 0
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["training"]["steps"] == 2
+    assert torch.load(tmp_path / "run/best.ckpt", weights_only=True)["castvision"]["model_name"]
+    has_clusters = content["model"]["init_args"]["model_name"].startswith("cast_") and "no_attention" not in name
+    assert bool(metrics["clusters"]) == has_clusters
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_a_configuration_is_short_and_says_how_to_run_it(name):
+    lines = (config_folder() / f"{name}.yaml").read_text().splitlines()
+    assert 8 <= len(lines) <= 40
+    header = "\n".join(line for line in lines if line.startswith("#"))
+    assert f"castvision train --config {name}" in header
+
+
+def test_the_control_differs_from_the_quick_start_by_its_attention_only():
+    model, control = (
+        yaml.safe_load(find_config(name).read_text()) for name in ("quickstart", "quickstart_no_attention")
+    )
+    assert control["model"]["init_args"].pop("model_kwargs") == {"attn_layer": "none"}
+    assert model == control
+
+
+def test_names_are_found_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("quickstart").is_file()
+    assert find_config("quickstart.yaml") == find_config("quickstart")
+    Path("quickstart").write_text("here")
+    assert find_config("quickstart").read_text() == "here"
+    with pytest.raises(FileNotFoundError, match="did you mean pathx128"):
+        find_config("pathx-128")
