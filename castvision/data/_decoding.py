@@ -1,0 +1,220 @@
+"""Bytes of one image file to pixels, without losing bits.
+
+Pillow reads everything with 8 bits a channel and 16-bit grey. It silently cuts 16-bit colour PNGs to 8 bits, so those go through
+OpenCV after Pillow has found them sound. TIFFs with more than 8 bits or with unusual channels go through tifffile.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    import tifffile
+
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
+MAX_PIXELS = 1 << 29
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ORIENTATION_TAG = 274
+_CHANNEL_AXES = "SCIQ"
+_limit_lock = threading.Lock()
+
+Pixels = np.ndarray[Any, np.dtype[Any]]
+Alpha = Literal["none", "straight", "premultiplied"]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pixels of an image file as stored.
+
+    Attributes:
+        pixels: (height, width, channels), the file's dtype; the last channel is opacity unless ``alpha`` is "none".
+        alpha: How the opacity channel, if any, acts on the colours.
+        orientation: EXIF/TIFF orientation 1..8 still to be applied.
+    """
+
+    pixels: Pixels
+    alpha: Alpha = "none"
+    orientation: int = 1
+
+
+def decode(data: bytes, page: int | None = None) -> Decoded:
+    """Decode the bytes of an image file.
+
+    Args:
+        data: The whole file.
+        page: Page of a multi-page TIFF; None for files with one image.
+
+    Raises:
+        ValueError: Unknown, damaged or ambiguous content, without the file's name (other errors of the decoders pass through).
+    """
+    if data[:4] in _TIFF:
+        return _decode_tiff(data, page)
+    if page not in (None, 0):
+        raise ValueError(f"only TIFF files have pages, got {page=}; leave page out")
+    if data.startswith(_PNG) and b"IEND" not in data:
+        raise ValueError("the PNG is truncated (no end marker); copy or export it again")
+    if data.startswith(_JPEG) and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise ValueError("the JPEG is truncated (no end marker); copy or export it again")
+    decoded = _decode_pillow(data)
+    if data.startswith(_PNG) and data[24] == 16 and data[25] in (2, 4, 6):
+        return replace(_decode_png16(data), orientation=decoded.orientation)
+    return decoded
+
+
+def _decode_pillow(data: bytes) -> Decoded:
+    with _open_pillow(data) as image:
+        image.load()
+        orientation = _exif_orientation(image)
+        if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+            pixels = np.array(image)
+            return Decoded(pixels.astype(pixels.dtype.newbyteorder("="))[..., None], "none", orientation)
+        has_alpha = image.has_transparency_data
+        is_grey = image.mode in ("1", "L", "LA", "La")
+        mode = ("LA" if has_alpha else "L") if is_grey else ("RGBA" if has_alpha else "RGB")
+        pixels = np.array(image if image.mode == mode else image.convert(mode))
+    pixels = pixels if pixels.ndim == 3 else pixels[..., None]  # (height, width, channels)
+    return Decoded(pixels, "straight" if has_alpha else "none", orientation)
+
+
+def _open_pillow(data: bytes) -> Image.Image:
+    # NOTE: Pillow's limit (179 million pixels) refuses the photographs of today's 200-megapixel phones; it is a module global,
+    # so it is set aside under a lock and our own limit, checked before any pixel is decoded, takes its place.
+    with _limit_lock:
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except Image.UnidentifiedImageError:
+            names = ", ".join(FORMATS)
+            raise ValueError(
+                f"expected one of {names}, got bytes that start with {data[:12]!r}; convert or replace it"
+            ) from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    width, height = image.size
+    check_size(height, width)
+    return image
+
+
+def check_size(height: int, width: int) -> None:
+    """Refuse images too large to be held in memory as a whole.
+
+    Raises:
+        ValueError: More than ``MAX_PIXELS`` pixels.
+    """
+    if height * width > MAX_PIXELS:
+        raise ValueError(
+            f"expected at most {MAX_PIXELS:,} pixels, got {height} x {width} = {height * width:,}; cut it into tiles"
+        )
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # damaged EXIF blocks are common and no reason to refuse good pixels
+        try:
+            value = image.getexif().get(_ORIENTATION_TAG, 1)
+        except (OSError, SyntaxError, ValueError, KeyError, TypeError):
+            return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _decode_png16(data: bytes) -> Decoded:
+    """16-bit colour or grey with alpha; the data has already been found sound."""
+    import cv2
+
+    pixels: Pixels | None = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
+        raise ValueError("the 16-bit PNG cannot be decoded; save it as TIFF")
+    is_grey = data[25] == 4
+    order = [0, 3] if is_grey else [2, 1, 0, 3][: pixels.shape[2]]  # OpenCV's order is blue, green, red, alpha
+    return Decoded(np.ascontiguousarray(pixels[..., order]), "straight" if pixels.shape[2] == 4 else "none")
+
+
+def _decode_tiff(data: bytes, page: int | None) -> Decoded:
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        count = len(tiff.pages)
+        if count == 0 or not tiff.series:
+            raise ValueError("the TIFF holds no image (truncated?); copy or export it again")
+        if page is not None and not 0 <= page < count:
+            raise ValueError(f"expected page in 0..{count - 1}, got {page=}")
+        first = tiff.series[0].keyframe if page is None else tiff.pages[page].aspage()
+        source = tiff.series[0] if page is None else first
+        check_size(first.imagelength, first.imagewidth)
+        if count == 1 and _is_ordinary(first):
+            return _decode_pillow(data)
+        return _finish_tiff(_read_channels_last(source, count), first)
+
+
+def _is_ordinary(page: tifffile.TiffPage) -> bool:
+    """Whether Pillow reads the page without loss: 8 bits or fewer, grey/palette/RGB/CMYK/YCbCr, at most one alpha channel."""
+    if page.bitspersample > 8 or page.sampleformat not in (None, 1):
+        return _needs_codec(page) and page.samplesperpixel == 1 and page.bitspersample == 16
+    expected = {2: 3, 5: 4, 6: 3}.get(int(page.photometric), 1)
+    extra = tuple(int(kind) for kind in page.extrasamples)
+    return page.samplesperpixel == expected + len(extra) and extra in ((), (1,), (2,))
+
+
+def _needs_codec(page: tifffile.TiffPage) -> bool:
+    """Whether tifffile lacks the page's compression (LZW, JPEG, ... come with imagecodecs)."""
+    from tifffile import TIFF
+
+    try:
+        TIFF.DECOMPRESSORS[page.compression]
+    except KeyError:
+        return True
+    return False
+
+
+def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pages: int) -> Pixels:
+    axes, shape = source.axes, source.shape
+    extra = [axis for axis, length in zip(axes, shape, strict=True) if axis not in "YX" and length > 1]
+    if len(extra) > 1 or any(axis not in _CHANNEL_AXES for axis in extra) or not {"Y", "X"} <= set(axes):
+        raise ValueError(
+            f"expected one image, got a stack with {axes=}, {shape=}; name one page (page=0..{pages - 1}) or save one plane"
+        )
+    try:
+        pixels: Pixels = source.asarray()
+    except ValueError as error:
+        if "imagecodecs" in str(error):
+            raise ValueError(f"{error}; install it: pip install 'castvision[large-images]'") from None
+        raise
+    order = [axes.index("Y"), axes.index("X"), *(axes.index(axis) for axis in extra)]
+    rest = [index for index in range(len(axes)) if index not in order]
+    pixels = pixels.transpose(*order, *rest)
+    height, width = pixels.shape[:2]
+    return pixels.reshape(height, width, -1)  # (height, width, channels)
+
+
+def _finish_tiff(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
+    photometric = int(page.photometric)
+    extra = tuple(int(kind) for kind in page.extrasamples)
+    if pixels.dtype.kind not in "buif":
+        raise ValueError(f"expected real numbers, got {pixels.dtype=}; save magnitude or parts as separate channels")
+    if pixels.dtype.kind == "u" and photometric == 0:
+        pixels = np.iinfo(pixels.dtype).max - pixels
+    if pixels.dtype.kind == "u" and photometric == 5 and pixels.shape[-1] == 4:
+        pixels = _cmyk_to_rgb(pixels)
+    alpha: Alpha = "none"
+    if extra in ((1,), (2,)) and pixels.shape[-1] in (2, 4):
+        alpha = "premultiplied" if extra == (1,) else "straight"
+    tag = page.tags.get(_ORIENTATION_TAG)
+    orientation = int(tag.value) if tag is not None and int(tag.value) in range(1, 9) else 1
+    return Decoded(np.ascontiguousarray(pixels), alpha, orientation)
+
+
+def _cmyk_to_rgb(pixels: Pixels) -> Pixels:
+    """Plain (not colour-managed) conversion in the file's own depth."""
+    top = float(np.iinfo(pixels.dtype).max)
+    light = top - pixels.astype(np.float64)
+    return np.rint(light[..., :3] * light[..., 3:] / top).astype(pixels.dtype)

@@ -1,0 +1,41 @@
+"""Compilation of the generator's inner loops: numba, released from the interpreter lock, kept on disk where possible."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, cast
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def kernel(function: Function) -> Function:
+    """Compile a function that only other compiled functions call."""
+    return cast(Function, numba.njit(nogil=True, forceinline=True)(function))
+
+
+def entry_kernel(function: Function) -> Function:
+    """Compile a function that Python calls, and keep the result for the next process.
+
+    numba looks for a writable place (``NUMBA_CACHE_DIR``, ``__pycache__``, the user's cache folder). Where there is
+    none, as in a read-only installation without a home, the function is compiled anew in every process.
+    """
+    try:
+        return cast(Function, numba.njit(nogil=True, cache=True)(function))
+    except RuntimeError:  # numba's "cannot cache function: no locator available"
+        return kernel(function)
+
+
+def sources_digest() -> int:
+    """A number that changes whenever a source file of this package does.
+
+    NOTE: numba's cache looks only at the file of the function that it stores, not at the functions which were inlined
+    into it. An entry kernel that closes over this number is therefore compiled anew after any edit.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return int.from_bytes(digest.digest()[:4], "little")

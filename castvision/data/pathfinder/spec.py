@@ -1,0 +1,191 @@
+"""What a Pathfinder image is made of: sizes, lengths and contrasts, with LRA's own values.
+
+Long Range Arena (Tay et al. 2021, https://arxiv.org/abs/2011.04006) drew its sets with the public generator of Linsley
+et al. (https://github.com/drewlinsley/pathfinder, MIT). :meth:`PathfinderSpec.lra` gives the parameters that its data
+set's documentation states, for every resolution that LRA has, and the same geometry scaled for every other one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+Mode = Literal["lra", "clean"]
+"""``"lra"`` keeps the border fault of the public generator's dilation, as LRA's own images have it; ``"clean"`` doesn't."""
+
+SUPERSAMPLING = 2
+"""Paddles and dots are drawn this many times larger, then reduced."""
+
+
+class _Geometry(NamedTuple):
+    """The part of the parameters that depends on the image's size."""
+
+    paddle_length: int
+    paddle_thickness: float
+    paddle_margins: tuple[int, ...]
+    padding: int
+    seed_distance: int
+    marker_radius: float
+    continuity: float
+    distractor_paddles: int
+    path_contrast: float
+    distractor_contrast: float
+
+
+# From the docstrings of long-range-arena's lra_benchmarks/data/pathfinder.py.
+_LRA = {
+    32: _Geometry(2, 0.5, (1,), 1, 7, 1.5, 1.0, 20, 1.5, 2.0),
+    64: _Geometry(5, 1.0, (1,), 1, 12, 2.5, 1.8, 22, 0.8, 0.8),
+    128: _Geometry(5, 1.5, (2, 3), 1, 20, 3.0, 1.8, 35, 0.9, 0.9),
+    256: _Geometry(5, 2.0, (3,), 22, 27, 5.0, 1.8, 30, 1.0, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class PathfinderSpec:
+    """All parameters of a family of Pathfinder images; lengths in pixels.
+
+    Two long paths of ``contour_length`` short bars ("paddles") and some short distractor paths lie on black. Two dots
+    mark ends: of one path (label 1, connected) or of both (label 0).
+
+    Attributes:
+        img_size: Height and width, at least 24.
+        contour_length: Paddles in each long path (LRA: 6 easy, 9 intermediate, 14 hard), at least 2.
+        distractor_length: Paddles in a distractor.
+        num_distractors: Distractors tried; those that find no room are left out.
+        paddle_length: Length of a paddle.
+        paddle_thickness: Its thickness, a multiple of 0.5.
+        paddle_margins: Gaps around a paddle; one is drawn for each image.
+        padding: Width of the border that stays empty.
+        seed_distance: Distance between the starts of the two paths; path one starts 2x this away from the border.
+        marker_radius: Radius of the two dots, a multiple of 0.5.
+        continuity: A path turns by less than 90 / continuity degrees at each paddle; at least 1 is usual.
+        path_contrast: Brightness of the long paths, before each image is stretched to 0..255.
+        distractor_contrast: Brightness of the distractors; the dots have 1.
+        mode: ``"lra"`` (with the public generator's border fault) or ``"clean"`` (more distractors, a harder task).
+
+    Raises:
+        ValueError: If a value is out of range or the parts cannot fit into the image.
+    """
+
+    img_size: int = 32
+    contour_length: int = 14
+    distractor_length: int = 4
+    num_distractors: int = 5
+    paddle_length: int = 2
+    paddle_thickness: float = 0.5
+    paddle_margins: tuple[int, ...] = (1,)
+    padding: int = 1
+    seed_distance: int = 7
+    marker_radius: float = 1.5
+    continuity: float = 1.0
+    path_contrast: float = 1.5
+    distractor_contrast: float = 2.0
+    mode: Mode = "lra"
+
+    def __post_init__(self) -> None:
+        """Check every field at the door."""
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode must be 'lra' or 'clean', got mode={self.mode!r}")
+        minimum = {
+            "img_size": 24,
+            "contour_length": 2,
+            "distractor_length": 1,
+            "num_distractors": 0,
+            "paddle_length": 1,
+            "padding": 1,
+            "seed_distance": 1,
+        }
+        for name, least in minimum.items():
+            _check_whole(name, getattr(self, name), least)
+        if not self.paddle_margins:
+            raise ValueError("paddle_margins must hold at least one margin, got paddle_margins=()")
+        for margin in self.paddle_margins:
+            _check_whole("paddle_margins", margin, 1)
+        for name in ("paddle_thickness", "marker_radius"):
+            _check_half_steps(name, getattr(self, name))
+        for name in ("continuity", "path_contrast", "distractor_contrast"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be a positive number, got {name}={value!r}")
+        self._check_room()
+
+    def _check_room(self) -> None:
+        """Path one's first paddle, with its margin, must fit into the central square where paths start."""
+        inner = self.img_size - 4 * self.seed_distance
+        if inner < self.paddle_length:
+            raise ValueError(
+                f"the first path starts at least 2 * seed_distance pixels from the border, which leaves a square of "
+                f"{inner} pixels for a paddle of {self.paddle_length}; lower seed_distance={self.seed_distance} or "
+                f"raise img_size={self.img_size}"
+            )
+        if 2 * (self.padding + max(self.paddle_margins) + self.paddle_length) >= self.img_size:
+            raise ValueError(f"padding={self.padding} leaves no room for paddles in img_size={self.img_size}")
+
+    @classmethod
+    def lra(cls, img_size: int, contour_length: int = 14, mode: Mode = "lra") -> PathfinderSpec:
+        """LRA's parameters for a resolution; for sizes that LRA lacks, the same geometry scaled.
+
+        32, 64, 128 and 256 are LRA's own columns. Any other size takes the largest of them that is not above it (32
+        below 32) and multiplies paddle length, thickness, margins, padding, seed distance and dot radius by the ratio
+        of the sizes, rounded (thickness and radius to half pixels). A distractor has a third of a path's paddles;
+        how many there are follows from LRA's budget of distractor paddles at that resolution.
+
+        Args:
+            img_size: Height and width, at least 24.
+            contour_length: Paddles in each long path.
+            mode: See :class:`PathfinderSpec`.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        _check_whole("img_size", img_size, 24)
+        _check_whole("contour_length", contour_length, 2)
+        reference = max((size for size in _LRA if size <= img_size), default=32)
+        geometry = _LRA[reference]
+        distractor_length = max(1, contour_length // 3)
+        return cls(
+            img_size=img_size,
+            contour_length=contour_length,
+            distractor_length=distractor_length,
+            num_distractors=geometry.distractor_paddles // distractor_length,
+            mode=mode,
+            **_scaled(geometry, img_size / reference),
+        )
+
+
+def _scaled(geometry: _Geometry, ratio: float) -> dict[str, Any]:
+    """Constructor arguments for a geometry that is ``ratio`` times as large."""
+
+    def whole(value: float) -> int:
+        return max(1, math.floor(value * ratio + 0.5))
+
+    def halves(value: float) -> float:
+        return max(1, math.floor(value * ratio * 2 + 0.5)) / 2
+
+    return {
+        "paddle_length": max(2, whole(geometry.paddle_length)),
+        "paddle_thickness": halves(geometry.paddle_thickness),
+        "paddle_margins": tuple(dict.fromkeys(whole(margin) for margin in geometry.paddle_margins)),
+        "padding": whole(geometry.padding),
+        "seed_distance": math.floor(geometry.seed_distance * ratio) if ratio < 1 else whole(geometry.seed_distance),
+        "marker_radius": halves(geometry.marker_radius),
+        "continuity": geometry.continuity,
+        "path_contrast": geometry.path_contrast,
+        "distractor_contrast": geometry.distractor_contrast,
+    }
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    """A whole number, at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, got {name}={value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {name}={value}")
+
+
+def _check_half_steps(name: str, value: float) -> None:
+    """A positive multiple of half a pixel, which supersampling by two can draw."""
+    if not (math.isfinite(value) and value > 0 and float(value * SUPERSAMPLING).is_integer()):
+        raise ValueError(f"{name} must be a positive multiple of 0.5, got {name}={value!r}")

@@ -1,0 +1,106 @@
+"""Pictures of a paddle in every direction, drawn once: its ink, and the halo that keeps others away.
+
+A direction ``t`` points to ``(sin t, cos t)`` in (y, x), y down. A stamp shows a bar that starts at the stamp's centre.
+There are 360 + K of them: whole degrees for the first paddle of a chain, and for each of the K pixels on the circle on
+which a chain continues, the direction back to the circle's centre.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from castvision.data.pathfinder.spec import SUPERSAMPLING
+
+NUM_DEGREES = 360
+"""Stamps 0..359 belong to first paddles, at ``index - 180`` degrees; the rest to continuations."""
+
+Bytes = NDArray[np.uint8]
+Ints = NDArray[np.int32]
+
+
+def seed_angles() -> list[float]:
+    """The 360 directions of first paddles, in radians."""
+    return [math.radians(degree - NUM_DEGREES // 2) for degree in range(NUM_DEGREES)]
+
+
+def polar_step(angle: float, distance: float, origin: int) -> tuple[int, int]:
+    """A move by ``distance`` towards ``angle``, rounded up in both components as the public generator does.
+
+    NOTE: the rounding is that of ``origin + distance * sin(angle)`` in double precision. Where the result is whole on
+    paper, the last bit decides (cos of -120 degrees comes out a little above -1/2), in LRA's images too.
+    """
+    y, x = origin + distance * math.sin(angle), origin + distance * math.cos(angle)
+    return math.ceil(y) - origin, math.ceil(x) - origin
+
+
+def circle_offsets(radius: int) -> Ints:
+    """Distinct pixels (dy, dx) on a circle that is sampled once a pixel of its length, in row-major order: (K, 2)."""
+    count = math.ceil(2 * math.pi * radius)
+    found = {
+        (math.floor(radius * math.sin(i / radius)), math.floor(radius * math.cos(i / radius))) for i in range(count)
+    }
+    return np.array(sorted(found), np.int32)
+
+
+def disc(radius: int) -> NDArray[np.bool_]:
+    """A filled disc: (2 radius + 1, 2 radius + 1)."""
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    return np.asarray(x**2 + y**2 <= radius**2)
+
+
+def reduce_lanczos(image: Bytes, size: int) -> Bytes:
+    """A square picture at another size, by Pillow's integer Lanczos filter."""
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def draw_stamps(angles: list[float], length: int, thickness: float, margin: int) -> tuple[Bytes, Bytes]:
+    """Ink and halo of a bar in each direction.
+
+    Args:
+        angles: D directions in radians.
+        length: Length of the bar in pixels.
+        thickness: Its thickness, a multiple of half a pixel.
+        margin: Width of the halo around it.
+
+    Returns:
+        Two arrays (D, 2R + 1, 2R + 1) in 0..255, R = length + ceil(thickness) + margin; the bar starts at [R, R].
+    """
+    radius = length + math.ceil(thickness) + margin
+    large, small = 2 * SUPERSAMPLING * radius + 1, 2 * radius + 1
+    centre = SUPERSAMPLING * radius
+    brush = disc(SUPERSAMPLING * margin)
+    ink = np.zeros((len(angles), small, small), np.uint8)
+    halo = np.zeros_like(ink)
+    for i, angle in enumerate(angles):
+        dy, dx = polar_step(angle, SUPERSAMPLING * length, centre)
+        canvas = Image.new("L", (large, large))
+        line = [(centre, centre), (centre + dx, centre + dy)]
+        ImageDraw.Draw(canvas).line(line, fill=255, width=round(SUPERSAMPLING * thickness))
+        bar = np.asarray(canvas)
+        ink[i] = reduce_lanczos(bar, small)
+        halo[i] = reduce_lanczos(dilate(bar, brush), small)
+    return ink, halo
+
+
+def draw_dot(radius: float) -> Bytes:
+    """The disc that marks an end, reduced from twice its size: (2Q + 1, 2Q + 1) in 0..255, its middle at [Q, Q]."""
+    half = math.ceil(radius) + 4
+    y, x = np.ogrid[: SUPERSAMPLING * (2 * half + 1), : SUPERSAMPLING * (2 * half + 1)]
+    inside = (y - SUPERSAMPLING * half) ** 2 + (x - SUPERSAMPLING * half) ** 2 <= (SUPERSAMPLING * radius) ** 2
+    return reduce_lanczos(inside.astype(np.uint8) * 255, 2 * half + 1)
+
+
+def dilate(image: Bytes, brush: NDArray[np.bool_]) -> Bytes:
+    """Highest value under a brush around each pixel; outside the picture is black. image (…, height, width)."""
+    reach = brush.shape[0] // 2
+    height, width = image.shape[-2:]
+    edges = [(0, 0)] * (image.ndim - 2) + [(reach, reach), (reach, reach)]
+    padded = np.pad(image, edges)
+    highest = np.zeros_like(image)
+    for dy, dx in np.argwhere(brush):
+        np.maximum(highest, padded[..., dy : dy + height, dx : dx + width], out=highest)
+    return highest

@@ -1,0 +1,158 @@
+"""Model sources to modules: registered names, folders in timm's layout, checkpoints of training runs."""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import timm
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+Task = Literal["classification", "segmentation"]
+LOCAL = "local-dir:"
+
+
+@dataclass(frozen=True)
+class LoadedParts:
+    """A model and the facts needed to feed it.
+
+    Attributes:
+        model: (B, C, height, width) to logits, (B, num_classes) or (B, num_classes, height, width).
+        backbone: The part with clusters; the model itself for a classifier.
+        name: For people.
+        task: None for an untrained model.
+        class_names: One for each class; empty for an untrained model.
+        mean: Per channel, in units of 0..1.
+        std: Per channel.
+        input_size: (height, width) it was made or trained for.
+        patch_size: (height, width) of a patch.
+        fixed_size: (height, width) if the model takes no other.
+    """
+
+    model: nn.Module = field(repr=False)
+    backbone: nn.Module = field(repr=False)
+    name: str
+    task: Task | None
+    class_names: tuple[str, ...]
+    in_chans: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    input_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    fixed_size: tuple[int, int] | None
+
+    @property
+    def has_clusters(self) -> bool:
+        """Whether any block routes tokens into clusters."""
+        from castvision.layers import CastAttention
+
+        return any(isinstance(module, CastAttention) for module in self.backbone.modules())
+
+
+def load_parts(source: str, *, seed: int = 0) -> LoadedParts:
+    """See `castvision.inference.predictor.load_model`."""
+    if source.startswith(LOCAL):
+        return _from_folder(Path(source.removeprefix(LOCAL)))
+    path = Path(source)
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file():
+        return _from_checkpoint(path)
+    if path.suffix in {".ckpt", ".pt", ".pth", ".safetensors"} or len(path.parts) > 1:
+        raise FileNotFoundError(f"no such checkpoint or folder: {source!r}; check the path")
+    return _from_name(source, seed)
+
+
+def _from_name(name: str, seed: int) -> LoadedParts:
+    if not timm.is_model(name):
+        raise ValueError(f"unknown model {name!r}{_near_miss(name)}; name a registered model, a checkpoint or a folder")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = timm.create_model(name, pretrained=False)
+    return _describe(model, model, name, None, ())
+
+
+def _near_miss(name: str) -> str:
+    near = difflib.get_close_matches(name, [*timm.list_models("cast_*"), *timm.list_models()], n=2, cutoff=0.75)
+    return f", did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+
+
+def _from_folder(folder: Path) -> LoadedParts:
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise FileNotFoundError(f"expected config.json and model.safetensors in {str(folder)!r}, found no config.json")
+    try:
+        model = timm.create_model(f"{LOCAL}{folder}", pretrained=True)
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"cannot load a model from {str(folder)!r}: {one_line(error)}") from error
+    names = model.pretrained_cfg.get("label_names") or ()
+    return _describe(model, model, folder.resolve().name, "classification", tuple(str(name) for name in names))
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """An error's text on one line, cut to ``limit`` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def class_names_or_default(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:
+    """The given names if there is one for each class, ImageNet's for 1,000 classes, else "class 0", "class 1", ..."""
+    if len(names) == num_classes:
+        return names
+    if num_classes == 1000:
+        from timm.data import ImageNetInfo
+
+        info = ImageNetInfo("imagenet-1k")
+        return tuple(str(info.index_to_description(place)).split(",")[0] for place in range(num_classes))
+    return tuple(f"class {place}" for place in range(num_classes))
+
+
+def _describe(
+    model: nn.Module, backbone: nn.Module, name: str, task: Task | None, class_names: tuple[str, ...]
+) -> LoadedParts:
+    config: Mapping[str, Any] = timm.data.resolve_model_data_config(backbone)
+    channels, height, width = config["input_size"]
+    in_chans = int(getattr(backbone, "in_chans", channels))
+    mean, std = (_channel_values(config[key], in_chans) for key in ("mean", "std"))
+    embed = getattr(backbone, "patch_embed", None)
+    patch = getattr(embed, "patch_size", None) or max(info["reduction"] for info in backbone.feature_info)
+    fixed = getattr(embed, "img_size", None) if getattr(embed, "strict_img_size", False) else None
+    num_classes = int(getattr(model, "num_classes", len(class_names)))
+    return LoadedParts(
+        model=model,
+        backbone=backbone,
+        name=name,
+        task=task,
+        class_names=() if task is None else class_names_or_default(class_names, num_classes),
+        in_chans=in_chans,
+        mean=mean,
+        std=std,
+        input_size=getattr(embed, "img_size", None) or (int(height), int(width)),
+        patch_size=_pair(patch),
+        fixed_size=fixed,
+    )
+
+
+def _channel_values(values: Any, in_chans: int) -> tuple[float, ...]:  # noqa: ANN401  # timm's configurations are untyped
+    numbers = tuple(float(value) for value in values)
+    return numbers if len(numbers) == in_chans else (sum(numbers) / len(numbers),)
+
+
+def _pair(value: Any) -> tuple[int, int]:  # noqa: ANN401
+    return (int(value[0]), int(value[1])) if isinstance(value, (tuple, list)) else (int(value), int(value))
+
+
+def _from_checkpoint(path: Path) -> LoadedParts:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"cannot read checkpoint {str(path)!r}: {one_line(error)}") from error
+    raise ValueError(f"not a checkpoint of a training run: {type(content).__name__}")

@@ -1,0 +1,127 @@
+"""Which images to read and where to write: a sorted walk over folders, an output folder that never overwrites."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif"})
+
+
+def find_images(sources: Sequence[str | Path], *, outside: Path | None = None) -> dict[Path, str]:
+    """List the images named, and those in the folders named (recursively, in sorted order, hidden ones left out).
+
+    Args:
+        sources: Files and folders. A file is taken whatever its name; of a folder's files those with an image's suffix.
+        outside: A folder whose content is left out (the output, when it lies inside a source).
+
+    Returns:
+        Each image and the relative name (without suffix, "/" between folders) its results go under; names are unique.
+
+    Raises:
+        FileNotFoundError: A source that does not exist.
+        ValueError: No source, or no image in any.
+    """
+    found: dict[Path, str] = {}
+    taken: set[str] = set()
+    for source in map(Path, sources):
+        if not source.exists():
+            raise FileNotFoundError(f"no such image or folder: {str(source)!r}; check the path")
+        for path, name in _images_of(source, outside):
+            if path not in found:
+                found[path] = _unique(name, path.suffix, taken)
+                taken.add(found[path].casefold())
+    if not found:
+        names = ", ".join(str(source) for source in sources) or "nothing"
+        raise ValueError(
+            f"no image ({' '.join(sorted(SUFFIXES))}) in {names}; name an image or a folder that holds some"
+        )
+    return found
+
+
+def _images_of(source: Path, outside: Path | None) -> Iterable[tuple[Path, str]]:
+    if not source.is_dir():
+        return [(source, source.stem)]
+    shut = None if outside is None else outside.resolve()
+    inside = []
+    for path in sorted(source.rglob("*")):
+        relative = path.relative_to(source)
+        if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in relative.parts):
+            continue
+        if path.is_file() and not (shut is not None and path.resolve().is_relative_to(shut)):
+            inside.append((path, relative.with_suffix("").as_posix()))
+    return inside
+
+
+def _unique(name: str, suffix: str, taken: set[str]) -> str:
+    if name.casefold() not in taken:
+        return name
+    name = f"{name}_{suffix.lstrip('.').lower()}" if suffix else name
+    number, candidate = 2, name
+    while candidate.casefold() in taken:
+        candidate, number = f"{name}-{number}", number + 1
+    return candidate
+
+
+class OutputFolder:
+    """A folder for one run's files. Files of earlier runs, or of a user's, are never replaced unless allowed.
+
+    Args:
+        path: Made at the first write.
+        overwrite: Allow a folder that is not empty; files of the same names are replaced, others stay.
+        protected: Files never replaced, whatever ``overwrite`` says (the inputs).
+
+    Raises:
+        FileExistsError: The folder holds something and ``overwrite`` is false.
+        NotADirectoryError: A file stands there.
+    """
+
+    def __init__(self, path: str | Path, *, overwrite: bool = False, protected: Iterable[Path] = ()) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(
+                f"expected a folder for the output, got a file: {str(path)!r}; name another folder"
+            )
+        if self.path.is_dir() and any(self.path.iterdir()) and not overwrite:
+            raise FileExistsError(f"output folder is not empty: {str(path)!r}; name a new one or pass --overwrite")
+        self._overwrite = overwrite
+        self._protected = {path.resolve() for path in protected}
+        self._written: set[Path] = set()
+
+    def write(self, name: str, data: bytes) -> Path:
+        """Write one file whole or not at all.
+
+        Args:
+            name: Relative to the folder, "/" between folders.
+            data: Its bytes.
+
+        Returns:
+            The file's path.
+
+        Raises:
+            FileExistsError: A file of that name appeared that this run did not write, and overwriting is not allowed.
+        """
+        target = self.path / name
+        if target.exists() and target not in self._written and not self._overwrite:
+            raise FileExistsError(f"will not replace {str(target)!r}, which this run did not write; pass --overwrite")
+        if target.resolve() in self._protected:
+            raise FileExistsError(
+                f"will not replace {str(target)!r}, an image of the input; name another output folder"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        self._written.add(target)
+        return target

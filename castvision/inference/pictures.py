@@ -1,0 +1,208 @@
+"""Pictures as arrays: an image as a person sees it, clusters and masks laid over it. numpy and Pillow only."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from castvision.data.images import Pixels, stretch_range
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RGB = np.ndarray[Any, np.dtype[np.uint8]]
+Labels = np.ndarray[Any, np.dtype[np.int64]]
+
+_PALETTE_SIZE = 256
+
+
+class ClusterMapLike(Protocol):
+    """What the pictures read of a `castvision.models.ClusterMap`."""
+
+    @property
+    def layer(self) -> str:
+        """Name of the block."""
+
+    @property
+    def index(self) -> Tensor:
+        """(M, K) int64, token of each slot, N = padding."""
+
+    @property
+    def membership(self) -> Tensor:
+        """(rows, cols) int64, first cluster of each token, -1 = none."""
+
+    @property
+    def coverage(self) -> tuple[float, float, float]:
+        """Share of tokens in 0, 1 and several clusters."""
+
+
+def display_picture(image: Pixels, *, min_side: int = 384, max_side: int = 1024) -> RGB:
+    """Make an image visible: 8-bit RGB, small ones enlarged by a whole factor without smoothing, large ones reduced.
+
+    8-bit images keep their values; others are stretched between their 0.1 and 99.9 percentiles. One channel becomes grey, two
+    become red and green, of more the first three are shown.
+
+    Args:
+        image: (height, width, channels), any numeric dtype.
+        min_side: Images whose longer side is smaller are enlarged to at least this.
+        max_side: Images whose longer side is larger are reduced to this.
+
+    Returns:
+        (height', width', 3) uint8.
+
+    Raises:
+        ValueError: Not (height, width, channels), or empty.
+    """
+    if image.ndim != 3 or image.size == 0:
+        raise ValueError(f"expected a non-empty image (height, width, channels), got {image.shape=}")
+    channels = image[..., :3]
+    if channels.dtype != np.uint8:
+        channels = np.rint(stretch_range(channels) * 255).astype(np.uint8)
+    if channels.shape[-1] == 1:
+        channels = np.repeat(channels, 3, axis=-1)
+    if channels.shape[-1] == 2:
+        channels = np.concatenate([channels, np.zeros_like(channels[..., :1])], axis=-1)
+    height, width = channels.shape[:2]
+    longer = max(height, width)
+    if longer > max_side:
+        size = tuple(max(1, round(side * max_side / longer)) for side in (width, height))
+        return np.asarray(Image.fromarray(channels).resize(size, Image.Resampling.LANCZOS))
+    factor = -(-min_side // longer)
+    return channels.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
+    """Nearest-neighbour resizing of a label map that covers the whole picture.
+
+    Args:
+        labels: (rows, cols), integers.
+        size: (height, width) of the result.
+
+    Returns:
+        (height, width), the same dtype.
+    """
+    rows, cols = labels.shape
+    height, width = size
+    row_of = (np.arange(height) * rows) // height
+    col_of = (np.arange(width) * cols) // width
+    return labels[row_of[:, None], col_of[None, :]]
+
+
+@lru_cache(maxsize=1)
+def _palette() -> RGB:
+    """256 colours, each as far (CIELAB) from all earlier ones as possible, so that any first n are well apart."""
+    steps = np.linspace(0, 255, 18)
+    candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    lab = _srgb_to_lab(candidates)
+    lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
+    kept = (lightness > 38) & (lightness < 88) & (chroma > 35)
+    candidates, lab = candidates[kept], lab[kept]
+    chosen = [int(np.argmin(np.abs(candidates - (255, 60, 60)).sum(axis=1)))]
+    distance = np.full(len(lab), np.inf)
+    for _ in range(_PALETTE_SIZE - 1):
+        distance = np.minimum(distance, ((lab - lab[chosen[-1]]) ** 2).sum(axis=1))
+        chosen.append(int(distance.argmax()))
+    return np.rint(candidates[chosen]).astype(np.uint8)
+
+
+def _srgb_to_lab(colours: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """SRGB 0..255 (n, 3) to CIELAB (n, 3), D65."""
+    value = colours / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = linear @ to_xyz.T / np.array([0.9505, 1.0, 1.089])
+    root = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.stack([116 * root[:, 1] - 16, 500 * (root[:, 0] - root[:, 1]), 200 * (root[:, 1] - root[:, 2])], axis=-1)
+
+
+def cluster_colours(count: int) -> RGB:
+    """Colours of clusters (or classes) 0..count-1: always the same, the first ones the most different.
+
+    Args:
+        count: How many, >= 1; beyond 256 they repeat.
+
+    Returns:
+        (count, 3) uint8.
+    """
+    if count < 1:
+        raise ValueError(f"expected count >= 1, got {count=}")
+    return _palette()[np.arange(count) % _PALETTE_SIZE]
+
+
+def overlay_labels(picture: RGB, labels: Labels, *, opacity: float = 0.5, untinted: int | None = -1) -> RGB:
+    """Tint each label's area in its own colour and draw its outline; the picture stays visible under the tint.
+
+    Args:
+        picture: (height, width, 3) uint8.
+        labels: (height, width) integers >= -1; -1 (no cluster) is darkened instead of tinted.
+        opacity: Of the tint, 0..1.
+        untinted: A label whose area is left as it is (-1: none beside the darkening; a class 0 "background" is the usual other).
+
+    Returns:
+        (height, width, 3) uint8.
+
+    Raises:
+        ValueError: Sizes differ, or opacity out of range.
+    """
+    if picture.shape[:2] != labels.shape:
+        raise ValueError(f"expected picture and labels of one size, got {picture.shape[:2]=}, {labels.shape=}")
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"expected opacity in 0..1, got {opacity=}")
+    colours = cluster_colours(max(int(labels.max()) + 1, 1)).astype(np.float32)
+    base = picture.astype(np.float32)
+    grey = base @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    muted = 0.35 * base + 0.65 * grey[..., None]  # less of the picture's own colour, all of its light and dark
+    tint = colours[np.maximum(labels, 0)]
+    result = (1 - opacity) * muted + opacity * tint
+    result[labels < 0] = 0.3 * muted[labels < 0]
+    if untinted is not None and untinted >= 0:
+        result[labels == untinted] = base[labels == untinted]
+    edge = max(1, round(max(labels.shape) / 500))
+    inside = _border(labels, 2 * edge) & (labels >= 0) & (labels != (-2 if untinted is None else untinted))
+    result[inside] = 0.15 * muted[inside] + 0.85 * tint[inside]
+    result[_border(labels, edge)] *= 0.25
+    return np.rint(result).clip(0, 255).astype(np.uint8)
+
+
+def _border(labels: Labels, thickness: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Pixels within ``thickness`` of a different label above, below, left or right; (height, width) bool."""
+    border = np.zeros(labels.shape, dtype=bool)
+    for shift in range(1, thickness + 1):
+        rows = labels[shift:] != labels[:-shift]
+        cols = labels[:, shift:] != labels[:, :-shift]
+        border[shift:] |= rows
+        border[:-shift] |= rows
+        border[:, shift:] |= cols
+        border[:, :-shift] |= cols
+    return border
+
+
+def overlay_clusters(picture: RGB, cluster_map: ClusterMapLike, *, opacity: float = 0.5) -> RGB:
+    """Lay one layer's clusters over the picture; tokens in no cluster are darkened.
+
+    Args:
+        picture: (height, width, 3) uint8, the image the model saw, at any size.
+        cluster_map: One entry of `castvision.models.cluster_maps`.
+        opacity: Of the tint, 0..1.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    labels = cluster_map.membership.detach().cpu().numpy()
+    return overlay_labels(picture, resize_labels(labels, picture.shape[:2]), opacity=opacity)
+
+
+def coverage_text(cluster_map: ClusterMapLike) -> str:
+    """One line: how many clusters hold tokens and how the tokens are covered."""
+    tokens = cluster_map.membership.numel()
+    used = int((cluster_map.index < tokens).any(dim=1).sum())
+    none, one, several = cluster_map.coverage
+    covered = f"{_percent(one + several)} of {tokens:,} tokens in {used} clusters"
+    return covered if several == 0 else f"{covered}, {_percent(several)} in several"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share in (0.0, 1.0) or 0.01 <= share <= 0.99 else f"{share:.1%}"
