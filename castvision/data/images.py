@@ -41,9 +41,12 @@ def read_image(
 ) -> Pixels:
     """Read one image without losing bits.
 
-    PNG, JPEG, TIFF, WebP, BMP and GIF (its first frame), recognised by content, not by name. Palettes become RGB, CMYK and YCbCr
+    PNG, JPEG, TIFF, WebP, BMP and GIF (its first frame), recognised by content, not by name. Palettes become RGB,
+    CMYK and
+    YCbCr
     become RGB (without colour management), bilevel images become 0/255, EXIF and TIFF orientation is applied. 16-bit, 32-bit and
     float channels keep their dtype; a TIFF's pages of one size, or its planes, become channels.
+
 
     Args:
         path: The file.
@@ -53,11 +56,12 @@ def read_image(
     Returns:
         (height, width, channels), the file's dtype (uint8, uint16, ..., float32).
 
+
     Raises:
         FileNotFoundError: No such file.
         ValueError: Not a file, empty, not an image, damaged, truncated, too large, or a stack without ``page``; the message names
             the file.
-    """
+    """  # noqa: E501
     if alpha not in ("white", "drop", "keep"):
         raise ValueError(f"expected alpha to be 'white', 'drop' or 'keep', got {alpha=}")
     path = Path(path)
@@ -125,7 +129,7 @@ def to_unit_range(image: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
 
     Raises:
         TypeError: Neither numbers nor bool.
-    """
+    """  # noqa: E501
     if image.dtype.kind not in "buif":
         raise TypeError(f"expected an array of real numbers, got {image.dtype=}")
     if image.dtype.kind in "bu":
@@ -190,14 +194,14 @@ def match_channels(image: Pixels, in_chans: int) -> Pixels:
     if channels == 1 and in_chans == 3:
         return np.repeat(image, 3, axis=-1)
     if channels == 3 and in_chans == 1:
-        return image @ np.asarray(_LUMA, dtype=image.dtype)[:, None]
+        return image @ np.asarray(_LUMA, dtype=image.dtype)[:, None]  # type: ignore[no-any-return]
     raise ValueError(
         f"expected an image with {in_chans} channels for this model, got {channels}; "
         f"select channels, or create the model with in_chans={channels}"
     )
 
 
-def to_model_input(  # noqa: PLR0913  # the agreed signature plus one keyword
+def to_model_input(  # the agreed signature plus one keyword
     image: Pixels,
     in_chans: int,
     mean: Sequence[float],

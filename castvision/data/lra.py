@@ -40,7 +40,8 @@ class LRAPathfinder(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, root: str | Path, resolution: int = 32, difficulty: str = "hard", split: str = "train") -> None:
         if split not in (*SPLITS, "all") or difficulty not in DIFFICULTIES:
             raise ValueError(
-                f"expected split in {(*SPLITS, 'all')} and difficulty in {tuple(DIFFICULTIES)}, got {split=} {difficulty=}"
+                f"expected split in {(*SPLITS, 'all')} and difficulty in {tuple(DIFFICULTIES)}, "
+                f"got {split=} {difficulty=}"
             )
         self.folder = find_folder(Path(root), resolution, difficulty)
         samples = _read_samples(self.folder)

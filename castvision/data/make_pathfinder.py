@@ -153,7 +153,7 @@ def _write_batch(job: tuple[Path, Any, int, int, int]) -> int:
         n: np.stack([getattr(s, n) for s in samples]) for n in ("semantic", "instances", "gap_free", "ordinal", "dots")
     }
     partial = out / "masks" / f".{number}.npz"
-    np.savez_compressed(partial, **masks)
+    np.savez_compressed(partial, allow_pickle=False, **masks)
     partial.replace(out / "masks" / f"{number}.npz")
     _write(out / "metadata" / f"{number}.npy", ("\n".join(lines) + "\n").encode())
     return count

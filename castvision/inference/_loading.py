@@ -123,7 +123,7 @@ def _describe(
     in_chans = int(getattr(backbone, "in_chans", channels))
     mean, std = (_channel_values(config[key], in_chans) for key in ("mean", "std"))
     embed = getattr(backbone, "patch_embed", None)
-    patch = getattr(embed, "patch_size", None) or max(info["reduction"] for info in backbone.feature_info)
+    patch = getattr(embed, "patch_size", None) or max(info["reduction"] for info in backbone.feature_info)  # type: ignore[union-attr]
     fixed = getattr(embed, "img_size", None) if getattr(embed, "strict_img_size", False) else None
     num_classes = int(getattr(model, "num_classes", len(class_names)))
     return LoadedParts(
@@ -141,12 +141,12 @@ def _describe(
     )
 
 
-def _channel_values(values: Any, in_chans: int) -> tuple[float, ...]:  # noqa: ANN401  # timm's configurations are untyped
+def _channel_values(values: Any, in_chans: int) -> tuple[float, ...]:  # timm's configurations are untyped
     numbers = tuple(float(value) for value in values)
     return numbers if len(numbers) == in_chans else (sum(numbers) / len(numbers),)
 
 
-def _pair(value: Any) -> tuple[int, int]:  # noqa: ANN401
+def _pair(value: Any) -> tuple[int, int]:
     return (int(value[0]), int(value[1])) if isinstance(value, (tuple, list)) else (int(value), int(value))
 
 

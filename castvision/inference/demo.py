@@ -20,7 +20,7 @@ Written for each image, under OUTPUT/NAME/: clusters.png (one overlay per layer,
 layer_*.png (each overlay alone), prediction.png (a trained model: the most probable classes, or the mask laid over the image)
 and mask.png (segmentation: the class of each pixel, at the image's size). For all: contact_sheet.png and summary.json.
 An untrained model shows its clusters only.
-"""
+"""  # noqa: E501
 
 _EPILOG = """\
 examples:
@@ -46,7 +46,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     add("--model", required=True, help="a model's name (untrained), a checkpoint, or a folder in timm's layout")
     add("--output", required=True, type=Path, metavar="DIR", help="where the pictures go; must be new or empty")
     add("--overwrite", action="store_true", help="allow an output folder that holds files; same names are replaced")
-    add("--max-size", type=_positive, metavar="PIXELS", help="longer side of the model's input (default: 64 patches, which is "
+    add("--max-size", type=_positive, metavar="PIXELS", help="longer side of the model's input (default: 64 patches, which is "  # noqa: E501
         "1,024 for patch size 16; a trained classifier: its training size); larger images are reduced")  # fmt: skip
     add(
         "--stretch",
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         settings = Settings(arguments.max_size, arguments.stretch, arguments.opacity, arguments.seed)
         settings.check(predictor)
     except (ValueError, TypeError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)  # noqa: T201  # a command's only way to speak
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)  # a command's only way to speak
         return 2
     return show_images(images, predictor, output, settings)
 

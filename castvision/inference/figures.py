@@ -1,4 +1,4 @@
-"""Titled figures (matplotlib, drawn without a display): cluster maps of one image, its prediction, a contact sheet of many."""
+"""Titled figures (matplotlib, without a display): cluster maps of an image, its prediction, a contact sheet of many."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def save_figure(figure: Figure) -> bytes:
         warnings.filterwarnings(
             "ignore", message="Glyph"
         )  # names in scripts the built-in font lacks are drawn as boxes
-        FigureCanvasAgg(figure).print_png(buffer)
+        FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
@@ -190,7 +190,7 @@ def _set_heading(figure: Figure, heading: str) -> None:
 
 
 def _aspect(panels: Sequence[Panel]) -> float:
-    return max(min(max(panel.picture.shape[0] / panel.picture.shape[1], 0.2), 3.0) for panel in panels)
+    return max(min(max(panel.picture.shape[0] / panel.picture.shape[1], 0.2), 3.0) for panel in panels)  # type: ignore[no-any-return]
 
 
 def _draw(axis: Axes, panel: Panel) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from castvision.data.images import Pixels, stretch_range
+from castvision.data.images import Pixels, stretch_range  # type: ignore[attr-defined]
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,8 @@ class ClusterMapLike(Protocol):
 def display_picture(image: Pixels, *, min_side: int = 384, max_side: int = 1024) -> RGB:
     """Make an image visible: 8-bit RGB, small ones enlarged by a whole factor without smoothing, large ones reduced.
 
-    8-bit images keep their values; others are stretched between their 0.1 and 99.9 percentiles. One channel becomes grey, two
+    8-bit images keep their values; others are stretched between their 0.1 and 99.9 percentiles. One channel becomes
+    grey, two
     become red and green, of more the first three are shown.
 
     Args:
@@ -88,7 +89,7 @@ def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
     height, width = size
     row_of = (np.arange(height) * rows) // height
     col_of = (np.arange(width) * cols) // width
-    return labels[row_of[:, None], col_of[None, :]]
+    return labels[row_of[:, None], col_of[None, :]]  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=1)
@@ -138,7 +139,8 @@ def overlay_labels(picture: RGB, labels: Labels, *, opacity: float = 0.5, untint
     Args:
         picture: (height, width, 3) uint8.
         labels: (height, width) integers >= -1; -1 (no cluster) is darkened instead of tinted.
-        opacity: Of the tint, 0..1.
+        opacity: Of the tint,
+            0..1.
         untinted: A label whose area is left as it is (-1: none beside the darkening; a class 0 "background" is the usual other).
 
     Returns:
@@ -146,7 +148,7 @@ def overlay_labels(picture: RGB, labels: Labels, *, opacity: float = 0.5, untint
 
     Raises:
         ValueError: Sizes differ, or opacity out of range.
-    """
+    """  # noqa: E501
     if picture.shape[:2] != labels.shape:
         raise ValueError(f"expected picture and labels of one size, got {picture.shape[:2]=}, {labels.shape=}")
     if not 0 <= opacity <= 1:
@@ -199,7 +201,7 @@ def coverage_text(cluster_map: ClusterMapLike) -> str:
     """One line: how many clusters hold tokens and how the tokens are covered."""
     tokens = cluster_map.membership.numel()
     used = int((cluster_map.index < tokens).any(dim=1).sum())
-    none, one, several = cluster_map.coverage
+    none, one, several = cluster_map.coverage  # noqa: RUF059
     covered = f"{_percent(one + several)} of {tokens:,} tokens in {used} clusters"
     return covered if several == 0 else f"{covered}, {_percent(several)} in several"
 

@@ -1,4 +1,4 @@
-"""A model ready to be shown images: loaded from a name, a checkpoint of a training run, or a folder in timm's layout."""
+"""A model ready to be shown images: from a name, a checkpoint of a training run, or a folder in timm's layout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from castvision.data.images import Pixels, to_model_input
+from castvision.data.images import Pixels, to_model_input  # type: ignore[attr-defined]
 from castvision.inference._loading import LoadedParts, load_parts
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class Predictor:
         return self.parts.class_names
 
     def input_size(self, image_size: tuple[int, int], max_size: int | None = None) -> tuple[int, int]:
-        """The size an image is resized to: longer side at most ``max_size``, whole patches, never enlarged without need.
+        """The size an image is resized to: longer side at most ``max_size``, whole patches, never enlarged without
+        need.
 
         Args:
             image_size: (height, width) of the image.
@@ -70,7 +71,7 @@ class Predictor:
 
         Raises:
             ValueError: ``max_size`` smaller than a patch.
-        """
+        """  # noqa: D205
         if self.parts.fixed_size is not None:
             return self.parts.fixed_size
         patch = self.parts.patch_size
@@ -159,5 +160,5 @@ def load_model(source: str | Path, *, device: torch.device | str = "cpu", seed: 
     Raises:
         FileNotFoundError: ``source`` looks like a path and does not exist.
         ValueError: Unknown name, damaged file, or a checkpoint of another architecture.
-    """
+    """  # noqa: E501
     return Predictor(load_parts(str(source), seed=seed), device)

@@ -140,8 +140,9 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
     def set_input_size(
         self, img_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None
     ) -> None:
-        """Make the model as if built for another native size: position embeddings and, unless their number was given,
-        surrogate tokens are resampled.
+        """Make the model as if built for another native size.
+
+        Position embeddings and, unless their number was given, surrogate tokens are resampled.
         """
         super().set_input_size(img_size=img_size, patch_size=patch_size)
         if not self._has_default_clusters:

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 import castvision.training.image_folder
+import castvision.training.lra
 import castvision.training.pathfinder  # noqa: F401  # so that configurations may name the classes bare
 from castvision.training.cli import choose_folder
 from castvision.training.clusters import ClusterStatistics

@@ -313,7 +313,7 @@ def test_channels():
     red = np.zeros((1, 1, 3), np.float32)
     red[..., 0] = 1
     np.testing.assert_allclose(match_channels(red, 1), [[[0.299]]], rtol=1e-6)
-    with pytest.raises(ValueError, match="5 channels.*got 2"):
+    with pytest.raises(ValueError, match="5 channels.*got 2"):  # noqa: RUF043
         match_channels(np.zeros((1, 1, 2), np.float32), 5)
 
 

@@ -10,11 +10,14 @@ import torch
 import yaml
 from PIL import Image
 
+from castvision.data.lra_image import LRAImage
 from castvision.training import cli
 from castvision.training.config_files import config_folder, config_names, find_config
+from tests.training.test_lra import TinyCIFAR, write_cifar
 
 SMALL = {
     "PathfinderDataModule": ["--data.train_length", "64", "--data.val_length", "8", "--data.img_size", "32"],
+    "LRAImageDataModule": [],
     "ImageFolderDataModule": ["--data.img_size", "32"],
 }
 
@@ -30,11 +33,15 @@ def _folder(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", config_names())
-def test_two_steps(name, tmp_path):
+def test_two_steps(name, tmp_path, monkeypatch):
     content = yaml.safe_load(find_config(name).read_text())
     flags = list(SMALL[content["data"]["class_path"]])
     if content["data"]["class_path"] == "ImageFolderDataModule":
         flags += ["--data.root", str(_folder(tmp_path / "images"))]
+    if content["data"]["class_path"] == "LRAImageDataModule":
+        monkeypatch.setattr(LRAImage, "source", TinyCIFAR)
+        write_cifar(tmp_path)
+        flags += ["--data.root", str(tmp_path)]
     if "atto" not in content["model"]["init_args"]["model_name"]:
         flags += ["--model.model_kwargs.embed_dim", "32", "--model.model_kwargs.num_heads", "2"]
     flags += ["--data.batch_size", "4", "--data.num_workers", "0", "--model.model_kwargs.depth", "1"]

@@ -1,4 +1,4 @@
-"""Compilation of the generator's inner loops: numba, released from the interpreter lock, kept on disk where possible."""
+"""Compilation of the generator's inner loops: numba, without the interpreter lock, kept on disk where possible."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -140,11 +141,11 @@ def _gap_free(
 ) -> NDArray[np.uint8]:
     """Each long path as one line as thick as its paddles, at least a pixel."""
     mask = np.zeros(shape, np.uint8)
-    grid = np.stack(np.mgrid[: shape[0], : shape[1]], -1).astype(np.float64)  # S, S, 2
+    grid = np.moveaxis(np.indices(shape[:2]), 0, -1).astype(np.float64)  # S, S, 2
     for path in sorted((0, 1), key=lambda path: roles[path]):
         own = paddles[paddles[:, SNAKE] == path]
         tips = own[np.argsort(own[:, ORDER])][:, [TIP_Y, TIP_X]].astype(np.float64)
-        for start, end in zip(tips[:-1], tips[1:], strict=True):
+        for start, end in pairwise(tips):
             step = end - start
             along = np.clip(((grid - start) @ step) / max(1.0, float(step @ step)), 0, 1)
             distance = np.linalg.norm(grid - start - along[..., None] * step, axis=-1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 Mode = Literal["lra", "clean"]
-"""``"lra"`` keeps the border fault of the public generator's dilation, as LRA's own images have it; ``"clean"`` doesn't."""
+"""``"lra"`` keeps the border fault of the public generator's dilation, as LRA's images have it; ``"clean"`` doesn't."""
 
 SUPERSAMPLING = 2
 """Paddles and dots are drawn this many times larger, then reduced."""
