@@ -106,6 +106,13 @@ def test_runs_are_compared_in_one_table(tmp_path: Path):
         ' "training": {"images": 320, "seconds": 2.4}}'
     )
     (tmp_path / "test_metrics.json").write_text('{"figures": {"test/loss": 0.1, "test/miou": 0.51234}}')
-    headings, rows = tool.make_rows({tmp_path: tool.read_run(tmp_path)})
-    assert headings == ["run", "model", "parameters", "images", "seconds", "miou"]
-    assert rows == [[tmp_path.name, "m attn_layer=none", "1,234", "320", "2", "0.512"]]
+    assert tool.make_rows({tmp_path: tool.read_run(tmp_path)}) == [
+        ["", tmp_path.name],
+        ["model", "m"],
+        ["with", "attn_layer=none"],
+        ["parameters", "1,234"],
+        ["images trained on", "320"],
+        ["seconds of training", "2"],
+        ["test loss", "0.100"],
+        ["test miou", "0.512"],
+    ]

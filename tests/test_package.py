@@ -101,9 +101,15 @@ def test_installed_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Pat
 
 PUBLIC = {
     "castvision": {"__version__"},
+    "castvision.data.pathfinder": {
+        "Mode", "PathfinderDataset", "PathfinderSample", "PathfinderSpec", "make_pathfinder",
+    },
+    "castvision.heads": {"LinearHead", "UpsamplingHead"},
+    "castvision.layers": {"CastAttention", "CastBlock", "ConvStem", "FullAttention", "RotaryPositions"},
     "castvision.models": {
         "CastVisionTransformer", "ClusterMap", "FeaturePyramid", "Segmenter", "checkpoint_filter_fn", "cluster_maps",
     },
+    "castvision.ops": {"ASSIGNMENTS", "Routing", "cast_attention", "coverage", "make_routing", "resample_surrogates", "window_size"},
 }  # fmt: skip
 
 

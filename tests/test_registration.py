@@ -27,6 +27,13 @@ def run(source: str) -> subprocess.CompletedProcess[str]:
         f"import castvision.cli, timm; {KNOWS}",
         f"from castvision.models import cluster_maps; import timm; {KNOWS}",
         f"import castvision; castvision.models.cluster_maps; import timm; {KNOWS}",
+        # whichever of our packages is the first to import timm
+        *(
+            f"import castvision.{package}, timm; {KNOWS}"
+            for package in ("ops", "layers", "heads", "models", "data", "inference.predictor", "training.cli")
+        ),
+        f"from castvision.layers import CastAttention as C; import timm; {KNOWS};"
+        "assert isinstance(timm.create_model('cast_vit_atto_patch4_32').blocks[0].attn, C)",
         # the loader still serves what others ask of it
         "import castvision, timm, inspect, importlib.resources as r; assert 'version' in inspect.getsource(timm);"
         "assert r.files('timm').joinpath('version.py').is_file()",

@@ -27,18 +27,20 @@ def read_run(folder: Path) -> dict[str, Any]:
     return {**results, "test": {k.removeprefix("test/"): v for k, v in test["figures"].items()}}
 
 
-def make_rows(runs: dict[Path, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Headings and one row for each run; a figure that one run lacks is left blank."""
-    figures = list(dict.fromkeys(key for run in runs.values() for key in run["test"] if key != "loss"))
-    headings = ["run", "model", "parameters", "images", "seconds", *figures]
-    rows = []
-    for folder, run in runs.items():
-        kwargs = " ".join(f"{key}={value}" for key, value in run["model"]["kwargs"].items())
-        training = run["training"]
-        row = [folder.name, f"{run['model']['name']} {kwargs}".strip(), f"{run['model']['parameters']:,}"]
-        row += [f"{training['images']:,}", f"{training['seconds']:.0f}"]
-        rows.append(row + [f"{run['test'][key]:.3f}" if key in run["test"] else "" for key in figures])
-    return headings, rows
+def make_rows(runs: dict[Path, dict[str, Any]]) -> list[list[str]]:
+    """A heading row, then one row for each property and figure; a figure that one run lacks is left blank."""
+    rows = [["", *(folder.name for folder in runs)]]
+    rows.append(["model", *(run["model"]["name"] for run in runs.values())])
+    kwargs = [" ".join(f"{k}={v}" for k, v in run["model"]["kwargs"].items()) for run in runs.values()]
+    if any(kwargs):
+        rows.append(["with", *kwargs])
+    rows.append(["parameters", *(f"{run['model']['parameters']:,}" for run in runs.values())])
+    rows.append(["images trained on", *(f"{run['training']['images']:,}" for run in runs.values())])
+    rows.append(["seconds of training", *(f"{run['training']['seconds']:.0f}" for run in runs.values())])
+    for figure in dict.fromkeys(name for run in runs.values() for name in run["test"]):
+        values = (run["test"].get(figure) for run in runs.values())
+        rows.append([f"test {figure}", *("" if value is None else f"{value:.3f}" for value in values)])
+    return rows
 
 
 def main() -> int:
@@ -46,7 +48,7 @@ def main() -> int:
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, trained and tested")
     arguments = parser.parse_args()
     try:
-        headings, rows = make_rows({folder: read_run(folder) for folder in arguments.runs})
+        headings, *rows = make_rows({folder: read_run(folder) for folder in arguments.runs})
     except ValueError as error:
         print(f"compare_runs.py: {error}", file=sys.stderr)
         return 1
@@ -55,7 +57,7 @@ def main() -> int:
 
     table = Table()
     for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place < 2 else "right", overflow="fold")
+        table.add_column(heading, justify="right" if place else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console().print(table)

@@ -9,6 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tools/environment.sh
 source tools/environment.sh
 
+# ${name[@]+…}: an empty list is unset to the bash of macOS
 train_options=() test_options=() images=100
 case "${1:-}" in
     "") ;;
@@ -45,17 +46,22 @@ say "1 of 5: images that no model is trained on → $run/held_out"
 castvision make-pathfinder "$run/held_out" --img-size 32 --contour-length 6 --mode clean --num-images "$images" --seed 1
 
 say "2 of 5: training with clustered attention → $run/cast"
-castvision train fit --config quickstart --run_dir "$run/cast" "${train_options[@]}"
+castvision train fit --config quickstart --run_dir "$run/cast" ${train_options[@]+"${train_options[@]}"}
 
 say "3 of 5: training the control without attention → $run/no_attention"
-castvision train fit --config quickstart_no_attention --run_dir "$run/no_attention" "${train_options[@]}"
+castvision train fit --config quickstart_no_attention --run_dir "$run/no_attention" ${train_options[@]+"${train_options[@]}"}
 
 say "4 of 5: both on held-out images"
-castvision train test --config quickstart --run_dir "$run/cast" "${test_options[@]}"
-castvision train test --config quickstart_no_attention --run_dir "$run/no_attention" "${test_options[@]}"
+castvision train test --config quickstart --run_dir "$run/cast" ${test_options[@]+"${test_options[@]}"}
+castvision train test --config quickstart_no_attention --run_dir "$run/no_attention" ${test_options[@]+"${test_options[@]}"}
 
 say "5 of 5: pictures of predictions and clusters"
-castvision demo "$run/held_out" --model "$run/cast/best.ckpt" --output "$run/pictures" --limit 12
+# the task is to mark a path that is there, so the images whose dots are joined are shown: column 4 of the metadata
+joined=()
+while read -r image; do joined+=("$run/held_out/$image"); done < <(
+    awk '$4 == 1 { print $1 "/" $2 }' "$run"/held_out/metadata/*.npy
+)
+castvision demo "${joined[@]}" --model "$run/cast/best.ckpt" --output "$run/pictures" --limit 12
 
 say "Scores on the held-out images"
 python tools/compare_runs.py "$run/cast" "$run/no_attention"

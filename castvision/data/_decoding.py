@@ -179,12 +179,11 @@ def _needs_codec(page: tifffile.TiffPage) -> bool:
 
 
 def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pages: int) -> Pixels:
-    axes, shape = (source.axes,)  # type: ignore[misc]
-    source.shape  # noqa: B018
-    extra = [axis for axis, length in zip(axes, shape, strict=True) if axis not in "YX" and length > 1]  # type: ignore[has-type]
-    if len(extra) > 1 or any(axis not in _CHANNEL_AXES for axis in extra) or not {"Y", "X"} <= set(axes):  # type: ignore[has-type]
+    axes, shape = source.axes, source.shape
+    extra = [axis for axis, length in zip(axes, shape, strict=True) if axis not in "YX" and length > 1]
+    if len(extra) > 1 or any(axis not in _CHANNEL_AXES for axis in extra) or not {"Y", "X"} <= set(axes):
         raise ValueError(
-            f"expected one image, got a stack with {axes=}, {shape=}; name one page (page=0..{pages - 1}) or save one plane"  # type: ignore[has-type]  # noqa: E501
+            f"expected one image, got a stack with {axes=}, {shape=}; name one page (page=0..{pages - 1}) or save one plane"  # noqa: E501
         )
     try:
         pixels: Pixels = source.asarray()
@@ -192,8 +191,8 @@ def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pag
         if "imagecodecs" in str(error):
             raise ValueError(f"{error}; install it: pip install 'castvision[large-images]'") from None
         raise
-    order = [axes.index("Y"), axes.index("X"), *(axes.index(axis) for axis in extra)]  # type: ignore[has-type]
-    rest = [index for index in range(len(axes)) if index not in order]  # type: ignore[has-type]
+    order = [axes.index("Y"), axes.index("X"), *(axes.index(axis) for axis in extra)]
+    rest = [index for index in range(len(axes)) if index not in order]
     pixels = pixels.transpose(*order, *rest)
     height, width = pixels.shape[:2]
     return pixels.reshape(height, width, -1)  # (height, width, channels)

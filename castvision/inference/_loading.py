@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import timm
 import torch
+
+from castvision.layers import CastAttention
+from castvision.models.segmenter import Segmenter, create_segmenter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,8 +55,6 @@ class LoadedParts:
     @property
     def has_clusters(self) -> bool:
         """Whether any block routes tokens into clusters."""
-        from castvision.layers import CastAttention
-
         return any(isinstance(module, CastAttention) for module in self.backbone.modules())
 
 
@@ -153,6 +154,67 @@ def _pair(value: Any) -> tuple[int, int]:
 def _from_checkpoint(path: Path) -> LoadedParts:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"cannot read checkpoint {str(path)!r}: {one_line(error)}") from error
-    raise ValueError(f"not a checkpoint of a training run: {type(content).__name__}")
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"cannot read checkpoint {str(path)!r} (damaged, or not written by castvision train): {one_line(error, 120)}"
+        ) from error
+    facts = content.get("castvision") if isinstance(content, dict) else None
+    if not isinstance(facts, dict) or "state_dict" not in content:
+        raise ValueError(
+            f"expected a checkpoint written by castvision train, got {str(path)!r} without its facts; "
+            "export other models with timm.models.save_for_hf and give that folder"
+        )
+    try:
+        model = _rebuild(facts)
+        _load_weights(model, content["state_dict"])
+        parts = _describe(model, _backbone_of(model), facts["model_name"], facts["task"], tuple(facts["class_names"]))
+        size = (int(facts["img_size"][0]), int(facts["img_size"][1]))
+        mean, std = tuple(facts["mean"]), tuple(facts["std"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"cannot use checkpoint {str(path)!r}: {one_line(error)}") from error
+    return replace(parts, in_chans=int(facts["in_chans"]), mean=mean, std=std, input_size=size)
+
+
+def _rebuild(facts: Mapping[str, Any]) -> nn.Module:
+    name = facts["model_name"]
+    if not timm.is_model(name.split(".")[0]):
+        raise ValueError(
+            f"unknown model {name!r}{_near_miss(name)}; it was made by another version of castvision or timm"
+        )
+    kwargs = {**facts["model_kwargs"], "pretrained": False}  # all weights come from the checkpoint: no download
+    with torch.random.fork_rng(devices=[]):
+        if facts["task"] == "classification":
+            model: nn.Module = timm.create_model(name, num_classes=facts["num_classes"], **kwargs)
+            return model
+        return create_segmenter(
+            name,
+            facts["num_classes"],
+            head=facts["head"],
+            model_kwargs=kwargs,
+            head_kwargs=facts["head_kwargs"],
+            out_indices=facts["out_indices"],
+        )
+
+
+def _backbone_of(model: nn.Module) -> nn.Module:
+    backbone = model.backbone if isinstance(model, Segmenter) else model
+    return getattr(backbone, "model", backbone)  # without timm's feature wrapper
+
+
+def _load_weights(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
+    weights = {key.removeprefix("model."): value for key, value in saved.items() if key.startswith("model.")}
+    own = model.state_dict()
+    wrong = [
+        f"{key} is {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the model"
+        for key in own
+        if key in weights and weights[key].shape != own[key].shape
+    ]
+    missing = [f"{key} is missing in the file" for key in own if key not in weights]
+    unknown = [f"{key} is unknown to the model" for key in weights if key not in own]
+    problems = [*wrong, *missing, *unknown]
+    if problems:
+        raise ValueError(
+            f"it holds another architecture than the one it names: {len(problems)} of {len(own)} weights differ; "
+            f"{'; '.join(problems[:2])}"
+        )
+    model.load_state_dict(weights)

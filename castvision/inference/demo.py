@@ -24,8 +24,8 @@ An untrained model shows its clusters only.
 
 _EPILOG = """\
 examples:
-  image_demo.py photo.jpg --model cast_vit_tiny_patch16_224 --output out
-  image_demo.py photos/ --model runs/quickstart/last.ckpt --output out --limit 12
+  %(prog)s photo.jpg --model cast_vit_tiny_patch16_224 --output out
+  %(prog)s photos/ --model runs/quickstart/best.ckpt --output out --limit 12
 
 exit code: 0 all images done, 1 some images could not be read (named at the end), 2 wrong arguments, nothing written
 """
@@ -79,11 +79,13 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
 
     Args:
         argv: Arguments; None = the process's.
-        prog: Name shown in messages.
+        prog: Name shown in messages; None = the command that runs.
 
     Returns:
         0 all done, 1 some images were skipped, 2 wrong arguments (nothing was written).
     """
+    if prog is None:
+        prog = "image_demo.py" if Path(sys.argv[0]).name == "image_demo.py" else "castvision demo"
     parser = build_parser(prog)
     arguments = parser.parse_args(argv)
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # damaged files are reported once, by us

@@ -130,7 +130,9 @@ def classification_figure(picture: RGB, names: Sequence[str], scores: Sequence[f
     return figure
 
 
-def segmentation_figure(picture: RGB, overlay: RGB, mask: Labels, names: Sequence[str], heading: str) -> Figure:
+def segmentation_figure(
+    picture: RGB, overlay: RGB, mask: Labels, names: Sequence[str], heading: str, *, untinted: int | None = None
+) -> Figure:
     """The picture, the overlaid mask, and a legend with each present class's share of the pixels (the twelve largest).
 
     Args:
@@ -139,6 +141,7 @@ def segmentation_figure(picture: RGB, overlay: RGB, mask: Labels, names: Sequenc
         mask: (rows, cols) class of each pixel.
         names: Class names.
         heading: Above the figure.
+        untinted: The class the overlay leaves as it is.
 
     Returns:
         The figure.
@@ -148,14 +151,13 @@ def segmentation_figure(picture: RGB, overlay: RGB, mask: Labels, names: Sequenc
     figure = grid_figure([Panel("image", picture), Panel("prediction", overlay)], heading, columns=2)
     figure.set_size_inches(9.0, 4.3 * min(max(picture.shape[0] / picture.shape[1], 0.4), 1.6) + 1.2)
     classes, counts = np.unique(mask, return_counts=True)
-    order = np.argsort(counts)[::-1][:12]
-    colours = cluster_colours(len(names)) / 255
-    handles = [
-        Patch(
-            facecolor=tuple(colours[classes[i]]), label=f"{shorten(names[classes[i]], 26)} {counts[i] / mask.size:.1%}"
-        )
-        for i in order
-    ]
+    handles = []
+    for place in np.argsort(counts)[::-1][:12]:
+        number, share = int(classes[place]), counts[place] / mask.size
+        label = f"{shorten(names[number], 26)} {share:.1%}"
+        colour = tuple(cluster_colours(number + 1)[number] / 255)
+        face, edge = ("none", "0.5") if number == untinted else (colour, "none")
+        handles.append(Patch(facecolor=face, edgecolor=edge, label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=_TITLE_FONT, frameon=False)
     return figure
 
@@ -173,7 +175,7 @@ def save_figure(figure: Figure) -> bytes:
         warnings.filterwarnings(
             "ignore", message="Glyph"
         )  # names in scripts the built-in font lacks are drawn as boxes
-        FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+        FigureCanvasAgg(figure).print_png(buffer, pil_kwargs={"compress_level": 3})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 

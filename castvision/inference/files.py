@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp",
 
 
 def find_images(sources: Sequence[str | Path], *, outside: Path | None = None) -> dict[Path, str]:
-    """List the images named, and those in the folders named (recursively, in sorted order, hidden ones left out).
+    """List the images named, and those in the folders named (recursively, sorted, numbers as numbers, hidden ones left out).
 
     Args:
         sources: Files and folders. A file is taken whatever its name; of a folder's files those with an image's suffix.
@@ -49,13 +50,19 @@ def _images_of(source: Path, outside: Path | None) -> Iterable[tuple[Path, str]]
         return [(source, source.stem)]
     shut = None if outside is None else outside.resolve()
     inside = []
-    for path in sorted(source.rglob("*")):
+    for path in sorted(source.rglob("*"), key=_in_natural_order):
         relative = path.relative_to(source)
         if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in relative.parts):
             continue
         if path.is_file() and not (shut is not None and path.resolve().is_relative_to(shut)):
             inside.append((path, relative.with_suffix("").as_posix()))
     return inside
+
+
+def _in_natural_order(path: Path) -> tuple[list[tuple[bool, int, str]], Path]:
+    """Numbers in names compare as numbers: image_2 comes before image_10; the path itself decides between equals."""
+    pieces = re.split(r"(\d+)", path.as_posix().casefold())
+    return [(piece.isdecimal(), int(piece) if piece.isdecimal() else 0, piece) for piece in pieces], path
 
 
 def _unique(name: str, suffix: str, taken: set[str]) -> str:

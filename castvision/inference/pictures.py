@@ -17,6 +17,8 @@ RGB = np.ndarray[Any, np.dtype[np.uint8]]
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 
 _PALETTE_SIZE = 256
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_LIFT = 48.0
 
 
 class ClusterMapLike(Protocol):
@@ -99,7 +101,7 @@ def _palette() -> RGB:
     candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
     lab = _srgb_to_lab(candidates)
     lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
-    kept = (lightness > 38) & (lightness < 88) & (chroma > 35)
+    kept = (lightness > 48) & (lightness < 90) & (chroma > 38)
     candidates, lab = candidates[kept], lab[kept]
     chosen = [int(np.argmin(np.abs(candidates - (255, 60, 60)).sum(axis=1)))]
     distance = np.full(len(lab), np.inf)
@@ -133,52 +135,59 @@ def cluster_colours(count: int) -> RGB:
     return _palette()[np.arange(count) % _PALETTE_SIZE]
 
 
-def overlay_labels(picture: RGB, labels: Labels, *, opacity: float = 0.5, untinted: int | None = -1) -> RGB:
+def overlay_labels(
+    picture: RGB, labels: Labels, *, opacity: float = 0.5, untinted: int | None = None, line: int = 2
+) -> RGB:
     """Tint each label's area in its own colour and draw its outline; the picture stays visible under the tint.
 
     Args:
         picture: (height, width, 3) uint8.
         labels: (height, width) integers >= -1; -1 (no cluster) is darkened instead of tinted.
-        opacity: Of the tint,
-            0..1.
-        untinted: A label whose area is left as it is (-1: none beside the darkening; a class 0 "background" is the usual other).
+        opacity: Of the tint, 0..1.
+        untinted: A label whose area is left as it is, such as a class "background"; None = every label is tinted.
+        line: Width of the outlines in pixels, >= 1: a dark line between areas and, from 2 on, inside each a band of its
+            full colour.
 
     Returns:
         (height, width, 3) uint8.
 
     Raises:
-        ValueError: Sizes differ, or opacity out of range.
-    """  # noqa: E501
+        ValueError: Sizes differ, opacity out of range, or line < 1.
+    """
     if picture.shape[:2] != labels.shape:
         raise ValueError(f"expected picture and labels of one size, got {picture.shape[:2]=}, {labels.shape=}")
-    if not 0 <= opacity <= 1:
-        raise ValueError(f"expected opacity in 0..1, got {opacity=}")
+    if not 0 <= opacity <= 1 or line < 1:
+        raise ValueError(f"expected opacity in 0..1 and line >= 1, got {opacity=}, {line=}")
     colours = cluster_colours(max(int(labels.max()) + 1, 1)).astype(np.float32)
     base = picture.astype(np.float32)
-    grey = base @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    muted = 0.35 * base + 0.65 * grey[..., None]  # less of the picture's own colour, all of its light and dark
+    grey = (base @ _LUMA)[..., None]
+    # less of the picture's own colour, all of its light and dark; lifted, so that tints show on black too
+    muted = _LIFT + (1 - _LIFT / 255) * (0.3 * base + 0.7 * grey)
     tint = colours[np.maximum(labels, 0)]
     result = (1 - opacity) * muted + opacity * tint
-    result[labels < 0] = 0.3 * muted[labels < 0]
-    if untinted is not None and untinted >= 0:
+    result[labels < 0] = 0.25 * grey[labels < 0]
+    tinted = labels >= 0
+    if untinted is not None:
         result[labels == untinted] = base[labels == untinted]
-    edge = max(1, round(max(labels.shape) / 500))
-    inside = _border(labels, 2 * edge) & (labels >= 0) & (labels != (-2 if untinted is None else untinted))
-    result[inside] = 0.15 * muted[inside] + 0.85 * tint[inside]
-    result[_border(labels, edge)] *= 0.25
+        tinted &= labels != untinted
+    if line > 1:
+        band = _near_border(labels, 2 * line) & tinted
+        result[band] = 0.25 * muted[band] + 0.75 * tint[band]
+    result[_near_border(labels, line // 2)] *= 0.5 if line == 1 else 0.3
     return np.rint(result).clip(0, 255).astype(np.uint8)
 
 
-def _border(labels: Labels, thickness: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Pixels within ``thickness`` of a different label above, below, left or right; (height, width) bool."""
+def _near_border(labels: Labels, distance: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Pixels whose label differs within ``distance`` in a row or column; 0: only the last pixel before a border."""
     border = np.zeros(labels.shape, dtype=bool)
-    for shift in range(1, thickness + 1):
+    for shift in range(1, max(distance, 1) + 1):
         rows = labels[shift:] != labels[:-shift]
         cols = labels[:, shift:] != labels[:, :-shift]
-        border[shift:] |= rows
         border[:-shift] |= rows
-        border[:, shift:] |= cols
         border[:, :-shift] |= cols
+        if distance:
+            border[shift:] |= rows
+            border[:, shift:] |= cols
     return border
 
 
@@ -194,7 +203,22 @@ def overlay_clusters(picture: RGB, cluster_map: ClusterMapLike, *, opacity: floa
         (height, width, 3) uint8.
     """
     labels = cluster_map.membership.detach().cpu().numpy()
-    return overlay_labels(picture, resize_labels(labels, picture.shape[:2]), opacity=opacity)
+    height, width = picture.shape[:2]
+    cell = min(height / labels.shape[0], width / labels.shape[1])
+    return overlay_labels(picture, resize_labels(labels, (height, width)), opacity=opacity, line=_line(cell))
+
+
+def _line(cell: float) -> int:
+    """Outlines of clusters of tokens ``cell`` pixels wide: thin enough to leave the token's inside visible."""
+    return max(1, min(4, round(cell / 14)))
+
+
+def layer_name(cluster_map: ClusterMapLike) -> str:
+    """The block's name, without what wraps the backbone and the attention inside: "backbone.blocks.3.attn" is blocks.3."""
+    name = cluster_map.layer.removesuffix(".attn")
+    for wrapper in ("backbone.", "model."):
+        name = name.removeprefix(wrapper)
+    return name
 
 
 def coverage_text(cluster_map: ClusterMapLike) -> str:

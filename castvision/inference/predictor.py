@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 DEFAULT_PATCHES = 64
 """Patches along the longer side of the largest input by default: at most 4,096 tokens, seconds on a CPU."""
 
+DEFAULT_MAX_SIZE = 1024
+"""Pixels along the longer side at most by default, whatever the patch size."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -138,7 +141,7 @@ class Predictor:
 
         if not self.parts.has_clusters:
             return []
-        return cluster_maps(self.parts.backbone, prepared)
+        return cluster_maps(self.model, prepared)
 
 
 def _whole_patches(side: float, patch: int, max_size: int) -> int:

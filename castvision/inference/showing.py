@@ -167,8 +167,8 @@ def show_image(path: Path, name: str, predictor: Predictor, output: OutputFolder
         "layers": layers,
         "files": writer.files,
     }
-    seen = " x ".join(str(side) for side in prepared.shape[-2:])
-    caption = f"{figures.shorten(path.name, 30)}\n{image.shape[0]} x {image.shape[1]}, seen at {seen}"
+    seen = " × ".join(str(side) for side in prepared.shape[-2:])
+    caption = f"{figures.shorten(path.name, 30)}\n{image.shape[0]} × {image.shape[1]}, seen at {seen}"
     return Shown(record, [Panel(caption, writer.picture), *writer.prediction_panels, *writer.layer_panels])
 
 
@@ -197,8 +197,9 @@ class _ImageWriter:
         panels = []
         for cluster_map in maps:
             overlay = pictures.overlay_clusters(self.picture, cluster_map, opacity=opacity)
-            self.write(f"layer_{cluster_map.layer}.png", _png(overlay))
-            panels.append(Panel(f"{cluster_map.layer}: {pictures.coverage_text(cluster_map)}", overlay))
+            layer = pictures.layer_name(cluster_map)
+            self.write(f"layer_{layer}.png", _png(overlay))
+            panels.append(Panel(f"{layer}\n{pictures.coverage_text(cluster_map)}", overlay))
         heading = self.heading if is_trained else f"{self.heading}\n{UNTRAINED}"
         figure = figures.grid_figure([Panel("image", self.picture), *panels], heading)
         self.write("clusters.png", figures.save_figure(figure))
@@ -224,10 +225,10 @@ class _ImageWriter:
         }
 
     def _segmentation(self, mask: pictures.Labels, names: Sequence[str]) -> dict[str, Any]:
-        background = 0 if has_background(names) else -1
+        background = 0 if has_background(names) else None
         labels = pictures.resize_labels(mask, (self.picture.shape[0], self.picture.shape[1]))
         overlay = pictures.overlay_labels(self.picture, labels, untinted=background)
-        figure = figures.segmentation_figure(self.picture, overlay, mask, names, self.heading)
+        figure = figures.segmentation_figure(self.picture, overlay, mask, names, self.heading, untinted=background)
         self.write("prediction.png", figures.save_figure(figure))
         full = pictures.resize_labels(mask, self.image_size)
         self.write("mask.png", _png(full.astype(np.uint8 if len(names) <= 256 else np.uint16)))
@@ -249,7 +250,7 @@ def _layer_record(cluster_map: ClusterMap) -> dict[str, Any]:
     clusters, cluster_size = cluster_map.index.shape
     used = (cluster_map.index < cluster_map.membership.numel()).any(dim=1).sum()
     return {
-        "layer": cluster_map.layer,
+        "layer": pictures.layer_name(cluster_map),
         "grid_size": list(cluster_map.grid_size),
         "num_clusters": clusters,
         "cluster_size": cluster_size,
@@ -303,7 +304,7 @@ def _progress(console: Console) -> Progress:
 
 def _png(pixels: np.ndarray[Any, Any]) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
 
 
