@@ -46,7 +46,7 @@ class AfterTimm(importlib.abc.MetaPathFinder):
         spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
             # NOTE: set on this one loader object, which keeps everything else a loader offers (resources, sources).
-            spec.loader.exec_module = self._watched(spec.loader.exec_module)  # type: ignore[method-assign]
+            spec.loader.exec_module = self._watched(spec.loader.exec_module)  # type: ignore[assignment, method-assign]
         return spec
 
     def _watched(self, execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
