@@ -17,7 +17,7 @@ def run(source: str, folder: Path = ROOT) -> str:
     """What a fresh interpreter prints; fails with its error."""
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     command = [sys.executable, "-c", source]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 
@@ -27,7 +27,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our package with the modules that matter emptied, and a timm that is a list: an import takes no time."""
     folder = tmp_path_factory.mktemp("miniature")
     files = {
-        "timm/__init__.py": "from timm.layers import registered\nimport os\nif 'FAIL' in os.environ: raise ImportError\n",
+        "timm/__init__.py": "import os\nfrom .layers import registered\nif 'FAIL' in os.environ: raise ImportError",
         "timm/layers.py": "registered = []\n",
         "castvision/ops.py": "import timm.layers\nfirst = last = 1\n",
         "castvision/layers.py": "from castvision.ops import first, last\n",
