@@ -92,10 +92,11 @@ def _from_folder(folder: Path) -> LoadedParts:
         raise FileNotFoundError(f"expected config.json and model.safetensors in {str(folder)!r}, found no config.json")
     try:
         model = timm.create_model(f"{LOCAL}{folder}", pretrained=True)
-    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"cannot load a model from {str(folder)!r}: {one_line(error)}") from error
     names = model.pretrained_cfg.get("label_names") or ()
-    return _describe(model, model, folder.resolve().name, "classification", tuple(str(name) for name in names))
+    name = f"{model.pretrained_cfg.get('architecture', type(model).__name__)} ({folder.resolve().name})"
+    return _describe(model, model, name, "classification", tuple(str(name) for name in names))
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
@@ -156,7 +157,7 @@ def _from_checkpoint(path: Path) -> LoadedParts:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"cannot read checkpoint {str(path)!r} (damaged, or not written by castvision train): {one_line(error, 120)}"
+            f"cannot read checkpoint {str(path)!r} (damaged, or of another program): {one_line(error, 120)}"
         ) from error
     facts = content.get("castvision") if isinstance(content, dict) else None
     if not isinstance(facts, dict) or "state_dict" not in content:

@@ -17,10 +17,10 @@ _DESCRIPTION = """\
 Show what a model does with images: for each one its prediction and, layer by layer, its clusters.
 
 Written for each image, under OUTPUT/NAME/: clusters.png (one overlay per layer, with the share of tokens in clusters),
-layer_*.png (each overlay alone), prediction.png (a trained model: the most probable classes, or the mask laid over the image)
-and mask.png (segmentation: the class of each pixel, at the image's size). For all: contact_sheet.png and summary.json.
-An untrained model shows its clusters only.
-"""  # noqa: E501
+layer_*.png (each overlay alone), prediction.png (a trained model: the most probable classes, or the mask laid over the
+image) and mask.png (segmentation: the class of each pixel, at the image's size). For all: contact_sheet.png and
+summary.json. An untrained model shows its clusters only.
+"""
 
 _EPILOG = """\
 examples:
@@ -46,8 +46,13 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     add("--model", required=True, help="a model's name (untrained), a checkpoint, or a folder in timm's layout")
     add("--output", required=True, type=Path, metavar="DIR", help="where the pictures go; must be new or empty")
     add("--overwrite", action="store_true", help="allow an output folder that holds files; same names are replaced")
-    add("--max-size", type=_positive, metavar="PIXELS", help="longer side of the model's input (default: 64 patches, which is "  # noqa: E501
-        "1,024 for patch size 16; a trained classifier: its training size); larger images are reduced")  # fmt: skip
+    add(
+        "--max-size",
+        type=_positive,
+        metavar="PIXELS",
+        help="longer side of the model's input; larger images are reduced (default: 64 patches, at most 1,024 pixels; "
+        "a trained classifier: its training size)",
+    )
     add(
         "--stretch",
         action="store_true",

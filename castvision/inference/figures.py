@@ -122,7 +122,7 @@ def classification_figure(picture: RGB, names: Sequence[str], scores: Sequence[f
     right.barh(places, scores, height=0.42, color=[c / 255 for c in cluster_colours(len(names))], align="center")
     for place, name, score in zip(places, names, scores, strict=True):
         label = f"{shorten(name, 34)}  {score:.1%}"
-        right.text(0, place - 0.28, label, va="bottom", ha="left", fontsize=10, parse_math=False)
+        right.text(0.008, place - 0.26, label, va="bottom", ha="left", fontsize=10, parse_math=False)
     right.set(xlim=(0, 1), ylim=(max(len(names), 3) - 0.5, -0.8), xlabel="probability")
     right.set_yticks([])
     right.spines[["top", "right"]].set_visible(False)

@@ -15,7 +15,9 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp",
 
 
 def find_images(sources: Sequence[str | Path], *, outside: Path | None = None) -> dict[Path, str]:
-    """List the images named, and those in the folders named (recursively, sorted, numbers as numbers, hidden ones left out).
+    """List the images named, and those in the folders named.
+
+    Folders are walked recursively in sorted order, numbers compared as numbers; hidden files are left out.
 
     Args:
         sources: Files and folders. A file is taken whatever its name; of a folder's files those with an image's suffix.

@@ -205,16 +205,16 @@ def overlay_clusters(picture: RGB, cluster_map: ClusterMapLike, *, opacity: floa
     labels = cluster_map.membership.detach().cpu().numpy()
     height, width = picture.shape[:2]
     cell = min(height / labels.shape[0], width / labels.shape[1])
-    return overlay_labels(picture, resize_labels(labels, (height, width)), opacity=opacity, line=_line(cell))
+    return overlay_labels(picture, resize_labels(labels, (height, width)), opacity=opacity, line=line_width(cell))
 
 
-def _line(cell: float) -> int:
-    """Outlines of clusters of tokens ``cell`` pixels wide: thin enough to leave the token's inside visible."""
+def line_width(cell: float) -> int:
+    """Outlines for areas made of cells this many pixels wide: thin enough to leave a cell's inside visible."""
     return max(1, min(4, round(cell / 14)))
 
 
 def layer_name(cluster_map: ClusterMapLike) -> str:
-    """The block's name, without what wraps the backbone and the attention inside: "backbone.blocks.3.attn" is blocks.3."""
+    """The block's name without wrappers and the attention inside: "backbone.blocks.3.attn" becomes "blocks.3"."""
     name = cluster_map.layer.removesuffix(".attn")
     for wrapper in ("backbone.", "model."):
         name = name.removeprefix(wrapper)

@@ -67,7 +67,7 @@ class Predictor:
 
         Args:
             image_size: (height, width) of the image.
-            max_size: Longer side; None = 64 patches, for a trained classifier its training size.
+            max_size: Longer side; None = 64 patches, at most 1,024 pixels; for a trained classifier its training size.
 
         Returns:
             (height, width), multiples of the patch size; the model's own size if it takes only that.

@@ -168,7 +168,8 @@ def show_image(path: Path, name: str, predictor: Predictor, output: OutputFolder
         "files": writer.files,
     }
     seen = " × ".join(str(side) for side in prepared.shape[-2:])
-    caption = f"{figures.shorten(path.name, 30)}\n{image.shape[0]} × {image.shape[1]}, seen at {seen}"
+    size = f"{image.shape[0]} × {image.shape[1]}, seen at {seen}"
+    caption = f"{figures.shorten(path.name, 30)}\n{writer.caption or size}"
     return Shown(record, [Panel(caption, writer.picture), *writer.prediction_panels, *writer.layer_panels])
 
 
@@ -182,6 +183,7 @@ class _ImageWriter:
     heading: str
     output: OutputFolder
     files: list[str] = dataclasses.field(default_factory=list)
+    caption: str = ""
     prediction_panels: list[Panel] = dataclasses.field(default_factory=list)
     layer_panels: list[Panel] = dataclasses.field(default_factory=list)
 
@@ -217,8 +219,7 @@ class _ImageWriter:
         top = [(names[place], score) for place, score in zip(places.tolist(), scores.tolist(), strict=True)]
         figure = figures.classification_figure(self.picture, [n for n, _ in top], [s for _, s in top], self.heading)
         self.write("prediction.png", figures.save_figure(figure))
-        lines = "\n".join(f"{figures.shorten(class_name, 24)} {score:.0%}" for class_name, score in top[:2])
-        self.prediction_panels = [Panel(lines, self.picture)]
+        self.caption = ", ".join(f"{figures.shorten(class_name, 18)} {score:.0%}" for class_name, score in top[:2])
         return {
             "task": "classification",
             "top": [{"class": name, "probability": round(score, 6)} for name, score in top],
@@ -227,7 +228,8 @@ class _ImageWriter:
     def _segmentation(self, mask: pictures.Labels, names: Sequence[str]) -> dict[str, Any]:
         background = 0 if has_background(names) else None
         labels = pictures.resize_labels(mask, (self.picture.shape[0], self.picture.shape[1]))
-        overlay = pictures.overlay_labels(self.picture, labels, untinted=background)
+        line = pictures.line_width(self.picture.shape[0] / mask.shape[0])
+        overlay = pictures.overlay_labels(self.picture, labels, untinted=background, line=line)
         figure = figures.segmentation_figure(self.picture, overlay, mask, names, self.heading, untinted=background)
         self.write("prediction.png", figures.save_figure(figure))
         full = pictures.resize_labels(mask, self.image_size)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+
+from castvision.inference.files import OutputFolder, find_images
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def test_folders_are_walked_in_order_with_numbers_as_numbers(tmp_path):
+    touch(
+        *(tmp_path / name for name in ("b/im_10.png", "b/im_9.PNG", "a.jpg", "notes.txt", ".hidden/x.png", "b/.x.png"))
+    )
+    found = find_images([tmp_path])
+    assert list(found.values()) == ["a", "b/im_9", "b/im_10"]
+    assert [path.name for path in found] == ["a.jpg", "im_9.PNG", "im_10.png"]
+
+
+def test_a_named_file_is_taken_whatever_its_name(tmp_path):
+    touch(tmp_path / "scan.dat")
+    assert find_images([tmp_path / "scan.dat"]) == {tmp_path / "scan.dat": "scan"}
+
+
+def test_names_are_unique_and_files_are_taken_once(tmp_path):
+    touch(*(tmp_path / name for name in ("one/x.png", "one/x.jpg", "two/x.png", "two/X.png")))
+    found = find_images([tmp_path / "one", tmp_path / "two", tmp_path / "one" / "x.png"])
+    assert list(found.values()) == ["x", "x_png", "X_png-2", "x_png-3"] or len(set(found.values())) == 4
+    assert len({name.casefold() for name in found.values()}) == len(found) == 4
+
+
+def test_the_output_inside_a_source_is_left_out(tmp_path):
+    touch(tmp_path / "a.png", tmp_path / "out/a/clusters.png")
+    assert list(find_images([tmp_path], outside=tmp_path / "out").values()) == ["a"]
+
+
+def test_nothing_found(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        find_images([tmp_path / "gone.png"])
+    with pytest.raises(ValueError, match=r"no image \(.*\.png"):
+        find_images([tmp_path])
+
+
+def test_an_output_with_content_is_refused(tmp_path):
+    touch(tmp_path / "out/mine.txt")
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        OutputFolder(tmp_path / "out")
+    touch(tmp_path / "file")
+    with pytest.raises(NotADirectoryError, match="file"):
+        OutputFolder(tmp_path / "file")
+
+
+def test_writing_and_writing_again_in_one_run(tmp_path):
+    output = OutputFolder(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert output.write("a/b.png", b"1").read_bytes() == b"1"
+    assert output.write("a/b.png", b"2").read_bytes() == b"2"
+    assert [path.name for path in (tmp_path / "out/a").iterdir()] == ["b.png"]
+
+
+def test_a_strangers_file_is_not_replaced(tmp_path):
+    output = OutputFolder(tmp_path / "out")
+    touch(tmp_path / "out/late.png")
+    with pytest.raises(FileExistsError, match="did not write"):
+        output.write("late.png", b"1")
+    assert (tmp_path / "out/late.png").read_bytes() == b"x"
+
+
+def test_overwrite_replaces_same_names_only_and_never_an_input(tmp_path):
+    touch(tmp_path / "out/a.png", tmp_path / "out/b.png", tmp_path / "out/input.png")
+    output = OutputFolder(tmp_path / "out", overwrite=True, protected=[tmp_path / "out/input.png"])
+    output.write("a.png", b"new")
+    assert (tmp_path / "out/b.png").read_bytes() == b"x"
+    with pytest.raises(FileExistsError, match="input"):
+        output.write("input.png", b"new")
+    assert (tmp_path / "out/input.png").read_bytes() == b"x"
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    output = OutputFolder(tmp_path / "out")
+    with pytest.raises(TypeError):
+        output.write("a.png", "not bytes")
+    assert list((tmp_path / "out").iterdir()) == []
