@@ -14,7 +14,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 def kernel(function: Function) -> Function:
     """Compile a function that only other compiled functions call."""
-    return cast(Function, numba.njit(nogil=True, _nrt=False, forceinline=True)(function))
+    return cast(Function, numba.njit(nogil=True, forceinline=True)(function))
 
 
 def entry_kernel(function: Function) -> Function:
@@ -24,7 +24,7 @@ def entry_kernel(function: Function) -> Function:
     none, as in a read-only installation without a home, the function is compiled anew in every process.
     """
     try:
-        return cast(Function, numba.njit(nogil=True, _nrt=False, forceinline=True)(function))
+        return cast(Function, numba.njit(nogil=True, cache=True)(function))
     except RuntimeError:  # numba's "cannot cache function: no locator available"
         return kernel(function)
 

@@ -35,10 +35,8 @@ def draw_image(tables: Tables, work: Work, num_paddles: int, dots: np.ndarray, i
     highest = 0.0
     contrast = (tables.path_contrast, tables.distractor_contrast, 1.0)
     for i in range(3):
-        for y in range(tables.size):
-            for x in range(tables.size):
-                highest = max(highest, layers[i, y, x] * contrast[i])
-    levels = work.levels
+        highest = max(highest, layers[i].max() * contrast[i])
+    levels = np.zeros((3, 256), np.uint8)
     for i in range(3):
         for value in range(256):
             levels[i, value] = np.uint8(min(255.0, np.floor(value * contrast[i] / highest * 255.0 + 0.5)))

@@ -82,7 +82,6 @@ def _make_work(tables: Tables, rows: int) -> Work:
         np.zeros(len(tables.circle), np.float64),
         np.zeros((tables.size, tables.size), np.uint8),
         np.zeros((3, tables.size, tables.size), np.uint8),
-        np.zeros((3, 256), np.uint8),
     )
 
 
