@@ -38,6 +38,7 @@ class Work(NamedTuple):
     weights: NDArray[np.float64]  # (K,)
     taken: NDArray[np.uint8]  # (size, size): 1 where a distractor's start must not be
     layers: NDArray[np.uint8]  # (3, size, size): ink of paths, ink of distractors, dots
+    levels: NDArray[np.uint8]  # (3, 256): their grey levels in the image
 
 
 @kernel
@@ -149,12 +150,17 @@ def fits(tables: Tables, work: Work, num_near: int, tip: tuple[int, int], stamp:
 
 
 @kernel
+def step(start: tuple[int, int], moves: np.ndarray, i: int) -> tuple[int, int]:
+    """Move from a pixel and round up, in the arithmetic of the public generator (see ``stamps``)."""
+    return int(np.ceil(start[0] + moves[i, 0])), int(np.ceil(start[1] + moves[i, 1]))
+
+
+@kernel
 def extend_chain(tables: Tables, work: Work, num_occupied: int, last: int, row: int) -> bool:
     """Add the paddle ``row`` to the chain whose newest paddle is ``last``; False if it is stuck."""
     paddles = work.paddles
     heading = paddles[last, STAMP]
-    y = paddles[last, ANCHOR_Y] + tables.advance[heading, 0]
-    x = paddles[last, ANCHOR_X] + tables.advance[heading, 1]
+    y, x = step((paddles[last, ANCHOR_Y], paddles[last, ANCHOR_X]), tables.advance, heading)
     num_near = collect_near(tables, work, num_occupied, y, x)
     for _ in range(_DRAWS):
         k = draw_turn(tables, work, num_near, (y, x), heading)
@@ -175,8 +181,8 @@ def extend_chain(tables: Tables, work: Work, num_occupied: int, last: int, row: 
 def place_seed(tables: Tables, paddles: np.ndarray, row: int, tail: tuple[int, int], seed: int) -> bool:
     """Write a chain's first paddle; False if its head or anchor would lie outside the image."""
     size = tables.size
-    head_y, head_x = tail[0] + tables.seed_head[seed, 0], tail[1] + tables.seed_head[seed, 1]
-    anchor_y, anchor_x = tail[0] + tables.seed_anchor[seed, 0], tail[1] + tables.seed_anchor[seed, 1]
+    head_y, head_x = step(tail, tables.seed_head, seed)
+    anchor_y, anchor_x = step((head_y, head_x), tables.seed_back, seed)
     if min(head_y, head_x, anchor_y, anchor_x) < 0 or max(head_y, head_x, anchor_y, anchor_x) >= size:
         return False
     paddles[row, ORDER] = 0
@@ -200,7 +206,8 @@ def seed_pair(tables: Tables, work: Work) -> bool:
     for _ in range(_DRAWS):
         seed = below(rng, NUM_DEGREES)
         away = below(rng, NUM_DEGREES)
-        tail = (tail_y + tables.seed_offsets[away, 0], tail_x + tables.seed_offsets[away, 1])
+        offset = tables.seed_offsets[away]
+        tail = (int(np.rint(tail_y + offset[0])), int(np.rint(tail_x + offset[1])))
         if place_seed(tables, paddles, 1, tail, seed):
             return True
     return False

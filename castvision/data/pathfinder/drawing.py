@@ -24,7 +24,7 @@ def stamp_highest(canvas: np.ndarray, stamp: np.ndarray, y: int, x: int) -> None
 def draw_image(tables: Tables, work: Work, num_paddles: int, dots: np.ndarray, image: np.ndarray) -> None:
     """Draw paddles and dots, each kind with its contrast, and stretch the result to 0..255."""
     layers = work.layers
-    layers[:] = 0
+    layers.fill(0)
     for row in range(num_paddles):
         layer = 0 if work.paddles[row, SNAKE] < 2 else 1
         ink = tables.ink[work.paddles[row, STAMP]]
@@ -35,8 +35,10 @@ def draw_image(tables: Tables, work: Work, num_paddles: int, dots: np.ndarray, i
     highest = 0.0
     contrast = (tables.path_contrast, tables.distractor_contrast, 1.0)
     for i in range(3):
-        highest = max(highest, layers[i].max() * contrast[i])
-    levels = np.zeros((3, 256), np.uint8)
+        for y in range(tables.size):
+            for x in range(tables.size):
+                highest = max(highest, layers[i, y, x] * contrast[i])
+    levels = work.levels
     for i in range(3):
         for value in range(256):
             levels[i, value] = np.uint8(min(255.0, np.floor(value * contrast[i] / highest * 255.0 + 0.5)))

@@ -82,6 +82,7 @@ def _make_work(tables: Tables, rows: int) -> Work:
         np.zeros(len(tables.circle), np.float64),
         np.zeros((tables.size, tables.size), np.uint8),
         np.zeros((3, tables.size, tables.size), np.uint8),
+        np.zeros((3, 256), np.uint8),
     )
 
 
@@ -99,7 +100,9 @@ def _make_sample(tables: Tables, work: Work, max_tries: int, batch: Batch, i: in
         batch.dots[i, dot, 0] = work.paddles[row, TIP_Y]
         batch.dots[i, dot, 1] = work.paddles[row, TIP_X]
     batch.counts[i] = count
-    batch.paddles[i, :count] = work.paddles[:count]
+    for row in range(count):
+        for column in range(NUM_COLUMNS):
+            batch.paddles[i, row, column] = work.paddles[row, column]
     draw_image(tables, work, count, batch.dots[i], batch.images[i])
 
 

@@ -1,6 +1,10 @@
 """Pictures of a paddle in every direction, drawn once: its ink, and the halo that keeps others away.
 
 A direction ``t`` points to ``(sin t, cos t)`` in (y, x), y down. A stamp shows a bar that starts at the stamp's centre.
+NOTE: the public generator rounds moves up, ``ceil(position + distance * sin(angle))``, in double precision. Where the
+result is whole on paper the last bit decides: cos(-120 degrees) comes out a little above -1/2, sin(180 degrees) above 0
+(which moves pixels near the top or left border only). LRA's images were made so; the same sums are formed here.
+
 There are 360 + K of them: whole degrees for the first paddle of a chain, and for each of the K pixels on the circle on
 which a chain continues, the direction back to the circle's centre.
 """
@@ -27,14 +31,9 @@ def seed_angles() -> list[float]:
     return [math.radians(degree - NUM_DEGREES // 2) for degree in range(NUM_DEGREES)]
 
 
-def polar_step(angle: float, distance: float, origin: int) -> tuple[int, int]:
-    """A move by ``distance`` towards ``angle``, rounded up in both components as the public generator does.
-
-    NOTE: the rounding is that of ``origin + distance * sin(angle)`` in double precision. Where the result is whole on
-    paper, the last bit decides (cos of -120 degrees comes out a little above -1/2), in LRA's images too.
-    """
-    y, x = origin + distance * math.sin(angle), origin + distance * math.cos(angle)
-    return math.ceil(y) - origin, math.ceil(x) - origin
+def polar(angle: float, distance: float) -> tuple[float, float]:
+    """A move by ``distance`` towards ``angle``: (dy, dx)."""
+    return distance * math.sin(angle), distance * math.cos(angle)
 
 
 def circle_offsets(radius: int) -> Ints:
@@ -76,9 +75,9 @@ def draw_stamps(angles: list[float], length: int, thickness: float, margin: int)
     ink = np.zeros((len(angles), small, small), np.uint8)
     halo = np.zeros_like(ink)
     for i, angle in enumerate(angles):
-        dy, dx = polar_step(angle, SUPERSAMPLING * length, centre)
+        dy, dx = polar(angle, SUPERSAMPLING * length)
         canvas = Image.new("L", (large, large))
-        line = [(centre, centre), (centre + dx, centre + dy)]
+        line = [(centre, centre), (math.ceil(centre + dx), math.ceil(centre + dy))]
         ImageDraw.Draw(canvas).line(line, fill=255, width=round(SUPERSAMPLING * thickness))
         bar = np.asarray(canvas)
         ink[i] = reduce_lanczos(bar, small)

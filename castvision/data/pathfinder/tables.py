@@ -21,7 +21,7 @@ from castvision.data.pathfinder.stamps import (
     disc,
     draw_dot,
     draw_stamps,
-    polar_step,
+    polar,
     seed_angles,
 )
 
@@ -55,14 +55,14 @@ class Tables(NamedTuple):
     core: Ints  # (D, P, 3): offset of a pixel that can clash, and the occupancy from which on it does
     core_count: Ints  # (D,)
     core_box: Ints  # (D, 4): first and last row, first and last column of these pixels
-    advance: Ints  # (D, 2): from an anchor to the next one
+    advance: Floats  # (D, 2): from an anchor to the next one
     circle: Ints  # (K, 2): from an anchor to the possible tips
     turns: Ints  # (D, K): which of them a heading allows
     turn_count: Ints  # (D,)
     turn_weight: Floats  # (D, K)
-    seed_head: Ints  # (360, 2): from a tail to the head
-    seed_anchor: Ints  # (360, 2): from a tail to the anchor
-    seed_offsets: Ints  # (360, 2): from path one's tail to path two's
+    seed_head: Floats  # (360, 2): from a tail to the head
+    seed_back: Floats  # (360, 2): from the head to the anchor, one margin behind the tail
+    seed_offsets: Floats  # (360, 2): from path one's tail to path two's
     first_seeds: Ints  # (S,): directions in which path one can start
     first_box: Ints  # (360, 4): where its tail may be
     foot: Ints  # (360, F, 2): pixels that must be free for a distractor's start
@@ -78,10 +78,10 @@ def make_tables(spec: PathfinderSpec, margin: int) -> Tables:
     Raises:
         ValueError: If no direction leaves path one room to start.
     """
-    length, middle = spec.paddle_length, spec.img_size // 2
+    length = spec.paddle_length
     circle = circle_offsets(length + margin)
     headings = seed_angles() + [math.atan2(dy, dx) for dy, dx in circle.tolist()]
-    facing = seed_angles() + [heading + math.pi for heading in headings[NUM_DEGREES:]]
+    facing = seed_angles() + [_opposite(heading) for heading in headings[NUM_DEGREES:]]
     ink, halo = draw_stamps(facing, length, spec.paddle_thickness, margin)
     radius = ink.shape[-1] // 2
     foot, foot_count = _footprints(halo[:NUM_DEGREES], radius, length + margin)
@@ -104,12 +104,12 @@ def make_tables(spec: PathfinderSpec, margin: int) -> Tables:
         halo,
         dilate(np.pad(halo, edges), disc(margin)),
         *_cores(halo, radius),
-        np.array([polar_step(angle, length + 2 * margin, middle) for angle in headings], np.int32),
+        np.array([polar(angle, length + 2 * margin) for angle in headings]),
         circle,
         *_turns(headings, spec.continuity),
-        np.array([polar_step(angle, length, middle) for angle in seed_angles()], np.int32),
-        _seed_anchors(length, margin, middle),
-        _seed_offsets(spec.seed_distance),
+        np.array([polar(angle, length) for angle in seed_angles()]),
+        np.array([polar(_opposite(angle), length + margin) for angle in seed_angles()]),
+        np.array([polar(math.radians(degree), spec.seed_distance) for degree in range(NUM_DEGREES)]),
         first_seeds,
         first_box,
         foot,
@@ -117,6 +117,11 @@ def make_tables(spec: PathfinderSpec, margin: int) -> Tables:
         works,
         draw_dot(spec.marker_radius),
     )
+
+
+def _opposite(angle: float) -> float:
+    """The direction back, within half a turn of zero."""
+    return angle + math.pi if angle < 0 else angle - math.pi
 
 
 def _cores(halo: Bytes, radius: int) -> tuple[Ints, Ints, Ints]:
@@ -201,18 +206,3 @@ def _first_starts(spec: PathfinderSpec, foot: Ints, counts: Ints, works: Bytes) 
             f"{spec.seed_distance=}; lower seed_distance or take mode='clean'"
         )
     return boxes, np.array(seeds, np.int32)
-
-
-def _seed_anchors(length: int, margin: int, middle: int) -> Ints:
-    """From a tail forward to the head, then back to one margin behind the tail (both rounded up)."""
-    anchors = []
-    for angle in seed_angles():
-        forward, backward = polar_step(angle, length, middle), polar_step(angle + math.pi, length + margin, middle)
-        anchors.append((forward[0] + backward[0], forward[1] + backward[1]))
-    return np.array(anchors, np.int32)
-
-
-def _seed_offsets(distance: int) -> Ints:
-    """From path one's tail to path two's, for each whole degree."""
-    angles = [math.radians(degree) for degree in range(NUM_DEGREES)]
-    return np.array([(round(distance * math.sin(a)), round(distance * math.cos(a))) for a in angles], np.int32)
