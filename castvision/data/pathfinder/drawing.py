@@ -10,14 +10,18 @@ from castvision.data.pathfinder.tables import Tables
 
 
 @kernel
-def stamp_highest(canvas: np.ndarray, stamp: np.ndarray, y: int, x: int) -> None:
-    """Draw a stamp centred on a pixel; where something is, the brighter stays."""
+def stamp_highest(canvas: np.ndarray, stamp: np.ndarray, top: int, left: int) -> None:
+    """Draw a stamp whose first pixel comes to (top, left); where something is, the brighter stays."""
     size = canvas.shape[0]
-    reach = stamp.shape[0] // 2
-    top, left = y - reach, x - reach
-    for i in range(max(0, -top), min(2 * reach + 1, size - top)):
-        for j in range(max(0, -left), min(2 * reach + 1, size - left)):
+    for i in range(max(0, -top), min(stamp.shape[0], size - top)):
+        for j in range(max(0, -left), min(stamp.shape[1], size - left)):
             canvas[top + i, left + j] = max(canvas[top + i, left + j], stamp[i, j])
+
+
+@kernel
+def place_of(position: int, edge: int, size: int) -> int:
+    """Where a dot lies in its picture of ``2 edge + 1`` pixels: as far from the image's border, up to ``edge``."""
+    return min(position, edge) + max(0, position - (size - 1 - edge))
 
 
 @kernel
@@ -28,20 +32,22 @@ def draw_image(tables: Tables, work: Work, num_paddles: int, dots: np.ndarray, i
     for row in range(num_paddles):
         layer = 0 if work.paddles[row, SNAKE] < 2 else 1
         ink = tables.ink[work.paddles[row, STAMP]]
-        stamp_highest(layers[layer], ink, work.paddles[row, TIP_Y], work.paddles[row, TIP_X])
+        top, left = work.paddles[row, TIP_Y] - tables.radius, work.paddles[row, TIP_X] - tables.radius
+        stamp_highest(layers[layer], ink, top, left)
+    edge = tables.dots.shape[0] // 2
     for i in range(2):
-        stamp_highest(layers[2], tables.dot, dots[i, 0], dots[i, 1])
-    # One exact value per grey level and layer keeps the result independent of the order of operations.
+        y, x = place_of(dots[i, 0], edge, tables.size), place_of(dots[i, 1], edge, tables.size)
+        stamp_highest(layers[2], tables.dots[y, x], dots[i, 0] - y, dots[i, 1] - x)
     highest = 0.0
-    contrast = (tables.path_contrast, tables.distractor_contrast, 1.0)
     for i in range(3):
         for y in range(tables.size):
             for x in range(tables.size):
-                highest = max(highest, layers[i, y, x] * contrast[i])
+                highest = max(highest, tables.brightness[i, layers[i, y, x]])
     levels = work.levels
+    scale = 255.0 / highest
     for i in range(3):
         for value in range(256):
-            levels[i, value] = np.uint8(min(255.0, np.floor(value * contrast[i] / highest * 255.0 + 0.5)))
+            levels[i, value] = np.uint8(min(255.0, tables.brightness[i, value] * scale) + 0.5)
     for y in range(tables.size):
         for x in range(tables.size):
             path, distractor, dot = levels[0, layers[0, y, x]], levels[1, layers[1, y, x]], levels[2, layers[2, y, x]]

@@ -19,7 +19,7 @@ from castvision.data.pathfinder.stamps import (
     circle_offsets,
     dilate,
     disc,
-    draw_dot,
+    draw_dots,
     draw_stamps,
     polar,
     seed_angles,
@@ -47,8 +47,6 @@ class Tables(NamedTuple):
     path_length: int
     distractor_length: int
     num_distractors: int
-    path_contrast: float
-    distractor_contrast: float
     ink: Bytes  # (D, 2R + 1, 2R + 1)
     halo: Bytes  # (D, 2R + 1, 2R + 1)
     wide_halo: Bytes  # (D, 2(R + margin) + 1, …): highest halo within one margin
@@ -68,7 +66,8 @@ class Tables(NamedTuple):
     foot: Ints  # (360, F, 2): pixels that must be free for a distractor's start
     foot_count: Ints  # (360,)
     seed_works: Bytes  # (360,): 0 where the border fault refuses the direction
-    dot: Bytes  # (2Q + 1, 2Q + 1)
+    dots: Bytes  # (2E + 1, 2E + 1, 2E + 1, 2E + 1): see draw_dots
+    brightness: Floats  # (3, 256): of ink of paths, ink of distractors and dots
 
 
 @lru_cache(maxsize=16)
@@ -98,8 +97,6 @@ def make_tables(spec: PathfinderSpec, margin: int) -> Tables:
         spec.contour_length,
         spec.distractor_length,
         spec.num_distractors,
-        float(spec.path_contrast),
-        float(spec.distractor_contrast),
         ink,
         halo,
         dilate(np.pad(halo, edges), disc(margin)),
@@ -115,8 +112,16 @@ def make_tables(spec: PathfinderSpec, margin: int) -> Tables:
         foot,
         foot_count,
         works,
-        draw_dot(spec.marker_radius),
+        draw_dots(spec.marker_radius),
+        _brightness(spec),
     )
+
+
+def _brightness(spec: PathfinderSpec) -> Floats:
+    """Ink times contrast. NOTE: in single precision as in the public generator, since it decides many rounding ties."""
+    ink = np.arange(256, dtype=np.float32) / np.float32(255)
+    contrasts = np.array([spec.path_contrast, spec.distractor_contrast, 1], np.float32)
+    return (contrasts[:, None] * ink).astype(np.float64)
 
 
 def _opposite(angle: float) -> float:
