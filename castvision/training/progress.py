@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import RichProgressBar, Timer
 from rich import get_console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -17,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 15.0
+WINDOW = 20
+"""Refreshes over which speed is measured: the first ones, with caches cold, are soon forgotten."""
 
 
 class TrainingBar(RichProgressBar):
@@ -36,9 +40,10 @@ class TrainingBar(RichProgressBar):
         self._start()
 
     def _start(self) -> None:
-        self._since = self._refreshed = time.perf_counter()
+        self._refreshed = time.perf_counter()
         self._images = 0
-        self._steps = 0
+        self._batches = 0
+        self._marks: deque[tuple[float, int, int]] = deque([(self._refreshed, 0, 0)], maxlen=WINDOW)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -54,8 +59,8 @@ class TrainingBar(RichProgressBar):
         """Go on with the clock and show the figures."""
         super().on_validation_end(trainer, pl_module)
         paused = time.perf_counter() - self._paused
-        self._since += paused
         self._refreshed += paused
+        self._marks = deque(((then + paused, seen, done) for then, seen, done in self._marks), maxlen=WINDOW)
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             monitor = str(getattr(pl_module, "monitor", "val/loss"))
             if monitor in trainer.callback_metrics:
@@ -68,7 +73,7 @@ class TrainingBar(RichProgressBar):
     ) -> None:
         """Count; show only when it is time."""
         self._images += len(batch[0])
-        self._steps += 1
+        self._batches += 1
         now = time.perf_counter()
         if now - self._refreshed < (REFRESH_SECONDS if self.is_terminal else self.line_seconds):
             return
@@ -80,12 +85,17 @@ class TrainingBar(RichProgressBar):
             logger.info("%s", self._line(trainer))
 
     def _measure(self, trainer: Trainer, outputs: Any, now: float) -> None:
-        seconds = now - self._since
+        then, images, batches = self._marks[0]
+        self._marks.append((now, self._images, self._batches))
         self._shown["loss"] = f"{float(outputs['loss']):.4f}"
-        self._shown["images/s"] = f"{self._images / seconds:,.0f}"
-        left = seconds_left(trainer, self._steps / seconds)
+        self._shown["images/s"] = f"{(self._images - images) / (now - then):,.0f}"
+        left = seconds_left(trainer, (self._batches - batches) / (now - then))
         if left is not None:
             self._shown["left"] = str(timedelta(seconds=round(left)))
+
+    def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
+        """The epoch and its bar; Lightning's own times and speeds would leave no room for ours."""
+        return [TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()]
 
     def _line(self, trainer: Trainer) -> str:
         figures = " · ".join(f"{name} {value}" for name, value in self._shown.items())
@@ -99,7 +109,7 @@ class TrainingBar(RichProgressBar):
 
 
 def seconds_left(trainer: Trainer, batches_per_second: float) -> float | None:
-    """Until the run's budget is used up, by steps or by the clock; None if it has none.
+    """Until the run's budget is used up, by steps or by the clock, 0 or more; None if it has none.
 
     Args:
         trainer: In training.
@@ -114,4 +124,4 @@ def seconds_left(trainer: Trainer, batches_per_second: float) -> float | None:
             remaining = callback.time_remaining()
             if remaining is not None:
                 left = remaining if left is None else min(left, remaining)
-    return left
+    return None if left is None else max(0.0, left)
