@@ -2,7 +2,7 @@
 
     OUT/imgs/<batch>/sample_<i>.png     8-bit grey
     OUT/metadata/<batch>.npy            text, one image a line, LRA's eleven columns
-    OUT/masks/<batch>.npz               semantic, instances, gap_free, ordinal, dots, one row an image
+    OUT/masks/<batch>.npz               semantic, instances, gap_free, ordinal, dots; one row an image
     OUT/manifest.json                   all parameters
 
 A batch of 1,000 images is complete once its metadata exists: that file is written last, under its final name at once.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from castvision.data.pathfinder.engine import Batch
+    from castvision.data.pathfinder.spec import PathfinderSpec
 
 BATCH = 1000
 
@@ -91,7 +98,7 @@ def write_pathfinder(  # noqa: PLR0913 - the parameters of a set
     missing = [b for b in range(-(-num_images // BATCH)) if not (out / "metadata" / f"{b}.npy").exists()]
     if not missing:
         raise FileExistsError(f"{out} holds this set already, complete; choose another folder to write it again")
-    jobs = [(out, spec, seed, b, min(BATCH, num_images - b * BATCH)) for b in missing]
+    jobs = [(out, spec, seed, b, range(num_images)[b * BATCH : (b + 1) * BATCH]) for b in missing]
     _run(jobs, workers)
 
 
@@ -113,13 +120,13 @@ def _claim(out: Path, parameters: dict[str, Any]) -> None:
     _write(manifest, json.dumps(parameters, indent=1).encode())
 
 
-def _run(jobs: list[tuple[Path, Any, int, int, int]], workers: int) -> None:
+def _run(jobs: list[tuple[Path, Any, int, int, range]], workers: int) -> None:
     import multiprocessing
 
     from rich.progress import Progress
 
     with Progress(transient=True) as progress:
-        task = progress.add_task("images", total=sum(job[-1] for job in jobs))
+        task = progress.add_task("images", total=sum(len(job[-1]) for job in jobs))
         if workers == 1 or len(jobs) == 1:
             for job in jobs:
                 progress.advance(task, _write_batch(job))
@@ -129,34 +136,57 @@ def _run(jobs: list[tuple[Path, Any, int, int, int]], workers: int) -> None:
                 progress.advance(task, count)
 
 
-def _write_batch(job: tuple[Path, Any, int, int, int]) -> int:
+def _write_batch(job: tuple[Path, Any, int, int, range]) -> int:
     """One folder of images, its masks, and last its metadata."""
     import numpy as np
-    from PIL import Image
 
     from castvision.data.pathfinder.engine import make_batch
-    from castvision.data.pathfinder.sample import SPLITS, make_samples
+    from castvision.data.pathfinder.sample import SPLITS
 
-    out, spec, seed, number, count = job
-    indices = np.arange(number * BATCH, number * BATCH + count)
-    samples = make_samples(spec, make_batch(spec, seed, SPLITS["written"], indices))
-    folder = out / "imgs" / str(number)
-    folder.mkdir(exist_ok=True)
-    lines = []
-    for i, sample in enumerate(samples):
-        Image.fromarray(sample.image).save(folder / f"sample_{i}.png")
-        lines.append(
-            f"imgs/{number} sample_{i}.png {i} {sample.label} {spec.continuity} {spec.contour_length} "
-            f"{spec.distractor_length} {spec.paddle_length} {spec.paddle_thickness} {sample.margin} 1"
-        )
-    masks = {
-        n: np.stack([getattr(s, n) for s in samples]) for n in ("semantic", "instances", "gap_free", "ordinal", "dots")
-    }
-    partial = out / "masks" / f".{number}.npz"
-    np.savez_compressed(partial, allow_pickle=False, **masks)
-    partial.replace(out / "masks" / f"{number}.npz")
+    out, spec, seed, number, indices = job
+    batch = make_batch(spec, seed, SPLITS["written"], np.array(indices))
+    _write_images(out / "imgs" / str(number), batch.images)
+    _write_masks(out / "masks" / f"{number}.npz", spec, batch)
+    lines = [
+        f"imgs/{number} sample_{i}.png {i} {batch.labels[i]} {spec.continuity} {spec.contour_length} "
+        f"{spec.distractor_length} {spec.paddle_length} {spec.paddle_thickness} "
+        f"{spec.paddle_margins[batch.margins[i]]} 1"
+        for i in range(len(indices))
+    ]
     _write(out / "metadata" / f"{number}.npy", ("\n".join(lines) + "\n").encode())
-    return count
+    return len(indices)
+
+
+def _write_images(folder: Path, images: NDArray[np.uint8]) -> None:
+    """All images of a batch appear at once; what a killed run left is replaced."""
+    from PIL import Image
+
+    partial = folder.with_name(f".{folder.name}.partial")
+    for left in (partial, folder):
+        if left.exists():
+            shutil.rmtree(left)
+    partial.mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(partial / f"sample_{i}.png")
+    partial.replace(folder)
+
+
+def _write_masks(path: Path, spec: PathfinderSpec, batch: Batch) -> None:
+    import numpy as np
+
+    from castvision.data.pathfinder import masks
+
+    partial = path.with_name(f".{path.name}")
+    np.savez_compressed(
+        partial,
+        allow_pickle=False,
+        semantic=masks.make_semantic_masks(spec, batch),
+        instances=masks.make_instance_masks(spec, batch),
+        gap_free=masks.make_gap_free_masks(spec, batch),
+        ordinal=masks.make_ordinal_masks(spec, batch),
+        dots=batch.dots,
+    )
+    partial.replace(path)
 
 
 def _write(path: Path, content: bytes) -> None:

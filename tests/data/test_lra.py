@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +55,36 @@ def test_resumes_what_is_missing_and_refuses_the_rest(written: Path, monkeypatch
     (written / "imgs" / "1" / "sample_4.png").write_bytes(b"half")
     write_pathfinder(written, contour_length=6, num_images=50)
     assert digest(written) == complete
+
+
+def start(code: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", f"import castvision.data.make_pathfinder as m\n{code}"])
+
+
+def test_a_killed_run_is_taken_up_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("castvision.data.make_pathfinder.BATCH", 500)
+    size = {"contour_length": 6, "num_images": 4000}
+    interrupted = tmp_path / "interrupted"
+    process = start(
+        f"m.BATCH = 500\nm.write_pathfinder(m.Path({str(interrupted)!r}), contour_length=6, num_images=4000)"
+    )
+    try:
+        until = time.monotonic() + 120
+        while not (interrupted / "metadata" / "1.npy").exists() and time.monotonic() < until:
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    assert 2 <= len(list((interrupted / "metadata").glob("*.npy"))) < 8
+    write_pathfinder(interrupted, **size)
+    write_pathfinder(tmp_path / "whole", **size)
+    assert digest(interrupted) == digest(tmp_path / "whole")
+    assert not list(interrupted.rglob(".*"))
+
+
+def test_number_of_processes_changes_nothing(written: Path, tmp_path: Path) -> None:
+    write_pathfinder(tmp_path / "parallel", contour_length=6, num_images=50, workers=2)
+    assert digest(tmp_path / "parallel") == digest(written)
 
 
 def test_a_folder_of_others_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ def make_batch(
         label: Label that every sample gets, or None to draw it. Everything else stays the same.
 
     Raises:
-        RuntimeError: If the paths do not fit into the image within :data:`MAX_TRIES` tries.
+        ValueError: If the paths do not fit into the image within :data:`MAX_TRIES` tries.
     """
     count, size = len(indices), spec.img_size
     rows = 2 * spec.contour_length + spec.num_distractors * spec.distractor_length + spec.distractor_length
@@ -66,9 +66,9 @@ def make_batch(
         tables = make_tables(spec, margin)
         _generate(tables, _make_work(tables, rows), key, np.ascontiguousarray(indices), which, wanted, batch)
     if (batch.tries < 0).any():
-        raise RuntimeError(
-            f"two paths of {spec.contour_length} paddles were not found in {MAX_TRIES} tries at {spec.img_size} "
-            f"pixels; lower contour_length or seed_distance, or raise img_size"
+        raise ValueError(
+            f"found no room for two paths of {spec.contour_length} paddles at {spec.img_size} pixels in {MAX_TRIES} "
+            f"tries; lower contour_length or seed_distance, or raise img_size"
         )
     return batch
 

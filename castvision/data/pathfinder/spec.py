@@ -18,6 +18,9 @@ SUPERSAMPLING = 2
 """Paddles and dots are drawn this many times larger, then reduced."""
 
 
+_MOST_DISTRACTORS = 253  # instance masks are 8-bit, and hold the background and both paths too
+
+
 class _Geometry(NamedTuple):
     """The part of the parameters that depends on the image's size."""
 
@@ -99,6 +102,8 @@ class PathfinderSpec:
         }
         for name, least in minimum.items():
             _check_whole(name, getattr(self, name), least)
+        if self.num_distractors > _MOST_DISTRACTORS:
+            raise ValueError(f"num_distractors must be at most {_MOST_DISTRACTORS}, got {self.num_distractors}")
         if not self.paddle_margins:
             raise ValueError("paddle_margins must hold at least one margin, got paddle_margins=()")
         for margin in self.paddle_margins:
@@ -129,8 +134,8 @@ class PathfinderSpec:
 
         32, 64, 128 and 256 are LRA's own columns. Any other size takes the largest of them that is not above it (32
         below 32) and multiplies paddle length, thickness, margins, padding, seed distance and dot radius by the ratio
-        of the sizes, rounded (thickness and radius to half pixels). A distractor has a third of a path's paddles;
-        how many there are follows from LRA's budget of distractor paddles at that resolution.
+        of the sizes, rounded (thickness and radius to half pixels, the seed distance down). A distractor has a third
+        of a path's paddles; how many there are follows from LRA's budget of distractor paddles at that resolution.
 
         Args:
             img_size: Height and width, at least 24.
@@ -169,7 +174,7 @@ def _scaled(geometry: _Geometry, ratio: float) -> dict[str, Any]:
         "paddle_thickness": halves(geometry.paddle_thickness),
         "paddle_margins": tuple(dict.fromkeys(whole(margin) for margin in geometry.paddle_margins)),
         "padding": whole(geometry.padding),
-        "seed_distance": math.floor(geometry.seed_distance * ratio) if ratio < 1 else whole(geometry.seed_distance),
+        "seed_distance": math.floor(geometry.seed_distance * ratio),
         "marker_radius": halves(geometry.marker_radius),
         "continuity": geometry.continuity,
         "path_contrast": geometry.path_contrast,
