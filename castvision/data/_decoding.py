@@ -56,8 +56,9 @@ def decode(data: bytes, page: int | None = None) -> Decoded:
 
 
     Raises:
-        ValueError: Unknown, damaged or ambiguous content, without the file's name (other errors of the decoders pass through).
-    """  # noqa: E501
+        ValueError: Unknown, damaged or ambiguous content, without the file's name (other errors of the decoders pass
+            through).
+    """
     if data[:4] in _TIFF:
         return _decode_tiff(data, page)
     if page not in (None, 0):
@@ -88,8 +89,8 @@ def _decode_pillow(data: bytes) -> Decoded:
 
 
 def _open_pillow(data: bytes) -> Image.Image:
-    # NOTE: Pillow's limit (179 million pixels) refuses the photographs of today's 200-megapixel phones; it is a module global,  # noqa: E501
-    # so it is set aside under a lock and our own limit, checked before any pixel is decoded, takes its place.
+    # NOTE: Pillow's limit (179 million pixels) refuses the photographs of today's 200-megapixel phones; it is a module
+    # global, so it is set aside under a lock and our own limit, checked before any pixel is decoded, takes its place.
     with _limit_lock:
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
@@ -159,7 +160,7 @@ def _decode_tiff(data: bytes, page: int | None) -> Decoded:
 
 
 def _is_ordinary(page: tifffile.TiffPage) -> bool:
-    """Whether Pillow reads the page without loss: 8 bits or fewer, grey/palette/RGB/CMYK/YCbCr, at most one alpha channel."""  # noqa: E501
+    """Whether Pillow reads the page without loss: up to 8 bits, grey/palette/RGB/CMYK/YCbCr, at most one alpha channel."""
     if page.bitspersample > 8 or page.sampleformat not in (None, 1):
         return _needs_codec(page) and page.samplesperpixel == 1 and page.bitspersample == 16
     expected = {2: 3, 5: 4, 6: 3}.get(int(page.photometric), 1)
@@ -183,7 +184,8 @@ def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pag
     extra = [axis for axis, length in zip(axes, shape, strict=True) if axis not in "YX" and length > 1]
     if len(extra) > 1 or any(axis not in _CHANNEL_AXES for axis in extra) or not {"Y", "X"} <= set(axes):
         raise ValueError(
-            f"expected one image, got a stack with {axes=}, {shape=}; name one page (page=0..{pages - 1}) or save one plane"  # noqa: E501
+            f"expected one image, got a stack with {axes=}, {shape=}; "
+            f"name one page (page=0..{pages - 1}) or save one plane"
         )
     try:
         pixels: Pixels = source.asarray()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from castvision.data._decoding import Decoded, Pixels, decode
+from castvision.data._decoding import Decoded, Pixels as Pixels, decode
 
 if TYPE_CHECKING:
     import os
@@ -44,13 +44,15 @@ def read_image(
     PNG, JPEG, TIFF, WebP, BMP and GIF (its first frame), recognised by content, not by name. Palettes become RGB,
     CMYK and
     YCbCr
-    become RGB (without colour management), bilevel images become 0/255, EXIF and TIFF orientation is applied. 16-bit, 32-bit and
+    become RGB (without colour management), bilevel images become 0/255, EXIF and TIFF orientation is applied.
+    16-bit, 32-bit and
     float channels keep their dtype; a TIFF's pages of one size, or its planes, become channels.
 
 
     Args:
         path: The file.
-        alpha: What becomes of an opacity channel: composed over white (what a viewer shows), dropped, or kept as the last channel.
+        alpha: What becomes of an opacity channel: composed over white (what a viewer shows), dropped, or kept as the
+            last channel.
         page: One page of a multi-page TIFF, for stacks whose pages are not channels.
 
     Returns:
@@ -59,9 +61,10 @@ def read_image(
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Not a file, empty, not an image, damaged, truncated, too large, or a stack without ``page``; the message names
+        ValueError: Not a file, empty, not an image, damaged, truncated, too large, or a stack without ``page``; the
+            message names
             the file.
-    """  # noqa: E501
+    """
     if alpha not in ("white", "drop", "keep"):
         raise ValueError(f"expected alpha to be 'white', 'drop' or 'keep', got {alpha=}")
     path = Path(path)
@@ -118,7 +121,8 @@ def _top(dtype: np.dtype[Any]) -> float:
 def to_unit_range(image: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Scale pixels to 0..1 by their dtype.
 
-    Unsigned integers are divided by their dtype's largest value. Floats within 0..1 stay; other floats and signed integers, which
+    Unsigned integers are divided by their dtype's largest value. Floats within 0..1 stay; other floats and signed
+    integers, which
     have no agreed range, are scaled from their own smallest to their largest finite value. Non-finite pixels become 0.
 
     Args:
@@ -129,7 +133,7 @@ def to_unit_range(image: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
 
     Raises:
         TypeError: Neither numbers nor bool.
-    """  # noqa: E501
+    """
     if image.dtype.kind not in "buif":
         raise TypeError(f"expected an array of real numbers, got {image.dtype=}")
     if image.dtype.kind in "bu":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from castvision.data.images import Pixels, stretch_range  # type: ignore[attr-defined]
+from castvision.data.images import Pixels, stretch_range
 
 if TYPE_CHECKING:
     from torch import Tensor

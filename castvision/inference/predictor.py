@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from castvision.data.images import Pixels, to_model_input  # type: ignore[attr-defined]
+from castvision.data.images import Pixels, to_model_input
 from castvision.inference._loading import LoadedParts, load_parts
 
 if TYPE_CHECKING:
@@ -152,7 +152,8 @@ def load_model(source: str | Path, *, device: torch.device | str = "cpu", seed: 
     """Load a model for prediction.
 
     Args:
-        source: A checkpoint of a training run (``.ckpt``), a folder in timm's layout (``config.json`` and ``model.safetensors``,
+        source: A checkpoint of a training run (``.ckpt``), a folder in timm's layout (``config.json`` and
+            ``model.safetensors``,
             also written ``local-dir:FOLDER``), or the name of a registered model, which is then built untrained.
         device: Where it runs.
         seed: For an untrained model's weights; the global random state stays as it is.
@@ -163,5 +164,5 @@ def load_model(source: str | Path, *, device: torch.device | str = "cpu", seed: 
     Raises:
         FileNotFoundError: ``source`` looks like a path and does not exist.
         ValueError: Unknown name, damaged file, or a checkpoint of another architecture.
-    """  # noqa: E501
+    """
     return Predictor(load_parts(str(source), seed=seed), device)

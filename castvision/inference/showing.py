@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import castvision
-from castvision.data.images import Pixels, read_image, stretch_range  # type: ignore[attr-defined]
+from castvision.data.images import Pixels, read_image, stretch_range
 from castvision.inference import figures, pictures
 from castvision.inference.figures import Panel
 

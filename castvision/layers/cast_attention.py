@@ -208,7 +208,7 @@ class CastAttention(nn.Module):
                 q_own, k_own = q_route, k_route
             q = torch.cat([q[:, :, :p], q_turned], 2) if p > 0 else q_turned
             k = torch.cat([k[:, :, :p], k_turned], 2) if p > 0 else k_turned
-        phi = self.phi(x[:, p:])
+        phi = self.phi(x)[:, p:]  # sliced after: an export of the slice would be tied to a batch other than 1
         surrogates, cluster_size = self._clusters(length - p, grid_size)
         if routing is not None:
             index = routing.index

@@ -83,7 +83,8 @@ class LRAImageDataModule(ImageDataModule):
         self.seed = seed
         if not download and not (Path(root) / LRAImage.source.base_folder).is_dir():
             raise FileNotFoundError(
-                f"expected a folder {LRAImage.source.base_folder} in {root!r}, found none; set download: true to fetch it"  # noqa: E501
+                f"expected a folder {LRAImage.source.base_folder} in {root!r}, found none; "
+                "set download: true to fetch it"
             )
 
     def prepare_data(self) -> None:

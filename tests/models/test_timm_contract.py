@@ -187,7 +187,7 @@ def test_exports_at_any_size(model_name):
     auto = torch.export.Dim.AUTO
     exported = torch.export.export(model, (images,), dynamic_shapes=({0: auto, 2: auto, 3: auto},)).module()
     height, width = images.shape[-2:]
-    for batch, rows, cols in ((2, height, width), (3, 2 * height, width), (4, height + 16, 2 * width + 16)):
+    for batch, rows, cols in ((2, height, width), (3, 2 * height, width), (1, height + 16, 2 * width + 16)):
         other = torch.randn(batch, images.shape[1], rows, cols)
         torch.testing.assert_close(exported(other), model(other), rtol=1e-4, atol=1e-4)
 
