@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from castvision.data._decoding import Decoded, Pixels as Pixels, decode
+from castvision.data._decoding import Decoded, decode
+from castvision.data._decoding import Pixels as Pixels
 
 if TYPE_CHECKING:
     import os
@@ -41,13 +42,9 @@ def read_image(
 ) -> Pixels:
     """Read one image without losing bits.
 
-    PNG, JPEG, TIFF, WebP, BMP and GIF (its first frame), recognised by content, not by name. Palettes become RGB,
-    CMYK and
-    YCbCr
-    become RGB (without colour management), bilevel images become 0/255, EXIF and TIFF orientation is applied.
-    16-bit, 32-bit and
-    float channels keep their dtype; a TIFF's pages of one size, or its planes, become channels.
-
+    PNG, JPEG, TIFF, WebP, BMP and GIF (its first frame), recognised by content, not by name. Palettes, CMYK and YCbCr
+    become RGB (without colour management), bilevel images become 0/255, EXIF and TIFF orientation is applied. 16-bit,
+    32-bit and float channels keep their dtype; a TIFF's pages of one size, or its planes, become channels.
 
     Args:
         path: The file.
@@ -57,7 +54,6 @@ def read_image(
 
     Returns:
         (height, width, channels), the file's dtype (uint8, uint16, ..., float32).
-
 
     Raises:
         FileNotFoundError: No such file.
