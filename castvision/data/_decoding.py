@@ -160,7 +160,7 @@ def _decode_tiff(data: bytes, page: int | None) -> Decoded:
 
 
 def _is_ordinary(page: tifffile.TiffPage) -> bool:
-    """Whether Pillow reads the page without loss: up to 8 bits, grey, palette, RGB, CMYK or YCbCr, at most one alpha."""
+    """Whether Pillow reads the page without loss: up to 8 bits, grey, palette, RGB, CMYK, YCbCr, one alpha at most."""
     if page.bitspersample > 8 or page.sampleformat not in (None, 1):
         return _needs_codec(page) and page.samplesperpixel == 1 and page.bitspersample == 16
     expected = {2: 3, 5: 4, 6: 3}.get(int(page.photometric), 1)

@@ -155,6 +155,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
     def _tokens(self, x: Tensor) -> Tuple[Tensor, Optional[Tensor], List[int]]:  # noqa: UP006, UP045
         """Tokens (B, P + N, C) with positions, rotary codes (N, 2D) or None, and the grid (rows, cols)."""
         torch._assert(x.ndim == 4, "expected images (B, in_chans, height, width)")
+        torch._assert(x.is_floating_point(), "expected floating-point images; convert and normalise them first")
         torch._assert(x.shape[1] == self.in_chans, f"expected images with {self.in_chans} channels")
         x = self.patch_embed(x)  # B, rows, cols, C
         grid = [x.shape[1], x.shape[2]]

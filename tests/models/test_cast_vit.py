@@ -135,6 +135,11 @@ def test_wrong_channels_are_named() -> None:
         create()(torch.randn(1, 1, 32, 32))
 
 
+def test_integer_images_are_named() -> None:
+    with pytest.raises(AssertionError, match="floating-point"):
+        create()(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
 def test_attention_masks_are_refused() -> None:
     with pytest.raises(ValueError, match="token_mask"):
         create()(torch.randn(1, 3, 32, 32), attn_mask=torch.zeros(17, 17))

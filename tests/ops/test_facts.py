@@ -12,35 +12,46 @@ from castvision.ops import cast_attention, coverage, make_routing, resample_surr
 from tests.ops.cases import make_case
 
 MIXINGS = pytest.mark.parametrize("mixing", ["joint", "surrogate"])
+DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 ASSIGNMENTS = pytest.mark.parametrize("assignment", ["sa_topk", "topk", "random"])
 
 
+def tolerance(dtype: torch.dtype) -> dict[str, float]:
+    """A few roundings of the dtype."""
+    return {"rtol": 30 * torch.finfo(dtype).eps, "atol": 30 * torch.finfo(dtype).eps}
+
+
+@DTYPES
 @MIXINGS
 @ASSIGNMENTS
 @pytest.mark.parametrize("size", [(10, 7, 2), (16, 14, 2), (5, 8, 1), (13, 4, 4)])
-def test_weights_sum_to_one(mixing: str, assignment: str, size: tuple[int, int, int]) -> None:
-    case = make_case(*size, mixing=mixing, assignment=assignment)
+def test_weights_sum_to_one(mixing: str, assignment: str, size: tuple[int, int, int], dtype: torch.dtype) -> None:
+    case = make_case(*size, mixing=mixing, assignment=assignment, dtype=dtype)
     case.operands["v"] = torch.ones_like(case.operands["v"])
-    torch.testing.assert_close(case.run("fused")[0], case.operands["v"])
+    torch.testing.assert_close(case.run("fused")[0], case.operands["v"], **tolerance(dtype))
 
 
+@DTYPES
 @MIXINGS
 @pytest.mark.parametrize("prefix", [0, 2])
-def test_one_cluster_is_full_attention(mixing: str, prefix: int) -> None:
-    case = make_case(9, 1, 9, prefix=prefix, mixing=mixing)
+def test_one_cluster_is_full_attention(mixing: str, prefix: int, dtype: torch.dtype) -> None:
+    case = make_case(9, 1, 9, prefix=prefix, mixing=mixing, dtype=dtype)
     o = case.operands
     expected = F.scaled_dot_product_attention(o["q"], o["k"], o["v"])
-    torch.testing.assert_close(case.run("fused")[0], expected)
+    torch.testing.assert_close(case.run("fused")[0], expected, **tolerance(dtype))
 
 
-def test_joint_with_single_token_clusters_is_full_attention() -> None:
-    case = make_case(9, 9, 1)
+@DTYPES
+def test_joint_with_single_token_clusters_is_full_attention(dtype: torch.dtype) -> None:
+    case = make_case(9, 9, 1, dtype=dtype)
     o = case.operands
-    torch.testing.assert_close(case.run("fused")[0], F.scaled_dot_product_attention(o["q"], o["k"], o["v"]))
+    expected = F.scaled_dot_product_attention(o["q"], o["k"], o["v"])
+    torch.testing.assert_close(case.run("fused")[0], expected, **tolerance(dtype))
 
 
-def test_joint_equals_full_attention_when_keys_are_equal_inside_clusters() -> None:
-    case = make_case(12, 3, 4)
+@DTYPES
+def test_joint_equals_full_attention_when_keys_are_equal_inside_clusters(dtype: torch.dtype) -> None:
+    case = make_case(12, 3, 4, dtype=dtype)
     index = case.options["routing"].index
     with torch.no_grad():
         for b in range(2):
@@ -48,17 +59,19 @@ def test_joint_equals_full_attention_when_keys_are_equal_inside_clusters() -> No
                 case.operands["k"][b, :, members] = case.operands["k"][b, :, members[:1]].clone()
         case.operands["phi"].zero_()
     o = case.operands
-    torch.testing.assert_close(case.run("fused")[0], F.scaled_dot_product_attention(o["q"], o["k"], o["v"]))
+    expected = F.scaled_dot_product_attention(o["q"], o["k"], o["v"])
+    torch.testing.assert_close(case.run("fused")[0], expected, **tolerance(dtype))
 
 
+@DTYPES
 @MIXINGS
-def test_order_of_clusters_does_not_matter(mixing: str) -> None:
-    case = make_case(12, 4, 3, mixing=mixing)
+def test_order_of_clusters_does_not_matter(mixing: str, dtype: torch.dtype) -> None:
+    case = make_case(12, 4, 3, mixing=mixing, dtype=dtype)
     expected, routing = case.run("fused")
     order = torch.tensor([2, 0, 3, 1])
     case.operands["surrogates"] = case.operands["surrogates"][:, order]
     shuffled = make_routing(routing.index[:, order], 12, is_partition=True)
-    torch.testing.assert_close(case.run("fused", routing=shuffled)[0], expected)
+    torch.testing.assert_close(case.run("fused", routing=shuffled)[0], expected, **tolerance(dtype))
 
 
 @MIXINGS
@@ -107,9 +120,10 @@ def test_padding_and_neighbours_change_nothing(mixing: str, assignment: str) -> 
         torch.testing.assert_close(single, out[b : b + 1])
 
 
+@DTYPES
 @MIXINGS
-def test_an_image_without_real_tokens_gives_zero(mixing: str) -> None:
-    case = make_case(8, 2, 4, mixing=mixing, masked=True)
+def test_an_image_without_real_tokens_gives_zero(mixing: str, dtype: torch.dtype) -> None:
+    case = make_case(8, 2, 4, mixing=mixing, masked=True, dtype=dtype)
     assert case.run("fused")[0][1].abs().max() == 0
 
 

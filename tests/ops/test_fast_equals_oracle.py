@@ -36,6 +36,23 @@ def test_float64_forward_and_backward(size: tuple[int, int, int, int], mixing: s
             torch.testing.assert_close(grads[name], grad, rtol=1e-8, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.parametrize("mixing", ["joint", "surrogate"])
+@pytest.mark.parametrize(("grid", "windows"), [((4, 4), 4), ((5, 3), 6), ((1, 7), 4)])
+def test_windows(grid: tuple[int, int], windows: int, mixing: str) -> None:
+    """Ragged windows at the edge leave padding inside the index, not only at the end of it."""
+    num_tokens = grid[0] * grid[1]
+    size = {(4, 4): 4, (5, 3): 4, (1, 7): 2}[grid]
+    case = make_case(
+        num_tokens, windows, size, prefix=1, mixing=mixing, assignment="window", grid_size=grid, masked=True
+    )
+    weight = torch.randn(2, 2, num_tokens + 1, 4, dtype=torch.float64)
+    expected, expected_grads = case.gradients("reference", weight)
+    out, grads = case.gradients("fused", weight)
+    torch.testing.assert_close(out, expected)
+    for name, grad in expected_grads.items():
+        torch.testing.assert_close(grads[name], grad)
+
+
 @pytest.mark.usefixtures("small_workspace")
 @pytest.mark.parametrize("mixing", ["joint", "surrogate"])
 @pytest.mark.parametrize("assignment", ["sa_topk", "topk"])
