@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from castvision.ops._functions import MASKED
 from castvision.ops._problem import Chunk, Problem, TokenSum, dropout_mask
@@ -36,8 +37,7 @@ def forward(problem: Problem, seed: int) -> Tensor:
     out = TokenSum(problem, problem.heads, problem.head_dim)
     for chunk in problem.cluster_chunks(_elements(problem)):
         pack = _pack(problem, chunk, summary)
-        weight = _weights(problem, pack, generator)[1]
-        out.put(chunk, (weight @ pack.values).transpose(2, 3))
+        out.put(chunk, _attend(problem, pack, generator).transpose(2, 3))
     return problem.zero_masked(out.total())
 
 
@@ -111,6 +111,17 @@ def _summary_bias(problem: Problem, chunk: Chunk) -> Tensor:
     bias = problem.log_counts[chunk.images, None].repeat(1, count, 1)
     bias.diagonal(chunk.clusters.start, 1, 2).fill_(MASKED)
     return bias
+
+
+def _attend(problem: Problem, pack: Pack, generator: torch.Generator) -> Tensor:
+    """Output of a chunk, (b, c, H, K, D): torch's fused attention where it gives f in full precision, a tenth faster."""
+    options = problem.options
+    if not problem.softmax or options.dropout_p or problem.dtype != problem.wide:
+        return _weights(problem, pack, generator)[1] @ pack.values
+    q, keys, values, bias = (x.flatten(0, 1) for x in pack)  # b * c first: one batch axis
+    bias = bias.expand(-1, -1, q.shape[2], -1)
+    out = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, scale=options.scale)
+    return out.view(pack.q.shape)
 
 
 def _weights(problem: Problem, pack: Pack, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
