@@ -114,7 +114,7 @@ def _summary_bias(problem: Problem, chunk: Chunk) -> Tensor:
 
 
 def _attend(problem: Problem, pack: Pack, generator: torch.Generator) -> Tensor:
-    """Output of a chunk, (b, c, H, K, D): torch's fused attention where it gives f in full precision, a tenth faster."""
+    """Output of a chunk, (b, c, H, K, D); softmax in full precision by torch's fused attention, a tenth faster."""
     options = problem.options
     if not problem.softmax or options.dropout_p or problem.dtype != problem.wide:
         return _weights(problem, pack, generator)[1] @ pack.values
