@@ -1,6 +1,5 @@
 """The private parts of timm that a model outside timm cannot do without, in one place."""
 
-from timm.models._features import FeatureGetterNet, FeatureInfo, feature_take_indices
-from timm.models._input import update_model_input_size
+from timm.models._features import FeatureInfo, feature_take_indices
 
-__all__ = ["FeatureGetterNet", "FeatureInfo", "feature_take_indices", "update_model_input_size"]
+__all__ = ["FeatureInfo", "feature_take_indices"]

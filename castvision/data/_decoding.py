@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 if TYPE_CHECKING:
     import tifffile
@@ -96,7 +96,7 @@ def _open_pillow(data: bytes) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = None
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except Image.UnidentifiedImageError:  # type: ignore[attr-defined]
+        except UnidentifiedImageError:
             names = ", ".join(FORMATS)
             raise ValueError(
                 f"expected one of {names}, got bytes that start with {data[:12]!r}; convert or replace it"

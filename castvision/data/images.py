@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
 _LUMA = (0.299, 0.587, 0.114)
 _DECODER_ERRORS = (
     OSError,
@@ -194,7 +193,8 @@ def match_channels(image: Pixels, in_chans: int) -> Pixels:
     if channels == 1 and in_chans == 3:
         return np.repeat(image, 3, axis=-1)
     if channels == 3 and in_chans == 1:
-        return image @ np.asarray(_LUMA, dtype=image.dtype)[:, None]  # type: ignore[no-any-return]
+        grey: Pixels = image @ np.asarray(_LUMA, dtype=image.dtype)[:, None]
+        return grey
     raise ValueError(
         f"expected an image with {in_chans} channels for this model, got {channels}; "
         f"select channels, or create the model with in_chans={channels}"

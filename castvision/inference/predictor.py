@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 DEFAULT_PATCHES = 64
 """Patches along the longer side of the largest input by default: at most 4,096 tokens, seconds on a CPU."""
 
-DEFAULT_MAX_SIZE = 1024
-"""Pixels along the longer side at most by default, whatever the patch size."""
-
 
 @dataclass(frozen=True)
 class Prediction:

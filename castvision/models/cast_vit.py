@@ -154,9 +154,8 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
 
     def _tokens(self, x: Tensor) -> Tuple[Tensor, Optional[Tensor], List[int]]:  # noqa: UP006, UP045
         """Tokens (B, P + N, C) with positions, rotary codes (N, 2D) or None, and the grid (rows, cols)."""
-        torch._assert(x.ndim == 4, "expected images (B, in_chans, height, width)")
-        torch._assert(x.is_floating_point(), "expected floating-point images; convert and normalise them first")
-        torch._assert(x.shape[1] == self.in_chans, f"expected images with {self.in_chans} channels")
+        if not torch.jit.is_scripting():
+            _check_images(x, self.in_chans)
         x = self.patch_embed(x)  # B, rows, cols, C
         grid = [x.shape[1], x.shape[2]]
         rope: Optional[Tensor] = None  # noqa: UP045
@@ -302,6 +301,19 @@ def _check(stem: str, attn_layer: str, dynamic_img_size: bool, timm_arguments: d
         raise ValueError("expected dynamic_img_size=True: these models take any image size; leave it out")
     if timm_arguments.get("patch_drop_rate"):
         raise ValueError("expected patch_drop_rate=0: dropped tokens would tear the grid that clusters rely on")
+
+
+def _check_images(x: Any, in_chans: int) -> None:
+    """Refuse what the stem would refuse in its own words; FX hands a proxy, of which nothing can be asked."""
+    if not isinstance(x, Tensor):
+        return
+    if x.ndim != 4 or x.shape[1] != in_chans:
+        raise ValueError(
+            f"expected images (B, {in_chans}, height, width), got {tuple(x.shape)}; "
+            "convert the images, or create the model with in_chans of their channels"
+        )
+    if not x.is_floating_point():
+        raise TypeError(f"expected floating-point images, got {x.dtype}; scale and normalise them first")
 
 
 def _refuse_masks(attn_mask: Optional[Tensor], is_causal: bool) -> None:  # noqa: UP045

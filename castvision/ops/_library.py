@@ -210,6 +210,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _backward(ctx: Any, grad: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:
+    # grad_lse is not used: the log-sum-exp is for this backward alone, and no function of ours hands it out
     out, lse, *tensors = ctx.saved_tensors
     grads = torch.ops.castvision.attend_backward(grad, out, lse, *tensors, *ctx.constants)
     by_name: dict[str, Tensor | None] = {}

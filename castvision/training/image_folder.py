@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torchvision.datasets import ImageFolder
 
+from castvision.data.images import match_channels, read_image, to_unit_range
 from castvision.training.data import ImageDataModule, Pairs, check_loading
 
 if TYPE_CHECKING:
@@ -98,13 +100,17 @@ def _open_split(folder: Path) -> ImageFolder:
 
 
 def read_rgb(path: str) -> Image.Image:
-    """Read an image as RGB.
+    """Read an image as 8-bit RGB, what timm's augmentations work on; deeper channels are scaled and rounded, not cut.
 
     Raises:
-        ValueError: Not an image, or a damaged one.
+        ValueError: Not an image, a damaged one, or one that is neither grey nor RGB; the message names it.
     """
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        pixels = match_channels(read_image(path), 3)
+    except OSError as error:
         raise ValueError(f"cannot read the image {path!r}: {error}; remove it or fetch it again") from error
+    except ValueError as error:
+        raise ValueError(f"{error} ({path})" if path not in str(error) else str(error)) from error
+    if pixels.dtype != np.uint8:
+        pixels = (to_unit_range(pixels) * 255).round().astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels))

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from castvision.training.image_folder import ImageFolderDataModule
+from castvision.training.image_folder import ImageFolderDataModule, read_rgb
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def test_a_damaged_image_is_named(root):
     path = root / "val" / "cat" / "0.png"
     path.write_bytes(path.read_bytes()[:40])
     data = ImageFolderDataModule(str(root), num_workers=0)
-    with pytest.raises(ValueError, match=r"cannot read the image .*0\.png"):
+    with pytest.raises(ValueError, match=r"cannot read image .*0\.png"):
         data.dataset("val")[0]
 
 
@@ -63,3 +65,8 @@ def test_numbers_and_augmentation_are_checked(root):
     with pytest.raises(ValueError, match="create_transform"):
         ImageFolderDataModule(str(root), augmentation={"auto_augmnt": "x"})
     assert ImageFolderDataModule(str(root), augmentation={"hflip": 0.0}).augmentation == {"hflip": 0.0}
+
+
+def test_16_bit_channels_are_rounded_not_cut(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 4, 3), 257 * 100 + 200, np.uint16))  # 100.78 of 255
+    assert np.asarray(read_rgb(str(tmp_path / "a.png"))).tolist() == [[[101] * 3] * 4] * 4

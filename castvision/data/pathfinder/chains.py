@@ -67,7 +67,7 @@ def room_at(tables: Tables, work: Work, num_near: int, y: int, x: int) -> int:
         dy = y - work.paddles[row, TIP_Y] + reach
         dx = x - work.paddles[row, TIP_X] + reach
         if dy >= 0 and dx >= 0 and dy <= 2 * reach and dx <= 2 * reach:
-            highest = max(highest, np.int64(tables.wide_halo[work.paddles[row, STAMP], dy, dx]))  # type: ignore[assignment]
+            highest = max(highest, np.int64(tables.wide_halo[work.paddles[row, STAMP], dy, dx]))  # type: ignore[assignment] # numba types it
     return _FULL - highest
 
 
@@ -102,7 +102,7 @@ def draw_turn(tables: Tables, work: Work, num_near: int, anchor: tuple[int, int]
             continue
         if weight * (room / _FULL) < _NO_ROOM and weigh_turns(tables, work, num_near, anchor, heading) < _NO_ROOM:
             return -1
-        return k  # type: ignore[no-any-return]
+        return int(k)
     total = weigh_turns(tables, work, num_near, anchor, heading)
     if total < _NO_ROOM:
         return -1

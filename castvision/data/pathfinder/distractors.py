@@ -99,7 +99,7 @@ def clear_taken(tables: Tables, work: Work) -> bool:
     work.taken[tables.padding : size - tables.padding, tables.padding : size - tables.padding] = 0
     for i in range(2 * tables.path_length - 1):
         mark_taken(tables, work, work.occupied[i])
-    return work.taken.sum() <= 0.99 * size * size  # type: ignore[no-any-return]
+    return bool(work.taken.sum() <= 0.99 * size * size)
 
 
 @kernel

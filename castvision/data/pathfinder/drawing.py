@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from castvision.data.pathfinder.chains import ORDER, SNAKE, STAMP, TIP_X, TIP_Y, Work
+from castvision.data.pathfinder.chains import SNAKE, STAMP, TIP_X, TIP_Y, Work
 from castvision.data.pathfinder.compiled import kernel
 from castvision.data.pathfinder.tables import Tables
 
@@ -80,13 +80,3 @@ def paint_segment(canvas: np.ndarray, start: tuple[int, int], end: tuple[int, in
             off_y, off_x = y - start[0] - along * dy, x - start[1] - along * dx
             if off_y * off_y + off_x * off_x <= half * half + 1e-9:
                 canvas[y, x] = value
-
-
-@kernel
-def last_row(paddles: np.ndarray, count: int, snake: int) -> int:
-    """Row of a snake's last paddle."""
-    found = -1
-    for row in range(count):
-        if paddles[row, SNAKE] == snake and (found < 0 or paddles[row, ORDER] > paddles[found, ORDER]):
-            found = row
-    return found

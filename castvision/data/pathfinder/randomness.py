@@ -48,7 +48,7 @@ def next_bits(rng: np.ndarray) -> np.uint64:
 @kernel
 def below(rng: np.ndarray, count: int) -> int:
     """A whole number in [0, count), for counts far below 2 ** 32."""
-    return np.int64(((next_bits(rng) >> _HALF) * np.uint64(count)) >> _HALF)  # type: ignore[return-value]
+    return np.int64(((next_bits(rng) >> _HALF) * np.uint64(count)) >> _HALF)  # type: ignore[return-value] # numba: no int() here
 
 
 @kernel
@@ -60,7 +60,7 @@ def unit(rng: np.ndarray) -> float:
 @kernel
 def high_below(bits: np.uint64, count: int) -> int:
     """A number in [0, count) from the upper half of 64 bits."""
-    return np.int64(((bits >> _HALF) * np.uint64(count)) >> _HALF)  # type: ignore[return-value]
+    return np.int64(((bits >> _HALF) * np.uint64(count)) >> _HALF)  # type: ignore[return-value] # numba: no int() here
 
 
 @kernel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Literal, SupportsIndex
+from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from castvision.data.pathfinder import masks
 from castvision.data.pathfinder.engine import Batch, make_batch
 from castvision.data.pathfinder.spec import PathfinderSpec
 
-Split = Literal["train", "val", "test", "written"]
 SPLITS: dict[str, int] = {"train": 0, "val": 1, "test": 2, "written": 3}
 """Numbers of the splits: the same index gives another image in each."""
 
