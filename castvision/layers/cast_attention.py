@@ -194,8 +194,8 @@ class CastAttention(nn.Module):
             raise ValueError("expected no attn_mask and is_causal=False: CAST has no pairwise mask; use token_mask")
         batch, length, _ = x.shape
         p = self.num_prefix_tokens
-        qkv = self.qkv(x).reshape(batch, length, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)  # B, H, P + N, D
+        q, k, v = self.qkv(x).reshape(batch, length, 3, self.num_heads, self.head_dim).unbind(2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # B, H, P + N, D
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         q_route, k_route = q[:, :, p:], k[:, :, p:]
         q_own: Optional[Tensor] = None  # noqa: UP045

@@ -113,7 +113,7 @@ def _attend(  # noqa: PLR0913
     with torch.autocast(q.device.type, enabled=False):
         problem = Problem(q, k, v, surrogates, phi, index, prefix_k, prefix_v, q_route, k_route, token_mask, options)
         out, lse = _fused.forward(problem, _int(seed))
-        return out.contiguous(), lse.contiguous()
+        return out.to(q.dtype).contiguous(), lse.contiguous()
 
 
 @_attend.register_fake
@@ -155,7 +155,7 @@ def _attend_backward(  # noqa: PLR0913
     options = Options(scale, mixing, activation, laplace_norm, summaries, is_partition, dropout_p)
     with torch.autocast(q.device.type, enabled=False):
         problem = Problem(q, k, v, surrogates, phi, index, prefix_k, prefix_v, q_route, k_route, token_mask, options)
-        grads = _fused.backward(problem, grad, out, lse, _int(seed))
+        grads = _fused.backward(problem, grad.to(problem.dtype), out.to(problem.dtype), lse, _int(seed))
         operands = (q, k, v, surrogates, phi, prefix_k, prefix_v, q_route, k_route)
         result = []
         for name, operand in zip(_GRADS, operands, strict=True):

@@ -33,10 +33,10 @@ class Pack(NamedTuple):
 def forward(problem: Problem, seed: int) -> Tensor:
     """Attention output by token, (B, N, H, D)."""
     generator = torch.Generator(problem.q.device).manual_seed(seed)
-    summary = summarise(problem) if problem.options.summaries else None
+    packer = _Packer(problem, summarise(problem) if problem.options.summaries else None)
     out = TokenSum(problem, problem.heads, problem.head_dim)
     for chunk in problem.cluster_chunks(_elements(problem)):
-        pack = _pack(problem, chunk, summary)
+        pack = packer.pack(chunk)
         out.put(chunk, _attend(problem, pack, generator).transpose(2, 3))
     return problem.zero_masked(out.total())
 
@@ -46,11 +46,12 @@ def backward(problem: Problem, grad: Tensor, seed: int) -> dict[str, Tensor | No
     generator = torch.Generator(problem.q.device).manual_seed(seed)
     grad = problem.zero_masked(grad)
     summary = summarise(problem) if problem.options.summaries else None
+    packer = _Packer(problem, summary)
     slots = SlotGradients(problem)
     shared = _SharedGradients(problem, summary)
     members = slice(problem.num_prefix, problem.num_prefix + problem.cluster_size)
     for chunk in problem.cluster_chunks(_elements(problem)):
-        pack = _pack(problem, chunk, summary)
+        pack = packer.pack(chunk)
         dq, dk, dv = _pack_gradient(problem, pack, problem.gather_grad(grad, chunk), generator)
         slots.q.put(chunk, dq.transpose(2, 3))
         slots.k.put(chunk, dk[..., members, :].transpose(2, 3))
@@ -89,20 +90,43 @@ def _elements(problem: Problem) -> int:
     return problem.heads * keys * max(problem.cluster_size, problem.head_dim)
 
 
-def _pack(problem: Problem, chunk: Chunk, summary: Summary) -> Pack:
-    q = problem.gather(problem.q, chunk)
-    bias = [problem.slot_bias(chunk)]
-    keys, values = [problem.gather(problem.k, chunk)], [problem.gather(problem.v, chunk)]
-    shape = (*q.shape[:3], -1, problem.head_dim)
-    if problem.prefix_k is not None and problem.prefix_v is not None:
-        keys.insert(0, problem.prefix_k[chunk.images, None].expand(shape))
-        values.insert(0, problem.prefix_v[chunk.images, None].expand(shape))
-        bias.insert(0, bias[0].new_zeros(*q.shape[:2], problem.num_prefix))
-    if summary is not None:
-        keys.append(summary[0][chunk.images, None].expand(shape))
-        values.append(summary[1][chunk.images, None].expand(shape))
-        bias.append(_summary_bias(problem, chunk))
-    return Pack(q, torch.cat(keys, 3), torch.cat(values, 3), torch.cat(bias, 2)[:, :, None, None])
+class _Packer:
+    """Packs chunks into buffers that live as long as the call; what all clusters see is copied once an image."""
+
+    def __init__(self, problem: Problem, summary: Summary) -> None:
+        self.problem, self.summary = problem, summary
+        self.images: slice | None = None
+
+    def pack(self, chunk: Chunk) -> Pack:
+        """The chunk's operands; keys and values are valid until the next call."""
+        problem = self.problem
+        if chunk.images != self.images:
+            self._begin(chunk)
+        members = slice(problem.num_prefix, problem.num_prefix + problem.cluster_size)
+        keys, values, bias = (x[:, : chunk.ids.shape[1]] for x in self.buffers)
+        keys[..., members, :] = problem.gather(problem.k, chunk)
+        values[..., members, :] = problem.gather(problem.v, chunk)
+        bias[..., members] = problem.slot_bias(chunk)
+        if self.summary is not None:
+            bias[..., members.stop :] = _summary_bias(problem, chunk)
+        return Pack(problem.gather(problem.q, chunk), keys, values, bias[:, :, None, None])
+
+    def _begin(self, chunk: Chunk) -> None:
+        """Make the buffers for the chunks of some images and fill in prefix and summaries."""
+        problem = self.problem
+        self.images = chunk.images
+        images, clusters = chunk.ids.shape[:2]
+        rows = problem.num_prefix + problem.cluster_size + (problem.num_clusters if self.summary else 0)
+        keys = problem.q.new_empty(images, clusters, problem.heads, rows, problem.head_dim)
+        values = torch.empty_like(keys)
+        bias = keys.new_zeros((images, clusters, rows), dtype=problem.wide)
+        self.buffers = keys, values, bias
+        if problem.prefix_k is not None and problem.prefix_v is not None:
+            keys[..., : problem.num_prefix, :] = problem.prefix_k[chunk.images, None]
+            values[..., : problem.num_prefix, :] = problem.prefix_v[chunk.images, None]
+        if self.summary is not None:
+            keys[..., rows - problem.num_clusters :, :] = self.summary[0][chunk.images, None]
+            values[..., rows - problem.num_clusters :, :] = self.summary[1][chunk.images, None]
 
 
 def _summary_bias(problem: Problem, chunk: Chunk) -> Tensor:
