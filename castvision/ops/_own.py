@@ -31,7 +31,8 @@ def _elements(problem: Problem) -> int:
     return problem.heads * (problem.num_prefix + problem.cluster_size) * max(problem.cluster_size, problem.head_dim)
 
 
-def _intra(problem: Problem, chunk: Chunk) -> _Intra:
+def own_operands(problem: Problem, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries, keys, values of a chunk's members and the bias (b, c, 1, 1, P + K) that hides padding."""
     q = problem.gather(problem.q, chunk)
     keys, values, bias = problem.gather(problem.k, chunk), problem.gather(problem.v, chunk), problem.slot_bias(chunk)
     if not problem.joint and problem.prefix_k is not None and problem.prefix_v is not None:
@@ -39,7 +40,11 @@ def _intra(problem: Problem, chunk: Chunk) -> _Intra:
         keys = torch.cat([problem.prefix_k[chunk.images, None].expand(shape), keys], 3)
         values = torch.cat([problem.prefix_v[chunk.images, None].expand(shape), values], 3)
         bias = torch.cat([bias.new_zeros(*bias.shape[:2], problem.num_prefix), bias], 2)
-    bias = bias[:, :, None, None]
+    return q, keys, values, bias[:, :, None, None]
+
+
+def _intra(problem: Problem, chunk: Chunk) -> _Intra:
+    q, keys, values, bias = own_operands(problem, chunk)
     logits = (q * problem.options.scale) @ keys.transpose(-1, -2)
     return _Intra(q, keys, values, bias, logits)
 
@@ -60,7 +65,7 @@ def _joint_laplace_factor(problem: Problem, part: _Intra, chunk: Chunk) -> Tenso
     return factor / by_slot[:, :, None, :, None]
 
 
-def _mixing_logit(problem: Problem, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor]:
+def mixing_logit(problem: Problem, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor]:
     """Of step 5, for a chunk's own clusters: routing queries (b, c, H, K, D), logits before the gate, the gate."""
     queries = problem.gather(problem.q_route, chunk)
     surrogates = problem.surrogates[:, chunk.clusters].transpose(0, 1)  # c, H, D
@@ -80,7 +85,7 @@ def own_clusters(problem: Problem, seed: int) -> tuple[Tensor, Tensor]:
         if problem.joint:
             own = (part.logits + part.bias).logsumexp(-1)  # b, c, H, K
         else:
-            _, raw, sharpness = _mixing_logit(problem, chunk)
+            _, raw, sharpness = mixing_logit(problem, chunk)
             own = raw * sharpness
         own = own.masked_fill(~chunk.valid[:, :, None], MASKED)
         if problem.options.dropout_p:
@@ -172,7 +177,7 @@ class OwnGradient:
         problem = self.problem
         lse, delta = by_slot
         out = (weight * mask).to(problem.dtype) @ part.values  # b, c, H, K, D
-        queries, raw, sharpness = _mixing_logit(problem, chunk)
+        queries, raw, sharpness = mixing_logit(problem, chunk)
         real = chunk.valid[:, :, None]
         logit = (raw * sharpness).masked_fill(~real, MASKED)
         d_mix = (grad.to(problem.wide) * out.to(problem.wide)).sum(-1)  # b, c, H, K: gradient of the mixing weight

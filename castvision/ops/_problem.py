@@ -199,14 +199,14 @@ class TokenSum:
     def put(self, chunk: Chunk, rows: Tensor, *, accumulate: bool = False) -> None:
         """Take the chunk's rows, (b, c, K, …): the first ones of their slots, or more to ``accumulate``."""
         for i, b in enumerate(range(self.problem.batch)[chunk.images]):
-            part = rows[i].flatten(0, 1).to(self.rows.dtype)
-            if self.problem.options.is_partition:
-                place = self.problem.index[b, chunk.clusters].flatten()
-                write = self.rows[b].index_add_ if accumulate else self.rows[b].index_copy_
-                write(0, place, part)
-            else:
-                at = self.rows[b, self.problem.slots(chunk)]
+            part = rows[i].to(self.rows.dtype)
+            if not self.problem.options.is_partition:
+                at = self.rows[b, self.problem.slots(chunk)].view(part.shape)
                 at.add_(part) if accumulate else at.copy_(part)
+            elif accumulate:
+                self.rows[b].index_add_(0, self.problem.index[b, chunk.clusters].flatten(), part.flatten(0, 1))
+            else:  # index_put_ takes transposed rows as they are
+                self.rows[b].index_put_((self.problem.index[b, chunk.clusters],), part)
 
     def total(self) -> Tensor:
         """Sums by token, (B, N, …)."""

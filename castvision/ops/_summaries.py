@@ -29,7 +29,7 @@ class Shares(NamedTuple):
 def shares(problem: Problem, chunk: Chunk) -> Shares:
     """How much each member counts in its cluster's summary."""
     options = problem.options
-    keys = problem.gather(problem.k_route, chunk)
+    keys = problem.gather(problem.k_route, chunk).contiguous()  # two products read it
     surrogates = problem.surrogates[:, chunk.clusters].transpose(0, 1)  # c, H, D
     raw = (keys @ surrogates[None, ..., None])[..., 0].to(problem.wide) * options.scale  # b, c, H, K
     sharpness = gate(-problem.gather_phi(chunk))[:, :, None]
