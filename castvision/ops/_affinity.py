@@ -11,7 +11,6 @@ Scores only choose indices: they are computed in fp32 (float64 stays float64), w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +19,9 @@ from castvision.ops._functions import MASKED, laplace
 
 WORKSPACE = 1 << 24
 """Largest number of scores held at once, in elements (64 MiB of fp32)."""
+
+_CPU_BLOCK = 1 << 18
+"""Scores worked out at once on a CPU (1 MiB of fp32): what they are made of stays in the cache, and small."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,22 @@ class Scorer:
     activation: str
     score: str
 
-    def __call__(self, tokens: Any) -> Tensor:
-        """Scores of some tokens (a slice or ids), (tokens, M) fp32 or float64; MASKED for masked tokens."""
+    def __call__(self, tokens: slice | Tensor) -> Tensor:
+        """Scores of a range or of ids, (tokens, M) fp32 or float64, by blocks; MASKED for masked tokens."""
+        if isinstance(tokens, slice):
+            first, stop, _ = tokens.indices(len(self.lean))
+        else:
+            first, stop = 0, len(tokens)
+        scores = self.surrogates.new_empty(stop - first, len(self.surrogates))
+        step = max(1, (_CPU_BLOCK if scores.device.type == "cpu" else WORKSPACE) // len(self.surrogates))
+        for start in range(first, stop, step):
+            block = slice(start, min(start + step, stop))
+            scores[start - first : block.stop - first] = self._score(
+                block if isinstance(tokens, slice) else tokens[block]
+            )
+        return scores
+
+    def _score(self, tokens: slice | Tensor) -> Tensor:
         dtype = self.surrogates.dtype
         q, k, lean = self.q[tokens].to(dtype), self.k[tokens].to(dtype), self.lean[tokens]
         if self.score == "linear":

@@ -10,14 +10,13 @@ the letter: :func:`match_greedy` (the definition), :func:`match_rounds` (vectori
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from castvision.ops._affinity import WORKSPACE
 
-Scores = Callable[[Any], Tensor]
+Scores = Callable[[slice | Tensor], Tensor]
 """Called with a slice or token ids (rows,), gives their scores (rows, M)."""
 
 
