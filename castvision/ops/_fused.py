@@ -16,17 +16,14 @@ _MOST_SUMMARIES_PER_MEMBER = 4
 
 
 def forward(problem: Problem, seed: int) -> tuple[Tensor, Tensor]:
-    """Output (B, N, H, D) and, for the backward of the merged path, log-sum-exp (B, N, H)."""
-    if not _fits_pack(problem):
-        return _merged.forward(problem, seed)
-    out = _packed.forward(problem, seed)
-    return out, out.new_zeros(out.shape[:3], dtype=problem.wide)
+    """Output (B, N, H, D) and, for the backward, log-sum-exp (B, N, H)."""
+    return _packed.forward(problem, seed) if _fits_pack(problem) else _merged.forward(problem, seed)
 
 
 def backward(problem: Problem, grad: Tensor, out: Tensor, lse: Tensor, seed: int) -> dict[str, Tensor | None]:
     """Gradients by operand name, tokens in rows (B, N, H, D); an operand that was None has None."""
     if _fits_pack(problem):
-        return _packed.backward(problem, grad, seed)
+        return _packed.backward(problem, grad, out, lse, seed)
     return _merged.backward(problem, grad, out, lse, seed)
 
 

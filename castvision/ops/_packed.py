@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from castvision.ops._functions import MASKED
-from castvision.ops._problem import Chunk, Problem, TokenSum, dropout_mask
+from castvision.ops._problem import Chunk, Problem, TokenSum, dropout_mask, gather_rows
 from castvision.ops._summaries import SlotGradients, summarise
 from castvision.ops._weights import logits_gradient, weights
 
@@ -30,19 +29,27 @@ class Pack(NamedTuple):
     bias: Tensor
 
 
-def forward(problem: Problem, seed: int) -> Tensor:
-    """Attention output by token, (B, N, H, D)."""
+def forward(problem: Problem, seed: int) -> tuple[Tensor, Tensor]:
+    """Attention output by token, (B, N, H, D), and log-sum-exp (B, N, H); zeros where backward can do without."""
     generator = torch.Generator(problem.q.device).manual_seed(seed)
     packer = _Packer(problem, summarise(problem) if problem.options.summaries else None)
     out = TokenSum(problem, problem.heads, problem.head_dim)
+    lse = TokenSum(problem, problem.heads, dtype=problem.wide)
+    if not problem.is_flash:
+        lse.rows.zero_()
     for chunk in problem.cluster_chunks(_elements(problem)):
         pack = packer.pack(chunk)
-        out.put(chunk, _attend(problem, pack, generator).transpose(2, 3))
-    return problem.zero_masked(out.total())
+        if problem.is_flash:
+            part, part_lse = _flash(problem, pack)
+            lse.put(chunk, part_lse.transpose(2, 3))
+        else:
+            part = _weights(problem, pack, generator)[1] @ pack.values
+        out.put(chunk, part.transpose(2, 3))
+    return problem.zero_masked(out.total()), lse.total()
 
 
-def backward(problem: Problem, grad: Tensor, seed: int) -> dict[str, Tensor | None]:
-    """Gradients by operand name from that of the output, (B, N, H, D)."""
+def backward(problem: Problem, grad: Tensor, out: Tensor, lse: Tensor, seed: int) -> dict[str, Tensor | None]:
+    """Gradients by operand name from that of the output; grad, out: (B, N, H, D), lse: (B, N, H)."""
     generator = torch.Generator(problem.q.device).manual_seed(seed)
     grad = problem.zero_masked(grad)
     summary = summarise(problem) if problem.options.summaries else None
@@ -52,7 +59,12 @@ def backward(problem: Problem, grad: Tensor, seed: int) -> dict[str, Tensor | No
     members = slice(problem.num_prefix, problem.num_prefix + problem.cluster_size)
     for chunk in problem.cluster_chunks(_elements(problem)):
         pack = packer.pack(chunk)
-        dq, dk, dv = _pack_gradient(problem, pack, problem.gather_grad(grad, chunk), generator)
+        part = problem.gather_grad(grad, chunk)
+        if problem.is_flash:
+            own_lse = gather_rows(lse, chunk).transpose(2, 3).masked_fill(~chunk.valid[:, :, None], -MASKED)
+            dq, dk, dv = _flash_gradient(problem, pack, part, problem.gather(out, chunk), own_lse)
+        else:
+            dq, dk, dv = _pack_gradient(problem, pack, part, generator)
         slots.q.put(chunk, dq.transpose(2, 3))
         slots.k.put(chunk, dk[..., members, :].transpose(2, 3))
         slots.v.put(chunk, dv[..., members, :].transpose(2, 3))
@@ -137,15 +149,32 @@ def _summary_bias(problem: Problem, chunk: Chunk) -> Tensor:
     return bias
 
 
-def _attend(problem: Problem, pack: Pack, generator: torch.Generator) -> Tensor:
-    """Output of a chunk, (b, c, H, K, D); softmax in full precision by torch's fused attention, a tenth faster."""
-    options = problem.options
-    if not problem.softmax or options.dropout_p or problem.dtype != problem.wide:
-        return _weights(problem, pack, generator)[1] @ pack.values
-    q, keys, values, bias = (x.flatten(0, 1) for x in pack)  # b * c first: one batch axis
-    bias = bias.expand(-1, -1, q.shape[2], -1)
-    out = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, scale=options.scale)
-    return out.view(pack.q.shape)
+def _flash(problem: Problem, pack: Pack) -> tuple[Tensor, Tensor]:
+    """Output of a chunk (b, c, H, K, D) and its log-sum-exp (b, c, H, K) by torch's fused attention."""
+    q, keys, values, bias = _flat(pack)
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, keys, values, 0.0, False, attn_mask=bias, scale=problem.options.scale
+    )
+    return out.view(pack.q.shape), lse.view(pack.q.shape[:-1])
+
+
+def _flash_gradient(
+    problem: Problem, pack: Pack, grad: Tensor, out: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, keys and values of a chunk; grad, out: (b, c, H, K, D), lse: (b, c, H, K)."""
+    q, keys, values, bias = _flat(pack)
+    grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        grad.flatten(0, 1), q, keys, values, out.flatten(0, 1), lse.flatten(0, 1), 0.0, False,
+        attn_mask=bias, scale=problem.options.scale,
+    )  # fmt: skip
+    dq, dk, dv = (x.unflatten(0, pack.q.shape[:2]) for x in grads)
+    return dq, dk, dv
+
+
+def _flat(pack: Pack) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The pack with one batch axis, b * c, and the bias repeated for all queries."""
+    q, keys, values, bias = (x.flatten(0, 1) for x in pack)
+    return q, keys, values, bias.expand(-1, -1, q.shape[2], -1)
 
 
 def _weights(problem: Problem, pack: Pack, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

@@ -16,7 +16,10 @@ from torch import Tensor
 from castvision.ops._functions import MASKED
 
 WORKSPACE = 1 << 20
-"""Elements of the largest temporary of a chunk: 4 MiB of fp32, so that a CPU's last cache holds it."""
+"""Elements of the largest temporary of a chunk, at most: 4 MiB of fp32, so that a CPU's last cache holds it."""
+
+SHARE = 4
+"""A temporary is at most this part of the queries: what a chunk takes stays small beside what goes in and out."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,12 @@ class Problem:
         self.num_clusters, self.cluster_size = index.shape[1:]
         self.num_slots = self.num_clusters * self.cluster_size
         self.dtype = q.dtype
+        self.workspace = min(WORKSPACE, q.numel() // SHARE)
         self.wide = torch.float64 if q.dtype == torch.float64 else torch.float32  # of softmax and sums
         self.surrogates = surrogates.to(q.dtype)
+        plain = options.activation == "softmax" and not options.dropout_p
+        # torch's fused attention hands out its log-sum-exp on a CPU; in half precision explicit products are faster
+        self.is_flash = plain and q.device.type == "cpu" and q.dtype == self.wide
         self.joint = options.mixing == "joint"
         self.softmax = options.activation == "softmax"
         self.prefix_k, self.prefix_v = prefix_k, prefix_v  # B, H, P, D
@@ -107,7 +114,7 @@ class Problem:
 
     def cluster_chunks(self, elements: int) -> Iterator[Chunk]:
         """Chunks of clusters, each cluster taking ``elements`` of the workspace."""
-        per = max(1, WORKSPACE // max(1, elements))
+        per = max(1, self.workspace // max(1, elements))
         images = max(1, min(self.batch, per // self.num_clusters))
         clusters = min(per, self.num_clusters)
         for b in range(0, self.batch, images):
@@ -117,7 +124,7 @@ class Problem:
 
     def token_chunks(self, elements: int) -> Iterator[tuple[int, slice]]:
         """Chunks of one image's tokens, each token taking ``elements`` of the workspace."""
-        step = max(1, WORKSPACE // max(1, elements))
+        step = max(1, self.workspace // max(1, elements))
         for b in range(self.batch):
             for start in range(0, self.num_tokens, step):
                 yield b, slice(start, min(start + step, self.num_tokens))

@@ -1,7 +1,7 @@
 """The paper's mixing over a partition, forward, in torch's fused attention: every token mixes all clusters, once.
 
-Steps 3 to 5 of CAST. With softmax the mixing over clusters is attention of the N gated queries on the M surrogates, with
-the summaries as values and log-sum-exp L. It counts a token's own cluster by its summary, which is then exchanged:
+Steps 3 to 5 of CAST. With softmax the mixing over clusters is attention of the N gated queries on the M surrogates,
+with the summaries as values and log-sum-exp L. It counts a token's own cluster by its summary, which is then exchanged:
 
     out = mix + exp(own logit - L) (attention inside the own cluster - its summary)
 
@@ -21,10 +21,9 @@ from castvision.ops._summaries import summarise
 
 
 def fits(problem: Problem) -> bool:
-    """Whether the two fused calls cover this problem: on a CPU torch's gives L, in full precision it is fastest."""
+    """Whether the two fused calls cover this problem."""
     options = problem.options
-    plain = problem.softmax and options.summaries and options.is_partition and not options.dropout_p
-    return plain and not problem.joint and problem.q.device.type == "cpu" and problem.dtype == problem.wide
+    return problem.is_flash and not problem.joint and options.summaries and options.is_partition
 
 
 def forward(problem: Problem) -> tuple[Tensor, Tensor]:
