@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from castvision.data.readers import open_image as open_image
     from castvision.data.readers import open_mask as open_mask
     from castvision.data.readers import read_mask as read_mask
+    from castvision.data.regions import split_by_block as split_by_block
+    from castvision.data.regions import split_by_source as split_by_source
+    from castvision.data.sources import ImageSources as ImageSources
+    from castvision.data.statistics import ChannelStatistics as ChannelStatistics
+    from castvision.data.windows import WindowDataset as WindowDataset
 
 _HOMES = {
     "Georeference": "readers",
@@ -21,6 +26,11 @@ _HOMES = {
     "open_image": "readers",
     "open_mask": "readers",
     "read_mask": "readers",
+    "ChannelStatistics": "statistics",
+    "ImageSources": "sources",
+    "WindowDataset": "windows",
+    "split_by_block": "regions",
+    "split_by_source": "regions",
 }
 
 __all__ = sorted(_HOMES)
