@@ -96,6 +96,13 @@ def test_installed_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Pat
 
 PUBLIC = {
     "castvision": {"__version__"},
+    "castvision.data": {
+        "ChannelStatistics", "Georeference", "ImageReader", "ImageSources", "Level", "WindowDataset", "open_array",
+        "open_image", "open_mask", "read_mask", "split_by_block", "split_by_source",
+    },
+    "castvision.data.readers": {
+        "Georeference", "ImageReader", "Level", "open_array", "open_image", "open_mask", "read_mask",
+    },
     "castvision.data.pathfinder": {
         "Mode", "PathfinderDataset", "PathfinderSample", "PathfinderSpec", "make_pathfinder",
     },

@@ -23,7 +23,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 1 << 29
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION_TAG = 274
 _CHANNEL_AXES = "SCIQ"
 _limit_lock = threading.Lock()
@@ -47,36 +47,38 @@ class Decoded:
     orientation: int = 1
 
 
-def decode(data: bytes, page: int | None = None) -> Decoded:
+def decode(data: bytes, page: int | None = None, keep_index: bool = False) -> Decoded:
     """Decode the bytes of an image file.
 
     Args:
         data: The whole file.
         page: Page of a multi-page TIFF; None for files with one image.
-
+        keep_index: Give a palette's indices (and 0/1 of bilevel images) instead of colours.
 
     Raises:
         ValueError: Unknown, damaged or ambiguous content, without the file's name (other errors of the decoders pass
             through).
     """
-    if data[:4] in _TIFF:
-        return _decode_tiff(data, page)
+    if data[:4] in TIFF_SIGNATURES:
+        return _decode_tiff(data, page, keep_index)
     if page not in (None, 0):
         raise ValueError(f"only TIFF files have pages, got {page=}; leave page out")
     if data.startswith(_PNG) and b"IEND" not in data:
         raise ValueError("the PNG is truncated (no end marker); copy or export it again")
     if data.startswith(_JPEG) and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise ValueError("the JPEG is truncated (no end marker); copy or export it again")
-    decoded = _decode_pillow(data)
+    decoded = _decode_pillow(data, keep_index)
     if data.startswith(_PNG) and data[24] == 16 and data[25] in (2, 4, 6):
         return replace(_decode_png16(data), orientation=decoded.orientation)
     return decoded
 
 
-def _decode_pillow(data: bytes) -> Decoded:
+def _decode_pillow(data: bytes, keep_index: bool = False) -> Decoded:
     with _open_pillow(data) as image:
         image.load()
         orientation = _exif_orientation(image)
+        if keep_index and image.mode in ("1", "P"):
+            return Decoded(np.array(image).astype(np.uint8)[..., None], "none", orientation)
         if image.mode in ("F", "I") or image.mode.startswith("I;16"):
             pixels = np.array(image)
             return Decoded(pixels.astype(pixels.dtype.newbyteorder("="))[..., None], "none", orientation)
@@ -142,7 +144,7 @@ def _decode_png16(data: bytes) -> Decoded:
     return Decoded(np.ascontiguousarray(pixels[..., order]), "straight" if pixels.shape[2] == 4 else "none")
 
 
-def _decode_tiff(data: bytes, page: int | None) -> Decoded:
+def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Decoded:
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
@@ -155,8 +157,8 @@ def _decode_tiff(data: bytes, page: int | None) -> Decoded:
         source = tiff.series[0] if page is None else first
         check_size(first.imagelength, first.imagewidth)
         if count == 1 and _is_ordinary(first):
-            return _decode_pillow(data)
-        return _finish_tiff(_read_channels_last(source, count), first)
+            return _decode_pillow(data, keep_index)
+        return finish_tiff(_read_channels_last(source, count), first)
 
 
 def _is_ordinary(page: tifffile.TiffPage) -> bool:
@@ -179,19 +181,36 @@ def _needs_codec(page: tifffile.TiffPage) -> bool:
     return False
 
 
-def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pages: int) -> Pixels:
-    axes, shape = source.axes, source.shape
+def channel_axes(axes: str, shape: tuple[int, ...], pages: int) -> list[str]:
+    """The axis that counts channels, if there is one.
+
+    Args:
+        axes: One letter for each axis, as tifffile names them.
+        shape: Their lengths.
+        pages: In the file, for the message.
+
+    Raises:
+        ValueError: A stack: more than one axis beside height and width, or one that is no channel.
+    """
     extra = [axis for axis, length in zip(axes, shape, strict=True) if axis not in "YX" and length > 1]
     if len(extra) > 1 or any(axis not in _CHANNEL_AXES for axis in extra) or not {"Y", "X"} <= set(axes):
         raise ValueError(
             f"expected one image, got a stack with {axes=}, {shape=}; "
             f"name one page (page=0..{pages - 1}) or save one plane"
         )
+    return extra
+
+
+def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pages: int) -> Pixels:
+    axes = source.axes
+    extra = channel_axes(axes, source.shape, pages)
     try:
         pixels: Pixels = source.asarray()
-    except ValueError as error:
-        if "imagecodecs" in str(error):
-            raise ValueError(f"{error}; install it: pip install 'castvision[large-images]'") from None
+    except (ValueError, ImportError) as error:  # ImportError: codecs of newer Pythons' standard library
+        if isinstance(error, ImportError) or "imagecodecs" in str(error):
+            raise ValueError(
+                f"the compression needs imagecodecs: pip install 'castvision[large-images]' ({error})"
+            ) from None
         raise
     order = [axes.index("Y"), axes.index("X"), *(axes.index(axis) for axis in extra)]
     rest = [index for index in range(len(axes)) if index not in order]
@@ -200,7 +219,16 @@ def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pag
     return pixels.reshape(height, width, -1)  # (height, width, channels)
 
 
-def _finish_tiff(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
+def finish_tiff(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
+    """Apply what a page's tags say of its values: white is zero, CMYK, opacity, orientation (still to be applied).
+
+    Args:
+        pixels: (height, width, channels) as stored.
+        page: Where they come from.
+
+    Raises:
+        ValueError: Complex numbers.
+    """
     photometric = int(page.photometric)
     extra = tuple(int(kind) for kind in page.extrasamples)
     if pixels.dtype.kind not in "buif":

@@ -18,7 +18,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 import castvision.training.image_folder
 import castvision.training.lra
-import castvision.training.pathfinder  # noqa: F401  # so that configurations may name the classes bare
+import castvision.training.pathfinder
+import castvision.training.windows  # noqa: F401  # so that configurations may name the classes bare
 from castvision.training.cli import choose_folder
 from castvision.training.clusters import ClusterStatistics
 from castvision.training.data import ImageDataModule

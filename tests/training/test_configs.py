@@ -14,11 +14,13 @@ from castvision.data.lra_image import LRAImage
 from castvision.training import cli
 from castvision.training.config_files import config_folder, config_names, find_config
 from tests.training.test_lra import TinyCIFAR, write_cifar
+from tests.training.test_windows import write_rasters
 
 SMALL = {
     "PathfinderDataModule": ["--data.train_length", "64", "--data.val_length", "8", "--data.img_size", "32"],
     "LRAImageDataModule": [],
     "ImageFolderDataModule": ["--data.img_size", "32"],
+    "WindowDataModule": ["--data.size", "32", "--data.train_length", "8", "--model.model_kwargs.img_size", "32"],
 }
 
 
@@ -38,6 +40,8 @@ def test_two_steps(name, tmp_path, monkeypatch):
     flags = list(SMALL[content["data"]["class_path"]])
     if content["data"]["class_path"] == "ImageFolderDataModule":
         flags += ["--data.root", str(_folder(tmp_path / "images"))]
+    if content["data"]["class_path"] == "WindowDataModule":
+        flags += ["--data.root", str(write_rasters(tmp_path / "rasters"))]
     if content["data"]["class_path"] == "LRAImageDataModule":
         monkeypatch.setattr(LRAImage, "source", TinyCIFAR)
         write_cifar(tmp_path)
