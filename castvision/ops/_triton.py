@@ -1,9 +1,10 @@
 """When the Triton kernels run, and the doors to them; Triton itself is imported at the first CUDA call.
 
 They take over on CUDA devices of capability 8.0 or more, for what the kernels know: joint mixing over a partition,
-softmax, no dropout, fp32, bf16 or fp16, heads up to 128 wide; and, of routing, the matching of SA Top-K. All else stays
-on plain PyTorch, with the reason logged once. ``CASTVISION_TRITON=0`` in the environment turns the kernels off; it is
-read once a process, since a forward's backward must take the same path.
+softmax, no dropout, bf16 or fp16 with heads up to 128 wide, fp32 with heads up to 64 from capability 9.0 on (older
+devices have too few registers for it); and, of routing, SA Top-K by affinity. All else stays on plain PyTorch, with the
+reason logged once. ``CASTVISION_TRITON=0`` in the environment turns the kernels off. The choice follows from the
+operands and the device alone, and the environment is read once a process: a backward takes its forward's path.
 """
 
 from __future__ import annotations
@@ -20,26 +21,24 @@ from castvision.ops._problem import Problem
 logger = logging.getLogger(__name__)
 
 SWITCH = "CASTVISION_TRITON"
-LEAST_CAPABILITY = (8, 0)
-MOST_HEAD_DIM = 128
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MOST_HEAD_DIM = {torch.bfloat16: 128, torch.float16: 128, torch.float32: 64}
 
 
 def attends(problem: Problem) -> bool:
     """Whether the kernels compute this problem, forward and backward."""
-    return problem.q.device.type == "cuda" and _agrees("attention", _unsupported(problem), problem.q.device)
+    return problem.q.is_cuda and _agrees("attention", problem.q, _unsupported(problem))
 
 
 def routes(q: Tensor) -> bool:
     """Whether the kernels match tokens and clusters of this q, (B, H, N, D)."""
-    return q.device.type == "cuda" and _agrees("routing", _unfit_rows(q), q.device)
+    return q.is_cuda and _agrees("routing", q, _unfit_rows(q))
 
 
 def forward(problem: Problem) -> tuple[Tensor, Tensor]:
     """Output (B, N, H, D) and the log-sum-exp (B, N, H) that :func:`backward` wants."""
     from castvision.ops import _triton_attend
 
-    with torch.cuda.device_of(problem.q):
+    with torch.cuda.device_of(problem.q):  # type: ignore[no-untyped-call]
         return _triton_attend.forward(problem)
 
 
@@ -47,11 +46,11 @@ def backward(problem: Problem, grad: Tensor, out: Tensor, lse: Tensor) -> dict[s
     """Gradients by operand name, as :func:`castvision.ops._fused.backward` gives them."""
     from castvision.ops import _triton_backward
 
-    with torch.cuda.device_of(problem.q):
+    with torch.cuda.device_of(problem.q):  # type: ignore[no-untyped-call]
         return _triton_backward.backward(problem, grad, out, lse)
 
 
-def partition(  # noqa: PLR0913 - the operands of routing
+def partition(
     q: Tensor, k: Tensor, surrogates: Tensor, phi: Tensor, token_mask: Tensor | None, cluster_size: int
 ) -> Tensor:
     """SA Top-K by the affinity of softmax. q, k (B, H, N, D), surrogates (H, M, D), phi (B, N, 1).
@@ -68,7 +67,7 @@ def partition(  # noqa: PLR0913 - the operands of routing
     step = max(1, WORKSPACE // (q.shape[2] * surrogates.shape[1]))
     rows_q, rows_k = q.transpose(1, 2), k.transpose(1, 2)
     parts = []
-    with torch.cuda.device_of(q):
+    with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
         for start in range(0, q.shape[0], step):
             at = slice(start, start + step)
             mask = None if token_mask is None else token_mask[at]
@@ -85,34 +84,36 @@ def _unsupported(problem: Problem) -> str | None:
 
 
 def _unfit_rows(q: Tensor) -> str | None:
-    if q.dtype not in DTYPES:
+    most = MOST_HEAD_DIM.get(q.dtype)
+    if most is None:
         return f"it takes fp32, bf16 and fp16, got {q.dtype}"
-    return None if q.shape[-1] <= MOST_HEAD_DIM else f"it takes heads up to {MOST_HEAD_DIM} wide, got {q.shape[-1]}"
+    return None if q.shape[-1] <= most else f"it takes heads up to {most} wide in {q.dtype}, got {q.shape[-1]}"
 
 
-def _agrees(part: str, reason: str | None, device: torch.device) -> bool:
-    index = torch.cuda.current_device() if device.index is None else device.index
-    reason = _unavailable(index) or reason
+def _agrees(part: str, q: Tensor, reason: str | None) -> bool:
+    index = torch.cuda.current_device() if q.device.index is None else q.device.index
+    reason = _unavailable(index, q.dtype) or reason
     if reason is not None:
         _log_once(part, reason)
     return reason is None
 
 
 @cache
-def _unavailable(device_index: int) -> str | None:
-    """Why no kernel can run on this device; None if they can."""
+def _unavailable(device_index: int, dtype: torch.dtype) -> str | None:
+    """Why no kernel can run on this device in this dtype; None if they can."""
     if os.environ.get(SWITCH, "1") == "0":
         return f"{SWITCH}=0"
     if torch.version.hip is not None:
         return "it is tried on NVIDIA devices only"
     capability = torch.cuda.get_device_capability(device_index)
-    if capability < LEAST_CAPABILITY:
-        return f"it needs a device of capability {LEAST_CAPABILITY}, got {capability}"
+    least = (9, 0) if dtype == torch.float32 else (8, 0)
+    if capability < least:
+        return f"it needs a device of capability {least} for {dtype}, got {capability}"
     try:
         from triton.runtime import driver
 
         driver.active.get_current_target()
-    except Exception as error:  # noqa: BLE001 - whatever a broken installation raises: no compiler, no driver, ...
+    except Exception as error:  # whatever a broken installation raises: no compiler, no driver, ...
         return f"Triton does not work here ({type(error).__name__}: {error})"
     return None
 

@@ -5,7 +5,7 @@ one go; more take two passes, the first for maximum and sum of the softmax.
 """
 
 # ruff: noqa: ANN001, ANN202, PLR0913 - kernels take pointers and sizes, one by one
-# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
 
 import torch
 import triton
@@ -16,6 +16,9 @@ from castvision.ops._functions import MASKED
 from castvision.ops._triton_attend import LOG2E, LOWEST
 from castvision.ops._triton_rows import load_rows, with_unit_stride
 
+BLOCK_N, BLOCK_M, SLICE = 32, 128, 16
+"""Tokens and clusters of a tile, and how much of a head is read at a time: wider slices spill."""
+
 _HIDDEN: tl.constexpr = tl.constexpr(MASKED)
 _LOG2E: tl.constexpr = tl.constexpr(LOG2E)
 
@@ -25,11 +28,13 @@ def _logits(
     x, surrogates, rows, inside, clusters, x_n, x_h, M, H,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """Sum over heads of x S', in powers of two, (rows, clusters); -inf beyond M."""
+    """Sum over heads of x S', in powers of two, (rows, clusters); -inf beyond M. Heads are read in parts of BLOCK_D."""
     total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    for h in range(0, H):
-        tokens = load_rows(x + h * x_h, rows, inside, x_n, D, BLOCK_D).to(tl.float32)
-        surrogate = load_rows(surrogates + h * M * D, clusters, clusters < M, D, D, BLOCK_D)
+    parts = tl.cdiv(D, BLOCK_D)
+    for step in range(0, H * parts):
+        h, first = step // parts, step % parts * BLOCK_D
+        tokens = load_rows(x + h * x_h + first, rows, inside, x_n, D - first, BLOCK_D).to(tl.float32)
+        surrogate = load_rows(surrogates + h * M * D + first, clusters, clusters < M, D, D - first, BLOCK_D)
         total = tl.dot(tokens, tl.trans(surrogate), total, input_precision="tf32x3")
     return tl.where((clusters < M)[None, :], total * _LOG2E, -float("inf"))
 
@@ -81,13 +86,13 @@ def affinity(q: Tensor, k: Tensor, surrogates: Tensor, phi: Tensor, token_mask: 
     batch, num_tokens, heads, head_dim = q.shape
     num_clusters = surrogates.shape[1]
     scores = torch.empty(batch, num_tokens, num_clusters, device=q.device)
-    block_n, block_m = 32, min(128, max(16, triton.next_power_of_2(num_clusters)))
-    blocks = triton.cdiv(num_tokens, block_n)
+    block_m = min(BLOCK_M, max(16, triton.next_power_of_2(num_clusters)))
+    blocks = triton.cdiv(num_tokens, BLOCK_N)
     _affinity[batch * blocks,](
         q, k, surrogates.float().contiguous(), phi.float().contiguous(),
         None if token_mask is None else token_mask.contiguous().view(torch.uint8), scores,
         *q.stride()[:3], *k.stride()[:3], num_tokens, num_clusters, heads, blocks,
-        D=head_dim, BLOCK_D=max(16, triton.next_power_of_2(head_dim)), BLOCK_N=block_n, BLOCK_M=block_m,
-        ONE=num_clusters <= block_m, num_warps=4, num_stages=2,
+        D=head_dim, BLOCK_D=SLICE, BLOCK_N=BLOCK_N, BLOCK_M=block_m,
+        ONE=num_clusters <= block_m, num_warps=8, num_stages=2,
     )  # fmt: skip
     return scores

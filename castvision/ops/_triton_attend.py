@@ -6,7 +6,7 @@ softmax, and writes each output to its token's row: a partition, so that no two 
 """
 
 # ruff: noqa: ANN001, ANN202, PLR0913 - kernels take pointers and sizes, one by one
-# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
 
 from typing import NamedTuple
 
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from castvision.ops._problem import Problem
 from castvision.ops._triton_rows import (
-    choose_tiles,
-    dot_precision,
     fit,
     load_members,
     load_rows,
+    pad,
+    query_tiles,
     split_program,
     store_rows,
     with_unit_stride,
@@ -44,7 +44,7 @@ def _summarise(
     k_b, k_n, k_h, v_b, v_n, v_h, r_b, r_n, r_h, scale, N, M, K, H, wide_half,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, OWN_ROUTE: tl.constexpr,
 ):  # fmt: skip
-    b, c, block, h = split_program(M, H, 1)
+    b, c, _block, h = split_program(M, H, 1)
     k, v, k_route = k + b * k_b + h * k_h, v + b * v_b + h * v_h, k_route + b * r_b + h * r_h
     index, phi = index + (b * M + c) * K, phi + b * N
     if token_mask is not None:
@@ -54,7 +54,7 @@ def _summarise(
     top, total, count = tl.full([], LOWEST, tl.float32), tl.full([], 0.0, tl.float32), tl.full([], 0, tl.int32)
     mean_k, mean_v = tl.zeros([BLOCK_D], tl.float32), tl.zeros([BLOCK_D], tl.float32)
     for start in range(0, K, BLOCK_K):
-        ids, present, real = load_members(index, token_mask, start, K, N, BLOCK_K)
+        ids, _present, real = load_members(index, token_mask, start, K, N, BLOCK_K)
         key = load_rows(k, ids, real, k_n, D, BLOCK_D).to(tl.float32)
         route = key
         if OWN_ROUTE:
@@ -139,7 +139,7 @@ def _attend(
             query, prefix_k + at, prefix_v + at, None, P, 0, scale, top, total, mean, D, BLOCK_D, BLOCK_P, PRECISION
         )
     for start in range(0, K, BLOCK_K):
-        ids, filled, seen = load_members(index, token_mask, start, K, N, BLOCK_K)
+        ids, _filled, seen = load_members(index, token_mask, start, K, N, BLOCK_K)
         key, value = load_rows(k, ids, seen, k_n, D, BLOCK_D), load_rows(v, ids, seen, v_n, D, BLOCK_D)
         bias = tl.where(seen, 0.0, -float("inf"))
         top, total, mean = _see(query, key, value, bias, scale, top, total, mean, PRECISION)
@@ -181,7 +181,7 @@ def summarise(problem: Problem) -> Summary:
     wide = torch.empty(2, *shape, device=k.device)
     share_lse = torch.empty(shape[:3], device=k.device)
     log_count = torch.empty(shape[0], shape[2], device=k.device)
-    block_d = choose_tiles(k, 16, 16).block_d
+    block_d = pad(problem.head_dim)
     _summarise[problem.batch * problem.num_clusters * problem.heads,](
         k, v, route, problem.surrogates.contiguous(), problem.phi.contiguous(), problem.index, mask_bytes(problem),
         keys, values, wide, share_lse, log_count,
@@ -201,14 +201,14 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor]:
     shape = (problem.batch, problem.num_tokens, problem.heads, problem.head_dim)
     out = torch.empty(shape, dtype=problem.dtype, device=q.device)
     lse = torch.empty(shape[:3], device=q.device)
-    tiles = choose_tiles(q, problem.cluster_size, problem.cluster_size)
-    blocks = triton.cdiv(problem.cluster_size, tiles.block_q)
+    tiles = query_tiles(q, problem.cluster_size, problem.cluster_size)
+    blocks = triton.cdiv(problem.cluster_size, tiles.rows)
     _attend[problem.batch * problem.num_clusters * blocks * problem.heads,](
         q, k, v, prefix_k, prefix_v, *(summary_operands(summary)), problem.index, mask_bytes(problem), out, lse,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], problem.options.scale * LOG2E,
         problem.num_tokens, problem.num_clusters, problem.cluster_size, problem.num_prefix, problem.heads, blocks,
-        D=problem.head_dim, BLOCK_D=tiles.block_d, BLOCK_Q=tiles.block_q, BLOCK_K=tiles.block_k, BLOCK_P=16,
-        PRECISION=dot_precision(q.dtype), num_warps=tiles.warps, num_stages=tiles.stages,
+        D=problem.head_dim, BLOCK_D=tiles.block_d, BLOCK_Q=tiles.rows, BLOCK_K=tiles.step, BLOCK_P=16,
+        PRECISION=tiles.precision, num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return out, lse
 

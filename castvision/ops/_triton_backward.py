@@ -10,7 +10,7 @@ Each row has one writer, so that gradients repeat bit by bit.
 """
 
 # ruff: noqa: ANN001, ANN202, PLR0913 - kernels take pointers and sizes, one by one
-# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
 
 from typing import NamedTuple
 
@@ -31,10 +31,10 @@ from castvision.ops._triton_attend import (
     summary_operands,
 )
 from castvision.ops._triton_rows import (
-    choose_tiles,
-    fit,
+    key_tiles,
     load_members,
     load_rows,
+    query_tiles,
     split_program,
     store_rows,
     with_unit_stride,
@@ -79,10 +79,10 @@ def _query_gradient(
             D, BLOCK_D, BLOCK_P, PRECISION,
         )  # fmt: skip
     for start in range(0, K, BLOCK_K):
-        ids, filled, seen = load_members(index, token_mask, start, K, N, BLOCK_K)
+        ids, _filled, seen = load_members(index, token_mask, start, K, N, BLOCK_K)
         key, value = load_rows(k, ids, seen, k_n, D, BLOCK_D), load_rows(v, ids, seen, v_n, D, BLOCK_D)
         offset = tl.where(seen, 0.0, -float("inf"))[None, :] + minus_lse
-        p, ds = _weights(query, key, dout, value, offset, product[:, None], log2_scale, PRECISION)
+        _p, ds = _weights(query, key, dout, value, offset, product[:, None], log2_scale, PRECISION)
         total = tl.dot(ds.to(key.dtype), key, total, input_precision=PRECISION)
     if keys is not None:
         at = (b * H + h) * M * D
@@ -104,7 +104,7 @@ def _query_shared(
         key = load_rows(keys, ids, ids < count, D, D, BLOCK_D)
         value = load_rows(values, ids, ids < count, D, D, BLOCK_D)
         offset = shared_bias(log_count, ids, count, own)[None, :] + minus_lse
-        p, ds = _weights(query, key, dout, value, offset, delta, log2_scale, PRECISION)
+        _p, ds = _weights(query, key, dout, value, offset, delta, log2_scale, PRECISION)
         total = tl.dot(ds.to(key.dtype), key, total, input_precision=PRECISION)
     return total
 
@@ -163,7 +163,7 @@ def _member_gradient(
     bias = tl.where(real, 0.0, -float("inf"))[:, None]
     grad_k, grad_v = tl.zeros([BLOCK_K, BLOCK_D], tl.float32), tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
     for start in range(0, K, BLOCK_Q):
-        ids, filled, seen = load_members(index, token_mask, start, K, N, BLOCK_Q)
+        ids, _filled, seen = load_members(index, token_mask, start, K, N, BLOCK_Q)
         query, dout = load_rows(q, ids, seen, q_n, D, BLOCK_D), load_rows(grad, ids, seen, g_n, D, BLOCK_D)
         state = (b * N + ids) * H + h
         log_total = tl.load(lse + state, mask=seen, other=float("inf"))
@@ -237,15 +237,15 @@ def _queries(
     q, k, v = (with_unit_stride(x) for x in (problem.q, problem.k, problem.v))
     dq, delta = torch.empty_like(out), torch.empty_like(lse)
     home = torch.empty(lse.shape[:2], dtype=torch.int32, device=q.device)
-    tiles = choose_tiles(q, problem.cluster_size, problem.cluster_size)
-    blocks = triton.cdiv(problem.cluster_size, tiles.block_q)
+    tiles = query_tiles(q, problem.cluster_size, problem.cluster_size)
+    blocks = triton.cdiv(problem.cluster_size, tiles.rows)
     _query_gradient[problem.batch * problem.num_clusters * blocks * problem.heads,](
         q, k, v, *prefix_rows(problem), *summary_operands(summary), problem.index, mask_bytes(problem),
         grad, out, lse, dq, delta, home,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *grad.stride()[:3],
         problem.options.scale, problem.options.scale * LOG2E,
         problem.num_tokens, problem.num_clusters, problem.cluster_size, problem.num_prefix, problem.heads, blocks,
-        D=problem.head_dim, BLOCK_D=tiles.block_d, BLOCK_Q=tiles.block_q, BLOCK_K=tiles.block_k, BLOCK_P=16,
+        D=problem.head_dim, BLOCK_D=tiles.block_d, BLOCK_Q=tiles.rows, BLOCK_K=tiles.step, BLOCK_P=16,
         PRECISION=tiles.precision, num_warps=8, num_stages=tiles.stages,
     )  # fmt: skip
     return dq, _State(q, grad, lse, delta, home)
@@ -255,17 +255,17 @@ def _shared(problem: Problem, state: _State, keys: Tensor, values: Tensor, log_c
     """Gradients (2, B, H, T, D) fp32 of keys and values (B, H, T, D) that every cluster sees."""
     q, grad = state.q, state.grad
     count = keys.shape[2]
-    tiles = choose_tiles(q, problem.num_tokens, count)
+    tiles = key_tiles(q, count, problem.num_tokens)
     spans = max(1, min(MOST_SPANS, problem.num_tokens // (4 * count)))
-    span = triton.cdiv(triton.cdiv(problem.num_tokens, spans), tiles.block_q) * tiles.block_q
+    span = triton.cdiv(triton.cdiv(problem.num_tokens, spans), tiles.step) * tiles.step
     spans = triton.cdiv(problem.num_tokens, span)
     part = torch.empty(2, spans, *keys.shape, device=q.device)
-    rows = triton.cdiv(count, tiles.block_k)
+    rows = triton.cdiv(count, tiles.rows)
     _shared_gradient[problem.batch * spans * rows * problem.heads,](
         q, keys, values, log_count, grad, state.lse, state.delta, state.home, part,
         *q.stride()[:3], *grad.stride()[:3], problem.options.scale, problem.options.scale * LOG2E,
         problem.num_tokens, count, problem.heads, rows, spans, span, part[0].numel(),
-        D=problem.head_dim, BLOCK_D=tiles.block_d, BLOCK_T=tiles.block_k, BLOCK_N=tiles.block_q,
+        D=problem.head_dim, BLOCK_D=tiles.block_d, BLOCK_T=tiles.rows, BLOCK_N=tiles.step,
         PRECISION=tiles.precision, num_warps=8, num_stages=tiles.stages,
     )  # fmt: skip
     return part.sum(1)
@@ -278,8 +278,8 @@ def _members(
     dk, dv = (torch.empty(problem.v.shape, dtype=problem.dtype, device=q.device) for _ in range(2))
     own_route = summary is not None and problem.k_route is not problem.k
     droute = torch.empty_like(dk) if own_route else None
-    tiles = choose_tiles(q, problem.cluster_size, problem.cluster_size)
-    blocks = triton.cdiv(problem.cluster_size, tiles.block_k)
+    tiles = key_tiles(q, problem.cluster_size, problem.cluster_size)
+    blocks = triton.cdiv(problem.cluster_size, tiles.rows)
     dphi = torch.empty(problem.batch, problem.heads, problem.num_tokens, device=q.device)
     dsurrogates = torch.empty(
         problem.batch, problem.heads, problem.num_clusters, blocks, problem.head_dim, device=q.device
@@ -292,8 +292,8 @@ def _members(
         problem.options.scale, problem.options.scale * LOG2E,
         problem.num_tokens, problem.num_clusters, problem.cluster_size, problem.heads, blocks,
         0 if wide is None else wide[0].numel(),
-        D=problem.head_dim, BLOCK_D=tiles.block_d, BLOCK_Q=fit(problem.cluster_size, tiles.block_q),
-        BLOCK_K=tiles.block_k, PRECISION=tiles.precision, num_warps=8, num_stages=tiles.stages,
+        D=problem.head_dim, BLOCK_D=tiles.block_d, BLOCK_Q=tiles.step,
+        BLOCK_K=tiles.rows, PRECISION=tiles.precision, num_warps=8, num_stages=tiles.stages,
     )  # fmt: skip
     if summary is None:
         return {"k": dk, "v": dv}

@@ -8,7 +8,7 @@ same partition, the unique stable one, so that the number of rounds and the size
 """
 
 # ruff: noqa: ANN001, ANN202, PLR0913 - kernels take pointers and sizes, one by one
-# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
 
 import torch
 import triton
@@ -120,9 +120,7 @@ def _merge(wishes, filled, held, home, pending, count, cluster, K, COUNT: tl.con
 
 
 @triton.jit
-def _wish_all(
-    scores, held, home, choice, wish, N, M, K, BLOCKS, BLOCK_M: tl.constexpr, BATCH: tl.constexpr
-):
+def _wish_all(scores, held, home, choice, wish, N, M, K, BLOCKS, BLOCK_M: tl.constexpr, BATCH: tl.constexpr):
     """One round, tokens' half: a program per block of tokens."""
     pid = tl.program_id(0).to(tl.int64)
     b, tokens = pid // BLOCKS, (pid % BLOCKS).to(tl.int32) * BATCH + tl.arange(0, BATCH)
@@ -135,9 +133,7 @@ def _wish_all(
 
 
 @triton.jit
-def _choose_all(
-    held, home, choice, wish, wishes, N, M, K, SCAN: tl.constexpr, COUNT: tl.constexpr, STEP: tl.constexpr
-):
+def _choose_all(held, home, choice, wish, wishes, N, M, K, SCAN: tl.constexpr, COUNT: tl.constexpr, STEP: tl.constexpr):
     """One round, clusters' half: a program per cluster reads its first COUNT wishes; others come again."""
     pid = tl.program_id(0).to(tl.int64)
     b, cluster = pid // M, (pid % M).to(tl.int32)

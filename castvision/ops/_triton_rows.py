@@ -5,8 +5,8 @@ in 64 bits: a million tokens of width 384 pass 2^31 bytes. Kernels take no annot
 reads, so these files do without postponed evaluation of annotations.
 """
 
-# ruff: noqa: ANN001, ANN201, ANN202, PLR0913 - kernels take pointers and sizes, one by one
-# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False
+# ruff: noqa: ANN001, ANN202, PLR0913 - kernels take pointers and sizes, one by one
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 @triton.jit
-def load_rows(pointer, ids, valid, stride, D: tl.constexpr, BLOCK_D: tl.constexpr):
+def load_rows(pointer, ids, valid, stride, D, BLOCK_D: tl.constexpr):
     """Rows ``ids`` as (rows, BLOCK_D), zero where not valid and beyond D."""
     column = tl.arange(0, BLOCK_D)
     at = pointer + ids.to(tl.int64)[:, None] * stride + column[None, :]
@@ -57,29 +57,50 @@ def split_program(M, H, BLOCKS):
 class Tiles(NamedTuple):
     """Launch constants that follow from the sizes: no tuning, so that results never depend on timing.
 
+    They are the largest that compile without spills (tests/ops/test_triton_compile.py); no GPU has timed them.
+
     Attributes:
-        block_q: Queries of a program.
-        block_k: Keys of a step.
+        rows: Rows of a program: queries or keys.
+        step: Rows of a step of its loop, on the other side.
         block_d: Head width, padded.
         precision: Of products: fp32 operands are split in three ("tf32x3", about fp32) unless torch allows tf32.
-        warps: Warps of a program (the backward takes 8).
+        warps: Warps of a program.
         stages: Steps whose loads are in flight at once.
     """
 
-    block_q: int
-    block_k: int
+    rows: int
+    step: int
     block_d: int
     precision: str
     warps: int
     stages: int
 
 
-def choose_tiles(like: Tensor, queries: int, keys: int) -> Tiles:
-    """Tiles for rows of ``like`` (…, D), given the number of rows on either side."""
-    block_d = max(16, triton.next_power_of_2(like.shape[-1]))
-    heavy = block_d * like.element_size() > 128  # bytes of a row: fp32 beyond D = 32, half beyond 64
-    block_q, block_k = fit(queries, 64), fit(keys, 32 if heavy else 64)
-    return Tiles(block_q, block_k, block_d, dot_precision(like.dtype), 8 if heavy else 4, 2 if heavy else 3)
+def query_tiles(like: Tensor, queries: int, keys: int) -> Tiles:
+    """For a program that owns queries and streams over keys; ``like`` (…, D) gives dtype and width."""
+    return _tiles(like, fit(queries, 64), fit(keys, 32 if _heavy(like) else 64))
+
+
+def key_tiles(like: Tensor, keys: int, queries: int) -> Tiles:
+    """For a program that owns keys and streams over queries: it carries two gradients."""
+    width, full = pad(like.shape[-1]), like.dtype == torch.float32
+    return _tiles(
+        like, fit(keys, 32 if width * (1 + full) > 64 else 64), fit(queries, 16 if full and width > 32 else 32)
+    )
+
+
+def _tiles(like: Tensor, rows: int, step: int) -> Tiles:
+    heavy = _heavy(like)
+    return Tiles(rows, step, pad(like.shape[-1]), dot_precision(like.dtype), 8 if heavy else 4, 2 if heavy else 3)
+
+
+def _heavy(like: Tensor) -> bool:
+    return like.dtype == torch.float32 or like.shape[-1] > 64
+
+
+def pad(head_dim: int) -> int:
+    """Head width as the kernels hold it: a power of two, at least what a matrix unit takes."""
+    return max(16, int(triton.next_power_of_2(head_dim)))
 
 
 def fit(length: int, most: int) -> int:
