@@ -96,12 +96,29 @@ class Problem:
         self.phi = phi.to(self.wide)[..., 0]  # B, N
         self.token_mask = token_mask
         self.index = index
-        self.ids = index.clamp(max=self.num_tokens - 1)
-        self.valid = index < self.num_tokens
-        if token_mask is not None:
-            self.valid = self.valid & token_mask.gather(1, self.ids.flatten(1)).view_as(index)
-        self.counts = self.valid.sum(2).to(self.wide)  # B, M: n_c, real tokens of each cluster
-        self.log_counts = self.counts.log().clamp(min=MASKED)  # MASKED for a cluster without a real token
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """Tokens of the slots, padding as token N-1."""
+        return self.index.clamp(max=self.num_tokens - 1)
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """Slots that hold a real token, (B, M, K)."""
+        valid = self.index < self.num_tokens
+        if self.token_mask is None:
+            return valid
+        return valid & self.token_mask.gather(1, self.ids.flatten(1)).view_as(self.index)
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """n_c, real tokens of each cluster, (B, M)."""
+        return self.valid.sum(2).to(self.wide)
+
+    @cached_property
+    def log_counts(self) -> Tensor:
+        """Log n_c, MASKED for a cluster without a real token, (B, M)."""
+        return self.counts.log().clamp(min=MASKED)
 
     @cached_property
     def segments(self) -> Segments:

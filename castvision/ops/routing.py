@@ -17,6 +17,7 @@ import torch
 from timm.layers import register_notrace_function
 from torch import Tensor
 
+from castvision.ops import _triton
 from castvision.ops._affinity import best_tokens, make_scorers
 from castvision.ops._matching import match_heaps, match_rounds
 
@@ -93,6 +94,9 @@ def learned_clusters(  # noqa: PLR0913 - the operator's own argument list
 ) -> Tensor:
     """Index (B, M, K) of ``topk`` or ``sa_topk``. Shapes as in :func:`castvision.ops.cast_attention`, no prefix."""
     num_tokens, num_clusters = q.shape[2], surrogates.shape[1]
+    default = assignment == "sa_topk" and activation == "softmax" and routing_score == "affinity"
+    if default and _triton.routes(q):
+        return _triton.partition(q, k, surrogates, phi, token_mask, cluster_size)
     scorers = make_scorers(q, k, surrogates, phi, token_mask, activation, routing_score)
     if assignment == "topk":
         return torch.stack([best_tokens(scorer, num_tokens, cluster_size) for scorer in scorers])
