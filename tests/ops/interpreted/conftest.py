@@ -12,7 +12,7 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
-from castvision.ops import _triton
+from castvision.ops import _problem, _triton
 
 Kernels = Callable[[], AbstractContextManager[None]]
 
@@ -26,6 +26,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
     def chosen() -> Iterator[None]:
         with monkeypatch.context() as patch:
             patch.setattr(_triton, "attends", lambda problem: _triton._unsupported(problem) is None)
+            patch.setattr(_problem, "arithmetic_dtype", lambda x: x.dtype)  # as on CUDA, not fp32 for half precision
             patch.setattr(_triton, "routes", lambda q: _triton._unfit_rows(q) is None)
             torch.use_deterministic_algorithms(True)  # fills fresh memory with NaN, integers with their largest
             yield
