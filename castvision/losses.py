@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 IGNORED = 255
 """The label of pixels that count nowhere."""
@@ -101,11 +101,11 @@ def _pixel_weights(target: Tensor, weight: Tensor | None, logits: Tensor) -> Ten
 
 
 def _safe_ratio(total: Tensor, count: Tensor) -> Tensor:
-    """total / count, and 0 where there was nothing to count (the total is 0 as well)."""
+    """The mean, and 0 where there was nothing to count (the total is 0 as well)."""
     return total / torch.where(count > 0, count, 1)
 
 
-LOSSES = {"ce": cross_entropy, "focal": focal_loss, "dice": dice_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {"ce": cross_entropy, "focal": focal_loss, "dice": dice_loss}
 """By the name a configuration gives them."""
 
 
@@ -134,7 +134,9 @@ class WeightedLosses(nn.Module):
         if not shares or unknown or min(shares.values()) <= 0:
             raise ValueError(f"expected a factor > 0 for some of {sorted(LOSSES)}, got {dict(shares)}")
         if not 0 <= label_smoothing < 1 or (label_smoothing and "ce" not in shares):
-            raise ValueError(f"expected 0 <= label_smoothing < 1, above 0 only with ce, got {label_smoothing=}, {shares=}")
+            raise ValueError(
+                f"expected 0 <= label_smoothing < 1, above 0 only with ce, got {label_smoothing=}, {shares=}"
+            )
         self.shares = dict(shares)
         self.label_smoothing = label_smoothing
         self.register_buffer("class_weights", None if class_weights is None else torch.tensor(class_weights).float())

@@ -5,6 +5,7 @@ Nothing here is a mean over images: counts are added up over the data set and di
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -180,8 +181,8 @@ class DistanceIoU(Metric):
     """Intersection over union of one class by the distance of a pixel: how far from the start a path is followed.
 
     Args:
-        edges: Ascending; bin i holds distances from ``edges[i]`` up to but not including ``edges[i + 1]``. Pixels outside
-            of all bins (beyond the edges, NaN, infinite) count nowhere.
+        edges: Ascending; bin i holds distances from ``edges[i]`` up to but not including ``edges[i + 1]``. Pixels
+            outside of all bins (beyond the edges, NaN, infinite) count nowhere.
         foreground: The class.
 
     Raises:
@@ -194,7 +195,7 @@ class DistanceIoU(Metric):
 
     def __init__(self, edges: Sequence[float], foreground: int = 1) -> None:
         super().__init__()
-        if len(edges) < 2 or any(low >= high for low, high in zip(edges, edges[1:], strict=False)):
+        if len(edges) < 2 or any(low >= high for low, high in pairwise(edges)):
             raise ValueError(f"expected two or more ascending edges, got {list(edges)}")
         self.foreground = foreground
         self.register_buffer("edges", torch.tensor(edges, dtype=torch.float64), persistent=False)

@@ -107,10 +107,12 @@ class Segmenter(nn.Module):
         Raises:
             ValueError: A size the backbone does not take.
         """
-        padded = _pad(image, self.patch_size)
-        options: dict[str, Any] = {}
+        return self._run(image, pixel_mask)
+
+    def _run(self, image: Tensor, pixel_mask: Tensor | None, **options: Any) -> list[Tensor]:
+        padded = pad_to_patches(image, self.patch_size)
         if not self.is_feature_net:
-            options = {"indices": self.out_indices, "norm": self.applies_norm, "output_fmt": "NCHW"}
+            options |= {"indices": self.out_indices, "norm": self.applies_norm, "output_fmt": "NCHW"}
             options["intermediates_only"] = True
         if self.takes_mask and pixel_mask is not None:
             options["token_mask"] = _real_tokens(pixel_mask, self.patch_size)
@@ -130,7 +132,8 @@ def _extent(occupied: Tensor) -> Tensor:
     return (occupied * torch.arange(1, occupied.shape[1] + 1, device=occupied.device)).amax(dim=1)
 
 
-def _pad(image: Tensor, patch_size: tuple[int, int]) -> Tensor:
+def pad_to_patches(image: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """Zeros at the bottom and right of (B, C, height, width) up to whole patches."""
     if patch_size == (1, 1):
         return image
     down, across = (-size % patch for size, patch in zip(image.shape[-2:], patch_size, strict=True))
@@ -139,7 +142,7 @@ def _pad(image: Tensor, patch_size: tuple[int, int]) -> Tensor:
 
 def _real_tokens(pixel_mask: Tensor, patch_size: tuple[int, int]) -> Tensor:
     """(B, N) bool: which patches of (B, height, width) hold a real pixel."""
-    padded = _pad(pixel_mask[:, None].float(), patch_size)
+    padded = pad_to_patches(pixel_mask[:, None].float(), patch_size)
     return functional.max_pool2d(padded, patch_size).flatten(1) > 0
 
 
