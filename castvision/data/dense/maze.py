@@ -20,6 +20,7 @@ from castvision.data.pathfinder.randomness import below, high_below, low_unit, n
 CORRIDOR, DOT = 128, 255
 """Grey levels; walls are black."""
 
+_REACHED, _WAY = 1, 2
 _GOALS = 4  # cells drawn for the second dot, of which the farthest is taken
 
 
@@ -31,6 +32,7 @@ class Grid(NamedTuple):
     depth: NDArray[np.int32]  # ((n + 2) ** 2,): steps from the first dot
     active: NDArray[np.int32]  # (n ** 2,): cells that may have neighbours left
     choices: NDArray[np.int32]  # (4,)
+    marks: NDArray[np.uint8]  # ((n + 2) ** 2,): frame, cell, cell of the way
 
 
 class MazeDataset(DenseDataset):
@@ -81,6 +83,7 @@ class MazeDataset(DenseDataset):
             np.zeros((side + 2) ** 2, np.int32),
             np.zeros(side**2, np.int32),
             np.zeros(4, np.int32),
+            np.zeros((side + 2) ** 2, np.uint8),
         )
         _generate(grid, self.key, indices, (side, self.cell), self.winding, batch)
         return batch
@@ -91,6 +94,7 @@ def clear(grid: Grid, side: int) -> None:
     """No cell is reached, the frame is closed."""
     stride = side + 2
     grid.parent[:] = 0
+    grid.marks[:] = 0
     for i in range(stride):
         grid.parent[i] = -1
         grid.parent[(side + 1) * stride + i] = -1
@@ -109,7 +113,7 @@ def grow(grid: Grid, side: int, start: int, winding: float) -> None:
     """Give every cell a parent: the tree, rooted at the first dot."""
     rng, parent, active, choices = grid.rng, grid.parent, grid.active, grid.choices
     stride = side + 2
-    parent[start] = start
+    parent[start], grid.marks[start] = start, _REACHED
     grid.depth[start] = 0
     active[0] = start
     count = 1
@@ -128,24 +132,68 @@ def grow(grid: Grid, side: int, start: int, winding: float) -> None:
             count -= 1
             continue
         chosen = choices[high_below(bits, free)]
-        parent[chosen] = here
+        parent[chosen], grid.marks[chosen] = here, _REACHED
         grid.depth[chosen] = grid.depth[here] + 1
         active[count] = chosen
         count += 1
 
 
 @kernel
-def draw_link(canvas: np.ndarray, cells: tuple[int, int], geometry: tuple[int, int], value: int) -> None:
-    """Paint a cell and the opening to a neighbour (or to itself: the cell alone)."""
+def paint(line: np.ndarray, first: int, last: int, value: int) -> None:
+    """Set a stretch of a line of pixels."""
+    for i in range(first, last):
+        line[i] = value
+
+
+@kernel
+def repeat(canvas: np.ndarray, first: int, last: int) -> None:
+    """Copy a line of pixels to those below it."""
+    source = canvas[first]
+    for y in range(first + 1, last):
+        line = canvas[y]
+        for x in range(len(line)):
+            line[x] = source[x]
+
+
+@kernel
+def draw_row(grid: Grid, row: int, geometry: tuple[int, int], value: int, canvas: np.ndarray) -> None:
+    """Draw a row of cells with the openings to the right and below: two lines of pixels, each copied downwards.
+
+    A cell is drawn where its mark is at least ``value``, an opening where both of its cells are.
+    """
     side, cell = geometry
-    stride = side + 2
+    parent, marks = grid.parent, grid.marks
     inset = max(1, cell // 8)
-    here, there = cells
-    y, x = (here // stride - 1) * cell, (here % stride - 1) * cell
-    other_y, other_x = (there // stride - 1) * cell, (there % stride - 1) * cell
-    for i in range(min(y, other_y) + inset, max(y, other_y) + cell - inset):
-        for j in range(min(x, other_x) + inset, max(x, other_x) + cell - inset):
-            canvas[i, j] = value
+    top = row * cell + inset
+    bottom = (row + 1) * cell - inset
+    level = CORRIDOR if value == _REACHED else 1
+    is_blank = True
+    for column in range(side):
+        here = (row + 1) * (side + 2) + column + 1
+        if marks[here] < value:
+            continue
+        is_blank = False
+        left = column * cell
+        right, below_it = here + 1, here + side + 2
+        is_open = marks[right] >= value and (parent[right] == here or parent[here] == right)
+        paint(canvas[top], left + inset, left + cell + (inset if is_open else -inset), level)
+        if marks[below_it] >= value and (parent[below_it] == here or parent[here] == below_it):
+            paint(canvas[bottom], left + inset, left + cell - inset, level)
+    if is_blank:
+        return
+    repeat(canvas, top, bottom)
+    repeat(canvas, bottom, min(bottom + 2 * inset, side * cell))
+
+
+@kernel
+def draw_dot(image: np.ndarray, here: int, geometry: tuple[int, int]) -> tuple[int, int]:
+    """Fill a cell; returns the pixel in its middle."""
+    side, cell = geometry
+    inset = max(1, cell // 8)
+    y, x = (here // (side + 2) - 1) * cell, (here % (side + 2) - 1) * cell
+    for i in range(y + inset, y + cell - inset):
+        paint(image[i], x + inset, x + cell - inset, DOT)
+    return y + cell // 2, x + cell // 2
 
 
 @kernel
@@ -160,18 +208,16 @@ def make_sample(grid: Grid, geometry: tuple[int, int], winding: float, batch: De
         other = cell_at(side, below(grid.rng, side * side))
         if grid.depth[other] > grid.depth[goal]:
             goal = other
-    for number in range(side * side):
-        here = cell_at(side, number)
-        draw_link(batch.images[i], (here, grid.parent[here]), geometry, CORRIDOR)
     here = goal
     while here != start:
-        draw_link(batch.targets[i], (here, grid.parent[here]), geometry, 1)
+        grid.marks[here] = _WAY
         here = grid.parent[here]
-    draw_link(batch.targets[i], (start, start), geometry, 1)
-    draw_link(batch.images[i], (start, start), geometry, DOT)
-    draw_link(batch.images[i], (goal, goal), geometry, DOT)
-    batch.dots[i, 0] = (start // (side + 2) - 1) * cell + cell // 2
-    batch.dots[i, 1] = (start % (side + 2) - 1) * cell + cell // 2
+    grid.marks[start] = _WAY
+    for row in range(side):
+        draw_row(grid, row, geometry, _REACHED, batch.images[i])
+        draw_row(grid, row, geometry, _WAY, batch.targets[i])
+    draw_dot(batch.images[i], goal, geometry)
+    batch.dots[i, 0], batch.dots[i, 1] = draw_dot(batch.images[i], start, geometry)
 
 
 def _build_generate(sources: int) -> Callable[..., None]:
