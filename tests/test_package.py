@@ -96,6 +96,9 @@ def test_installed_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Pat
 
 PUBLIC = {
     "castvision": {"__version__"},
+    "castvision.data.dense": {
+        "DenseBatch", "DenseDataset", "MazeDataset", "PathfinderSegDataset", "RegionDataset",
+    },
     "castvision.data.pathfinder": {
         "Mode", "PathfinderDataset", "PathfinderSample", "PathfinderSpec", "make_pathfinder",
     },

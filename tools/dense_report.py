@@ -126,7 +126,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     parser.add_argument("--png", type=Path, required=True, help="where the picture goes")
     parser.add_argument("--count", type=int, default=1000, help="test images (default: 1000)")
-    parser.add_argument("--examples", type=int, nargs=2, default=[0, 1], help="test images that are drawn (default: 0 1)")
+    parser.add_argument(
+        "--examples", type=int, nargs=2, default=[0, 1], help="test images that are drawn (default: 0 1)"
+    )
     arguments = parser.parse_args()
     runs: dict[str, dict[str, tuple[Any, Any]]] = {}
     report: dict[str, Any] = {"images": arguments.count, "edges_in_image_widths": EDGES, "tasks": {}}

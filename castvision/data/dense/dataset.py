@@ -1,4 +1,4 @@
-"""What the dense tasks share: items by index, one compiled call for a batch, the distance of every pixel from the dot."""
+"""What the dense tasks share: items by index, one compiled call for a batch, distances from the dot."""
 
 from __future__ import annotations
 

@@ -38,8 +38,9 @@ class Grid(NamedTuple):
 class MazeDataset(DenseDataset):
     """A maze with a dot in two of its cells; the target is the way between them: 0 other, 1 the way.
 
-    A cell takes ``cell`` x ``cell`` pixels, a quarter of it wall, but never less than two pixels. The first dot lies anywhere, the
-    second in the farthest of four random cells. See :class:`DenseDataset` for items and the other arguments.
+    A cell takes ``cell`` x ``cell`` pixels, a quarter of it wall, but never less than two pixels. The first dot lies
+    anywhere, the second in the farthest of four random cells. See :class:`DenseDataset` for items and the other
+    arguments.
 
     Args:
         img_size: Height and width, a multiple of ``cell``, at least three cells.
@@ -56,7 +57,7 @@ class MazeDataset(DenseDataset):
 
     class_names = ("other", "way")
 
-    def __init__(  # noqa: PLR0913 - the options of a data set
+    def __init__(
         self,
         img_size: int = 512,
         cell: int = 4,
@@ -199,7 +200,7 @@ def draw_dot(image: np.ndarray, here: int, geometry: tuple[int, int]) -> tuple[i
 @kernel
 def make_sample(grid: Grid, geometry: tuple[int, int], winding: float, batch: DenseBatch, i: int) -> None:
     """Fill entry ``i`` of a batch; the random stream has been started."""
-    side, cell = geometry
+    side = geometry[0]
     clear(grid, side)
     start = cell_at(side, below(grid.rng, side * side))
     grow(grid, side, start, winding)

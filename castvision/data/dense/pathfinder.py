@@ -151,7 +151,8 @@ class PathfinderSegDataset(DenseDataset):
         step = self.spec.paddle_length + 2 * self.spec.paddle_margins[int(batch.margins[0])]
         canvas = np.full(batch.images.shape, np.inf, np.float32)
         paint(self.spec, batch, passed * float(step), canvas)
-        return canvas[0]
+        distance: NDArray[np.float32] = canvas[0]
+        return distance
 
     def _paths(self, indices: NDArray[np.int64]) -> Batch:
         label = 1 if self.form == "one-dot" else None

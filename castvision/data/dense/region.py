@@ -65,7 +65,7 @@ class RegionDataset(DenseDataset):
 
     class_names = ("other", "region")
 
-    def __init__(  # noqa: PLR0913 - the options of a data set
+    def __init__(
         self,
         img_size: int = 512,
         radius: int | None = None,

@@ -1,4 +1,4 @@
-"""How many images of the dense tasks one core makes a second: ``python -m castvision.data.dense.timing --json FILE``."""
+"""Images of the dense tasks that one core makes a second: ``python -m castvision.data.dense.timing --json FILE``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,7 @@ def measure(name: str, dataset: DenseDataset, count: int) -> dict[str, float | i
     }
 
 
-def _median(parts: Sequence[Sequence[int]], make: Callable[..., object]) -> float:
+def _median(parts: Sequence[Sized], make: Callable[..., object]) -> float:
     speeds = []
     for part in parts:
         start = time.process_time()

@@ -61,7 +61,9 @@ def test_a_key_gives_one_image_however_it_is_asked_for(name: str) -> None:
     for (image, target), index in zip(together, [7, 3, 11], strict=True):
         alone_image, alone_target = data[index]
         assert torch.equal(image, alone_image) and torch.equal(target, alone_target)
-    loaders = [DataLoader(data, batch_size=8, num_workers=w, multiprocessing_context="fork" if w else None) for w in (0, 2)]
+    loaders = [
+        DataLoader(data, batch_size=8, num_workers=w, multiprocessing_context="fork" if w else None) for w in (0, 2)
+    ]
     for (image, target), (other_image, other_target) in zip(*loaders, strict=True):
         assert torch.equal(image, other_image) and torch.equal(target, other_target)
 

@@ -102,7 +102,9 @@ def test_a_landscape_without_a_fitting_region_is_reported(monkeypatch: pytest.Mo
         RegionDataset(32, 1).make_batch(np.arange(1))
 
 
-@pytest.mark.parametrize("size", [256, pytest.param(1024, marks=pytest.mark.slow), pytest.param(2048, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "size", [256, pytest.param(1024, marks=pytest.mark.slow), pytest.param(2048, marks=pytest.mark.slow)]
+)
 def test_large_landscapes(size: int) -> None:
     batch = RegionDataset(size).make_batch(np.array([1]))
     components = label(batch.images[0] > 0, connectivity=1)
