@@ -108,8 +108,10 @@ class Report(Callback):
         """Write the test figures."""
         if trainer.is_global_zero and self.folder.is_dir():
             figures = _figures(trainer, "test/")
-            confusion = pl_module.last_confusion.tolist()  # type: ignore[operator]
-            write_json(self.folder / f"test_{METRICS}", {"figures": figures, "confusion": confusion})
+            task: Task = pl_module  # type: ignore[assignment]
+            confusion = task.last_confusion
+            content = {"figures": figures, "per_class": task.table(confusion), "confusion": confusion.tolist()}
+            write_json(self.folder / f"test_{METRICS}", content)
 
     def write(self, trainer: Trainer, task: Task) -> None:
         """Write both files, ``metrics.json`` last: its presence says that the run is finished.
@@ -133,6 +135,7 @@ class Report(Callback):
             "best": self._best,
             "last": _figures(trainer, "val/"),
             "clusters": _figures(trainer, "clusters/"),
+            "per_class": [] if self._best_confusion is None else task.table(self._best_confusion),
             "confusion": None if self._best_confusion is None else self._best_confusion.tolist(),
             "class_names": task.class_names,
             "training": {
