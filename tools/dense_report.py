@@ -47,26 +47,26 @@ def evaluate(model: Any, dataset: Any, count: int) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from castvision.metrics import DistanceIoU, per_class_figures
+
     num_classes, size = len(dataset.class_names), dataset.img_size
-    confusion = np.zeros((num_classes, num_classes), np.int64)
-    counts = np.zeros((2, len(EDGES) - 1), np.int64)
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    by_distance = DistanceIoU(EDGES, foreground=num_classes - 1)
     for first in range(0, count, 50):
         indices = range(first, min(count, first + 50))
         images, targets = (torch.stack(part) for part in zip(*dataset.__getitems__(indices), strict=True))
         with torch.inference_mode():
             predicted = model(images).argmax(1)
         pairs = (targets * num_classes + predicted).flatten()
-        confusion += torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes).numpy()
-        is_hit, is_true = (predicted == num_classes - 1).numpy(), (targets == num_classes - 1).numpy()
-        places = np.digitize([all_distances(dataset, i) / size for i in indices], EDGES) - 1
-        for row, mask in enumerate((is_hit & is_true, is_hit | is_true)):
-            counts[row] += np.bincount(places[mask], minlength=len(EDGES))[: len(EDGES) - 1]
-    hits, true, said = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+        confusion += torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+        distances = np.stack([all_distances(dataset, i) / size for i in indices])
+        by_distance.update(predicted, targets, torch.from_numpy(distances))
+    figures = per_class_figures(confusion)
     return {
-        "foreground_iou": round(float(hits[-1] / (true + said - hits)[-1]), 4),
-        "macro_f1": round(float((2 * hits / (true + said)).mean()), 4),
-        "iou_by_distance": [round(float(i / u), 4) if u else None for i, u in counts.T],
-        "pixels_by_distance": counts[1].tolist(),
+        "foreground_iou": round(float(figures["iou"][-1]), 4),
+        "macro_f1": round(float(figures["f1"].mean()), 4),
+        "iou_by_distance": [round(value, 4) if value == value else None for value in by_distance.compute().tolist()],
+        "pixels_by_distance": by_distance.counts[1].tolist(),
         "confusion": confusion.tolist(),
     }
 
