@@ -103,6 +103,9 @@ PUBLIC = {
     "castvision.data.readers": {
         "Georeference", "ImageReader", "Level", "open_array", "open_image", "open_mask", "read_mask",
     },
+    "castvision.data.dense": {
+        "DenseBatch", "DenseDataset", "MazeDataset", "PathfinderSegDataset", "RegionDataset",
+    },
     "castvision.data.pathfinder": {
         "Mode", "PathfinderDataset", "PathfinderSample", "PathfinderSpec", "make_pathfinder",
     },

@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from castvision.data.lra_image import LRAImage
+from castvision.models.segmenter import create_segmenter
 from castvision.training import cli
 from castvision.training.config_files import config_folder, config_names, find_config
 from tests.training.test_lra import TinyCIFAR, write_cifar
@@ -18,6 +19,9 @@ from tests.training.test_windows import write_rasters
 
 SMALL = {
     "PathfinderDataModule": ["--data.train_length", "64", "--data.val_length", "8", "--data.img_size", "32"],
+    "MazeDataModule": ["--data.train_length", "64", "--data.val_length", "8"],
+    "RegionDataModule": ["--data.train_length", "64", "--data.val_length", "8"],
+    "PathfinderSegDataModule": ["--data.train_length", "64", "--data.val_length", "8"],
     "LRAImageDataModule": [],
     "ImageFolderDataModule": ["--data.img_size", "32"],
     "WindowDataModule": ["--data.size", "32", "--data.train_length", "8", "--model.model_kwargs.img_size", "32"],
@@ -46,9 +50,11 @@ def test_two_steps(name, tmp_path, monkeypatch):
         monkeypatch.setattr(LRAImage, "source", TinyCIFAR)
         write_cifar(tmp_path)
         flags += ["--data.root", str(tmp_path)]
-    if "atto" not in content["model"]["init_args"]["model_name"]:
+    if not name.endswith("_cnn"):
+        flags += ["--model.model_kwargs.depth", "1"]
+    if not name.endswith("_cnn") and "atto" not in content["model"]["init_args"]["model_name"]:
         flags += ["--model.model_kwargs.embed_dim", "32", "--model.model_kwargs.num_heads", "2"]
-    flags += ["--data.batch_size", "4", "--data.num_workers", "0", "--model.model_kwargs.depth", "1"]
+    flags += ["--data.batch_size", "4", "--data.num_workers", "0"]
     flags += ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--trainer.limit_val_batches", "1"]
     assert cli.main(["--config", name, "--run_dir", str(tmp_path / "run"), *flags]) == 0
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
@@ -72,6 +78,30 @@ def test_the_control_differs_from_the_quick_start_by_its_attention_only():
     )
     assert control["model"]["init_args"].pop("model_kwargs") == {"attn_layer": "none"}
     assert model == control
+
+
+@pytest.mark.parametrize("name", [name for name in config_names() if name.endswith("_cnn")])
+def test_a_small_cnn_sees_35_pixels(name):
+    arguments = yaml.safe_load(find_config(name).read_text())["model"]["init_args"]
+    kwargs = {"model_name": arguments["model_name"], "num_classes": 2, "model_kwargs": arguments["model_kwargs"]}
+    model = create_segmenter(**kwargs, head=arguments["head"], out_indices=arguments["out_indices"]).eval()
+    for parameter in model.backbone.parameters():
+        if parameter.ndim == 1:  # timm starts every residual branch at zero, where it sees nothing
+            torch.nn.init.ones_(parameter)
+    reach = torch.zeros(64, 64, dtype=torch.bool)
+    for _ in range(20):  # a unit that is off hides what it sees
+        noise = torch.randn(1, 1, 64, 64, requires_grad=True)
+        model(noise)[0, 1, 32, 32].backward()
+        reach |= noise.grad[0, 0] != 0
+    rows = reach.any(1).nonzero()
+    assert rows.max() - rows.min() + 1 == 35
+
+
+@pytest.mark.parametrize("name", [name for name in config_names() if name.endswith("_cnn")])
+def test_a_small_cnn_trains_on_what_its_model_trains_on(name):
+    control, model = (yaml.safe_load(find_config(each).read_text()) for each in (name, name.removesuffix("_cnn")))
+    assert control["data"] == model["data"] and control["trainer"] == model["trainer"]
+    assert control["model"]["init_args"]["optimizer"] == model["model"]["init_args"]["optimizer"]
 
 
 def test_names_are_found_in_any_folder(tmp_path, monkeypatch):

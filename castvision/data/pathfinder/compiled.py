@@ -40,13 +40,14 @@ def entry_kernel(function: Function) -> Function:
         return cast(Function, numba.njit(nogil=True)(function))
 
 
-def sources_digest() -> int:
-    """A number that changes whenever a source file of this package does.
+def sources_digest(*others: Path) -> int:
+    """A number that changes whenever a source file of this package, or of one of the ``others`` (folders), does.
 
     NOTE: numba's cache looks only at the file of the function that it stores, not at the functions which were inlined
     into it. An entry kernel that closes over this number is therefore compiled anew after any edit.
     """
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    for folder in (Path(__file__).parent, *others):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.read_bytes())
     return int.from_bytes(digest.digest()[:4], "little")

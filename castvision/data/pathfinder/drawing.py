@@ -35,7 +35,7 @@ def draw_image(tables: Tables, work: Work, num_paddles: int, dots: np.ndarray, i
         top, left = work.paddles[row, TIP_Y] - tables.radius, work.paddles[row, TIP_X] - tables.radius
         stamp_highest(layers[layer], ink, top, left)
     edge = tables.dots.shape[0] // 2
-    for i in range(2):
+    for i in range(len(dots)):
         y, x = place_of(dots[i, 0], edge, tables.size), place_of(dots[i, 1], edge, tables.size)
         stamp_highest(layers[2], tables.dots[y, x], dots[i, 0] - y, dots[i, 1] - x)
     highest = 0.0

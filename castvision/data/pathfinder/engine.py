@@ -64,7 +64,7 @@ def make_batch(
     wanted = np.array([len(spec.paddle_margins), -1 if label is None else label, MAX_TRIES], np.int64)
     for which, margin in enumerate(spec.paddle_margins):
         tables = make_tables(spec, margin)
-        _generate(tables, _make_work(tables, rows), key, np.ascontiguousarray(indices), which, wanted, batch)
+        _generate(tables, make_work(tables, rows), key, np.ascontiguousarray(indices), which, wanted, batch)
     if (batch.tries < 0).any():
         raise ValueError(
             f"found no room for two paths of {spec.contour_length} paddles at {spec.img_size} pixels in {MAX_TRIES} "
@@ -73,7 +73,8 @@ def make_batch(
     return batch
 
 
-def _make_work(tables: Tables, rows: int) -> Work:
+def make_work(tables: Tables, rows: int) -> Work:
+    """Memory for images of at most ``rows`` paddles."""
     return Work(
         np.zeros(2, np.uint64),
         np.zeros((rows, NUM_COLUMNS), np.int32),

@@ -32,8 +32,8 @@ def make_semantic_masks(spec: PathfinderSpec, batch: Batch) -> NDArray[np.uint8]
     """0 other, 1 a long path that does not join the dots, 2 the path that does: (B, S, S) uint8."""
     canvas = np.zeros(batch.images.shape, np.float32)
     long, joins = _roles(batch)
-    _paint(spec, batch, np.where(long & ~joins, float(UNCONNECTED), _SKIP), canvas)
-    _paint(spec, batch, np.where(joins, float(JOINING), _SKIP), canvas)
+    paint(spec, batch, np.where(long & ~joins, float(UNCONNECTED), _SKIP), canvas)
+    paint(spec, batch, np.where(joins, float(JOINING), _SKIP), canvas)
     return canvas.astype(np.uint8)
 
 
@@ -41,7 +41,7 @@ def make_instance_masks(spec: PathfinderSpec, batch: Batch) -> NDArray[np.uint8]
     """0 background, 1 and 2 the long paths, 3, 4, … the distractors: (B, S, S) uint8."""
     canvas = np.zeros(batch.images.shape, np.float32)
     used = np.arange(batch.paddles.shape[1]) < batch.counts[:, None]
-    _paint(spec, batch, np.where(used, batch.paddles[..., SNAKE] + 1.0, _SKIP), canvas)
+    paint(spec, batch, np.where(used, batch.paddles[..., SNAKE] + 1.0, _SKIP), canvas)
     return canvas.astype(np.uint8)
 
 
@@ -49,7 +49,7 @@ def make_ordinal_masks(spec: PathfinderSpec, batch: Batch) -> NDArray[np.float32
     """Place along a long path, 0 at its start to 1 at its end; -1 elsewhere: (B, S, S) float32."""
     canvas = np.full(batch.images.shape, -1, np.float32)
     long, _ = _roles(batch)
-    _paint(spec, batch, np.where(long, batch.paddles[..., ORDER] / (spec.contour_length - 1), _SKIP), canvas)
+    paint(spec, batch, np.where(long, batch.paddles[..., ORDER] / (spec.contour_length - 1), _SKIP), canvas)
     return canvas
 
 
@@ -80,8 +80,8 @@ def _roles(batch: Batch) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return used & (snake < 2), used & (snake == batch.paths[:, None]) & (batch.labels[:, None] == 1)
 
 
-def _paint(spec: PathfinderSpec, batch: Batch, values: NDArray[np.float64], canvas: NDArray[np.float32]) -> None:
-    """Give the ink of every paddle its value (B, P), below zero: none; of two paddles the earlier row wins."""
+def paint(spec: PathfinderSpec, batch: Batch, values: NDArray[np.float64], canvas: NDArray[np.float32]) -> None:
+    """Paint the ink of every paddle with its value (B, P) on (B, S, S), below zero: not; the earlier row wins."""
     for which, margin in enumerate(spec.paddle_margins):
         chosen = np.where(batch.margins[:, None] == which, values, _SKIP)
         _paint_paddles(make_tables(spec, margin).ink, batch.paddles, chosen, INK, canvas)

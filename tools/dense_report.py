@@ -1,0 +1,156 @@
+#!/usr/bin/env python
+"""Compare models of the dense tasks with their controls on held-out images: figures as JSON, examples as a picture.
+
+Takes a folder of finished runs, each named after its configuration: maze64, maze64_cnn, region64, …
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works without an installation
+
+TASKS = ("maze64", "region64", "pathfinder_seg64")
+CONTROLS = {"": "clustered attention", "_no_attention": "attention removed", "_cnn": "small CNN"}
+EDGES = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3)
+"""Distance from the dot in image widths."""
+
+
+def load_run(folder: Path) -> tuple[Any, Any]:
+    """The trained model and the data set of test images it was configured for."""
+    import yaml
+
+    import castvision.training.dense as modules
+    from castvision.inference.predictor import load_model
+
+    content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["data"]
+    module = getattr(modules, content["class_path"].rsplit(".", 1)[-1])
+    return load_model(folder / "best.ckpt").parts.model.eval(), module(**content["init_args"]).dataset("test")
+
+
+def all_distances(dataset: Any, index: int) -> Any:
+    """Along the way from the dot; as the crow flies where no way leads, so that false marks count somewhere too."""
+    import numpy as np
+
+    along = dataset.distance(index)
+    y, x = dataset.make_batch(np.array([index])).dots[0]
+    rows, columns = np.indices(along.shape)
+    return np.where(np.isfinite(along), along, np.hypot(rows - y, columns - x))
+
+
+def evaluate(model: Any, dataset: Any, count: int) -> dict[str, Any]:
+    """Figures of the last class, which is the one that needs the dot, on the first ``count`` test images."""
+    import numpy as np
+    import torch
+
+    from castvision.metrics import DistanceIoU, per_class_figures
+
+    num_classes, size = len(dataset.class_names), dataset.img_size
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    by_distance = DistanceIoU(EDGES, foreground=num_classes - 1)
+    for first in range(0, count, 50):
+        indices = range(first, min(count, first + 50))
+        images, targets = (torch.stack(part) for part in zip(*dataset.__getitems__(indices), strict=True))
+        with torch.inference_mode():
+            predicted = model(images).argmax(1)
+        pairs = (targets * num_classes + predicted).flatten()
+        confusion += torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+        distances = np.stack([all_distances(dataset, i) / size for i in indices])
+        by_distance.update(predicted, targets, torch.from_numpy(distances))
+    figures = per_class_figures(confusion)
+    return {
+        "foreground_iou": round(float(figures["iou"][-1]), 4),
+        "macro_f1": round(float(figures["f1"].mean()), 4),
+        "iou_by_distance": [round(value, 4) if value == value else None for value in by_distance.compute().tolist()],
+        "pixels_by_distance": by_distance.counts[1].tolist(),
+        "confusion": confusion.tolist(),
+    }
+
+
+def guess(dataset: Any, count: int) -> float:
+    """IoU of marking every pixel that is not black: what knowing nothing about the dot is worth."""
+    import numpy as np
+
+    batch = dataset.make_batch(np.arange(count))
+    return round(float((batch.targets == len(dataset.class_names) - 1).sum() / (batch.images > 0).sum()), 4)
+
+
+def draw(path: Path, report: dict[str, Any], runs: dict[str, dict[str, tuple[Any, Any]]], examples: list[int]) -> None:
+    """For each task: two images with truth and answers, and the IoU by distance."""
+    import torch
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = 2 + max(len(models) for models in runs.values())
+    figure = Figure(figsize=(2 * columns + 4.5, 4 * len(runs)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(2 * len(runs), columns + 2)
+    for place, (task, models) in enumerate(runs.items()):
+        for row, index in enumerate(examples):
+            image, target = next(iter(models.values()))[1][index]
+            pictures = {"image": image[0], "truth": target}
+            with torch.inference_mode():
+                pictures |= {name: model(image[None]).argmax(1)[0] for name, (model, _) in models.items()}
+            for column, (name, picture) in enumerate(pictures.items()):
+                axes = figure.add_subplot(grid[2 * place + row, column])
+                axes.imshow(picture.numpy(), cmap="gray" if name == "image" else "viridis", interpolation="nearest")
+                axes.set_axis_off()
+                axes.set_title(f"{task}: {name}" if column == 0 else name, fontsize=9)
+        axes = figure.add_subplot(grid[2 * place : 2 * place + 2, columns:])
+        for name in models:
+            figures = report["tasks"][task][name]
+            known = [(edge, value) for edge, value in zip(EDGES, figures["iou_by_distance"], strict=False)
+                     if value is not None]  # fmt: skip
+            axes.plot(*zip(*known, strict=True), marker=".", label=f"{name}, {figures['foreground_iou']:.2f} over all")
+        axes.set(xlabel="way from the dot, image widths (from)", ylabel="IoU", ylim=(0, 1), title=task)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png", dpi=80)
+    partial.replace(path)
+
+
+def describe(folder: Path, figures: dict[str, Any]) -> dict[str, Any]:
+    """A run's model and budget beside its figures."""
+    run = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return {"model": run["model"], "training": run["training"], **figures}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="folder of runs, as `castvision train --config maze64` makes in runs/")
+    parser.add_argument("--json", type=Path, required=True, help="where the figures go")
+    parser.add_argument("--png", type=Path, required=True, help="where the picture goes")
+    parser.add_argument("--count", type=int, default=1000, help="test images (default: 1000)")
+    parser.add_argument(
+        "--examples", type=int, nargs=2, default=[0, 1], help="test images that are drawn (default: 0 1)"
+    )
+    arguments = parser.parse_args()
+    runs: dict[str, dict[str, tuple[Any, Any]]] = {}
+    report: dict[str, Any] = {"images": arguments.count, "edges_in_image_widths": EDGES, "tasks": {}}
+    for task in TASKS:
+        folders = {name: arguments.runs / f"{task}{end}" for end, name in CONTROLS.items()}
+        found = {name: folder for name, folder in folders.items() if (folder / "metrics.json").is_file()}
+        if not found:
+            continue
+        runs[task] = {name: load_run(folder) for name, folder in found.items()}
+        report["tasks"][task] = {
+            name: describe(folder, evaluate(*runs[task][name], arguments.count)) for name, folder in found.items()
+        }
+        report["tasks"][task]["iou_of_marking_all"] = guess(next(iter(runs[task].values()))[1], arguments.count)
+    if not runs:
+        print(f"dense_report.py: no finished run of {', '.join(TASKS)} in {arguments.runs}", file=sys.stderr)
+        return 1
+    partial = arguments.json.with_name(f".{arguments.json.name}.partial")
+    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    partial.replace(arguments.json)
+    draw(arguments.png, report, runs, arguments.examples)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
