@@ -92,7 +92,7 @@ class Report(Callback):
         figures = _figures(trainer, "val/")
         if figures.get(task.monitor, float("-inf")) > self._best.get(task.monitor, float("-inf")):
             self._best = {**figures, "step": trainer.global_step}
-            self._best_confusion = task.last_confusion
+            self._best_confusion = getattr(task, "last_confusion", None)
 
     def on_train_batch_end(  # Lightning's hook
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -171,15 +171,15 @@ class Report(Callback):
 
 def _first(data: Any, number: int) -> tuple[Tensor, Tensor]:
     dataset = data.dataset("val")
-    pairs = [dataset[place] for place in range(min(number, len(dataset)))]
-    return torch.stack([pair[0] for pair in pairs]), torch.stack([torch.as_tensor(pair[1]) for pair in pairs])
+    images, targets = data.collate([dataset[place] for place in range(min(number, len(dataset)))])
+    return images, targets
 
 
 def _predict(task: Task, images: Tensor) -> Tensor:
     was_training = task.training
     task.eval()
     with torch.inference_mode():
-        predicted: Tensor = task(images.to(task.device)).argmax(dim=1).cpu()
+        predicted = task.decide(task(images.to(task.device))).cpu()
     task.train(was_training)
     return predicted
 

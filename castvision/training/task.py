@@ -107,8 +107,10 @@ class Task(LightningModule, ABC):
         """Take the class names over from the data, and refuse data that do not fit.
 
         Raises:
-            ValueError: Another number of classes than the model's.
+            ValueError: Targets of another kind, or another number of classes or channels than the model's.
         """
+        if data.task_kind not in (None, self.kind):
+            raise ValueError(f"expected a task for {data.task_kind} as the data are, got {type(self).__name__}")
         if len(data.class_names) != self.num_classes:
             raise ValueError(
                 f"expected model.num_classes: {len(data.class_names)} for the classes "
@@ -153,9 +155,12 @@ class Task(LightningModule, ABC):
         self._count("test", batch)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """See `decide`."""
+        return self.decide(self(batch[0]))
+
+    def decide(self, logits: Tensor) -> Tensor:
         """The most probable class: (B,) or (B, height, width) int64."""
-        prediction: Tensor = self(batch[0]).argmax(dim=1)
-        return prediction
+        return logits.argmax(dim=1)
 
     def _count(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         image, target = batch
