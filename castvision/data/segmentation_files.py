@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from castvision.data.regions import split_by_source
 from castvision.data.samples import IMAGE_SUFFIXES, check_files
-from castvision.data.splits import split_by_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from castvision.training.sampling import ShuffledSampler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from torch.utils.data import Sampler
 
@@ -46,7 +46,7 @@ class ImageDataModule(LightningDataModule, ABC):
     seed: int = 0
     task_kind: str | None = None
     batch_augmentation: BatchAugmentation | None = None
-    collate: Callable[[Sequence[tuple[Tensor, Tensor]]], Any] = staticmethod(default_collate)
+    collate: Callable[[list[tuple[Tensor, Tensor]]], Any] = staticmethod(default_collate)
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 from torch.optim import AdamW
-from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
+from torchmetrics.classification import MultilabelAveragePrecision, MultilabelStatScores
 
 from castvision.data.batch_augmentation import BatchAugmentation
 from castvision.data.multilabel import LabelTable, MultiLabelDataset, read_label_table
@@ -176,17 +177,21 @@ class MultiLabelTask(Task):
 
     def _summarise(self, stage: str) -> None:
         metrics: Any = self.scores[stage]
-        scores = torch.stack([metric.compute().detach().cpu() for metric in metrics.values()])  # (2, classes)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="No positive samples")  # such classes are left out below
+            precision = metrics["precision"].compute().detach().cpu()  # (classes,)
+        hits, false, _, missed, present = metrics["counts"].compute().detach().cpu().double().unbind(dim=1)
         for metric in metrics.values():
             metric.reset()
-        figures = self.figures(scores, self.class_names)
+        scores = torch.stack([precision.double(), 2 * hits / (2 * hits + false + missed).clamp(min=1)])  # (2, classes)
+        figures = self.figures(torch.where(present > 0, scores, torch.nan), self.class_names)
         self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
 
 
 def _metrics(num_classes: int) -> torch.nn.ModuleDict:
     return torch.nn.ModuleDict(
         {
-            "ap": MultilabelAveragePrecision(num_classes, average=None),
-            "f1": MultilabelF1Score(num_classes, average=None, zero_division=float("nan")),
+            "precision": MultilabelAveragePrecision(num_classes, average=None),
+            "counts": MultilabelStatScores(num_classes, average=None),
         }
     )

@@ -92,7 +92,7 @@ class Report(Callback):
         figures = _figures(trainer, "val/")
         if figures.get(task.monitor, float("-inf")) > self._best.get(task.monitor, float("-inf")):
             self._best = {**figures, "step": trainer.global_step}
-            self._best_confusion = getattr(task, "last_confusion", None)
+            self._best_confusion = task.last_confusion
 
     def on_train_batch_end(  # Lightning's hook
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -108,8 +108,9 @@ class Report(Callback):
         """Write the test figures."""
         if trainer.is_global_zero and self.folder.is_dir():
             figures = _figures(trainer, "test/")
-            confusion = pl_module.last_confusion.tolist()  # type: ignore[operator]
-            write_json(self.folder / f"test_{METRICS}", {"figures": figures, "confusion": confusion})
+            confusion: Any = pl_module.last_confusion
+            counts = None if confusion is None else confusion.tolist()
+            write_json(self.folder / f"test_{METRICS}", {"figures": figures, "confusion": counts})
 
     def write(self, trainer: Trainer, task: Task) -> None:
         """Write both files, ``metrics.json`` last: its presence says that the run is finished.

@@ -43,10 +43,12 @@ class Task(LightningModule, ABC):
         monitor: The figure that chooses the best checkpoint; higher is better.
         class_names: From the data module, in order.
         init_report: What `start_from` used and left.
+        last_confusion: Of the round counted last, (classes, classes); None before it, and for tasks without one.
     """
 
     kind: str
     monitor: str
+    last_confusion: Tensor | None = None
 
     def __init__(  # the subclasses' constructors are the configuration
         self,
@@ -180,9 +182,9 @@ class Task(LightningModule, ABC):
 
     def _summarise(self, stage: str) -> None:
         metric: Any = self.confusions[stage]
-        self.last_confusion: Tensor = metric.compute().detach().cpu()
+        confusion = self.last_confusion = metric.compute().detach().cpu()
         metric.reset()
-        figures = self.figures(self.last_confusion, self.class_names)
+        figures = self.figures(confusion, self.class_names)
         self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
