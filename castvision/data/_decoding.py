@@ -47,52 +47,38 @@ class Decoded:
     orientation: int = 1
 
 
-def decode_labels(data: bytes) -> Decoded:
-    """Decode the bytes of a mask that is no TIFF: a palette's indices and 0/1 of bilevel images, not colours.
-
-    Args:
-        data: The whole file.
-
-    Raises:
-        ValueError: See `decode`.
-    """
-    with _open_pillow(data) as image:
-        if image.mode not in ("P", "1"):
-            return decode(data)
-        image.load()
-        return Decoded(np.array(image).astype(np.uint8)[..., None], "none", _exif_orientation(image))
-
-
-def decode(data: bytes, page: int | None = None) -> Decoded:
+def decode(data: bytes, page: int | None = None, keep_index: bool = False) -> Decoded:
     """Decode the bytes of an image file.
 
     Args:
         data: The whole file.
         page: Page of a multi-page TIFF; None for files with one image.
-
+        keep_index: Give a palette's indices (and 0/1 of bilevel images) instead of colours.
 
     Raises:
         ValueError: Unknown, damaged or ambiguous content, without the file's name (other errors of the decoders pass
             through).
     """
     if data[:4] in TIFF_SIGNATURES:
-        return _decode_tiff(data, page)
+        return _decode_tiff(data, page, keep_index)
     if page not in (None, 0):
         raise ValueError(f"only TIFF files have pages, got {page=}; leave page out")
     if data.startswith(_PNG) and b"IEND" not in data:
         raise ValueError("the PNG is truncated (no end marker); copy or export it again")
     if data.startswith(_JPEG) and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise ValueError("the JPEG is truncated (no end marker); copy or export it again")
-    decoded = _decode_pillow(data)
+    decoded = _decode_pillow(data, keep_index)
     if data.startswith(_PNG) and data[24] == 16 and data[25] in (2, 4, 6):
         return replace(_decode_png16(data), orientation=decoded.orientation)
     return decoded
 
 
-def _decode_pillow(data: bytes) -> Decoded:
+def _decode_pillow(data: bytes, keep_index: bool = False) -> Decoded:
     with _open_pillow(data) as image:
         image.load()
         orientation = _exif_orientation(image)
+        if keep_index and image.mode in ("1", "P"):
+            return Decoded(np.array(image).astype(np.uint8)[..., None], "none", orientation)
         if image.mode in ("F", "I") or image.mode.startswith("I;16"):
             pixels = np.array(image)
             return Decoded(pixels.astype(pixels.dtype.newbyteorder("="))[..., None], "none", orientation)
@@ -158,7 +144,7 @@ def _decode_png16(data: bytes) -> Decoded:
     return Decoded(np.ascontiguousarray(pixels[..., order]), "straight" if pixels.shape[2] == 4 else "none")
 
 
-def _decode_tiff(data: bytes, page: int | None) -> Decoded:
+def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Decoded:
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
@@ -171,7 +157,7 @@ def _decode_tiff(data: bytes, page: int | None) -> Decoded:
         source = tiff.series[0] if page is None else first
         check_size(first.imagelength, first.imagewidth)
         if count == 1 and _is_ordinary(first):
-            return _decode_pillow(data)
+            return _decode_pillow(data, keep_index)
         return finish_tiff(_read_channels_last(source, count), first)
 
 

@@ -37,7 +37,11 @@ DECODER_ERRORS = (
 
 
 def read_image(
-    path: str | os.PathLike[str], *, alpha: Literal["white", "drop", "keep"] = "white", page: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    alpha: Literal["white", "drop", "keep"] = "white",
+    page: int | None = None,
+    palette: Literal["colour", "index"] = "colour",
 ) -> Pixels:
     """Read one image without losing bits.
 
@@ -50,6 +54,8 @@ def read_image(
         alpha: What becomes of an opacity channel: composed over white (what a viewer shows), dropped, or kept as the
             last channel.
         page: One page of a multi-page TIFF, for stacks whose pages are not channels.
+        palette: Whether pixels of an image with a palette, and of a bilevel one, are colours or, as masks want them,
+            the numbers stored.
 
     Returns:
         (height, width, channels), the file's dtype (uint8, uint16, ..., float32).
@@ -62,10 +68,12 @@ def read_image(
     """
     if alpha not in ("white", "drop", "keep"):
         raise ValueError(f"expected alpha to be 'white', 'drop' or 'keep', got {alpha=}")
+    if palette not in ("colour", "index"):
+        raise ValueError(f"expected palette to be 'colour' or 'index', got {palette=}")
     path = check_file(path)
     data = path.read_bytes()
     try:
-        decoded = decode(data, page)
+        decoded = decode(data, page, palette == "index")
     except DECODER_ERRORS as error:
         raise ValueError(f"cannot read image {str(path)!r}: {one_line(error)}") from error
     pixels = orient(resolve_alpha(decoded, alpha), decoded.orientation)

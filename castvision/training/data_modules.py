@@ -8,6 +8,7 @@ from castvision.training.multilabel import MultiLabelCsvDataModule
 from castvision.training.named_data import NamedDataModule
 from castvision.training.pathfinder import PathfinderDataModule
 from castvision.training.segmentation_data import CocoDataModule, SegmentationFolderDataModule
+from castvision.training.windows import WindowDataModule
 
 __all__ = [
     "CocoDataModule",
@@ -18,4 +19,5 @@ __all__ = [
     "NamedDataModule",
     "PathfinderDataModule",
     "SegmentationFolderDataModule",
+    "WindowDataModule",
 ]

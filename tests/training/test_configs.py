@@ -14,13 +14,15 @@ from castvision.data.lra_image import LRAImage
 from castvision.training import cli
 from castvision.training.config_files import config_folder, config_names, find_config
 from tests.training.test_lra import TinyCIFAR, write_cifar
+from tests.training.test_windows import write_rasters
 
 SMALL = {
     "PathfinderDataModule": ["--data.train_length", "64", "--data.val_length", "8", "--data.img_size", "32"],
     "LRAImageDataModule": [],
     "ImageFolderDataModule": ["--data.img_size", "32"],
-    "SegmentationFolderDataModule": ["--data.img_size", "32"],
+    "SegmentationFolderDataModule": ["--data.img_size", "32", "--model.model_kwargs.img_size", "32"],
     "MultiLabelCsvDataModule": ["--data.img_size", "32"],
+    "WindowDataModule": ["--data.size", "32", "--data.train_length", "8", "--model.model_kwargs.img_size", "32"],
 }
 
 
@@ -55,6 +57,7 @@ def _lists(root: Path) -> Path:
 
 
 WRITERS = {
+    "WindowDataModule": write_rasters,
     "ImageFolderDataModule": _folder,
     "SegmentationFolderDataModule": _pairs,
     "MultiLabelCsvDataModule": _lists,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from castvision.data._decoding import TIFF_SIGNATURES, Pixels, decode_labels
-from castvision.data.images import orient, read_image
+from castvision.data._decoding import Pixels
+from castvision.data.images import read_image
 from castvision.data.readers.reader import Facts, ImageReader, Options, make_levels
 
 if TYPE_CHECKING:
@@ -38,16 +38,9 @@ class WholeImageReader(ImageReader):
 
     def _connect(self) -> Facts:
         options = self.options
-        if options.is_mask and not self._is_tiff():
-            decoded = decode_labels(self.path.read_bytes())
-            self._pixels = orient(decoded.pixels, decoded.orientation)
-        else:
-            self._pixels = read_image(self.path, alpha=options.alpha, page=options.page)
+        palette: Literal["colour", "index"] = "index" if options.is_mask else "colour"
+        self._pixels = read_image(self.path, alpha=options.alpha, page=options.page, palette=palette)
         return _facts(self._pixels)
-
-    def _is_tiff(self) -> bool:
-        with self.path.open("rb") as file:
-            return file.read(4) in TIFF_SIGNATURES
 
     def _disconnect(self) -> None:
         self._pixels = np.empty((0, 0, 0))

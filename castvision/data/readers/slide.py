@@ -40,5 +40,10 @@ class SlideReader(ImageReader):
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
         factor = self.levels[level].downsample
         place = round(x * factor), round(y * factor)  # of level 0, as openslide wants it
-        region = np.array(self._slide.read_region(place, level, (width, height)))
+        import openslide
+
+        try:
+            region = np.array(self._slide.read_region(place, level, (width, height)))
+        except openslide.OpenSlideError as error:
+            raise ValueError(str(error)) from error
         return resolve_alpha(Decoded(region, "straight"), "white")

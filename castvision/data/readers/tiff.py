@@ -70,7 +70,7 @@ class TiffReader(ImageReader):
         """Stored samples to what `castvision.data.images.read_image` gives; of a mask they stay as they are."""
         page = self._page
         if self.options.is_mask:
-            return raw.astype(np.uint8) if raw.dtype.kind == "b" else raw
+            return (raw ^ (page.photometric == 0)).astype(np.uint8) if raw.dtype.kind == "b" else raw
         bits = page.bitspersample if isinstance(page.bitspersample, int) else 8
         if page.photometric == 3 and page.colormap is not None:
             colours = np.moveaxis(page.colormap >> 8, 0, -1).astype(np.uint8)
@@ -108,9 +108,12 @@ def _check_decodable(page: Any) -> None:
         data = handle.read(page.databytecounts[index])
     try:
         decode_segment(page, data, index)
-    except (ValueError, NotImplementedError) as error:
-        if "imagecodecs" in str(error):
-            raise NotByWindows(f"{error}; install it: pip install 'castvision[large-images]'") from None
-        if isinstance(error, NotImplementedError):
-            raise NotByWindows(str(error)) from error
-        raise
+    except (ValueError, ImportError) as error:
+        if isinstance(error, ValueError) and "imagecodecs" not in str(error):
+            raise
+        name = getattr(page.compression, "name", page.compression)
+        raise NotByWindows(
+            f"{name} compression needs imagecodecs: pip install 'castvision[large-images]' ({error})"
+        ) from error
+    except NotImplementedError as error:
+        raise NotByWindows(str(error)) from error

@@ -87,5 +87,5 @@ def channel_names(tiff: tifffile.TiffFile, page: tifffile.TiffPage, channels: in
     if not names:
         gdal = str(page.tags.valueof(_GDAL_METADATA, ""))
         found = re.findall(r'<Item name="DESCRIPTION" sample="(\d+)" role="description">([^<]*)<', gdal)
-        names = [name for _, name in sorted(found, key=lambda item: int(item[0]))]
+        names = [html.unescape(name) for _, name in sorted(found, key=lambda item: int(item[0]))]  # escaped twice
     return tuple(html.unescape(name) for name in names) if len(names) == channels else None

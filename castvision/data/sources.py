@@ -1,0 +1,150 @@
+"""Images and their masks as a source of windows: a few open at a time, sizes and labels checked."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from castvision.data._decoding import Pixels
+from castvision.data.readers import ImageReader, open_image, open_mask
+from castvision.data.readers.reader import Alpha
+from castvision.data.statistics import is_missing
+
+IGNORED = 255
+"""The label of pixels that count nowhere."""
+
+Pair = tuple[str | os.PathLike[str], str | os.PathLike[str] | None]
+_MAX_OPEN = 8
+_CACHE_BYTES = 32 << 20
+
+
+class ImageSources:
+    """Pairs of an image and its mask, of any size.
+
+    Pickles without its open files, so that loader processes open their own.
+
+    Args:
+        pairs: (image, mask or None), paths; a mask has its image's size, or that of the level that is read.
+        level: Of the images that is read; masks are sampled to it without blending.
+        num_classes: Labels are below it; None = any up to 254. 255 is ignored, and so is a mask's nodata value.
+        alpha: What becomes of an image's opacity channel; see `castvision.data.open_image`.
+
+    Attributes:
+        sizes: (height, width) of each image at the level.
+        channels: Of every image.
+
+    Raises:
+        FileNotFoundError: A file that is missing.
+        ValueError: No pairs, a file that cannot be read, a mask of another size than its image, different numbers of
+            channels, or a level an image has not.
+    """
+
+    def __init__(
+        self, pairs: Sequence[Pair], *, level: int = 0, num_classes: int | None = None, alpha: Alpha = "white"
+    ) -> None:
+        if not pairs:
+            raise ValueError("expected one pair of image and mask or more, got none")
+        self.images = [Path(image) for image, _ in pairs]
+        self.masks = [None if mask is None else Path(mask) for _, mask in pairs]
+        self.level = level
+        self.num_classes = num_classes
+        self.alpha = alpha
+        self._open: OrderedDict[tuple[bool, int], ImageReader] = OrderedDict()
+        self.sizes = [self._size(number) for number in range(len(pairs))]
+        self.channels = self.image(0).channels
+        for number in range(len(pairs)):
+            self._check(number)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def image(self, number: int) -> ImageReader:
+        """The reader of an image; it may be closed when another is asked for."""
+        return self._reader(False, number)
+
+    def close(self) -> None:
+        """Close all files; they open again when needed."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def read_image(self, number: int, y: int, x: int, height: int, width: int) -> Pixels:
+        """A window of an image at the level; see `ImageReader.read`."""
+        return self.image(number).read(y, x, height, width, self.level)
+
+    def read_labels(self, number: int, y: int, x: int, height: int, width: int) -> Pixels:
+        """A window of a mask, in pixels of the image's level.
+
+        Returns:
+            (height, width) uint8; 255 everywhere without a mask.
+
+        Raises:
+            ValueError: A label that is no class; the mask is named.
+        """
+        if self.masks[number] is None:
+            return np.full((height, width), IGNORED, np.uint8)
+        mask = self._reader(True, number)
+        rows, columns = (
+            ((np.arange(start, start + length) + 0.5) * full / here).astype(np.int64)
+            for start, length, full, here in zip(
+                (y, x), (height, width), (mask.height, mask.width), self.sizes[number], strict=True
+            )
+        )
+        window = mask.read(rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)[..., 0]
+        labels = window[np.ix_(rows - rows[0], columns - columns[0])]
+        labels = np.where(is_missing(labels, mask.nodata), IGNORED, labels)
+        limit = IGNORED if self.num_classes is None else self.num_classes
+        is_unknown = ((labels < 0) | (labels >= limit)) & (labels != IGNORED)
+        if is_unknown.any():
+            row, column = np.argwhere(is_unknown)[0]
+            raise ValueError(
+                f"expected labels 0..{limit - 1} (or 255, ignored) in {str(self.masks[number])!r}, got "
+                f"{labels[row, column]} at row {rows[row]}, column {columns[column]}"
+            )
+        return labels.astype(np.uint8)
+
+    def _reader(self, is_mask: bool, number: int) -> ImageReader:
+        key = is_mask, number
+        reader = self._open.pop(key, None)
+        if reader is None:
+            path = self.masks[number] if is_mask else self.images[number]
+            if path is None:
+                raise ValueError(f"expected a mask for {str(self.images[number])!r}")
+            if is_mask:
+                reader = open_mask(path, cache_bytes=_CACHE_BYTES)
+            else:
+                reader = open_image(path, alpha=self.alpha, cache_bytes=_CACHE_BYTES)
+        self._open[key] = reader
+        while len(self._open) > _MAX_OPEN:
+            self._open.popitem(last=False)[1].close()
+        return reader
+
+    def _size(self, number: int) -> tuple[int, int]:
+        image = self.image(number)
+        if not 0 <= self.level < len(image.levels):
+            raise ValueError(f"expected level in 0..{len(image.levels) - 1} of {image.name!r}, got level={self.level}")
+        return image.levels[self.level].height, image.levels[self.level].width
+
+    def _check(self, number: int) -> None:
+        image = self.image(number)
+        if image.channels != self.channels:
+            raise ValueError(
+                f"expected {self.channels} channel(s) as in {str(self.images[0])!r}, got {image.channels} in "
+                f"{image.name!r}"
+            )
+        if self.masks[number] is None:
+            return
+        size = image.height, image.width
+        mask = self._reader(True, number)
+        if (mask.height, mask.width) not in (size, self.sizes[number]):
+            raise ValueError(
+                f"expected a mask of its image's size {size[0]} × {size[1]} ({image.name!r}), got "
+                f"{mask.height} × {mask.width} in {mask.name!r}"
+            )

@@ -1,0 +1,114 @@
+"""From folders of large images and masks to a trained segmenter."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from castvision.training import cli
+from castvision.training.windows import WindowDataModule, find_pairs
+
+RNG = np.random.default_rng(0)
+
+
+def write_rasters(root, count: int = 10, size: tuple[int, int] = (90, 130), channels: int = 3, dtype=np.uint8):
+    """Tiled TIFFs whose pixels above half of the range are of class 1."""
+    (root / "images").mkdir(parents=True)
+    (root / "masks").mkdir()
+    for number in range(count):
+        coarse = RNG.integers(0, 2, (size[0] // 10 + 1, size[1] // 10 + 1))
+        mask = np.kron(coarse, np.ones((10, 10), int))[: size[0], : size[1]].astype(np.uint8)
+        noise = RNG.integers(0, np.iinfo(dtype).max // 2, (*size, channels))
+        pixels = (noise + mask[..., None].astype(int) * (np.iinfo(dtype).max // 2)).astype(dtype)
+        bands = pixels if channels == 3 else np.moveaxis(pixels, -1, 0)
+        how = {"photometric": "rgb"} if channels == 3 else {"photometric": "minisblack", "planarconfig": "separate"}
+        tifffile.imwrite(root / "images" / f"{number}.tif", bands, tile=(32, 32), compression="zlib", **how)
+        tifffile.imwrite(root / "masks" / f"{number}.tif", mask, tile=(32, 32), compression="zlib")
+    return root
+
+
+def test_facts_and_batches_by_source(tmp_path):
+    data = WindowDataModule(str(write_rasters(tmp_path)), size=32, train_length=40, batch_size=4, num_workers=0)
+    assert data.class_names == ["class 0", "class 1"]
+    assert (data.in_chans, data.img_size) == (3, (32, 32))
+    assert np.allclose(data.mean, 0.5, atol=0.05) and np.allclose(data.std, 0.29, atol=0.03)
+    owners = [{source for source, _ in data.dataset(split).regions} for split in ("train", "val", "test")]
+    assert [len(owner) for owner in owners] == [8, 1, 1]
+    assert set.union(*owners) == set(range(10))
+    batches = list(data.train_dataloader())
+    assert len(batches) == 10
+    image, mask = batches[0]
+    assert image.shape == (4, 3, 32, 32) and image.dtype == torch.float32
+    assert mask.shape == (4, 32, 32) and mask.dtype == torch.int64
+    assert len(data.dataset("val")) == 3 * 5
+
+
+def test_each_epoch_has_new_windows_the_same_in_every_run(tmp_path):
+    root = str(write_rasters(tmp_path))
+
+    def epoch(number: int) -> torch.Tensor:
+        loader = WindowDataModule(root, size=16, train_length=8, batch_size=4, num_workers=0).train_dataloader()
+        loader.sampler.set_epoch(number)
+        return torch.cat([image for image, _ in loader])
+
+    assert torch.equal(epoch(1), epoch(1))
+    assert not torch.equal(epoch(0), epoch(1))
+
+
+def test_blocks_and_names_from_a_file(tmp_path):
+    root = write_rasters(tmp_path, count=1, size=(200, 230))
+    (root / "classes.txt").write_text("background\nfield\n")
+    data = WindowDataModule(str(root), size=32, split="block", block=64, margin=8, shares={"train": 3, "val": 1})
+    assert data.class_names == ["background", "field"]
+    assert len({area for split in ("train", "val") for _, area in data.dataset(split).regions}) == 3 * 4
+    with pytest.raises(ValueError, match="'test'; give it a share"):
+        data.dataset("test")
+
+
+def test_twelve_bands_of_sixteen_bits_train_a_segmenter(tmp_path):
+    root = write_rasters(tmp_path / "data", count=3, channels=12, dtype=np.uint16)
+    config = tmp_path / "bands.yaml"
+    config.write_text(
+        "model:\n  class_path: SegmentationTask\n  init_args:\n    model_name: vit_tiny_patch16_224\n"
+        "    num_classes: 2\n    model_kwargs: {img_size: 32, patch_size: 4, in_chans: 12, embed_dim: 32, depth: 2,"
+        " num_heads: 2}\n    optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.004}}\n"
+        f"data:\n  class_path: WindowDataModule\n  init_args: {{root: {root}, size: 32, train_length: 256,"
+        " batch_size: 8, num_workers: 0, shares: {train: 2, val: 1}}\n"
+        "trainer: {max_epochs: 2, accelerator: cpu}\n"
+    )
+    assert cli.main(["--config", str(config), "--run_dir", str(tmp_path / "run")]) == 0
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["best"]["val/miou"] > 0.9  # chance: a third
+
+
+def test_loader_processes_give_what_this_process_gives(tmp_path):
+    root = str(write_rasters(tmp_path, count=3))
+    how = {"size": 16, "train_length": 8, "batch_size": 4, "shares": {"train": 2, "val": 1}}
+    alone, helped = (list(WindowDataModule(root, num_workers=workers, **how).train_dataloader()) for workers in (0, 2))
+    for (image, mask), (other, labels) in zip(alone, helped, strict=True):
+        assert torch.equal(image, other) and torch.equal(mask, labels)
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    root = write_rasters(tmp_path / "data", count=3)
+    how = {"size": 32, "num_workers": 0, "shares": {"train": 2, "val": 1}}
+    with pytest.raises(FileNotFoundError, match="images'"):
+        WindowDataModule(str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"got 2; leave a split out, or split by \(smaller\) blocks"):
+        WindowDataModule(str(write_rasters(tmp_path / "two", count=2)))
+    with pytest.raises(ValueError, match=r"labels 0\.\.0 .*masks.*got 1 at row"):
+        WindowDataModule(str(root), class_names=["only"], **how)
+    with pytest.raises(ValueError, match="shares of train, val"):
+        WindowDataModule(str(root), shares={"train": 1, "validation": 1})
+    with pytest.raises(ValueError, match="train_length=4"):
+        WindowDataModule(str(root), train_length=4)
+    (root / "images" / "odd.tif").write_bytes((root / "images" / "0.tif").read_bytes())
+    with pytest.raises(ValueError, match="only one of each of: odd"):
+        find_pairs(root)
+    (root / "images" / "0.png").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"one file for each name, got .*0\.png.*0\.tif"):
+        find_pairs(root)
