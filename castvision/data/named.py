@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from castvision.data.samples import Transform
 
 _FETCHING = ("hfds/", "hfids/", "tfds/", "wds/")
+_FOLDERS = {"train": ("train", "training"), "validation": ("val", "valid", "validation", "eval", "evaluation")}
 _STREAMED = ("hfids/", "tfds/", "wds/")
 
 
@@ -81,6 +83,10 @@ def _open_timm(name: str, root: str, download: bool, arguments: dict[str, Any]) 
         raise ValueError("streamed data sets have no places to draw from; use one that is map-style")
     if name.lower().startswith(_FETCHING) and not download:
         raise ValueError("it may fetch files; set download: true if that is wanted")
+    if "/" not in name and "split" in arguments:
+        folders = _FOLDERS.get(arguments["split"], (arguments["split"],))
+        if not any((Path(root) / folder).is_dir() for folder in folders):  # timm would take the whole root instead
+            raise ValueError(f"expected a folder {' or '.join(folders)} in {root!r}, found none")
     return create_dataset(name, root=root, download=download, **arguments)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from castvision.data.segmentation_files import held_out
 from castvision.data.transforms import Augmentation
 from castvision.training.pixel_data import ImageFormat, PixelDataModule
 
+logger = logging.getLogger(__name__)
+
 _KINDS = {0: "classification", 1: "multilabel", 2: "segmentation"}
 _SPLITS = ("train", "val", "test")
 
@@ -21,8 +24,8 @@ _SPLITS = ("train", "val", "test")
 class NamedDataModule(PixelDataModule):
     """``torchvision/CLASS`` or ``timm/NAME``; nothing is fetched unless ``download`` is true.
 
-    Without ``splits``: a data set that is opened by split ("train", "val", "test") is; of others, ``val_share`` of the
-    training images is held out, and the test images are those it has for testing, if any.
+    Without ``splits``, the data set's own "train", "val" and "test" are used as far as it has them; without a "val",
+    ``val_share`` of the training images is held out, so that the test images stay unseen.
 
     Args:
         name: Such as ``torchvision/OxfordIIITPet``, ``torchvision/CIFAR10``, ``timm/torch/cifar100`` or ``timm/``.
@@ -64,13 +67,8 @@ class NamedDataModule(PixelDataModule):
         num_workers: int = 4,
         seed: int = 0,
     ) -> None:
-        given = splits if splits is not None else _usual_splits(name)
-        if "train" not in given or not set(given) <= set(_SPLITS):
-            raise ValueError(f"expected splits named train, val and test, got {sorted(given)}")
-        sources = {
-            split: open_named(name, root, download=download, **{**(arguments or {}), **how})
-            for split, how in given.items()
-        }
+        common = {"download": download, **(arguments or {})}
+        sources = _open_usual(name, root, common) if splits is None else _open_given(name, root, common, splits)
         self.task_kind = _kind(sources["train"], name)
         labels = LabelMap(class_names or _own_names(sources["train"], self.task_kind, name), label_map)
         places: dict[str, list[int] | None] = dict.fromkeys(sources)
@@ -84,16 +82,36 @@ class NamedDataModule(PixelDataModule):
         self.load_by(batch_size, num_workers, seed, batch_augmentation)
 
 
+def _open_given(name: str, root: str, common: dict[str, Any], splits: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    if "train" not in splits or not set(splits) <= set(_SPLITS):
+        raise ValueError(f"expected splits named train, val and test, got {sorted(splits)}")
+    return {split: open_named(name, root, **{**common, **how}) for split, how in splits.items()}
+
+
+def _open_usual(name: str, root: str, common: dict[str, Any]) -> dict[str, Any]:
+    sources = {}
+    for split, how in _usual_splits(name).items():
+        try:
+            sources[split] = open_named(name, root, **{**how, **common})
+        except ValueError as error:
+            if split == "train":
+                raise ValueError(f"{error}; name what to open by splits, such as {{train: {{split: ...}}}}") from error
+            logger.info("%s has no split %r", name, split)
+    return sources
+
+
 def _usual_splits(name: str) -> dict[str, dict[str, Any]]:
     library, _, rest = name.partition("/")
     if library == "timm":
-        return {"train": {"split": "train"}, "val": {"split": "validation"}}
+        # the data sets timm takes from torchvision have two splits, and call the second one validation
+        held_out = "test" if rest.lower().startswith("torch/") else "val"
+        return {"train": {"split": "train"}, held_out: {"split": "validation"}}
     known = inspect.signature(torchvision_class(rest).__init__).parameters if library == "torchvision" else {}
     if "train" in known:
         return {"train": {"train": True}, "test": {"train": False}}
     for key in ("split", "image_set"):
         if key in known:
-            return {split: {key: split} for split in _SPLITS[: 3 if key == "split" else 2]}
+            return {split: {key: split} for split in _SPLITS}
     return {"train": {}}
 
 

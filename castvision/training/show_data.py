@@ -242,9 +242,11 @@ def _shares(mask: Any, class_names: Sequence[str]) -> str:
     """The two largest classes with their share of the pixels, and what is ignored."""
     import numpy as np
 
+    from castvision.inference.figures import shorten
+
     counts = np.bincount(mask.ravel() + 1, minlength=len(class_names) + 1) / mask.size
     largest = sorted(range(len(class_names)), key=lambda place: -counts[place + 1])[:2]
-    parts = [f"{class_names[place][:14]} {counts[place + 1]:.0%}" for place in largest if counts[place + 1] > 0]
+    parts = [f"{shorten(class_names[place], 18)} {counts[place + 1]:.0%}" for place in largest if counts[place + 1] > 0]
     return ", ".join([*parts, *([f"ignored {counts[0]:.0%}"] if counts[0] > 0 else [])])
 
 

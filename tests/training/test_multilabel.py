@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
 
+from castvision.inference.predictor import load_model
 from castvision.training import cli
 from castvision.training.multilabel import MultiLabelCsvDataModule, MultiLabelTask
 from tests.training.conftest import TINY_VIT
@@ -134,6 +136,11 @@ def test_a_run_learns_and_reports(root, tmp_path, capsys):
     predicted = torch.load(run / "predictions.pt", weights_only=True)
     truth = data_of(root)._splits["test"].table.targets
     assert (predicted.numpy() == truth).mean() > 0.9
+    predictor = load_model(run / "best.ckpt")
+    pixels = np.full((16, 16, 3), 20, np.uint8)
+    pixels[..., 1:] = 200  # green and blue
+    prediction = predictor.predict(predictor.prepare(pixels))
+    assert (prediction.task, (prediction.probabilities > 0.5).tolist()) == ("multilabel", [False, True, True])
     recipe["model"]["class_path"] = "ClassificationTask"
     config.write_text(yaml.safe_dump(recipe))
     capsys.readouterr()

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import yaml
 from PIL import Image
 
 from castvision.data.batch_augmentation import BatchAugmentation
 from castvision.data.transforms import Augmentation
+from castvision.training import cli
 from castvision.training.named_data import NamedDataModule
 from castvision.training.pixel_data import ImageFormat
 from castvision.training.segmentation_data import CocoDataModule, SegmentationFolderDataModule
 from tests.data.conftest import write_bad_images
+from tests.training.conftest import TINY_VIT
 
 NAMES = ["background", "square"]
 SMALL = {"img_size": 16, "batch_size": 2, "num_workers": 0}
@@ -191,6 +194,8 @@ def test_named_segmentation(tmp_path):
     assert data.task_kind == "segmentation"
     assert next(iter(data.val_dataloader()))[1][0, 0].tolist() == [1] * 6 + [255] + [0] * 5
     with pytest.raises(FileNotFoundError, match="set download: true"):
+        NamedDataModule("torchvision/Flowers102", str(tmp_path), **how)
+    with pytest.raises(ValueError, match="name what to open by splits, such as"):
         NamedDataModule("torchvision/OxfordIIITPet", str(tmp_path), **how)
     with pytest.raises(ValueError, match="choose one kind of target"):
         NamedDataModule("torchvision/VOCDetection", str(tmp_path), **how) if _annotated(base) else None
@@ -206,6 +211,57 @@ def _annotated(base):
     return True
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # timm leaves files open
+def test_named_folders_hold_some_out_where_there_is_no_val(tmp_path):
+    for split, count in (("train", 10), ("valid", 3)):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / split / name / f"{number}.png")
+    how = {**SMALL, "class_names": ["cat", "dog"]}
+    data = NamedDataModule("timm/", str(tmp_path), **how)
+    assert (len(data.dataset("train")), len(data.dataset("val"))) == (20, 6)
+    (tmp_path / "valid").rename(tmp_path / "other")
+    data = NamedDataModule("timm/", str(tmp_path), val_share=0.1, **how)
+    assert (len(data.dataset("train")), len(data.dataset("val"))) == (18, 2)
+
+
 def test_named_splits_are_checked():
     with pytest.raises(ValueError, match="expected splits named train, val and test"):
         NamedDataModule("torchvision/FakeData", splits={"training": {}})
+
+
+def test_a_run_learns_from_folders(tmp_path):
+    """Twelve bands of 16 bits, windows, flips on the device: the bright half is found."""
+    root = write_pairs(tmp_path / "data", count=32, size=(20, 24), channels=12, dtype="uint16")
+    recipe = {
+        "model": {
+            "class_path": "SegmentationTask",
+            "init_args": {
+                "model_name": "vit_tiny_patch16_224",
+                "num_classes": 2,
+                "model_kwargs": {**TINY_VIT, "in_chans": 12},
+                "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.004}},
+            },
+        },
+        "data": {
+            "class_path": "SegmentationFolderDataModule",
+            "init_args": {
+                "root": str(root),
+                "class_names": NAMES,
+                "pixels": {"fit": False, "multiple": 4},
+                "augmentation": {"scale": [0.8, 1.25], "hflip": 0.5, "rot90": 0.5, "color": 0.2},
+                "batch_augmentation": {"class_path": "BatchAugmentation", "init_args": {"vflip": 0.5}},
+                **SMALL,
+                "batch_size": 8,
+            },
+        },
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 2, "max_epochs": 6},
+    }
+    config = tmp_path / "folders.yaml"
+    config.write_text(yaml.safe_dump(recipe))
+    assert cli.main(["--config", str(config), "--run_dir", str(tmp_path / "run")]) == 0
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["best"]["val/miou"] > 0.9
+    facts = torch.load(tmp_path / "run/best.ckpt", weights_only=True)["castvision"]
+    np.testing.assert_allclose(facts["mean"], [0.5] * 12)
