@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from castvision.data.samples import Transform
 
 _FETCHING = ("hfds/", "hfids/", "tfds/", "wds/")
+_KEPT_MODES = ("L", "RGB", "I", "F")  # with LA and RGBA, whose opacity counts as a channel
 _FOLDERS = {"train": ("train", "training"), "validation": ("val", "valid", "validation", "eval", "evaluation")}
 _STREAMED = ("hfids/", "tfds/", "wds/")
 
@@ -87,7 +88,11 @@ def _open_timm(name: str, root: str, download: bool, arguments: dict[str, Any]) 
         folders = _FOLDERS.get(arguments["split"], (arguments["split"],))
         if not any((Path(root) / folder).is_dir() for folder in folders):  # timm would take the whole root instead
             raise ValueError(f"expected a folder {' or '.join(folders)} in {root!r}, found none")
-    return create_dataset(name, root=root, download=download, **arguments)
+    arguments = {"input_img_mode": "", **arguments}  # no conversion to 8-bit RGB
+    dataset = create_dataset(name, root=root, download=download, **arguments)
+    if hasattr(dataset, "_max_retries"):
+        dataset._max_retries = 1  # timm would take the next image for one it cannot read
+    return dataset
 
 
 class NamedDataset(PixelDataset):
@@ -130,7 +135,10 @@ class NamedDataset(PixelDataset):
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """See `PixelDataset.read`."""
         name = self.name(index)
-        item = self.source[self.places[index]]
+        try:
+            item = self.source[self.places[index]]
+        except (OSError, RuntimeError, SyntaxError) as error:
+            raise ValueError(f"cannot read {name}: {_one_line(error)}; replace the file or leave it out") from error
         if not isinstance(item, tuple) or len(item) != 2:
             raise ValueError(f"expected (image, target) from {name}, got {type(item).__name__}")
         pixels = _pixels(item[0], name)
@@ -158,7 +166,13 @@ class NamedDataset(PixelDataset):
 
 def _pixels(image: Any, name: str) -> Pixels:
     """(height, width, channels); tensors come channels first."""
-    pixels = np.asarray(image.convert("RGB") if getattr(image, "mode", None) in ("P", "CMYK", "YCbCr") else image)
+    mode = getattr(image, "mode", None)  # PIL's images have one
+    if isinstance(mode, str) and not mode.startswith(_KEPT_MODES):
+        image = image.convert("L" if mode == "1" else "RGB")
+    try:
+        pixels = np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"cannot read {name}: {_one_line(error)}; replace the file or leave it out") from error
     if not isinstance(image, np.ndarray) and hasattr(image, "permute") and pixels.ndim == 3:
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim == 2:

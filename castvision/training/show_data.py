@@ -143,7 +143,8 @@ def build_data(config: Path, overrides: Sequence[str]) -> ImageDataModule:
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_subclass_arguments(ImageDataModule, "data", required=True)
     parsed = parser.parse_args([f"--data={json.dumps(content['data'])}", *overrides])
-    data: ImageDataModule = parser.instantiate_classes(parsed).data
+    build = parser.instantiate if hasattr(parser, "instantiate") else parser.instantiate_classes  # the older name
+    data: ImageDataModule = build(parsed).data
     return data
 
 

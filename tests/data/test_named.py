@@ -27,7 +27,20 @@ def test_timm_folders_by_name(tmp_path):
         Image.new("L", (6, 4), 51).save(tmp_path / "train" / name / "a.png")
     data = NamedDataset(open_named("timm/", str(tmp_path), split="train"), "folder", LabelMap(["cat", "dog"]))
     assert [int(data[place][1]) for place in range(2)] == [0, 1]
-    torch.testing.assert_close(data[0][0], torch.full((3, 4, 6), 0.2))
+    torch.testing.assert_close(data[0][0], torch.full((1, 4, 6), 0.2))  # grey stays grey
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # timm leaves files open
+def test_timm_keeps_16_bits_and_skips_nothing(tmp_path):
+    (tmp_path / "train/cat").mkdir(parents=True)
+    Image.fromarray(np.full((4, 6), 257, np.uint16)).save(tmp_path / "train/cat/a.png")
+    (tmp_path / "train/cat/b.png").write_text("no image")
+    data = NamedDataset(open_named("timm/", str(tmp_path), split="train"), "folder", LabelMap(["cat"]))
+    assert data[0][0].unique().tolist() == pytest.approx([1 / 255])
+    with pytest.raises(ValueError, match=r"cannot read folder\[1\]"):
+        data[1]
+    with pytest.raises(ValueError, match="expected a folder val or valid"):
+        open_named("timm/", str(tmp_path), split="validation")
 
 
 def test_masks_of_a_real_layout(tmp_path):

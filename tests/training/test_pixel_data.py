@@ -10,6 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
+from castvision.cli import main as castvision_main
 from castvision.data.batch_augmentation import BatchAugmentation
 from castvision.data.transforms import Augmentation
 from castvision.training import cli
@@ -141,6 +142,37 @@ def test_batches_are_augmented_while_training_only(tmp_path):
     assert torch.equal(moved, image.flip(-2))
     data.trainer.training = False
     assert data.on_after_batch_transfer([image, mask], 0)[0] is image
+
+
+def test_loader_processes_draw_differently(tmp_path):
+    """The generators of numpy and albumentations are copied into every process; torch's is not."""
+    root = write_pairs(tmp_path, count=8, size=(16, 16))
+    for path in (root / "train/images").iterdir():
+        tifffile.imwrite(path, np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+        Image.new("L", (40, 40), 1).save(root / "train/masks" / f"{path.stem}.png")
+    Image.fromarray(np.eye(40, dtype=np.uint8)).save(root / "train/masks/0.png")
+    how = {"img_size": 16, "batch_size": 1, "num_workers": 2}
+    data = SegmentationFolderDataModule(
+        str(root), NAMES, pixels=ImageFormat(fit=False), augmentation=Augmentation(scale=(1, 1), hflip=0.0), **how
+    )
+    seen = {image.numpy().tobytes() for image, _ in data.train_dataloader()}
+    assert len(seen) > 5
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_label_maps_in_configurations_and_refusals_in_one_line(tmp_path, capsys, as_text):
+    root = write_pairs(tmp_path / "data", label=255)
+    flags = ["--config", "segmentation_folder", "--data.root", str(root), "--data.img_size", "16"]
+    flags += ["--data.class_names", "[background, square]", "--data.batch_size", "2", "--data.num_workers", "0"]
+    output = ["--output", str(tmp_path / "sheet.png"), "--count", "1"]
+    assert castvision_main(["data", "show", *flags, *output]) == 2
+    assert "label_map: {0: 0, 255: 1}" in capsys.readouterr().err
+    labels = '{"0": 0, "255": "square"}' if as_text else "{0: background, 255: 1}"
+    assert castvision_main(["data", "show", *flags, *output, "--data.label_map", labels]) == 0
+    assert cli.main([*flags, "--run_dir", str(tmp_path / "run"), "--data.label_map", "{0: 0}"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "expected labels 0 in the mask" in error
+    assert "got 255" in error
 
 
 def test_coco(tmp_path):
