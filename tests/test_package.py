@@ -108,10 +108,11 @@ PUBLIC = {
     "castvision.data.pathfinder": {
         "Mode", "PathfinderDataset", "PathfinderSample", "PathfinderSpec", "make_pathfinder",
     },
-    "castvision.heads": {"LinearHead", "UpsamplingHead"},
+    "castvision.heads": {"FpnHead", "LinearHead", "MlpHead", "UperHead", "UpsamplingHead"},
     "castvision.layers": {"CastAttention", "CastBlock", "ConvStem", "FullAttention", "RotaryPositions"},
     "castvision.models": {
-        "CastVisionTransformer", "ClusterMap", "FeaturePyramid", "Segmenter", "checkpoint_filter_fn", "cluster_maps",
+        "CastVisionTransformer", "ClusterMap", "ContextSegmenter", "FeaturePyramid", "Segmenter",
+        "checkpoint_filter_fn", "cluster_maps", "make_context",
     },
     "castvision.ops": {
         "ASSIGNMENTS", "Routing", "cast_attention", "coverage", "make_routing", "resample_surrogates", "window_size",

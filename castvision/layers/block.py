@@ -99,7 +99,7 @@ class CastBlock(nn.Module):
         grid_size: Optional[List[int]] = None,  # noqa: UP006, UP045
         token_mask: Optional[Tensor] = None,  # noqa: UP045
     ) -> Tensor:
-        """x: (B, P + N, C); rope: (N, 2D); grid_size: (rows, cols); token_mask: (B, N). Returns (B, P + N, C)."""
+        """Arguments but x as :class:`CastAttention`'s; x: (B, P + N, C). Returns (B, P + N, C)."""
         if self.attn is not None:
             mixed = self.attn(self.norm1(x), rope=rope, grid_size=grid_size, token_mask=token_mask)
             x = x + self.drop_path1(self.ls1(mixed))

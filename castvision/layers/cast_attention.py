@@ -178,8 +178,9 @@ class CastAttention(nn.Module):
             x: Tokens, (B, P + N, C).
             attn_mask: Refused: clusters decide who sees whom.
             is_causal: Refused.
-            rope: Rotary codes of the N grid tokens, (N, 2D), or None.
-            grid_size: (rows, cols) of the N tokens, where the layer was made for one.
+            rope: Rotary codes of the N grid tokens, (N, 2D) or (B, 1, N, 2D), or None.
+            grid_size: (rows, cols) of the N tokens, where the layer was made for one; where the tokens of several grids
+                follow one another, the sizes do too: (rows, cols, rows, cols).
             token_mask: True where a token is real, (B, N) bool, or None.
             routing: Clusters to use instead of routing anew.
             return_routing: Give ``(output, routing)``; in eager mode only.
@@ -291,15 +292,28 @@ class CastAttention(nn.Module):
         torch._assert(grid_size is not None, "expected grid_size with local_branch=True")
         if token_mask is not None:
             v = v * token_mask[:, None, :, None]
-        rows, cols = 1, 1
+        sizes: List[int] = [1, 1]  # noqa: UP006
         if grid_size is not None:
-            rows, cols = grid_size[0], grid_size[1]
+            sizes = grid_size
+        if len(sizes) == 2:
+            out = self._local_on_grid(v, sizes[0], sizes[1])
+        else:
+            parts: List[Tensor] = []  # noqa: UP006
+            start = 0
+            for i in range(0, len(sizes), 2):
+                number = sizes[i] * sizes[i + 1]
+                parts.append(self._local_on_grid(v.narrow(2, start, number), sizes[i], sizes[i + 1]))
+                start += number
+            out = torch.cat(parts, 1)
+        return nn.functional.pad(out, (0, 0, self.num_prefix_tokens, 0)) if self.num_prefix_tokens > 0 else out
+
+    def _local_on_grid(self, v: Tensor, rows: int, cols: int) -> Tensor:
+        """Values (B, H, rows * cols, D) of one grid as (B, rows * cols, C)."""
         grid = v.transpose(2, 3).reshape(v.shape[0], self.attn_dim, rows, cols)  # B, C, rows, cols
         conv = self.local_conv
         if conv is not None:
             grid = conv(grid)
-        out = grid.flatten(2).transpose(1, 2)
-        return nn.functional.pad(out, (0, 0, self.num_prefix_tokens, 0)) if self.num_prefix_tokens > 0 else out
+        return grid.flatten(2).transpose(1, 2)
 
 
 def _check(dim: int, num_heads: int, attn_head_dim: int | None, num_clusters: int, cluster_size: int | None) -> None:

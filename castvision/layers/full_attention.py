@@ -29,7 +29,7 @@ class FullAttention(Attention):  # type: ignore[misc]
         grid_size: Optional[List[int]] = None,  # noqa: UP006, UP045
         token_mask: Optional[Tensor] = None,  # noqa: UP045
     ) -> Tensor:
-        """Attend. x: (B, P + N, C); rope: (N, 2D); token_mask: (B, N) bool. Returns (B, P + N, C)."""
+        """Attend. x: (B, P + N, C); rope: (N, 2D) or (B, 1, N, 2D); token_mask: (B, N) bool. Returns (B, P + N, C)."""
         batch, length, _ = x.shape
         gate = self.gate(x).sigmoid() if self.gate is not None else None
         q, k, v = self.qkv(x).reshape(batch, length, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)

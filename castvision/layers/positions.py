@@ -28,3 +28,16 @@ class RotaryPositions(nn.Module):
         """Codes (rows * cols, 2 * D) fp32 of a token map (B, rows, cols, C)."""
         codes: Tensor = self.embed.get_embed([grid.shape[1], grid.shape[2]])
         return codes
+
+    def at(self, coordinates: Tensor) -> Tensor:
+        """Codes anywhere, in between tokens or off the grid too.
+
+        Args:
+            coordinates: (..., 2) row and column, counted in tokens from the first token's centre.
+
+        Returns:
+            (..., 2 * D) fp32; those of ``forward`` at whole numbers.
+        """
+        bands: Tensor = self.embed.bands
+        angles = (coordinates.float()[..., None] * bands).flatten(-2)  # (..., D / 2)
+        return torch.cat([angles.sin().repeat_interleave(2, -1), angles.cos().repeat_interleave(2, -1)], -1)

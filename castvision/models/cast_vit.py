@@ -19,6 +19,7 @@ from castvision.layers import CastAttention, CastBlock, ConvStem, RotaryPosition
 from castvision.layers.block import ATTN_LAYERS
 from castvision.layers.cast_attention import default_num_clusters
 from castvision.models.checkpoint import checkpoint_filter_fn as checkpoint_filter_fn
+from castvision.models.extra_tokens import ExtraTokens, append_extra
 from castvision.ops.attention import check_choice
 
 STEMS: dict[str, Callable[..., nn.Module]] = {"patch": PatchEmbed, "conv": ConvStem}
@@ -230,10 +231,12 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         attn_mask: Optional[Tensor] = None,  # noqa: UP045
         is_causal: bool = False,
         token_mask: Optional[Tensor] = None,  # noqa: UP045
+        extra: Optional[ExtraTokens] = None,  # noqa: UP045
     ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]], Dict[str, Any]]:  # noqa: UP006, UP007
         """Features after chosen blocks, as timm's: (features, intermediates), intermediates alone, or a dict.
 
-        Intermediates are (B, C, rows, cols) for "NCHW" and (B, N, C) for "NLC".
+        Intermediates are (B, C, rows, cols) for "NCHW" and (B, N, C) for "NLC". ``extra`` tokens run beside the image's
+        through all blocks and appear in no intermediate.
 
         Raises:
             ValueError: An unknown ``output_fmt``.
@@ -242,6 +245,9 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         _refuse_masks(attn_mask, is_causal)
         take, last = feature_take_indices(len(self.blocks), indices)
         x, rope, grid = self._tokens(x)
+        length = x.shape[1]
+        if extra is not None:
+            x, rope, grid, token_mask = append_extra(x, rope, grid, token_mask, extra)
         taps = []
         for i, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
             x = (
@@ -252,17 +258,17 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
             if i in take:
                 taps.append(self.norm(x) if norm else x)
         prefix = [y[:, : self.num_prefix_tokens] for y in taps]
-        taps = [y[:, self.num_prefix_tokens :] for y in taps]
+        taps = [y[:, self.num_prefix_tokens : length] for y in taps]
         if output_fmt == "NCHW":
             taps = [y.reshape(y.shape[0], grid[0], grid[1], -1).permute(0, 3, 1, 2).contiguous() for y in taps]
         if output_dict:
             result: dict[str, Any] = {"image_intermediates": taps}
             if return_prefix_tokens and self.num_prefix_tokens:
                 result["image_intermediates_prefix"] = prefix
-            return result if intermediates_only else {**result, "image_features": self.norm(x)}
+            return result if intermediates_only else {**result, "image_features": self.norm(x[:, :length])}
         if return_prefix_tokens and self.num_prefix_tokens:
             taps = list(zip(taps, prefix, strict=True))
-        return taps if intermediates_only else (self.norm(x), taps)
+        return taps if intermediates_only else (self.norm(x[:, :length]), taps)
 
 
 class _BlockFactory:

@@ -108,9 +108,8 @@ class Report(Callback):
         """Write the test figures."""
         if trainer.is_global_zero and self.folder.is_dir():
             figures = _figures(trainer, "test/")
-            confusion: Any = pl_module.last_confusion
-            counts = None if confusion is None else confusion.tolist()
-            write_json(self.folder / f"test_{METRICS}", {"figures": figures, "confusion": counts})
+            task: Task = pl_module  # type: ignore[assignment]
+            write_json(self.folder / f"test_{METRICS}", {"figures": figures, **_counts(task, task.last_confusion)})
 
     def write(self, trainer: Trainer, task: Task) -> None:
         """Write both files, ``metrics.json`` last: its presence says that the run is finished.
@@ -134,7 +133,7 @@ class Report(Callback):
             "best": self._best,
             "last": _figures(trainer, "val/"),
             "clusters": _figures(trainer, "clusters/"),
-            "confusion": None if self._best_confusion is None else self._best_confusion.tolist(),
+            **_counts(task, self._best_confusion),
             "class_names": task.class_names,
             "training": {
                 "steps": trainer.global_step,
@@ -168,6 +167,13 @@ class Report(Callback):
         finally:
             task.load_state_dict(kept)
         return Examples(images, targets, predicted, data.mean, data.std)
+
+
+def _counts(task: Task, confusion: Tensor | None) -> dict[str, Any]:
+    """What is read off a confusion matrix, for tasks that have one."""
+    if confusion is None:
+        return {"per_class": [], "confusion": None}
+    return {"per_class": task.table(confusion), "confusion": confusion.tolist()}
 
 
 def _first(data: Any, number: int) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _COLUMNS = 6
+_MOST_CURVES = 10
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,11 @@ def save_report(  # one for each part of the picture
 
 
 def _draw_curves(axes: Any, curves: Mapping[str, Sequence[tuple[int, float]]], which: str) -> None:
-    names = {"loss": ["train/loss", "val/loss"], "score": ["val/acc1", "val/miou", "val/map", "val/f1"]}[which]
-    if which == "score" and "val/miou" in curves:
-        names += [name for name in curves if name.startswith("val/iou_")]
+    scores = ["val/acc1", "val/miou", "val/macro_f1", "val/boundary_f1", "val/map", "val/f1"]
+    names = {"loss": ["train/loss", "val/loss"], "score": scores}[which]
+    per_class = [name for name in curves if name.startswith("val/iou_")]
+    if which == "score" and len(per_class) <= _MOST_CURVES:
+        names += per_class
     for name in names:
         if name in curves:
             steps, values = zip(*curves[name], strict=True)

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from castvision.losses import IGNORED
 from castvision.training.initialization import InitReport, freeze, initialize_from
 from castvision.training.optimization import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from castvision.training.data import ImageDataModule
 
 CHECKPOINT_KEY = "castvision"
-IGNORED = 255
-"""The label of pixels that count nowhere."""
 
 
 class Task(LightningModule, ABC):
@@ -85,6 +84,14 @@ class Task(LightningModule, ABC):
     @abstractmethod
     def figures(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
         """Figures by name from a data set's confusion matrix (rows = truth)."""
+
+    def other_figures(self, stage: str) -> dict[str, float]:
+        """Figures of a stage ("val" or "test") that no confusion matrix holds; called once, when all is counted."""
+        return {}
+
+    def table(self, confusion: Tensor) -> list[dict[str, Any]]:
+        """One row of figures for each class, for the report; by default none."""
+        return []
 
     @abstractmethod
     def recipe(self) -> dict[str, Any]:
@@ -167,10 +174,14 @@ class Task(LightningModule, ABC):
     def _count(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         image, target = batch
         logits = self(image)
-        metric: Any = self.confusions[stage]
-        metric.update(logits.argmax(dim=1), target)
+        self.count(stage, logits.argmax(dim=1), target)
         loss = self.loss(logits, target)
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=image.shape[0], sync_dist=True)
+
+    def count(self, stage: str, prediction: Tensor, target: Tensor) -> None:
+        """Add a batch of predicted classes to a stage's counts."""
+        metric: Any = self.confusions[stage]
+        metric.update(prediction, target)
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures of all held-out images."""
@@ -184,7 +195,7 @@ class Task(LightningModule, ABC):
         metric: Any = self.confusions[stage]
         confusion = self.last_confusion = metric.compute().detach().cpu()
         metric.reset()
-        figures = self.figures(confusion, self.class_names)
+        figures = {**self.figures(confusion, self.class_names), **self.other_figures(stage)}
         self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.cli import OptimizerCallable
 from timm.data import Mixup
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import AdamW
 
+from castvision.losses import WeightedLosses, balanced_class_weights
+from castvision.metrics import BoundaryF1
 from castvision.training.building import build_classifier, build_segmenter
-from castvision.training.metrics import classification_metrics, segmentation_metrics
+from castvision.training.class_counts import count_classes
+from castvision.training.metrics import class_table, classification_metrics, named_figures, segmentation_metrics
 from castvision.training.optimization import Schedule
-from castvision.training.task import IGNORED, Task
+from castvision.training.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,17 @@ class ClassificationTask(Task):
         """See `classification_metrics`."""
         return classification_metrics(confusion, class_names)
 
+    def table(self, confusion: Tensor) -> list[dict[str, Any]]:
+        """See `class_table`."""
+        return class_table(confusion, self.class_names)
+
     def recipe(self) -> dict[str, Any]:
         """Names and arguments the model was built from."""
         return {**self._recipe, "head": None, "head_kwargs": {}, "out_indices": None}
 
 
 class SegmentationTask(Task):
-    """A class for each pixel, by cross-entropy over the pixels not labelled 255; any timm backbone.
+    """A class for each pixel; pixels labelled 255 count nowhere; any timm backbone.
 
     Two classes get two logits like any other number: the difference of the two is the one logit of a binary loss (the
     loss is the same function of it), and heads, figures and predictors need no second case.
@@ -139,8 +144,11 @@ class SegmentationTask(Task):
         schedule: The learning rate over the run.
         weight_decay: For matrices; vectors and what the model's ``no_weight_decay()`` names have none.
         layer_decay: Factor on the learning rate from one layer to the one below it; the head keeps the full rate.
-        class_weights: Weight of each class in the loss; None = all 1.
-        label_smoothing: Share of the target spread over all classes, while training.
+        loss: Factors of a sum of losses, such as ``{ce: 1, dice: 1}``; names: ce, dice, focal. None = cross-entropy.
+        class_weights: Weight of each class in the losses; "balanced" = the inverse of its frequency in a sample of the
+            training images; None = all 1.
+        label_smoothing: Share of the target spread over all classes in the cross-entropy, while training.
+        boundary_tolerance: Also measure how well contours agree up to so many pixels, see `BoundaryF1`; None = not.
         init_from: A file of weights to start from: of a segmenter, or of a classifier for the backbone.
         freeze: Shell patterns of parameter names that stay as they are, such as ``backbone``.
 
@@ -164,14 +172,18 @@ class SegmentationTask(Task):
         schedule: Schedule = Schedule(),  # noqa: B008  # frozen
         weight_decay: float = 0.05,
         layer_decay: float = 1.0,
-        class_weights: list[float] | None = None,
+        loss: dict[str, float] | None = None,
+        class_weights: list[float] | Literal["balanced"] | None = None,
         label_smoothing: float = 0.0,
+        boundary_tolerance: int | None = None,
         init_from: str | None = None,
         freeze: list[str] | None = None,
     ) -> None:
-        _check_smoothing(label_smoothing)
-        if class_weights is not None and (len(class_weights) != num_classes or min(class_weights) < 0):
+        is_balanced = class_weights == "balanced"
+        weights = [1.0] * num_classes if class_weights == "balanced" else class_weights
+        if weights is not None and (len(weights) != num_classes or min(weights) < 0):
             raise ValueError(f"expected one weight >= 0 for each class, got {class_weights=}, {num_classes=}")
+        losses = WeightedLosses(loss or {"ce": 1.0}, weights, label_smoothing)
         parts = {"head": head, "head_kwargs": dict(head_kwargs or {}), "out_indices": out_indices}
         model = build_segmenter(model_name, num_classes, model_kwargs, **parts)
         super().__init__(
@@ -183,10 +195,11 @@ class SegmentationTask(Task):
             layer_decay=layer_decay,
         )
         self._recipe = {"model_name": model_name, "model_kwargs": dict(model_kwargs or {}), **parts}
-        self.label_smoothing = label_smoothing
-        self.class_weights: Tensor | None
-        weights = None if class_weights is None else Tensor(class_weights)
-        self.register_buffer("class_weights", weights, persistent=False)
+        self.losses = losses
+        self.balances_classes = is_balanced
+        self.boundaries = nn.ModuleDict()
+        if boundary_tolerance is not None:
+            self.boundaries.update({stage: BoundaryF1(num_classes, boundary_tolerance) for stage in ("val", "test")})
         self.start_from(init_from, freeze)
 
     @property
@@ -195,16 +208,42 @@ class SegmentationTask(Task):
         backbone: nn.Module = self.model.get_submodule("backbone")
         return getattr(backbone, "model", backbone)
 
+    def setup(self, stage: str) -> None:
+        """Take the class names over from the data; before training, weigh classes by how often they occur there."""
+        super().setup(stage)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if self.balances_classes and stage == "fit" and data is not None:
+            weights = balanced_class_weights(count_classes(data.dataset("train"), self.num_classes))
+            self.losses.class_weights = weights.to(self.device)  # a resumed run's checkpoint has the last word
+
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy over all pixels of the batch that are not ignored."""
-        smoothing = self.label_smoothing if self.training else 0.0
-        return functional.cross_entropy(
-            logits.float(), target, weight=self.class_weights, ignore_index=IGNORED, label_smoothing=smoothing
-        )
+        """The configured sum of losses over all pixels of the batch that are not ignored."""
+        total: Tensor = self.losses(logits, target)
+        return total
+
+    def count(self, stage: str, prediction: Tensor, target: Tensor) -> None:
+        """Add a batch of predicted classes to a stage's confusion matrix and, where asked for, its contours."""
+        super().count(stage, prediction, target)
+        if self.boundaries:
+            metric: Any = self.boundaries[stage]
+            metric.update(prediction, target)
+
+    def other_figures(self, stage: str) -> dict[str, float]:
+        """``boundary_f1``, the mean over classes that have a contour, and ``boundary_f1_NAME``, 0..1."""
+        if not self.boundaries:
+            return {}
+        metric: Any = self.boundaries[stage]
+        values: Tensor = metric.compute().cpu()
+        metric.reset()
+        return {"boundary_f1": float(values.nanmean()), **named_figures("boundary_f1", values, self.class_names)}
 
     def figures(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
         """See `segmentation_metrics`."""
         return segmentation_metrics(confusion, class_names)
+
+    def table(self, confusion: Tensor) -> list[dict[str, Any]]:
+        """See `class_table`."""
+        return class_table(confusion, self.class_names)
 
     def recipe(self) -> dict[str, Any]:
         """Names and arguments the model was built from."""
