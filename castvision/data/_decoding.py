@@ -206,9 +206,11 @@ def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pag
     extra = channel_axes(axes, source.shape, pages)
     try:
         pixels: Pixels = source.asarray()
-    except ValueError as error:
-        if "imagecodecs" in str(error):
-            raise ValueError(f"{error}; install it: pip install 'castvision[large-images]'") from None
+    except (ValueError, ImportError) as error:  # ImportError: codecs of newer Pythons' standard library
+        if isinstance(error, ImportError) or "imagecodecs" in str(error):
+            raise ValueError(
+                f"the compression needs imagecodecs: pip install 'castvision[large-images]' ({error})"
+            ) from None
         raise
     order = [axes.index("Y"), axes.index("X"), *(axes.index(axis) for axis in extra)]
     rest = [index for index in range(len(axes)) if index not in order]

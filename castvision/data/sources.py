@@ -91,17 +91,13 @@ class ImageSources:
         if self.masks[number] is None:
             return np.full((height, width), IGNORED, np.uint8)
         mask = self._reader(True, number)
-        rows, columns = (
-            ((np.arange(start, start + length) + 0.5) * full / here).astype(np.int64)
-            for start, length, full, here in zip(
-                (y, x), (height, width), (mask.height, mask.width), self.sizes[number], strict=True
-            )
-        )
-        window = mask.read(rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)[..., 0]
-        labels = window[np.ix_(rows - rows[0], columns - columns[0])]
-        labels = np.where(is_missing(labels, mask.nodata), IGNORED, labels)
+        labels, rows, columns = self._sampled(mask, number, (y, x, height, width))
+        if mask.nodata is not None:
+            labels = np.where(is_missing(labels, mask.nodata), IGNORED, labels)
         limit = IGNORED if self.num_classes is None else self.num_classes
-        is_unknown = ((labels < 0) | (labels >= limit)) & (labels != IGNORED)
+        is_unknown = (labels >= limit) & (labels != IGNORED)
+        if labels.dtype.kind == "i":
+            is_unknown |= labels < 0
         if is_unknown.any():
             row, column = np.argwhere(is_unknown)[0]
             raise ValueError(
@@ -109,6 +105,23 @@ class ImageSources:
                 f"{labels[row, column]} at row {rows[row]}, column {columns[column]}"
             )
         return labels.astype(np.uint8)
+
+    def _sampled(
+        self, mask: ImageReader, number: int, window: tuple[int, int, int, int]
+    ) -> tuple[Pixels, Pixels, Pixels]:
+        """Labels of a window of the image's level, and the rows and columns of the mask they stand in."""
+        y, x, height, width = window
+        if (mask.height, mask.width) == self.sizes[number]:
+            labels = mask.read(y, x, height, width)[..., 0]
+            return labels, np.arange(y, y + height), np.arange(x, x + width)
+        rows, columns = (
+            ((np.arange(start, start + length) + 0.5) * full / here).astype(np.int64)
+            for start, length, full, here in zip(
+                (y, x), (height, width), (mask.height, mask.width), self.sizes[number], strict=True
+            )
+        )
+        near = mask.read(rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)[..., 0]
+        return near[np.ix_(rows - rows[0], columns - columns[0])], rows, columns
 
     def _reader(self, is_mask: bool, number: int) -> ImageReader:
         key = is_mask, number

@@ -80,13 +80,15 @@ class ChannelStatistics:
         """
         if len(self.mean) not in (1, pixels.shape[-1]):
             raise ValueError(f"expected {len(self.mean)} channels as in the statistics, got {pixels.shape=}")
-        scale = np.asarray(self.std) * unit(pixels.dtype)
-        shift = np.asarray(self.mean) / np.asarray(self.std)
-        values = pixels.astype(np.float64 if pixels.dtype.itemsize > 2 else np.float32)
-        values = (values / scale.astype(values.dtype) - shift.astype(values.dtype)).astype(np.float32)
+        exact: Any = np.float64 if pixels.dtype.itemsize > 2 else np.float32
+        scale, shift = (
+            np.array(numbers, exact)[:, None, None] * unit(pixels.dtype) for numbers in (self.std, self.mean)
+        )
+        planes = pixels.transpose(2, 0, 1)  # (C, height, width)
+        values = (planes.astype(exact, order="C") - shift) / scale
         if nodata is not None:
-            values[is_missing(pixels, nodata)] = 0
-        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))  # (C, height, width)
+            values[is_missing(planes, nodata)] = 0
+        return torch.from_numpy(values.astype(np.float32, copy=False))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a small JSON file, whole or not at all."""

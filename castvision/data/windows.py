@@ -159,12 +159,15 @@ class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
         pixels = self.sources.read_image(source, *inside)
         labels = self.sources.read_labels(source, *inside)
         nodata = self.sources.image(source).nodata
-        missing = is_missing(pixels, nodata)
+        missing = None if nodata is None else is_missing(pixels, nodata)
         _check_finite(pixels, missing, str(self.sources.images[source]), inside)
-        labels = np.where(missing.all(axis=-1), np.uint8(IGNORED), labels)
+        if missing is not None:
+            labels = np.where(missing.all(axis=-1), np.uint8(IGNORED), labels)
         if self.transform is not None:
-            mean = (np.asarray(self.statistics.mean) * unit(pixels.dtype)).astype(pixels.dtype)
-            return self.transform.pair(np.where(missing, mean, pixels), labels)
+            if missing is not None:
+                mean = (np.asarray(self.statistics.mean) * unit(pixels.dtype)).astype(pixels.dtype)
+                pixels = np.where(missing, mean, pixels)
+            return self.transform.pair(pixels, labels)
         image = torch.zeros(self.sources.channels, self.size, self.size)
         mask = torch.full((self.size, self.size), IGNORED)
         image[:, : inside.height, : inside.width] = self.statistics.normalise(pixels, nodata)
@@ -216,10 +219,12 @@ def _grid(regions: Sequence[Region], size: int, stride: int) -> np.ndarray[tuple
     return np.array(corners, np.int32).reshape(-1, 3)
 
 
-def _check_finite(pixels: Pixels, missing: np.ndarray[Any, np.dtype[np.bool_]], name: str, place: Block) -> None:
+def _check_finite(pixels: Pixels, missing: np.ndarray[Any, np.dtype[np.bool_]] | None, name: str, place: Block) -> None:
     if pixels.dtype.kind != "f":
         return
-    is_bad = ~np.isfinite(pixels) & ~missing
+    is_bad = ~np.isfinite(pixels)
+    if missing is not None:
+        is_bad &= ~missing
     if is_bad.any():
         row, column, channel = np.argwhere(is_bad)[0]
         raise ValueError(

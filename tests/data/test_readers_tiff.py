@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import resource
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -252,7 +253,17 @@ def test_tiles_a_file_leaves_out_are_nodata(tmp_path):
         np.testing.assert_array_equal(reader.read(0, 0, 64, 64)[..., 0], np.where(pixels == 7, 7, -9))
 
 
-# ---------------------------------------------------------------- other processes
+# ---------------------------------------------------------------- other threads and processes
+
+
+def test_threads_may_share_a_reader(tmp_path):
+    pixels = noise(512, 512, 3, "uint16")
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", tile=(16, 16), compression="zlib")
+    with open_image(tmp_path / "a.tif", cache_bytes=1 << 14) as reader, ThreadPoolExecutor(8) as pool:
+        places = [(y, x) for y in range(0, 480, 40) for x in range(0, 480, 40)]
+        windows = list(pool.map(lambda place: reader.read(*place, 30, 30), places))
+    for (y, x), window in zip(places, windows, strict=True):
+        np.testing.assert_array_equal(window, pixels[y : y + 30, x : x + 30])
 
 
 def test_a_reader_pickles_and_survives_a_fork(tmp_path):

@@ -76,7 +76,7 @@ def test_twelve_bands_of_sixteen_bits_train_a_segmenter(tmp_path):
         "model:\n  class_path: SegmentationTask\n  init_args:\n    model_name: vit_tiny_patch16_224\n"
         "    num_classes: 2\n    model_kwargs: {img_size: 32, patch_size: 4, in_chans: 12, embed_dim: 32, depth: 2,"
         " num_heads: 2}\n    optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.004}}\n"
-        f"data:\n  class_path: WindowDataModule\n  init_args: {{root: {root}, size: 32, train_length: 256,"
+        f"data:\n  class_path: WindowDataModule\n  init_args: {{root: {root}, size: 32, train_length: 160,"
         " batch_size: 8, num_workers: 0, shares: {train: 2, val: 1}}\n"
         "trainer: {max_epochs: 2, accelerator: cpu}\n"
     )

@@ -27,6 +27,7 @@ class TiffReader(ImageReader):
         import tifffile
 
         self._tiff = tiff = tifffile.TiffFile(self.path)
+        tiff.filehandle.set_lock(True)  # for threads that read at the same time
         self._layers = find_layers(tiff, self.options.page)
         self._cache = SegmentCache(self.options.cache_bytes)
         first = self._layers[0]
