@@ -17,6 +17,7 @@ HELP = """\
 usage: castvision VERB [ARGUMENTS]
 
   train             train, validate, test or predict by a configuration   castvision train --config quickstart
+  data              a picture of what a model gets to see                 castvision data show --config C --output F.png
   make-pathfinder   write a Pathfinder data set                           castvision make-pathfinder OUT --img-size 32
   demo              predictions and cluster maps as pictures            castvision demo photo.jpg --model M --output DIR
   timm              one of timm's own scripts, with our models            castvision timm validate.py --model M
@@ -75,6 +76,19 @@ def _train(arguments: list[str]) -> int:
     return _main_of("castvision.training.cli")(arguments)
 
 
+def _data(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(
+            "usage: castvision data show --config NAME --output FILE.png [OPTIONS]\n\n"
+            "show: draw samples after augmentation as a contact sheet; castvision data show --help tells more.\n"
+        )
+        return 0 if arguments else 2
+    if arguments[0] != "show":
+        sys.stderr.write(f"castvision data: unknown word {arguments[0]!r}; expected show\n")
+        return 2
+    return _main_of("castvision.training.show_data")(arguments[1:])
+
+
 def _make_pathfinder(arguments: list[str]) -> int:
     return _main_of("castvision.data.make_pathfinder")(arguments)
 
@@ -115,6 +129,7 @@ def _timm(arguments: list[str]) -> int:
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
+    "data": _data,
     "make-pathfinder": _make_pathfinder,
     "demo": _demo,
     "timm": _timm,

@@ -97,8 +97,10 @@ def test_installed_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Pat
 PUBLIC = {
     "castvision": {"__version__"},
     "castvision.data": {
-        "ChannelStatistics", "Georeference", "ImageReader", "ImageSources", "Level", "WindowDataset", "open_array",
-        "open_image", "open_mask", "read_mask", "split_by_block", "split_by_source",
+        "Augmentation", "BatchAugmentation", "ChannelJitter", "ChannelStatistics", "CocoSegmentation", "Georeference",
+        "ImageReader", "ImageSources", "LabelMap", "Level", "MultiLabelDataset", "NamedDataset", "SampleTransform",
+        "SegmentationDataset", "WindowDataset", "find_pairs", "open_array", "open_image", "open_mask", "open_named",
+        "pad_collate", "read_coco", "read_label_table", "read_mask", "split_by_block", "split_by_source",
     },
     "castvision.data.readers": {
         "Georeference", "ImageReader", "Level", "open_array", "open_image", "open_mask", "read_mask",

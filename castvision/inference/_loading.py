@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-Task = Literal["classification", "segmentation"]
+Task = Literal["classification", "multilabel", "segmentation"]
 LOCAL = "local-dir:"
 
 
@@ -184,7 +184,7 @@ def _rebuild(facts: Mapping[str, Any]) -> nn.Module:
         )
     kwargs = {**facts["model_kwargs"], "pretrained": False}  # all weights come from the checkpoint: no download
     with torch.random.fork_rng(devices=[]):
-        if facts["task"] == "classification":
+        if facts["task"] in ("classification", "multilabel"):
             model: nn.Module = timm.create_model(name, num_classes=facts["num_classes"], **kwargs)
             return model
         return create_segmenter(

@@ -25,12 +25,13 @@ class Prediction:
     """What a trained model says of one image.
 
     Attributes:
-        task: "classification" or "segmentation".
-        probabilities: (num_classes,) float32, sum 1: of the image, or the mean over a segmentation's pixels.
+        task: "classification", "multilabel" or "segmentation".
+        probabilities: (num_classes,) float32: of the image, or the mean over a segmentation's pixels, sum 1; of several
+            labels each on its own.
         mask: (height, width) int64 class of each pixel at the input's size; None for a classification.
     """
 
-    task: Literal["classification", "segmentation"]
+    task: Literal["classification", "multilabel", "segmentation"]
     probabilities: Tensor
     mask: Tensor | None = None
 
@@ -76,9 +77,8 @@ class Predictor:
             return self.parts.fixed_size
         patch = self.parts.patch_size
         if max_size is None:
-            max_size = (
-                max(self.parts.input_size) if self.parts.task == "classification" else DEFAULT_PATCHES * max(patch)
-            )
+            patches = DEFAULT_PATCHES * max(patch)
+            max_size = patches if self.parts.task in (None, "segmentation") else max(self.parts.input_size)
         if max_size < max(patch):
             raise ValueError(f"expected max_size >= {max(patch)} (one patch of {self.parts.name}), got {max_size=}")
         scale = min(1.0, max_size / max(image_size))
@@ -119,7 +119,10 @@ class Predictor:
         """
         if self.parts.task is None:
             raise ValueError(f"{self.parts.name} is untrained: its prediction would mean nothing; give a checkpoint")
-        probabilities = self.model(prepared).float().softmax(dim=1)[0].cpu()  # (num_classes[, height, width])
+        logits = self.model(prepared).float()[0].cpu()  # (num_classes[, height, width])
+        if self.parts.task == "multilabel":
+            return Prediction("multilabel", logits.sigmoid())
+        probabilities = logits.softmax(dim=0)
         if self.parts.task == "classification":
             return Prediction("classification", probabilities)
         return Prediction("segmentation", probabilities.mean(dim=(1, 2)), probabilities.argmax(dim=0))

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from castvision.training.sampling import ShuffledSampler
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch.utils.data import Sampler
+
+    from castvision.data.batch_augmentation import BatchAugmentation
 
 Pairs = Dataset[tuple[Tensor, Tensor]]
 
@@ -29,14 +33,20 @@ class ImageDataModule(LightningDataModule, ABC):
         std: Per channel, in units of 0..1: what was divided by.
 
     Attributes:
-        batch_size: Images a step and process; held-out images go through four times as many at once.
+        batch_size: Images a step and process; see `held_out_batch_size` for the others.
         num_workers: Loader processes for training; held-out images have as many.
         seed: Of the order of the images.
+        task_kind: The kind of task the targets are for; None = not said.
+        batch_augmentation: Of training batches, on the device; None = none.
+        collate: Makes a batch of samples.
     """
 
     batch_size: int = 16
     num_workers: int = 1
     seed: int = 0
+    task_kind: str | None = None
+    batch_augmentation: BatchAugmentation | None = None
+    collate: Callable[[list[tuple[Tensor, Tensor]]], Any] = staticmethod(default_collate)
 
     def __init__(
         self,
@@ -70,6 +80,27 @@ class ImageDataModule(LightningDataModule, ABC):
             "std": list(self.std),
         }
 
+    def augment_batch(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply ``batch_augmentation``; masks go with their images, other targets stay.
+
+        Args:
+            image: (B, C, height, width), on any device.
+            target: (B, height, width), (B,) or (B, classes).
+        """
+        if self.batch_augmentation is None:
+            return image, target
+        image, mask = self.batch_augmentation(image, target if target.ndim == 3 else None)
+        return image, target if mask is None else mask
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Lightning's hook: training batches are augmented on the device."""
+        return self.augment_batch(*batch) if self.trainer is not None and self.trainer.training else batch
+
+    @property
+    def held_out_batch_size(self) -> int:
+        """Held-out images at once: no gradients, more room."""
+        return 4 * self.batch_size
+
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Batches of training images; an incomplete last one is dropped."""
         dataset = self.dataset("train")
@@ -77,11 +108,11 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Batches of the held-out images that choose the checkpoint."""
-        return self._loader(self.dataset("val"), 4 * self.batch_size)
+        return self._loader(self.dataset("val"), self.held_out_batch_size)
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Batches of the images read once, at the end."""
-        return self._loader(self.dataset("test"), 4 * self.batch_size)
+        return self._loader(self.dataset("test"), self.held_out_batch_size)
 
     def predict_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """The test images."""
@@ -92,6 +123,7 @@ class ImageDataModule(LightningDataModule, ABC):
             dataset,
             batch_size=batch_size,
             num_workers=self.num_workers,
+            collate_fn=self.collate,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             **how,

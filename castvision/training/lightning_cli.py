@@ -16,11 +16,8 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-import castvision.training.dense
-import castvision.training.image_folder
-import castvision.training.lra
-import castvision.training.pathfinder
-import castvision.training.windows  # noqa: F401  # so that configurations may name the classes bare
+import castvision.training.data_modules
+import castvision.training.multilabel  # noqa: F401  # so that configurations may name the classes bare
 from castvision.training.cli import choose_folder
 from castvision.training.clusters import ClusterStatistics
 from castvision.training.data import ImageDataModule

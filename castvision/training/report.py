@@ -109,9 +109,7 @@ class Report(Callback):
         if trainer.is_global_zero and self.folder.is_dir():
             figures = _figures(trainer, "test/")
             task: Task = pl_module  # type: ignore[assignment]
-            confusion = task.last_confusion
-            content = {"figures": figures, "per_class": task.table(confusion), "confusion": confusion.tolist()}
-            write_json(self.folder / f"test_{METRICS}", content)
+            write_json(self.folder / f"test_{METRICS}", {"figures": figures, **_counts(task, task.last_confusion)})
 
     def write(self, trainer: Trainer, task: Task) -> None:
         """Write both files, ``metrics.json`` last: its presence says that the run is finished.
@@ -135,8 +133,7 @@ class Report(Callback):
             "best": self._best,
             "last": _figures(trainer, "val/"),
             "clusters": _figures(trainer, "clusters/"),
-            "per_class": [] if self._best_confusion is None else task.table(self._best_confusion),
-            "confusion": None if self._best_confusion is None else self._best_confusion.tolist(),
+            **_counts(task, self._best_confusion),
             "class_names": task.class_names,
             "training": {
                 "steps": trainer.global_step,
@@ -172,17 +169,24 @@ class Report(Callback):
         return Examples(images, targets, predicted, data.mean, data.std)
 
 
+def _counts(task: Task, confusion: Tensor | None) -> dict[str, Any]:
+    """What is read off a confusion matrix, for tasks that have one."""
+    if confusion is None:
+        return {"per_class": [], "confusion": None}
+    return {"per_class": task.table(confusion), "confusion": confusion.tolist()}
+
+
 def _first(data: Any, number: int) -> tuple[Tensor, Tensor]:
     dataset = data.dataset("val")
-    pairs = [dataset[place] for place in range(min(number, len(dataset)))]
-    return torch.stack([pair[0] for pair in pairs]), torch.stack([torch.as_tensor(pair[1]) for pair in pairs])
+    images, targets = data.collate([dataset[place] for place in range(min(number, len(dataset)))])
+    return images, targets
 
 
 def _predict(task: Task, images: Tensor) -> Tensor:
     was_training = task.training
     task.eval()
     with torch.inference_mode():
-        predicted: Tensor = task(images.to(task.device)).argmax(dim=1).cpu()
+        predicted = task.decide(task(images.to(task.device))).cpu()
     task.train(was_training)
     return predicted
 

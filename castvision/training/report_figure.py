@@ -22,7 +22,7 @@ class Examples:
 
     Attributes:
         images: (B, C, height, width), normalised.
-        targets: (B,) or (B, height, width) int64.
+        targets: (B,) or (B, height, width) int64, or (B, classes) zeros and ones.
         predicted: Like ``targets``.
         mean: What was subtracted, per channel.
         std: What was divided by, per channel.
@@ -75,7 +75,7 @@ def save_report(  # one for each part of the picture
 
 
 def _draw_curves(axes: Any, curves: Mapping[str, Sequence[tuple[int, float]]], which: str) -> None:
-    scores = ["val/acc1", "val/miou", "val/macro_f1", "val/boundary_f1"]
+    scores = ["val/acc1", "val/miou", "val/macro_f1", "val/boundary_f1", "val/map", "val/f1"]
     names = {"loss": ["train/loss", "val/loss"], "score": scores}[which]
     per_class = [name for name in curves if name.startswith("val/iou_")]
     if which == "score" and len(per_class) <= _MOST_CURVES:
@@ -94,7 +94,7 @@ def _draw_curves(axes: Any, curves: Mapping[str, Sequence[tuple[int, float]]], w
 def _draw_confusion(axes: Any, confusion: Tensor | None, class_names: Sequence[str]) -> None:
     axes.set_title("confusion, % of each true class")
     if confusion is None:
-        axes.text(0.5, 0.5, "no held-out images", ha="center", va="center")
+        axes.text(0.5, 0.5, "none", ha="center", va="center")
         axes.set_axis_off()
         return
     shares = 100 * confusion.double() / confusion.sum(dim=1, keepdim=True).clamp(min=1)
@@ -120,8 +120,8 @@ def _draw_examples(figure: Any, examples: Examples, class_names: Sequence[str], 
         _show_image(axes[row, col], image, examples)
         target, predicted = examples.targets[place], examples.predicted[place]
         if not has_masks:
-            is_right = bool(target == predicted)
-            text = class_names[int(predicted)] + ("" if is_right else f"\n(true: {class_names[int(target)]})")
+            is_right = bool((target == predicted).all())
+            text = _name(predicted, class_names) + ("" if is_right else f"\n(true: {_name(target, class_names)})")
             axes[row, col].set_title(text, fontsize=8, color="green" if is_right else "firebrick")
             continue
         for below, (name, mask) in enumerate((("truth", target), ("prediction", predicted)), start=1):
@@ -129,6 +129,13 @@ def _draw_examples(figure: Any, examples: Examples, class_names: Sequence[str], 
             cell = axes[row + below, col]
             cell.imshow(shown.numpy(), cmap="viridis", vmin=0, vmax=len(class_names) - 1, interpolation="nearest")
             cell.set_title(name, fontsize=7)
+
+
+def _name(target: Tensor, class_names: Sequence[str]) -> str:
+    """The class of a label (), or all names of zeros and ones (classes,)."""
+    if target.ndim == 0:
+        return class_names[int(target)]
+    return ", ".join(class_names[place] for place in target.nonzero()[:, 0].tolist()) or "nothing"
 
 
 def _show_image(axes: Any, image: Tensor, examples: Examples) -> None:

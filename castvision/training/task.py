@@ -42,10 +42,12 @@ class Task(LightningModule, ABC):
         monitor: The figure that chooses the best checkpoint; higher is better.
         class_names: From the data module, in order.
         init_report: What `start_from` used and left.
+        last_confusion: Of the round counted last, (classes, classes); None before it, and for tasks without one.
     """
 
     kind: str
     monitor: str
+    last_confusion: Tensor | None = None
 
     def __init__(  # the subclasses' constructors are the configuration
         self,
@@ -114,8 +116,10 @@ class Task(LightningModule, ABC):
         """Take the class names over from the data, and refuse data that do not fit.
 
         Raises:
-            ValueError: Another number of classes than the model's.
+            ValueError: Targets of another kind, or another number of classes or channels than the model's.
         """
+        if data.task_kind not in (None, self.kind):
+            raise ValueError(f"expected a task for {data.task_kind} as the data are, got {type(self).__name__}")
         if len(data.class_names) != self.num_classes:
             raise ValueError(
                 f"expected model.num_classes: {len(data.class_names)} for the classes "
@@ -160,9 +164,12 @@ class Task(LightningModule, ABC):
         self._count("test", batch)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """See `decide`."""
+        return self.decide(self(batch[0]))
+
+    def decide(self, logits: Tensor) -> Tensor:
         """The most probable class: (B,) or (B, height, width) int64."""
-        prediction: Tensor = self(batch[0]).argmax(dim=1)
-        return prediction
+        return logits.argmax(dim=1)
 
     def _count(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         image, target = batch
@@ -186,9 +193,9 @@ class Task(LightningModule, ABC):
 
     def _summarise(self, stage: str) -> None:
         metric: Any = self.confusions[stage]
-        self.last_confusion: Tensor = metric.compute().detach().cpu()
+        confusion = self.last_confusion = metric.compute().detach().cpu()
         metric.reset()
-        figures = {**self.figures(self.last_confusion, self.class_names), **self.other_figures(stage)}
+        figures = {**self.figures(confusion, self.class_names), **self.other_figures(stage)}
         self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

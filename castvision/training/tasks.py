@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from lightning.pytorch.cli import OptimizerCallable
 from timm.data import Mixup
 from torch import Tensor, nn
@@ -150,7 +149,6 @@ class SegmentationTask(Task):
             training images; None = all 1.
         label_smoothing: Share of the target spread over all classes in the cross-entropy, while training.
         boundary_tolerance: Also measure how well contours agree up to so many pixels, see `BoundaryF1`; None = not.
-        batch_augmentation: Called with each training batch on its device: images and masks in, images and masks out.
         init_from: A file of weights to start from: of a segmenter, or of a classifier for the backbone.
         freeze: Shell patterns of parameter names that stay as they are, such as ``backbone``.
 
@@ -178,7 +176,6 @@ class SegmentationTask(Task):
         class_weights: list[float] | Literal["balanced"] | None = None,
         label_smoothing: float = 0.0,
         boundary_tolerance: int | None = None,
-        batch_augmentation: nn.Module | None = None,
         init_from: str | None = None,
         freeze: list[str] | None = None,
     ) -> None:
@@ -200,7 +197,6 @@ class SegmentationTask(Task):
         self._recipe = {"model_name": model_name, "model_kwargs": dict(model_kwargs or {}), **parts}
         self.losses = losses
         self.balances_classes = is_balanced
-        self.batch_augmentation = batch_augmentation
         self.boundaries = nn.ModuleDict()
         if boundary_tolerance is not None:
             self.boundaries.update({stage: BoundaryF1(num_classes, boundary_tolerance) for stage in ("val", "test")})
@@ -219,14 +215,6 @@ class SegmentationTask(Task):
         if self.balances_classes and stage == "fit" and data is not None:
             weights = balanced_class_weights(count_classes(data.dataset("train"), self.num_classes))
             self.losses.class_weights = weights.to(self.device)  # a resumed run's checkpoint has the last word
-
-    def augment(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``batch_augmentation``."""
-        if self.batch_augmentation is None:
-            return image, target
-        with torch.no_grad():
-            augmented: tuple[Tensor, Tensor] = self.batch_augmentation(image, target)
-        return augmented
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """The configured sum of losses over all pixels of the batch that are not ignored."""

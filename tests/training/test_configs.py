@@ -24,6 +24,8 @@ SMALL = {
     "PathfinderSegDataModule": ["--data.train_length", "64", "--data.val_length", "8"],
     "LRAImageDataModule": [],
     "ImageFolderDataModule": ["--data.img_size", "32"],
+    "SegmentationFolderDataModule": ["--data.img_size", "32", "--model.model_kwargs.img_size", "32"],
+    "MultiLabelCsvDataModule": ["--data.img_size", "32"],
     "WindowDataModule": ["--data.size", "32", "--data.train_length", "8", "--model.model_kwargs.img_size", "32"],
 }
 
@@ -38,14 +40,40 @@ def _folder(root: Path) -> Path:
     return root
 
 
+def _pairs(root: Path) -> Path:
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True)
+        for number in range(4):
+            mask = Image.new("L", (40, 32), 0)
+            mask.paste(1, (number, 4, 20, 30))
+            mask.save(root / split / "masks" / f"{number}.png")
+            Image.eval(mask, lambda value: 200 * value).convert("RGB").save(root / split / "images" / f"{number}.png")
+    return root
+
+
+def _lists(root: Path) -> Path:
+    _folder(root)
+    for split in ("train", "val"):
+        lines = [f"{split}/{name}/{n}.png,{int(name == 'cat')},{n % 2}" for name in ("cat", "dog") for n in range(4)]
+        (root / f"{split}.csv").write_text("\n".join(["path,cat,odd", *lines]) + "\n")
+    return root
+
+
+WRITERS = {
+    "WindowDataModule": write_rasters,
+    "ImageFolderDataModule": _folder,
+    "SegmentationFolderDataModule": _pairs,
+    "MultiLabelCsvDataModule": _lists,
+}
+
+
 @pytest.mark.parametrize("name", config_names())
 def test_two_steps(name, tmp_path, monkeypatch):
     content = yaml.safe_load(find_config(name).read_text())
     flags = list(SMALL[content["data"]["class_path"]])
-    if content["data"]["class_path"] == "ImageFolderDataModule":
-        flags += ["--data.root", str(_folder(tmp_path / "images"))]
-    if content["data"]["class_path"] == "WindowDataModule":
-        flags += ["--data.root", str(write_rasters(tmp_path / "rasters"))]
+    if content["data"]["class_path"] in WRITERS:
+        flags += ["--data.root", str(WRITERS[content["data"]["class_path"]](tmp_path / "data"))]
     if content["data"]["class_path"] == "LRAImageDataModule":
         monkeypatch.setattr(LRAImage, "source", TinyCIFAR)
         write_cifar(tmp_path)
