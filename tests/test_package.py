@@ -96,6 +96,12 @@ def test_installed_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Pat
 
 PUBLIC = {
     "castvision": {"__version__"},
+    "castvision.data": {
+        "Georeference", "ImageReader", "Level", "open_array", "open_image", "open_mask", "read_mask",
+    },
+    "castvision.data.readers": {
+        "Georeference", "ImageReader", "Level", "open_array", "open_image", "open_mask", "read_mask",
+    },
     "castvision.data.pathfinder": {
         "Mode", "PathfinderDataset", "PathfinderSample", "PathfinderSpec", "make_pathfinder",
     },

@@ -23,7 +23,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 1 << 29
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION_TAG = 274
 _CHANNEL_AXES = "SCIQ"
 _limit_lock = threading.Lock()
@@ -47,6 +47,22 @@ class Decoded:
     orientation: int = 1
 
 
+def decode_labels(data: bytes) -> Decoded:
+    """Decode the bytes of a mask that is no TIFF: a palette's indices and 0/1 of bilevel images, not colours.
+
+    Args:
+        data: The whole file.
+
+    Raises:
+        ValueError: See `decode`.
+    """
+    with _open_pillow(data) as image:
+        if image.mode not in ("P", "1"):
+            return decode(data)
+        image.load()
+        return Decoded(np.array(image).astype(np.uint8)[..., None], "none", _exif_orientation(image))
+
+
 def decode(data: bytes, page: int | None = None) -> Decoded:
     """Decode the bytes of an image file.
 
@@ -59,7 +75,7 @@ def decode(data: bytes, page: int | None = None) -> Decoded:
         ValueError: Unknown, damaged or ambiguous content, without the file's name (other errors of the decoders pass
             through).
     """
-    if data[:4] in _TIFF:
+    if data[:4] in TIFF_SIGNATURES:
         return _decode_tiff(data, page)
     if page not in (None, 0):
         raise ValueError(f"only TIFF files have pages, got {page=}; leave page out")
@@ -156,7 +172,7 @@ def _decode_tiff(data: bytes, page: int | None) -> Decoded:
         check_size(first.imagelength, first.imagewidth)
         if count == 1 and _is_ordinary(first):
             return _decode_pillow(data)
-        return _finish_tiff(_read_channels_last(source, count), first)
+        return finish_tiff(_read_channels_last(source, count), first)
 
 
 def _is_ordinary(page: tifffile.TiffPage) -> bool:
@@ -179,14 +195,29 @@ def _needs_codec(page: tifffile.TiffPage) -> bool:
     return False
 
 
-def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pages: int) -> Pixels:
-    axes, shape = source.axes, source.shape
+def channel_axes(axes: str, shape: tuple[int, ...], pages: int) -> list[str]:
+    """The axis that counts channels, if there is one.
+
+    Args:
+        axes: One letter for each axis, as tifffile names them.
+        shape: Their lengths.
+        pages: In the file, for the message.
+
+    Raises:
+        ValueError: A stack: more than one axis beside height and width, or one that is no channel.
+    """
     extra = [axis for axis, length in zip(axes, shape, strict=True) if axis not in "YX" and length > 1]
     if len(extra) > 1 or any(axis not in _CHANNEL_AXES for axis in extra) or not {"Y", "X"} <= set(axes):
         raise ValueError(
             f"expected one image, got a stack with {axes=}, {shape=}; "
             f"name one page (page=0..{pages - 1}) or save one plane"
         )
+    return extra
+
+
+def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pages: int) -> Pixels:
+    axes = source.axes
+    extra = channel_axes(axes, source.shape, pages)
     try:
         pixels: Pixels = source.asarray()
     except ValueError as error:
@@ -200,7 +231,16 @@ def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pag
     return pixels.reshape(height, width, -1)  # (height, width, channels)
 
 
-def _finish_tiff(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
+def finish_tiff(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
+    """Apply what a page's tags say of its values: white is zero, CMYK, opacity, orientation (still to be applied).
+
+    Args:
+        pixels: (height, width, channels) as stored.
+        page: Where they come from.
+
+    Raises:
+        ValueError: Complex numbers.
+    """
     photometric = int(page.photometric)
     extra = tuple(int(kind) for kind in page.extrasamples)
     if pixels.dtype.kind not in "buif":

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _LUMA = (0.299, 0.587, 0.114)
-_DECODER_ERRORS = (
+DECODER_ERRORS = (
     OSError,
     ValueError,
     SyntaxError,
@@ -62,28 +62,41 @@ def read_image(
     """
     if alpha not in ("white", "drop", "keep"):
         raise ValueError(f"expected alpha to be 'white', 'drop' or 'keep', got {alpha=}")
+    path = check_file(path)
+    data = path.read_bytes()
+    try:
+        decoded = decode(data, page)
+    except DECODER_ERRORS as error:
+        raise ValueError(f"cannot read image {str(path)!r}: {one_line(error)}") from error
+    pixels = orient(resolve_alpha(decoded, alpha), decoded.orientation)
+    return np.ascontiguousarray(pixels)
+
+
+def check_file(path: str | os.PathLike[str]) -> Path:
+    """A file with something in it.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a file, or an empty one.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no such image: {str(path)!r}; check the path")
     if not path.is_file():
         raise ValueError(f"expected an image file, got a folder or device: {str(path)!r}")
-    data = path.read_bytes()
-    if not data:
+    if path.stat().st_size == 0:
         raise ValueError(f"cannot read image {str(path)!r}: the file is empty (0 bytes); copy or export it again")
-    try:
-        decoded = decode(data, page)
-    except _DECODER_ERRORS as error:
-        raise ValueError(f"cannot read image {str(path)!r}: {_one_line(error)}") from error
-    pixels = _orient(_resolve_alpha(decoded, alpha), decoded.orientation)
-    return np.ascontiguousarray(pixels)
+    return path
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The message on one line, or the error's name."""
     text = " ".join(str(error).split())
     return text or type(error).__name__
 
 
-def _resolve_alpha(decoded: Decoded, alpha: str) -> Pixels:
+def resolve_alpha(decoded: Decoded, alpha: str) -> Pixels:
+    """Compose over white, drop or keep the opacity channel; see `read_image`."""
     pixels = decoded.pixels
     if decoded.alpha == "none" or alpha == "keep":
         return pixels
@@ -100,7 +113,7 @@ def _resolve_alpha(decoded: Decoded, alpha: str) -> Pixels:
     return flat.astype(pixels.dtype)
 
 
-def _orient(pixels: Pixels, orientation: int) -> Pixels:
+def orient(pixels: Pixels, orientation: int) -> Pixels:
     """Apply EXIF orientation 1..8 to (height, width, channels)."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
