@@ -19,7 +19,8 @@ usage: castvision VERB [ARGUMENTS]
   train             train, validate, test or predict by a configuration   castvision train --config quickstart
   make-pathfinder   write a Pathfinder data set                           castvision make-pathfinder OUT --img-size 32
   demo              predictions and cluster maps as pictures            castvision demo photo.jpg --model M --output DIR
-  predict           masks, tables and polygons of images of any size      castvision predict INPUT --model M --output DIR
+  predict           masks, tables, polygons of images of any size         castvision predict IN --model M --output DIR
+  evaluate          figures of a model on images with known answers       castvision evaluate --model M --images DIR
   timm              one of timm's own scripts, with our models            castvision timm validate.py --model M
 
 castvision VERB --help tells more; castvision --version the version.
@@ -88,6 +89,10 @@ def _predict(arguments: list[str]) -> int:
     return _main_of("castvision.inference.predict")(arguments)
 
 
+def _evaluate(arguments: list[str]) -> int:
+    return _main_of("castvision.inference.evaluate")(arguments)
+
+
 def _main_of(module: str) -> Callable[[list[str]], int]:
     function: Callable[[list[str]], int] = importlib.import_module(module).main
     return function
@@ -123,5 +128,6 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "make-pathfinder": _make_pathfinder,
     "demo": _demo,
     "predict": _predict,
+    "evaluate": _evaluate,
     "timm": _timm,
 }

@@ -117,7 +117,7 @@ class TiledRun:
         grid = {"size": list(self.source.size), "tile": list(self.grid.tile), "zone": self.grid.zone}
         grid["starts"] = [self.grid.rows[-1].low, self.grid.cols[-1].low]
         left_out = {"masked": skip.mask is not None, "min_foreground": skip.min_foreground, "blank": skip.blank}
-        return {"image": str(image.path), "level": self.source.level, **grid, **left_out, **settings}
+        return {"image": image.name, "level": self.source.level, **grid, **left_out, **settings}
 
     def _commit(self, bands: int) -> None:
         if self.totals.channels:
@@ -232,4 +232,3 @@ class TiledRun:
             self.totals.class_probability[number] += total
         dtype = label_dtype(classes)
         return np.where(known, labels, np.iinfo(dtype).max).astype(dtype)
-

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif"})
+_STORE = ".zarr"
 
 
 def expand_patterns(sources: Sequence[str]) -> list[Path]:
-    """Replace patterns (``*``, ``?``, ``**``, ``[...]``), for shells that leave them to the program; names that exist stay.
+    """Replace patterns (``*``, ``?``, ``**``, ``[...]``) that the shell left alone; names that exist stay.
 
     Args:
         sources: Files, folders and patterns.
@@ -50,7 +51,7 @@ def find_images(
     Args:
         sources: Files and folders. A file is taken whatever its name; of a folder's files those with an image's suffix.
         outside: A folder whose content is left out (the output, when it lies inside a source).
-        suffixes: Of images, lower case. A folder whose name ends so (``.zarr``) is an image.
+        suffixes: Of images, lower case. A folder that ends in ``.zarr`` is an image.
 
     Returns:
         Each image and the relative name (without suffix, "/" between folders) its results go under; names are unique.
@@ -77,7 +78,7 @@ def find_images(
 
 
 def _images_of(source: Path, outside: Path | None, suffixes: Collection[str]) -> Iterable[tuple[Path, str]]:
-    if not source.is_dir() or source.suffix.lower() in suffixes:
+    if not source.is_dir() or source.suffix == _STORE:
         return [(source, source.stem)]
     shut = None if outside is None else outside.resolve()
     inside = []
@@ -85,9 +86,9 @@ def _images_of(source: Path, outside: Path | None, suffixes: Collection[str]) ->
         relative = path.relative_to(source)
         if path.suffix.lower() not in suffixes or any(part.startswith(".") for part in relative.parts):
             continue
-        if any(part.suffix.lower() in suffixes for part in path.parents if part.is_relative_to(source)):
-            continue  # inside a folder that is an image
-        if (path.is_file() or path.suffix == ".zarr") and not (shut is not None and path.resolve().is_relative_to(shut)):
+        if any(part.endswith(_STORE) for part in relative.parts[:-1]) or not (path.is_file() or path.suffix == _STORE):
+            continue
+        if shut is None or not path.resolve().is_relative_to(shut):
             inside.append((path, relative.with_suffix("").as_posix()))
     return inside
 
@@ -106,6 +107,35 @@ def _unique(name: str, suffix: str, taken: set[str]) -> str:
     while candidate.casefold() in taken:
         candidate, number = f"{name}-{number}", number + 1
     return candidate
+
+
+def match_masks(mask: Path | None, images: dict[Path, str]) -> dict[Path, Path]:
+    """The mask of each image: one file for one image, or those of a folder by name.
+
+    Args:
+        mask: A file, a folder, or None.
+        images: Each image and its name, as `find_images` gives them.
+
+    Returns:
+        For each image its mask; empty without any.
+
+    Raises:
+        FileNotFoundError: No such file or folder, or an image without a mask in it.
+        ValueError: One file for several images.
+    """
+    if mask is None:
+        return {}
+    if not mask.exists():
+        raise FileNotFoundError(f"no such mask or folder of masks: {str(mask)!r}; check the path")
+    if not mask.is_dir() or mask.suffix == _STORE:
+        if len(images) > 1:
+            raise ValueError(f"expected a folder of masks for {len(images)} images, got one file: {str(mask)!r}")
+        return dict.fromkeys(images, mask)
+    by_name = {name: path for path, name in find_images([mask], suffixes={*SUFFIXES, _STORE}).items()}
+    missing = [str(path) for path, name in images.items() if name not in by_name]
+    if missing:
+        raise FileNotFoundError(f"no mask in {str(mask)!r} for {', '.join(missing[:3])}; give each its image's name")
+    return {path: by_name[name] for path, name in images.items()}
 
 
 class OutputFolder:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castvision.inference.files import SUFFIXES, OutputFolder, expand_patterns, find_images
+from castvision.inference.files import SUFFIXES, OutputFolder, expand_patterns, find_images, match_masks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,10 +22,10 @@ RUN_FILE = "run.json"
 _DESCRIPTION = """\
 Predict images of any size: photographs, GeoTIFFs, whole slides. Large ones are read and written tile by tile.
 
-A segmentation model writes for each image masks/NAME.tif (tiled, with overviews and georeference; NAME.png for images of
-at most 16 megapixels without georeference) whose values are the classes, the largest value where there is no data, and
-overlays/NAME.png; on request polygons/NAME.geojson and probabilities/NAME.tif. A classification model writes its most
-probable classes. For all: predictions.csv (classes with pixels, areas and probabilities) and summary.json.
+A segmentation model writes for each image masks/NAME.tif (tiled, with overviews and georeference; NAME.png for images
+of at most 16 megapixels without georeference), whose values are the classes and, where there is no data, the largest
+value, and overlays/NAME.png; on request polygons/NAME.geojson and probabilities/NAME.tif. A classification model gives
+its most probable classes. For all: predictions.csv (classes with pixels, areas, probabilities) and summary.json.
 """
 
 _EPILOG = """\
@@ -52,9 +52,9 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     group = parser.add_argument_group("what is predicted")
     add = group.add_argument
     add("--mpp", type=_above_zero, help="microns (or ground units) per pixel to work at: the pyramid's nearest level")
-    add("--mask", type=Path, help="work only where this image is > 0 (any size); for several images a folder with the same names")
+    add("--mask", type=Path, help="work only where this image is > 0; for several images a folder with the same names")
     add("--min-foreground", type=_share, default=0.0, help="leave out tiles with a smaller share of mask (default: 0)")
-    add("--skip-blank", type=_from_zero, metavar="RANGE", help="leave out tiles that vary by no more than this (0: constant)")
+    add("--skip-blank", type=_from_zero, metavar="RANGE", help="leave out tiles that vary by no more (0: constant)")
     group = parser.add_argument_group("what is written")
     add = group.add_argument
     add("--overlay", action=argparse.BooleanOptionalAction, default=True, help="the picture with the mask laid over it")
@@ -71,8 +71,15 @@ def add_tile_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("tiles")
     add = group.add_argument
     add("--tile", type=_positive, metavar="PIXELS", help="side of a tile (default: the size the model was trained for)")
-    add("--overlap", type=_natural, metavar="PIXELS", help="shared by neighbouring tiles (default: an eighth of a tile)")
-    add("--halo", type=_natural, metavar="PIXELS", help="discarded at a tile's borders (default: a quarter of the overlap)")
+    add(
+        "--overlap", type=_natural, metavar="PIXELS", help="shared by neighbouring tiles (default: an eighth of a tile)"
+    )
+    add(
+        "--halo",
+        type=_natural,
+        metavar="PIXELS",
+        help="discarded at a tile's borders (default: a quarter of the overlap)",
+    )
     add("--batch-size", type=_positive, default=4, help="tiles at once (default: 4)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     add("--precision", choices=["fp32", "bf16"], default="fp32", help="of the model (default: fp32)")
@@ -132,7 +139,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         images = find_images(expand_patterns(arguments.inputs), outside=arguments.output, suffixes=suffixes)
         settings = _settings_of_run(arguments)
         output = _open_output(arguments, settings, images)
-        masks = _masks(arguments.mask, images)
+        masks = match_masks(arguments.mask, images)
         # NOTE: torch and everything on it is imported here, so that --help and wrong arguments answer at once.
         from castvision.inference.predicting import Options, predict_images
         from castvision.inference.predictor import load_model
@@ -170,23 +177,6 @@ def _open_output(arguments: argparse.Namespace, settings: dict[str, Any], images
         told = ", ".join(f"{key} was {earlier.get(key)!r}, is {settings[key]!r}" for key in changed)
         raise ValueError(f"cannot resume {str(output)!r}: {told}; use the same options, or another folder")
     return OutputFolder(output, overwrite=True, protected=images)
-
-
-def _masks(mask: Path | None, images: dict[Path, str]) -> dict[Path, Path]:
-    """The mask of each image: one file for one image, or those of a folder by name."""
-    if mask is None:
-        return {}
-    if not mask.is_dir():
-        if len(images) > 1:
-            raise ValueError(f"expected a folder of masks for {len(images)} images, got one file: {str(mask)!r}")
-        if not mask.is_file():
-            raise FileNotFoundError(f"no such mask: {str(mask)!r}; check the path")
-        return dict.fromkeys(images, mask)
-    by_name = {name: path for path, name in find_images([mask]).items()}
-    missing = [str(path) for path, name in images.items() if name not in by_name]
-    if missing:
-        raise FileNotFoundError(f"no mask in {str(mask)!r} for {', '.join(missing[:3])}; give each the image's name")
-    return {path: by_name[name] for path, name in images.items()}
 
 
 if __name__ == "__main__":

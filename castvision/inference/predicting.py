@@ -8,13 +8,22 @@ import io
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 import castvision
 from castvision.data import open_image
@@ -86,7 +95,9 @@ def tile_options(arguments: argparse.Namespace, predictor: Predictor) -> dict[st
     if parts.fixed_size is not None and tile != parts.fixed_size:
         raise ValueError(f"expected --tile {parts.fixed_size[0]}: {parts.name} takes no other size, got {tile[0]}")
     if any(side % step for side, step in zip(tile, parts.patch_size, strict=True)):
-        raise ValueError(f"expected --tile a multiple of {parts.patch_size[0]} (the patch of {parts.name}), got {tile[0]}")
+        raise ValueError(
+            f"expected --tile a multiple of {parts.patch_size[0]} (the patch of {parts.name}), got {tile[0]}"
+        )
     overlap = min(tile) // 8 if arguments.overlap is None else arguments.overlap
     same = {name: getattr(arguments, name) for name in ("halo", "batch_size", "precision", "tta")}
     return {"tile": tile, "overlap": overlap, **same}
@@ -116,7 +127,7 @@ def predict_images(
             task = progress.add_task(escape(shorten(path.name, 30)), total=None)
             try:
                 job = _Job(path, name, masks.get(path), predictor, output, options)
-                records.append(job.run(lambda done, total, task=task: progress.update(task, completed=done, total=total)))
+                records.append(job.run(partial(_show_tiles, progress, task)))
                 console.print(escape(_line(records[-1])), soft_wrap=True, highlight=False)
             except FAILURES as error:
                 failed.append({"image": str(path), "error": " ".join(str(error).split()) or type(error).__name__})
@@ -127,6 +138,10 @@ def predict_images(
     for entry in failed:
         console.print(f"[red]failed {escape(entry['image'])}[/]: {escape(entry['error'])}", soft_wrap=True)
     return 1 if failed else 0
+
+
+def _show_tiles(progress: Progress, task: TaskID, done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total)
 
 
 def make_progress(console: Console) -> Progress:
@@ -151,13 +166,13 @@ def choose_level(reader: ImageReader, mpp: float | None) -> int:
     if mpp is None:
         return 0
     if reader.mpp is None:
-        raise ValueError(f"{str(reader.path)!r} does not state how large its pixels are; leave out --mpp for it")
+        raise ValueError(f"{reader.name!r} does not state how large its pixels are; leave out --mpp for it")
     sizes = [reader.mpp * level.downsample for level in reader.levels]
     away = [abs(math.log(size / mpp)) for size in sizes]
     best = min(range(len(sizes)), key=away.__getitem__)
     if away[best] > math.log(_FARTHEST) + 1e-6:
         found = ", ".join(f"{size:g}" for size in sizes)
-        raise ValueError(f"no level of {str(reader.path)!r} is near --mpp {mpp:g}: it has {found}; resample the image")
+        raise ValueError(f"no level of {reader.name!r} is near --mpp {mpp:g}: it has {found}; resample the image")
     return best
 
 
@@ -206,7 +221,7 @@ class _Job:
     def _segment(self, reader: ImageReader, report: Callable[[int, int], None]) -> Record:
         level = choose_level(reader, self.options.mpp)
         model = TileModel(self.predictor, reader.channels, value_range(reader, level))
-        output = "probabilities" if self.options.probabilities else "labels"
+        output: Literal["labels", "probabilities"] = "probabilities" if self.options.probabilities else "labels"
         store = self.output.path / "masks" / f"{self.name}.{output}"
         store = store.with_name(f".{store.name}.part")
         store.parent.mkdir(parents=True, exist_ok=True)
@@ -255,7 +270,7 @@ class _Job:
         if self.options.geojson:
             files.append(f"polygons/{self.name}.geojson")
             left_out = [nodata] if untinted is None else [nodata, untinted]
-            limits = {"min_area": self.options.min_area, "simplify": self.options.simplify}
+            limits: dict[str, Any] = {"min_area": self.options.min_area, "simplify": self.options.simplify}
             with self.output.draft(files[-1]) as draft:
                 write_geojson(draft, labels, names, left_out=left_out, georeference=place, **limits)
         return files

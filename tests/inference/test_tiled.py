@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from castvision.data import open_array
+from castvision.data.readers.memory import ArrayReader
 from castvision.inference.sinks import ArraySink, FileSink
 from castvision.inference.tile_source import Skip
 from castvision.inference.tiled import tiled_inference
@@ -20,6 +20,10 @@ def identity(batch):
 
 def run(image, predictor, **options):
     return tiled_inference(image, predictor, **{"tile": 32, "overlap": 12, "halo": 3, **options})
+
+
+class NoData(ArrayReader):
+    nodata = -9999.0
 
 
 class LocalNet(nn.Module):
@@ -181,8 +185,7 @@ def test_nodata_and_what_is_not_finite_stays_nodata():
     image[:40, :40] = np.nan
     image[80, 80] = np.inf
     image[60, 10:20] = -9999
-    reader = open_array(image)
-    reader.nodata = -9999
+    reader = NoData(image[..., None])
     seen = []
     result = run(reader, lambda batch: seen.append(batch) or batch, output="image")
     missing = ~np.isfinite(image) | (image == -9999)

@@ -1,1 +1,1 @@
-"""Results as files: pyramidal TIFF, PNG, a preview, polygons. All read a `castvision.inference.sinks.FileSink` in parts."""
+"""Results as files, written part by part from a `castvision.inference.sinks.FileSink`."""

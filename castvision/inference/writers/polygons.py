@@ -1,8 +1,8 @@
 """Label maps as polygons along pixel edges: exact outlines, with holes, as GeoJSON.
 
-An outline is made of corners. In one row of the grid between pixels, a class's corners lie in pairs, each joined by a horizontal edge; in
-one column in pairs joined by a vertical edge. Following the two pairings in turn walks around each outline. Areas that touch at a corner only
-are two polygons.
+An outline is made of corners. In one row of the grid between pixels a class's corners lie in pairs, each joined by a
+horizontal edge; in one column in pairs joined by a vertical edge. Following the two pairings in turn walks around each
+outline. Areas that touch at a corner only are two polygons.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def write_geojson(  # noqa: PLR0913 - one for each option of the file
         sink: (height, width) labels.
         names: One for each class.
         left_out: Labels without polygons: nodata, a background.
-        georeference: At the labels' resolution; coordinates are then in its system, named in the member "crs", else in pixels
-            (x to the right, y down).
+        georeference: At the labels' resolution; coordinates are then in its system, named in the member "crs", else in
+            pixels (x to the right, y down).
         min_area: Smaller areas and holes are left out, in pixels.
         simplify: Corners closer than this many pixels to a straighter outline are dropped; 0 = exact.
 
@@ -140,7 +140,7 @@ def _signed_area(ring: Array) -> float:
 
 
 def _collect(sink: FileSink, left_out: set[int]) -> dict[int, Array]:
-    """For each label its corners: rows of y, x, goes right, goes down, and whether the pixel to the lower right is inside.
+    """For each label its corners (n, 5): y, x, goes right, goes down, whether the pixel to the lower right is inside.
 
     Sorted by y, x, left before right.
     """
@@ -177,10 +177,10 @@ def corners_of(mask: Array, first_row: int) -> Array:
     a, b, c, d = mask[:-1, :-1], mask[:-1, 1:], mask[1:, :-1], mask[1:, 1:]
     is_corner = (a ^ b ^ c ^ d) | ((a == d) & (b == c) & (a != b))
     y, x = np.nonzero(is_corner)
-    a, b, c, d = a[y, x], b[y, x], c[y, x], d[y, x]
-    is_saddle = ~(a ^ b ^ c ^ d)
+    b, c, d, is_saddle = b[y, x], c[y, x], d[y, x], ~(a ^ b ^ c ^ d)[y, x]
     twice = 1 + is_saddle  # where two areas touch there are two corners: one goes left, one right
-    y, x, a, b, c, d, is_saddle = (part.repeat(twice) for part in (y, x, a, b, c, d, is_saddle))
+    b, c, d, is_saddle = (part.repeat(twice) for part in (b, c, d, is_saddle))
+    y, x = y.repeat(twice), x.repeat(twice)
     goes_right, goes_down = b != d, c != d
     second = np.zeros_like(is_saddle)
     second[1:] = is_saddle[1:] & is_saddle[:-1] & (y[1:] == y[:-1]) & (x[1:] == x[:-1])
@@ -228,7 +228,8 @@ def _walk(across: list[int], along: list[int]) -> tuple[list[list[int]], list[in
     for start in range(len(across)):
         if ring_of[start] >= 0:
             continue
-        ring, here = [], start
+        ring: list[int] = []
+        here = start
         while ring_of[here] < 0:
             beside = across[here]
             ring += (here, beside)
@@ -241,7 +242,7 @@ def _walk(across: list[int], along: list[int]) -> tuple[list[list[int]], list[in
 def _parents(
     rings: list[list[int]], is_outline: list[bool], edges: tuple[Array, Array, Array, list[int]]
 ) -> dict[int, int]:
-    """For each hole the outline around it: that of the vertical edge to its left, or of the hole that edge belongs to."""
+    """For each hole the outline around it: that of the edge to its left, or of the hole this edge belongs to."""
     y, x, along, ring_of = edges
     parents: dict[int, int] = {}
     if all(is_outline):

@@ -31,7 +31,8 @@ def read_reduced(reader: ImageReader, max_side: int) -> Pixels:
     level = reader.levels[place]
     factor = max(1, -(-max(level.height, level.width) // max_side))
     if factor == 1:
-        return reader.read(0, 0, level.height, level.width, place)
+        whole: Pixels = reader.read(0, 0, level.height, level.width, place)
+        return whole
     height, width = max(1, level.height // factor), max(1, level.width // factor)
     row_bytes = factor * level.width * reader.channels * 8
     rows = max(1, _BAND_BYTES // row_bytes)
@@ -46,8 +47,8 @@ def read_reduced(reader: ImageReader, max_side: int) -> Pixels:
 
 def _block_means(band: Pixels, height: int, width: int) -> Pixels:
     blocks = band.reshape(height, band.shape[0] // height, width, band.shape[1] // width, band.shape[2])
-    means = blocks.mean(axis=(1, 3), dtype=np.float64)
-    return (np.rint(means) if band.dtype.kind in "ui" else means).astype(band.dtype)
+    means: Pixels = blocks.mean(axis=(1, 3), dtype=np.float64)
+    return np.asarray(np.rint(means) if band.dtype.kind in "ui" else means, band.dtype)
 
 
 def overlay_preview(

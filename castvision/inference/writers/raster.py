@@ -1,9 +1,10 @@
 """Label maps and probabilities as TIFF and PNG.
 
-The TIFF is laid out like a cloud-optimised GeoTIFF: tiles of 256 pixels, DEFLATE, BigTIFF where needed, and overviews, each
-half as large, as reduced-resolution directories after the full image; each pixel of an overview is one of the full image's
-(nearest), never a mixture of labels. It differs from the COG profile in one point: a directory stands before
-its own pixels, not all directories at the beginning of the file, so that a reader over a network takes one request more for each overview.
+The TIFF is laid out like a cloud-optimised GeoTIFF: tiles of 256 pixels, DEFLATE, BigTIFF where needed, and overviews,
+each half as large, as reduced-resolution directories after the full image; each pixel of an overview is one of the full
+image's (nearest), never a mixture of labels. It differs from the COG profile in one point: a directory stands before
+its own pixels, not all directories at the beginning of the file, so that a reader over a network takes one request more
+for each overview.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def write_tiff(
     tags = [(_NODATA_TAG, "s", len(text) + 1, text, True)]
     with tifffile.TiffWriter(path, bigtiff=size > _CLASSIC_LIMIT) as writer:
         for step in overview_steps(height, width):
-            place: dict[str, Any] = {"extratags": [*tags, *(georeference.extratags() if georeference and step == 1 else [])]}
+            ground = georeference.extratags() if georeference is not None and step == 1 else []
+            place: dict[str, Any] = {"extratags": [*tags, *ground]}
             if georeference is None and mpp is not None:
                 place |= {"resolution": (1e4 / (mpp * step),) * 2, "resolutionunit": "CENTIMETER"}
             writer.write(
