@@ -105,7 +105,7 @@ PUBLIC = {
     "castvision.data.pathfinder": {
         "Mode", "PathfinderDataset", "PathfinderSample", "PathfinderSpec", "make_pathfinder",
     },
-    "castvision.heads": {"LinearHead", "UpsamplingHead"},
+    "castvision.heads": {"FpnHead", "LinearHead", "MlpHead", "UperHead", "UpsamplingHead"},
     "castvision.layers": {"CastAttention", "CastBlock", "ConvStem", "FullAttention", "RotaryPositions"},
     "castvision.models": {
         "CastVisionTransformer", "ClusterMap", "FeaturePyramid", "Segmenter", "checkpoint_filter_fn", "cluster_maps",

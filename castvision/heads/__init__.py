@@ -3,7 +3,10 @@
 A head is built from (channels, strides) alone, so that it works on any backbone.
 """
 
+from castvision.heads.fpn import FpnHead
 from castvision.heads.linear import LinearHead
+from castvision.heads.mlp import MlpHead
+from castvision.heads.uper import UperHead
 from castvision.heads.upsampling import UpsamplingHead
 
-__all__ = ["LinearHead", "UpsamplingHead"]
+__all__ = ["FpnHead", "LinearHead", "MlpHead", "UperHead", "UpsamplingHead"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from castvision.heads._features import FeatureMaps, check_layout, resize
+from castvision.heads._features import FeatureMaps, check_layout, check_options, resample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,9 +37,9 @@ class LinearHead(nn.Module):
     ) -> None:
         super().__init__()
         check_layout(channels, strides, num_classes, in_chans)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"expected 0 <= dropout < 1, got {dropout=}")
+        check_options(1, dropout)
         self.maps = FeatureMaps(channels, strides)
+        self.stride = min(strides)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(sum(channels), num_classes, kernel_size=1)
 
@@ -54,4 +54,4 @@ class LinearHead(nn.Module):
             (B, num_classes, height, width) logits.
         """
         logits: Tensor = self.classifier(self.dropout(self.maps(features)))  # (B, num_classes, rows, cols)
-        return resize(logits, (image.shape[-2], image.shape[-1]))
+        return resample(logits, self.stride, 1, (image.shape[-2], image.shape[-1]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from castvision.heads._features import FeatureMaps, check_layout, resize
+from castvision.heads._features import FeatureMaps, check_layout, resample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,13 +64,9 @@ class UpsamplingHead(nn.Module):
         Returns:
             (B, num_classes, height, width) logits.
         """
-        height, width = image.shape[-2], image.shape[-1]
         tokens = self.to_pixels(self.maps(features))  # (B, token_channels * stride², rows, cols)
         pixels = self.shuffle(tokens)  # (B, token_channels, rows * stride, cols * stride)
-        if pixels.shape[-2] >= height and pixels.shape[-1] >= width:
-            pixels = pixels[..., :height, :width]  # NOTE: a backbone pads at the bottom and right; cut that off
-        else:
-            pixels = resize(pixels, (height, width))
+        pixels = resample(pixels, 1, 1, (image.shape[-2], image.shape[-1]))
         seen = self.act(self.look(image))  # (B, pixel_channels, height, width)
         mixed = self.act(self.mix(torch.cat([pixels, seen], dim=1)))
         logits: Tensor = self.classifier(mixed)

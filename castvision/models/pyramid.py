@@ -63,11 +63,15 @@ class FeaturePyramid(nn.Module):
         """Trade time for memory in the backbone's blocks."""
         self.model.set_grad_checkpointing(enable)  # type: ignore[operator]
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Maps (B, C, ceil(height / r), ceil(width / r)) for each level's reduction r."""
+    def forward(self, x: Tensor, token_mask: Tensor | None = None) -> list[Tensor]:
+        """Maps (B, C, ceil(height / r), ceil(width / r)) for each level's reduction r.
+
+        ``token_mask``, (B, N) bool, is handed to the backbone: True where a token is real.
+        """
         height, width = x.shape[-2:]
+        masked = {} if token_mask is None else {"token_mask": token_mask}
         maps: list[Tensor] = self.model.forward_intermediates(  # type: ignore[operator]
-            x, indices=sorted(set(self.taps)), norm=self.norm, intermediates_only=True
+            x, indices=sorted(set(self.taps)), norm=self.norm, intermediates_only=True, **masked
         )
         patch_embed: Any = self.model.patch_embed
         patch: int = patch_embed.patch_size[0]

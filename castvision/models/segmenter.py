@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import castvision.heads
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 class Segmenter(nn.Module):
     """Any timm backbone with any of our heads.
+
+    An image that is no multiple of a backbone's patches is padded with zeros at the bottom and right; the logits have
+    the image's size.
 
     Args:
         backbone: A timm model with ``forward_intermediates``, or one made with ``features_only=True``.
@@ -36,32 +41,147 @@ class Segmenter(nn.Module):
                 f"got {type(backbone).__name__}"
             )
         self.out_indices = None if self.is_feature_net else _resolve(backbone, out_indices)
+        self.applies_norm = not self.is_feature_net and _is_isotropic(backbone)
+        self.takes_mask = "token_mask" in inspect.signature(self._extractor(backbone)).parameters
+        self.patch_size = _patch_size(backbone)
         self.backbone = backbone
         self.head = head
 
-    def forward(self, image: Tensor) -> Tensor:
+    def _extractor(self, backbone: nn.Module) -> Any:
+        return backbone.forward if self.is_feature_net else backbone.forward_intermediates
+
+    def forward(self, image: Tensor, pixel_mask: Tensor | None = None) -> Tensor:
         """Segment.
+
+        Images of different sizes go into one batch padded at the bottom and right, with a mask. Each size then runs by
+        itself, without its padding, so that neither attention nor convolutions nor pooling ever see it: an image gives
+        what it gives alone. Pixels masked inside an image (no data) are read as zeros, and a token without any real
+        pixel is masked out of the clusters of backbones that take a ``token_mask``.
 
         Args:
             image: (B, in_chans, height, width), any size the backbone takes.
+            pixel_mask: True where a pixel is real, (B, height, width) bool; None = everywhere. What the others hold
+                (NaN too) makes no difference, and their logits mean nothing.
 
         Returns:
             (B, num_classes, height, width) logits.
+
+        Raises:
+            ValueError: A size the backbone does not take.
         """
         torch._assert(image.ndim == 4, "expected images (B, in_chans, height, width)")
-        backbone: Any = self.backbone
-        if self.is_feature_net:
-            features = backbone(image)
-        else:
-            features = backbone.forward_intermediates(
-                image, indices=self.out_indices, norm=True, output_fmt="NCHW", intermediates_only=True
-            )
-        logits: Tensor = self.head(features, image)
-        return logits
+        if pixel_mask is None:
+            logits: Tensor = self.head(self.features(image), image)
+            return logits
+        torch._assert(
+            pixel_mask.shape == (image.shape[0], *image.shape[2:]) and pixel_mask.dtype == torch.bool,
+            "expected pixel_mask (B, height, width) bool",
+        )
+        return self._forward_masked(image.masked_fill(~pixel_mask[:, None], 0.0), pixel_mask)
+
+    def _forward_masked(self, image: Tensor, pixel_mask: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        places: list[Tensor] = []
+        parts: list[Tensor] = []
+        sizes = torch.stack([_extent(pixel_mask.any(dim=2)), _extent(pixel_mask.any(dim=1))], dim=1)  # (B, 2)
+        for size in sorted({(rows, cols) for rows, cols in sizes.tolist()}):
+            chosen = (sizes == sizes.new_tensor(size)).all(dim=1).nonzero()[:, 0]
+            # an image without any real pixel is read like one with a single pixel
+            rows, cols = max(size[0], 1), max(size[1], 1)
+            part, mask = image[chosen, :, :rows, :cols], pixel_mask[chosen, :rows, :cols]
+            logits = self.head(self.features(part, None if bool(mask.all()) else mask), part)
+            parts.append(functional.pad(logits, (0, width - cols, 0, height - rows)))
+            places.append(chosen)
+        return torch.cat(parts)[torch.cat(places).argsort()]
+
+    def features(self, image: Tensor, pixel_mask: Tensor | None = None) -> list[Tensor]:
+        """The maps the head is given.
+
+        Args:
+            image: (B, in_chans, height, width).
+            pixel_mask: (B, height, width) bool; only backbones that take a ``token_mask`` heed it.
+
+        Returns:
+            (B, C_i, rows_i, cols_i) each.
+
+        Raises:
+            ValueError: A size the backbone does not take.
+        """
+        padded = _pad(image, self.patch_size)
+        options: dict[str, Any] = {}
+        if not self.is_feature_net:
+            options = {"indices": self.out_indices, "norm": self.applies_norm, "output_fmt": "NCHW"}
+            options["intermediates_only"] = True
+        if self.takes_mask and pixel_mask is not None:
+            options["token_mask"] = _real_tokens(pixel_mask, self.patch_size)
+        try:
+            maps: list[Tensor] = self._extractor(self.backbone)(padded, **options)
+        except (AssertionError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or tuple(padded.shape[-2:]) == _native_size(self.backbone):
+                raise
+            raise _wrong_size(self.backbone, padded, error) from error
+        if str(getattr(self.backbone, "output_fmt", "")).endswith("NHWC") and self.is_feature_net:
+            return [feature.permute(0, 3, 1, 2) for feature in maps]
+        return list(maps)
+
+
+def _extent(occupied: Tensor) -> Tensor:
+    """(B,) one beyond the last True of each row of (B, N) bool."""
+    return (occupied * torch.arange(1, occupied.shape[1] + 1, device=occupied.device)).amax(dim=1)
+
+
+def _pad(image: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    if patch_size == (1, 1):
+        return image
+    down, across = (-size % patch for size, patch in zip(image.shape[-2:], patch_size, strict=True))
+    return functional.pad(image, (0, across, 0, down))
+
+
+def _real_tokens(pixel_mask: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """(B, N) bool: which patches of (B, height, width) hold a real pixel."""
+    padded = _pad(pixel_mask[:, None].float(), patch_size)
+    return functional.max_pool2d(padded, patch_size).flatten(1) > 0
+
+
+def _inner(backbone: nn.Module) -> nn.Module:
+    """The backbone without a wrapper that gathers its maps."""
+    inner: nn.Module = getattr(backbone, "model", backbone)
+    return inner
+
+
+def _patch_size(backbone: nn.Module) -> tuple[int, int]:
+    """Pixels a side of the image must be a multiple of: whole patches, 1 for convolutional networks."""
+    embed: Any = getattr(_inner(backbone), "patch_embed", None)
+    size = getattr(embed, "patch_size", 1)
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _native_size(backbone: nn.Module) -> tuple[int, int]:
+    inner: Any = _inner(backbone)
+    size = getattr(getattr(inner, "patch_embed", None), "img_size", None)
+    if size is None:
+        size = (getattr(inner, "pretrained_cfg", None) or {"input_size": (3, 0, 0)})["input_size"][1:]
+    return int(size[0]), int(size[1])
+
+
+def _wrong_size(backbone: nn.Module, image: Tensor, error: Exception) -> ValueError:
+    height, width = image.shape[-2:]
+    name = type(_inner(backbone)).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ValueError(
+        f"expected images of a size that {name} takes, got {height}×{width} (height × width; {reason}); create the "
+        f"backbone with img_size=({height}, {width}), or for any size with dynamic_img_size=True or "
+        "strict_img_size=False where it offers that"
+    )
 
 
 def _is_feature_net(backbone: nn.Module) -> bool:
     return hasattr(getattr(backbone, "feature_info", None), "channels")
+
+
+def _is_isotropic(backbone: nn.Module) -> bool:
+    info: Any = backbone.feature_info
+    return len({entry["reduction"] for entry in info}) == 1
 
 
 def _resolve(backbone: nn.Module, out_indices: Sequence[int] | None) -> list[int]:
@@ -69,8 +189,7 @@ def _resolve(backbone: nn.Module, out_indices: Sequence[int] | None) -> list[int
     info: Any = backbone.feature_info
     total = len(info)
     if out_indices is None:
-        is_isotropic = len({entry["reduction"] for entry in info}) == 1
-        return [total - 1] if is_isotropic else list(range(max(0, total - 4), total))
+        return [total - 1] if _is_isotropic(backbone) else list(range(max(0, total - 4), total))
     if not out_indices or not all(-total <= place < total for place in out_indices):
         raise ValueError(f"expected out_indices within {-total}..{total - 1} (the backbone's maps), got {out_indices=}")
     return sorted(place % total for place in out_indices)
@@ -137,7 +256,7 @@ def create_segmenter(  # one for each key of the configuration
         backbone = timm.create_model(model_name, **{"num_classes": 0, **arguments})
         out_indices = _resolve(backbone, out_indices)
         # NOTE: drops the blocks and the classifier no map needs; an unused parameter breaks distributed training.
-        backbone.prune_intermediate_layers(list(out_indices), prune_norm=False, prune_head=True)
+        backbone.prune_intermediate_layers(list(out_indices), prune_norm=not _is_isotropic(backbone), prune_head=True)
     channels, strides = feature_layout(backbone, out_indices)
     in_chans = _in_chans(backbone, arguments)
     made = getattr(castvision.heads, head)(channels, strides, num_classes, in_chans=in_chans, **(head_kwargs or {}))
@@ -147,6 +266,6 @@ def create_segmenter(  # one for each key of the configuration
 def _in_chans(backbone: nn.Module, arguments: Mapping[str, Any]) -> int:
     if "in_chans" in arguments:
         return int(arguments["in_chans"])
-    inner = getattr(backbone, "model", backbone)
+    inner = _inner(backbone)
     config = getattr(inner, "pretrained_cfg", None) or {"input_size": (3,)}
     return int(getattr(inner, "in_chans", config["input_size"][0]))

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from castvision.heads import LinearHead, UpsamplingHead
+import castvision.heads
+from castvision.heads import FpnHead, LinearHead, MlpHead, UperHead, UpsamplingHead
+from castvision.heads._features import resample
+from castvision.heads.uper import mean_regions
 
-HEADS = [LinearHead, UpsamplingHead]
+HEADS = [getattr(castvision.heads, name) for name in castvision.heads.__all__]
 
 
 def _features(size, channels, strides, batch=2):
@@ -16,8 +20,11 @@ def _features(size, channels, strides, batch=2):
 
 
 @pytest.mark.parametrize("head_class", HEADS)
-@pytest.mark.parametrize("size", [(32, 32), (48, 16), (37, 53)])
-@pytest.mark.parametrize(("channels", "strides"), [((12,), (4,)), ((8, 16, 24), (4, 8, 16)), ((6,), (1,))])
+@pytest.mark.parametrize("size", [(32, 32), (48, 16), (37, 53), (1, 1)])
+@pytest.mark.parametrize(
+    ("channels", "strides"),
+    [((12,), (4,)), ((8, 16, 24), (4, 8, 16)), ((6,), (1,)), ((8, 8, 8), (8, 8, 8)), ((8, 4, 6), (16, 4, 6))],
+)
 def test_logits_have_the_images_size(head_class, size, channels, strides):
     head = head_class(channels, strides, num_classes=3, in_chans=2)
     image = torch.randn(2, 2, *size)
@@ -71,7 +78,78 @@ def test_impossible_sizes_are_refused(head_class, channels, strides, num_classes
 
 
 def test_options_are_checked():
+    for head_class in (FpnHead, MlpHead, UperHead):
+        with pytest.raises(ValueError, match="width=0"):
+            head_class((8,), (4,), 2, width=0)
+        with pytest.raises(ValueError, match="dropout=-1"):
+            head_class((8,), (4,), 2, dropout=-1)
     with pytest.raises(ValueError, match="dropout=1"):
         LinearHead((8,), (4,), 2, dropout=1.0)
     with pytest.raises(ValueError, match="pixel_channels=0"):
         UpsamplingHead((8,), (4,), 2, pixel_channels=0)
+
+
+@pytest.mark.parametrize("head_class", HEADS)
+def test_one_image_at_a_time_trains_as_it_evaluates(head_class):
+    head = head_class((8, 16), (4, 8), num_classes=2)
+    features, image = _features((16, 24), (8, 16), (4, 8), batch=1), torch.randn(1, 3, 16, 24)
+    torch.testing.assert_close(head.train()(features, image), head.eval()(features, image))
+
+
+@pytest.mark.parametrize("head_class", HEADS)
+def test_the_order_of_the_levels_does_not_matter(head_class):
+    torch.manual_seed(0)
+    head = head_class((8, 8), (4, 8), num_classes=2).eval()
+    torch.manual_seed(0)
+    turned = head_class((8, 8), (8, 4), num_classes=2).eval()
+    features, image = _features((16, 24), (8, 8), (4, 8)), torch.randn(2, 3, 16, 24)
+    assert turned(features[::-1], image).shape == (2, 2, 16, 24)
+    if head_class in (FpnHead, MlpHead, UperHead):
+        torch.testing.assert_close(head(features, image), turned(features[::-1], image))
+
+
+def test_upper_levels_reach_every_pixel_of_uper_and_only_their_surroundings_of_fpn():
+    features, image = _features((64, 64), (8, 8), (4, 8), batch=1), torch.zeros(1, 3, 64, 64)
+    changed = [features[0], features[1].clone()]
+    changed[1][0, :, 0, 0] += torch.randn(8)
+    for head_class, is_global in ((UperHead, True), (FpnHead, False), (MlpHead, False)):
+        head = head_class((8, 8), (4, 8), num_classes=2).eval()
+        moved = (head(features, image) - head(changed, image)).abs().sum(dim=1)[0] > 1e-9
+        assert moved[0, 0]
+        assert bool(moved[-1, -1]) == is_global
+
+
+@pytest.mark.parametrize("pooled", [1, 2, 3, 6])
+@pytest.mark.parametrize("size", [(1, 1), (2, 7), (6, 5), (13, 9), (56, 97)])
+def test_regions_are_those_of_adaptive_pooling(size, pooled):
+    maps = torch.randn(2, 3, *size, dtype=torch.float64)
+    torch.testing.assert_close(mean_regions(maps, pooled), nn.functional.adaptive_avg_pool2d(maps, pooled))
+
+
+def test_a_padded_map_is_cut_and_not_stretched():
+    ramp = torch.arange(10.0).repeat(1, 1, 3, 1)  # cell i covers pixels 4 i … 4 i + 3, centre 4 i + 1.5
+    pixels = resample(ramp, 4, 1, (9, 37))
+    assert pixels.shape == (1, 1, 9, 37)
+    torch.testing.assert_close(pixels[0, 0, 0, 2:36], (torch.arange(2.0, 36) - 1.5) / 4)
+    assert resample(ramp, 4, 1, (13, 41)).shape == (1, 1, 13, 41)  # of a backbone that dropped the last row and column
+
+
+@pytest.mark.parametrize("head_class", HEADS)
+def test_an_export_takes_any_size(head_class):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.levels = nn.ModuleList(nn.Conv2d(1, 8, 3, stride, 1) for stride in (4, 8))
+            self.head = head_class((8, 8), (4, 8), 3, in_chans=1)
+
+        def forward(self, image):
+            return self.head([level(image) for level in self.levels], image)
+
+    model = Model().eval()
+    auto = torch.export.Dim.AUTO
+    exported = torch.export.export(
+        model, (torch.randn(2, 1, 97, 131),), dynamic_shapes=({0: auto, 2: auto, 3: auto},)
+    ).module()
+    for shape in ((2, 1, 97, 131), (1, 1, 64, 72), (3, 1, 224, 33), (1, 1, 72, 104)):
+        image = torch.randn(shape)
+        torch.testing.assert_close(exported(image), model(image))

@@ -1,0 +1,221 @@
+"""Figures of a whole data set: read off one confusion matrix, or counted batch by batch where that does not do.
+
+Nothing here is a mean over images: counts are added up over the data set and divided once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics import Metric
+
+from castvision.losses import IGNORED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def metric_key(class_name: str) -> str:
+    """A class's name as it stands in a metric's: lower case, words joined by underscores."""
+    return "_".join("".join(letter if letter.isalnum() else " " for letter in class_name.lower()).split())
+
+
+def classification_metrics(confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+    """Accuracy over all images, and the mean over classes.
+
+    Args:
+        confusion: (classes, classes) counts, rows = truth.
+        class_names: One for each class; with ten or fewer, each class's accuracy is given as well.
+
+    Returns:
+        ``acc1`` and ``mean_acc`` in percent, ``acc_NAME`` in percent.
+    """
+    counts = confusion.double().cpu()
+    per_class = _ratio(counts.diagonal(), counts.sum(dim=1))
+    figures = {
+        "acc1": 100 * float(counts.diagonal().sum() / counts.sum().clamp(min=1)),
+        "mean_acc": 100 * float(per_class.nanmean()),
+    }
+    if len(class_names) <= 10:
+        figures |= named_figures("acc", 100 * per_class, class_names)
+    return figures
+
+
+def segmentation_metrics(confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+    """Overlap of prediction and truth, each class's over the pixels of the whole data set.
+
+    Args:
+        confusion: (classes, classes) pixel counts, rows = truth.
+        class_names: One for each class.
+
+    Returns:
+        ``miou`` and ``macro_f1`` (means over classes that occur) and ``iou_NAME`` for each class, all 0..1;
+        ``pixel_acc`` in percent.
+    """
+    figures = per_class_figures(confusion)
+    counts = confusion.double().cpu()
+    means = {
+        "miou": float(figures["iou"].nanmean()),
+        "macro_f1": float(figures["f1"].nanmean()),
+        "pixel_acc": 100 * float(counts.diagonal().sum() / counts.sum().clamp(min=1)),
+    }
+    return means | named_figures("iou", figures["iou"], class_names)
+
+
+def per_class_figures(confusion: Tensor) -> dict[str, Tensor]:
+    """Figures of each class.
+
+    Args:
+        confusion: (classes, classes) counts, rows = truth.
+
+    Returns:
+        ``iou``, ``f1``, ``precision``, ``recall``, 0..1, NaN where there is nothing to divide by, and ``count`` of the
+        truth; (classes,) float64 each.
+    """
+    counts = confusion.double().cpu()
+    hits, truth, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
+    return {
+        "iou": _ratio(hits, truth + predicted - hits),
+        "f1": _ratio(2 * hits, truth + predicted),
+        "precision": _ratio(hits, predicted),
+        "recall": _ratio(hits, truth),
+        "count": truth,
+    }
+
+
+def class_table(confusion: Tensor, class_names: Sequence[str]) -> list[dict[str, str | float | None]]:
+    """`per_class_figures` as one row for each class, for a report; None stands for a figure that does not exist.
+
+    Args:
+        confusion: (classes, classes) counts, rows = truth.
+        class_names: One for each class.
+
+    Returns:
+        Rows with ``name``, ``iou``, ``f1``, ``precision``, ``recall`` and ``count``.
+    """
+    figures = {name: values.tolist() for name, values in per_class_figures(confusion).items()}
+    rows: list[dict[str, str | float | None]] = []
+    for place, name in enumerate(class_names):
+        row = {key: values[place] if values[place] == values[place] else None for key, values in figures.items()}
+        rows.append({"name": name, **row, "count": int(figures["count"][place])})
+    return rows
+
+
+def named_figures(prefix: str, values: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+    """``PREFIX_NAME`` of each class whose value (classes,) is not NaN."""
+    pairs = zip(class_names, values.tolist(), strict=True)
+    return {f"{prefix}_{metric_key(name)}": value for name, value in pairs if value == value}
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """NaN where there is nothing to divide by."""
+    return torch.where(whole > 0, part / whole.clamp(min=1), torch.nan)
+
+
+class BoundaryF1(Metric):
+    """How well contours agree: F1 of boundary pixels that find a partner within a tolerance.
+
+    A boundary pixel of a class is one with a pixel of another class above, below, left or right of it; the image's edge
+    and ignored pixels make no boundary. Precision is the share of predicted boundary pixels with a true one of that
+    class in the square of ``2 · tolerance + 1`` pixels around, recall the other way round, both over the whole data
+    set (after Csurka et al., 2013, who take a disc and the mean over images).
+
+    Args:
+        num_classes: Classes.
+        tolerance: Pixels, up to which contours may lie apart (Chebyshev distance).
+
+    Raises:
+        ValueError: Fewer than two classes, or a negative tolerance.
+    """
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, num_classes: int, tolerance: int = 2) -> None:
+        super().__init__()
+        if num_classes < 2 or tolerance < 0:
+            raise ValueError(f"expected num_classes >= 2 and tolerance >= 0, got {num_classes=}, {tolerance=}")
+        self.num_classes, self.tolerance = num_classes, tolerance
+        # predicted boundary pixels and those with a partner, true ones and those with a partner
+        self.add_state("counts", torch.zeros(4, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            prediction: (B, height, width) int64.
+            target: (B, height, width) int64, 255 = ignored.
+        """
+        is_real = target != IGNORED
+        for place in range(self.num_classes):  # NOTE: one class at a time, since all at once would not fit for 150
+            predicted = _boundary(prediction == place, is_real)
+            true = _boundary(target == place, is_real)
+            found = predicted & self._grow(true)
+            met = true & self._grow(predicted)
+            self.counts[:, place] += torch.stack([mask.sum() for mask in (predicted, found, true, met)])
+
+    def _grow(self, mask: Tensor) -> Tensor:
+        size = 2 * self.tolerance + 1
+        return functional.max_pool2d(mask[:, None].float(), size, stride=1, padding=self.tolerance)[:, 0] > 0
+
+    def compute(self) -> Tensor:
+        """F1 of each class, (classes,) float64 in 0..1; NaN for a class without any boundary."""
+        predicted, found, true, met = self.counts.double()
+        precision, recall = _ratio(found, predicted).nan_to_num(0.0), _ratio(met, true).nan_to_num(0.0)
+        f1 = 2 * precision * recall / (precision + recall).clamp(min=torch.finfo(torch.float64).tiny)
+        return torch.where(predicted + true > 0, f1, torch.nan)
+
+
+def _boundary(mask: Tensor, is_real: Tensor) -> Tensor:
+    """Pixels of a mask with a real pixel outside it beside them; (B, height, width) bool each."""
+    outside = functional.pad(is_real & ~mask, (1, 1, 1, 1))
+    beside = outside[:, 2:, 1:-1] | outside[:, :-2, 1:-1] | outside[:, 1:-1, 2:] | outside[:, 1:-1, :-2]
+    return mask & is_real & beside
+
+
+class DistanceIoU(Metric):
+    """Intersection over union of one class by the distance of a pixel: how far from the start a path is followed.
+
+    Args:
+        edges: Ascending; bin i holds distances from ``edges[i]`` up to but not including ``edges[i + 1]``. Pixels outside
+            of all bins (beyond the edges, NaN, infinite) count nowhere.
+        foreground: The class.
+
+    Raises:
+        ValueError: Fewer than two edges, or edges that do not ascend.
+    """
+
+    full_state_update = False
+    edges: Tensor
+    counts: Tensor
+
+    def __init__(self, edges: Sequence[float], foreground: int = 1) -> None:
+        super().__init__()
+        if len(edges) < 2 or any(low >= high for low, high in zip(edges, edges[1:], strict=False)):
+            raise ValueError(f"expected two or more ascending edges, got {list(edges)}")
+        self.foreground = foreground
+        self.register_buffer("edges", torch.tensor(edges, dtype=torch.float64), persistent=False)
+        self.add_state("counts", torch.zeros(2, len(edges) - 1, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, target: Tensor, distance: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            prediction: (B, height, width) int64.
+            target: (B, height, width) int64, 255 = ignored.
+            distance: (B, height, width) float.
+        """
+        num_bins = len(self.edges) - 1
+        place = torch.bucketize(distance.double(), self.edges, right=True) - 1  # -1 below, num_bins above (NaN too)
+        counted = (place >= 0) & (place < num_bins) & (target != IGNORED)
+        predicted, true = (prediction == self.foreground) & counted, (target == self.foreground) & counted
+        for row, mask in enumerate((predicted & true, predicted | true)):
+            self.counts[row] += torch.bincount(place[mask], minlength=num_bins)
+
+    def compute(self) -> Tensor:
+        """IoU of each bin, (bins,) float64 in 0..1; NaN for a bin without the class in truth and prediction."""
+        intersection, union = self.counts.double()
+        return _ratio(intersection, union)
