@@ -6,6 +6,7 @@ import dataclasses
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -88,6 +89,8 @@ class TiledRun:
         self.totals = Totals()
         self.joiner: BandJoiner | None = None
         self.is_replaying = False
+        # bands of a narrow image are worked through together, or its batches would never be full
+        self._step = max(1, settings.batch_size // len(grid.cols))
 
     def __call__(self, predictor: Callable[[Tensor], Tensor], report: Callable[[int, int], None]) -> tuple[Totals, int]:
         """Run all bands that no earlier run finished.
@@ -96,16 +99,17 @@ class TiledRun:
             The totals and the rows finished before.
         """
         state = self.sink.resume(self._fingerprint())
-        first = 0
+        first, rows = 0, len(self.grid.rows)
         if state is not None:
             first, self.totals = state["bands"], Totals.from_state(state["totals"])
         with ThreadPoolExecutor(1) as pool, torch.inference_mode():
-            if 0 < first < len(self.grid.rows):
-                self._replay(first - 1, predictor, pool)
-            for row in range(first, len(self.grid.rows)):
-                self._run_band(row, predictor, pool)
-                self._commit(row + 1)
-                report((row + 1) * len(self.grid.cols), len(self.grid))
+            if 0 < first < rows:
+                self._replay(range(first - self._step, first), predictor, pool)
+            for row in range(first, rows, self._step):
+                bands = range(row, min(row + self._step, rows))
+                for done in self._run_bands(bands, predictor, pool):
+                    report(row * len(self.grid.cols) + done, len(self.grid))
+                self._commit(bands.stop)
         if not self.totals.channels:  # every tile was skipped
             self._allocate(1)
             self._commit(len(self.grid.rows))
@@ -123,18 +127,22 @@ class TiledRun:
         if self.totals.channels:
             self.sink.commit({"bands": bands, "totals": dataclasses.asdict(self.totals)})
 
-    def _replay(self, row: int, predictor: Callable[[Tensor], Tensor], pool: ThreadPoolExecutor) -> None:
-        """Compute a finished band again for the strip it leaves to the next one; nothing is written or counted."""
+    def _replay(self, bands: range, predictor: Callable[[Tensor], Tensor], pool: ThreadPoolExecutor) -> None:
+        """Compute finished bands again for the strip they leave to the next one; nothing is written or counted."""
         kept = dataclasses.replace(self.totals, seam=dataclasses.replace(self.totals.seam))
         self.is_replaying = True
-        self._run_band(row, predictor, pool)
+        for _ in self._run_bands(bands, predictor, pool):
+            pass
         self.is_replaying = False
         self.totals = kept
         if self.joiner is not None:
             self.joiner.seam = kept.seam
 
-    def _run_band(self, row: int, predictor: Callable[[Tensor], Tensor], pool: ThreadPoolExecutor) -> None:
-        for tile, patch, values in self._predicted(row, predictor, pool):
+    def _run_bands(
+        self, bands: range, predictor: Callable[[Tensor], Tensor], pool: ThreadPoolExecutor
+    ) -> Iterator[int]:
+        """Work through some bands; yields the number of tiles done."""
+        for done, (tile, patch, values) in enumerate(self._predicted(bands, predictor, pool), start=1):
             if values is None:
                 self.totals.tiles_skipped += 1
             else:
@@ -142,23 +150,24 @@ class TiledRun:
                 self._prepare(len(values))
             if self.joiner is not None:
                 self._hand_out(tile, self.joiner.join(tile, values), patch.valid)
+            yield done
 
     def _predicted(
-        self, row: int, predictor: Callable[[Tensor], Tensor], pool: ThreadPoolExecutor
+        self, bands: range, predictor: Callable[[Tensor], Tensor], pool: ThreadPoolExecutor
     ) -> Iterator[tuple[Tile, Patch, Tensor | None]]:
-        """A band's tiles in order; their predictions come from batches."""
+        """Tiles in order; their predictions come from batches."""
         waiting: list[tuple[Tile, Patch]] = []
-        for tile, patch in self._read_ahead(row, pool):
+        for tile, patch in self._read_ahead(bands, pool):
             waiting.append((tile, patch))
             if sum(patch.pixels is not None for _, patch in waiting) == self.settings.batch_size:
                 yield from self._predict(waiting, predictor)
                 waiting = []
         yield from self._predict(waiting, predictor)
 
-    def _read_ahead(self, row: int, pool: ThreadPoolExecutor) -> Iterator[tuple[Tile, Patch]]:
-        """Read in another thread while the predictor works, at most two batches ahead."""
+    def _read_ahead(self, bands: range, pool: ThreadPoolExecutor) -> Iterator[tuple[Tile, Patch]]:
+        """Read in another thread while the predictor works, one batch ahead."""
         reading: deque[Any] = deque()
-        for tile in self.grid.band(row):
+        for tile in chain.from_iterable(self.grid.band(row) for row in bands):
             reading.append((tile, pool.submit(self.source.read, tile)))
             if len(reading) > self.settings.batch_size:
                 ready, future = reading.popleft()

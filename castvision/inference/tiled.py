@@ -103,7 +103,7 @@ def tiled_inference(  # noqa: PLR0913 - the options of one call, as in MONAI's s
         overlap: Pixels neighbouring tiles share.
         halo: Pixels of each tile discarded on every side that has a neighbour; the rest of the overlap is blended.
             None = a quarter of the overlap.
-        batch_size: Tiles run at once; batches do not go beyond a band.
+        batch_size: Tiles run at once; batches do not go beyond a band, or bands of a narrow image that fill one.
         level: Of the image's pyramid.
         output: The class of each pixel, the blended probabilities, or the blended values as the predictor gives them.
         activation: Applied before blending; None = softmax, for images none.

@@ -221,7 +221,7 @@ def bad_folder(tmp_path, photo):
 
 def test_bad_images_are_named_and_the_others_done(tmp_path, segmenter, bad_folder, capsys):
     out = tmp_path / "out"
-    arguments = [str(bad_folder), "--model", str(segmenter), "--output", str(out), "--batch-size", "16", "--no-overlay"]
+    arguments = [str(bad_folder), "--model", str(segmenter), "--output", str(out), "--batch-size", "64", "--no-overlay"]
     assert predict(arguments) == 1
     told = " ".join(capsys.readouterr().out.split())
     for name in ("cut.jpg", "empty.png", "text.png", "five.tif", "broken.tif"):

@@ -174,10 +174,13 @@ def test_bf16_runs_the_predictor_under_autocast():
     assert 0 < np.abs(low - full).max() < 0.02
 
 
-def test_batches_stay_within_a_band_and_are_full():
+@pytest.mark.parametrize(
+    ("size", "expected"), [((52, 152), [4, 3, 4, 3]), ((152, 52), [4, 4, 4, 2]), ((152, 9), [4, 3])]
+)
+def test_batches_are_as_full_as_bands_allow(size, expected):
     sizes = []
-    run(np.zeros((52, 32 + 20 * 6)), lambda batch: sizes.append(len(batch)) or batch, batch_size=4)
-    assert sizes == [4, 3, 4, 3]
+    run(np.zeros(size), lambda batch: sizes.append(len(batch)) or batch, batch_size=4)
+    assert sizes == expected
 
 
 def test_nodata_and_what_is_not_finite_stays_nodata():
@@ -265,6 +268,18 @@ def test_a_killed_run_goes_on_and_gives_the_same_bits(tmp_path, output, calls):
     assert again.labels is None
 
 
+def test_a_narrow_image_is_resumed_too(tmp_path):
+    image = RNG.normal(size=(300, 20, 3)).astype(np.float32)
+    net = LocalNet()
+    plain = run(image, net, batch_size=3)
+    with pytest.raises(Killed):
+        run(image, killed_after(3, net), sink=FileSink(tmp_path / "x", resume=True), batch_size=3)
+    sink, calls = FileSink(tmp_path / "x", resume=True), []
+    run(image, lambda batch: calls.append(1) or net(batch), sink=sink, batch_size=3)
+    np.testing.assert_array_equal(sink.read(0, 0, 300, 20), plain.labels)
+    assert len(calls) == 5 - 3 + 1
+
+
 def test_finished_bands_are_not_run_again(tmp_path):
     image = RNG.normal(size=(110, 90, 3)).astype(np.float32)
     net = LocalNet()
@@ -303,7 +318,7 @@ def test_file_sink_reads_windows_and_middles(tmp_path):
 def test_progress_counts_tiles():
     seen = []
     run(np.zeros((52, 52)), identity, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(2, 4), (4, 4)]
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_monai_style_predictor_with_a_module_on_its_device():
