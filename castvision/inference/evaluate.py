@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         output = OutputFolder(arguments.output, overwrite=arguments.overwrite, protected=[*images, *masks.values()])
         # NOTE: torch and everything on it is imported here, so that --help and wrong arguments answer at once.
         from castvision.inference.evaluating import evaluate_images
-        from castvision.inference.predicting import tile_options
+        from castvision.inference.prediction_options import tile_options
         from castvision.inference.predictor import load_model
         from castvision.inference.showing import resolve_device
 

@@ -19,7 +19,8 @@ import castvision
 from castvision.data import open_image, open_mask
 from castvision.inference import figures, pictures
 from castvision.inference.figures import Panel
-from castvision.inference.predicting import FAILURES, make_progress
+from castvision.inference.prediction_options import FAILURES
+from castvision.inference.prediction_report import make_progress
 from castvision.inference.showing import has_background
 from castvision.inference.tile_model import TileModel, value_range
 from castvision.inference.tiled import tiled_inference
@@ -222,9 +223,9 @@ def _panels(
     truth, predicted = np.stack(rows).astype(np.int64), labels[::step, ::step].astype(np.int64)
     truth[truth == IGNORED] = -1
     predicted[predicted == np.iinfo(labels.dtype).max] = -1
-    wrong = np.where((truth < 0) | (predicted < 0), -1, truth != predicted).astype(np.int64)
+    right = np.where((truth < 0) | (predicted < 0), -1, truth == predicted).astype(np.int64)
     untinted = 0 if has_background(names) else None
-    shown = {"truth": (truth, untinted), f"prediction, mIoU {miou:.3f}": (predicted, untinted), "errors": (wrong, 0)}
+    shown = {"truth": (truth, untinted), f"prediction, mIoU {miou:.3f}": (predicted, untinted), "errors": (right, 1)}
     overlays = [
         Panel(title, pictures.overlay_labels(picture, pictures.resize_labels(values, size), untinted=kept))
         for title, (values, kept) in shown.items()

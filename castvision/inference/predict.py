@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         prog: Name shown in messages; None = the command that runs.
 
     Returns:
-        0 all done, 1 some images failed, 2 wrong arguments (nothing was written).
+        0 all done, 1 some images failed, 2 wrong arguments (nothing was written), 130 interrupted.
     """
     if prog is None:
         prog = "predict.py" if Path(sys.argv[0]).name == "predict.py" else "castvision predict"
@@ -141,7 +141,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         output = _open_output(arguments, settings, images)
         masks = match_masks(arguments.mask, images)
         # NOTE: torch and everything on it is imported here, so that --help and wrong arguments answer at once.
-        from castvision.inference.predicting import Options, predict_images
+        from castvision.inference.predicting import predict_images
+        from castvision.inference.prediction_options import Options
         from castvision.inference.predictor import load_model
         from castvision.inference.showing import resolve_device
 
@@ -151,7 +152,11 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)  # a command's only way to speak
         return 2
-    return predict_images(images, masks, predictor, output, options)
+    try:
+        return predict_images(images, masks, predictor, output, options)
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; the same command with --resume goes on", file=sys.stderr)
+        return 130
 
 
 def _settings_of_run(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import math
 from dataclasses import dataclass
@@ -15,19 +13,11 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-import castvision
 from castvision.data import open_image
 from castvision.inference.figures import shorten
+from castvision.inference.prediction_options import FAILURES, Options, choose_level
+from castvision.inference.prediction_report import Record, describe, make_progress, write_tables
 from castvision.inference.showing import has_background
 from castvision.inference.sinks import FileSink
 from castvision.inference.tile_model import TileModel, value_range
@@ -38,69 +28,17 @@ from castvision.inference.writers.preview import overlay_preview, read_reduced
 from castvision.inference.writers.raster import write_png, write_tiff
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable
     from pathlib import Path
+
+    from rich.progress import Progress, TaskID
 
     from castvision.data import ImageReader
     from castvision.inference.files import OutputFolder
     from castvision.inference.predictor import Predictor
 
-Record = dict[str, Any]
 _PNG_PIXELS = 1 << 24
 _CLASSIFIER_SIDE = 4096
-_FARTHEST = 2.0
-FAILURES = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
-"""What one image may end with while the others go on; RuntimeError includes torch's out of memory."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How images are predicted; see ``castvision predict --help``."""
-
-    tiles: dict[str, Any]
-    mpp: float | None = None
-    min_foreground: float = 0.0
-    blank: float | None = None
-    overlay: bool = True
-    geojson: bool = False
-    min_area: int = 1
-    simplify: float = 0.0
-    probabilities: bool = False
-    top: int = 5
-    resume: bool = False
-
-    @classmethod
-    def from_arguments(cls, arguments: argparse.Namespace, predictor: Predictor) -> Options:
-        """Read the command line.
-
-        Raises:
-            ValueError: An untrained model, or tiles it does not take.
-        """
-        if not predictor.is_trained:
-            raise ValueError(f"{predictor.parts.name} is untrained: its predictions mean nothing; give a checkpoint")
-        same = {field.name for field in dataclasses.fields(cls)} - {"tiles", "blank"}
-        chosen = {name: getattr(arguments, name) for name in same}
-        return cls(tiles=tile_options(arguments, predictor), blank=arguments.skip_blank, **chosen)
-
-
-def tile_options(arguments: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
-    """Keywords for `tiled_inference`, with the model's defaults.
-
-    Raises:
-        ValueError: A tile the model does not take.
-    """
-    parts = predictor.parts
-    tile = parts.fixed_size or parts.input_size if arguments.tile is None else (arguments.tile, arguments.tile)
-    if parts.fixed_size is not None and tile != parts.fixed_size:
-        raise ValueError(f"expected --tile {parts.fixed_size[0]}: {parts.name} takes no other size, got {tile[0]}")
-    if any(side % step for side, step in zip(tile, parts.patch_size, strict=True)):
-        raise ValueError(
-            f"expected --tile a multiple of {parts.patch_size[0]} (the patch of {parts.name}), got {tile[0]}"
-        )
-    overlap = min(tile) // 8 if arguments.overlap is None else arguments.overlap
-    same = {name: getattr(arguments, name) for name in ("halo", "batch_size", "precision", "tta")}
-    return {"tile": tile, "overlap": overlap, **same}
 
 
 def predict_images(
@@ -128,12 +66,12 @@ def predict_images(
             try:
                 job = _Job(path, name, masks.get(path), predictor, output, options)
                 records.append(job.run(partial(_show_tiles, progress, task)))
-                console.print(escape(_line(records[-1])), soft_wrap=True, highlight=False)
+                console.print(escape(describe(records[-1])), soft_wrap=True, highlight=False)
             except FAILURES as error:
                 failed.append({"image": str(path), "error": " ".join(str(error).split()) or type(error).__name__})
             progress.remove_task(task)
             progress.advance(whole)
-    _write_tables(records, failed, predictor, output)
+    write_tables(records, failed, predictor, output)
     console.print(f"{len(records)} of {len(images)} images done; results in {escape(str(output.path))}", soft_wrap=True)
     for entry in failed:
         console.print(f"[red]failed {escape(entry['image'])}[/]: {escape(entry['error'])}", soft_wrap=True)
@@ -142,38 +80,6 @@ def predict_images(
 
 def _show_tiles(progress: Progress, task: TaskID, done: int, total: int) -> None:
     progress.update(task, completed=done, total=total)
-
-
-def make_progress(console: Console) -> Progress:
-    """A bar for the images and one for the tiles of the image at work; nothing where there is no terminal."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
-
-
-def choose_level(reader: ImageReader, mpp: float | None) -> int:
-    """The pyramid's level nearest to a scale.
-
-    Args:
-        reader: The image.
-        mpp: Microns or ground units per pixel; None = full size.
-
-    Returns:
-        Place in ``reader.levels``.
-
-    Raises:
-        ValueError: The image states no scale, or no level is within a factor of 2.
-    """
-    if mpp is None:
-        return 0
-    if reader.mpp is None:
-        raise ValueError(f"{reader.name!r} does not state how large its pixels are; leave out --mpp for it")
-    sizes = [reader.mpp * level.downsample for level in reader.levels]
-    away = [abs(math.log(size / mpp)) for size in sizes]
-    best = min(range(len(sizes)), key=away.__getitem__)
-    if away[best] > math.log(_FARTHEST) + 1e-6:
-        found = ", ".join(f"{size:g}" for size in sizes)
-        raise ValueError(f"no level of {reader.name!r} is near --mpp {mpp:g}: it has {found}; resample the image")
-    return best
 
 
 @dataclass
@@ -293,41 +199,3 @@ class _Job:
             "seconds": round(result.seconds, 3),
             "megapixels_per_second": round(result.megapixels_per_second, 4),
         }
-
-
-def _line(record: Record) -> str:
-    """What is said of a finished image."""
-    height, width = record["size"]
-    line = f"{record['image']}: {height} × {width}"
-    if "tiles_run" not in record:
-        best = record["classes"][0]
-        return f"{line}, {best['name']} {best['probability']:.1%}"
-    skipped = f" ({record['tiles_skipped']:,} skipped)" if record["tiles_skipped"] else ""
-    seam = record["seam"]
-    agreement = "" if seam is None else f", tiles disagree on {seam['labels']:.2%} of overlapping pixels"
-    speed = f"{record['seconds']:.1f} s, {record['megapixels_per_second']:.2f} megapixels/s"
-    return f"{line}, {record['tiles_run']:,} tiles{skipped}, {speed}{agreement}"
-
-
-def _write_tables(
-    records: list[Record], failed: list[dict[str, str]], predictor: Predictor, output: OutputFolder
-) -> None:
-    text = io.StringIO()
-    columns = ["image", "class", "name", "pixels", "share", "area", "probability"]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for record in records:
-        for entry in record["classes"]:
-            area = None if record["mpp"] is None or "pixels" not in entry else entry["pixels"] * record["mpp"] ** 2
-            writer.writerow({"image": record["image"], **entry, "area": None if area is None else f"{area:.6g}"})
-    output.write("predictions.csv", text.getvalue().encode())
-    summary = {
-        "castvision": castvision.__version__,
-        "model": predictor.parts.name,
-        "task": predictor.parts.task,
-        "classes": list(predictor.class_names),
-        "device": str(predictor.device),
-        "images": records,
-        "failed": failed,
-    }
-    output.write("summary.json", (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())

@@ -81,13 +81,16 @@ class TileSource:
 
     def read(self, tile: Tile) -> Patch:
         """Read one tile; where the image is shorter than a tile it is continued by reflection."""
-        y, x = tile.y, tile.x
+        y, x, start = tile.y, tile.x, (tile.y.start, tile.x.start)
         height, width = min(y.stop, self.size[0]) - y.start, min(x.stop, self.size[1]) - x.start
         pixels = self.image.read(y.start, x.start, height, width, self.level)  # (height, width, C)
-        used = self._valid(tile, pixels)[y.low - y.start : y.high - y.start, x.low - x.start : x.high - x.start]
+        has_data = self._has_data(pixels)
+        valid = has_data if self._mask is None else has_data & self._foreground(self._mask, (*start, height, width))
+        used = valid[y.low - y.start : y.high - y.start, x.low - x.start : x.high - x.start]
         if self._is_left_out(pixels, used):
             return Patch(None, used)
-        values = np.where(self._has_data(pixels)[..., None], pixels, 0).astype(np.float32)
+        values = pixels.astype(np.float32)
+        values[~has_data] = 0
         if (height, width) != (y.stop - y.start, x.stop - x.start):
             missing = (0, y.stop - y.start - height), (0, x.stop - x.start - width), (0, 0)
             values = np.pad(values, missing, mode="reflect")
@@ -110,13 +113,6 @@ class TileSource:
         if pixels.dtype.kind == "f":
             has_data &= np.isfinite(pixels).all(axis=-1)
         return has_data
-
-    def _valid(self, tile: Tile, pixels: Pixels) -> Mask:
-        has_data = self._has_data(pixels)
-        if self._mask is None:
-            return has_data
-        height, width = pixels.shape[:2]
-        return has_data & self._foreground(self._mask, (tile.y.start, tile.x.start, height, width))
 
     def _foreground(self, mask: ImageReader, window: tuple[int, int, int, int]) -> Mask:
         """The mask, nearest pixel, at the image's size."""
