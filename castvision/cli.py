@@ -20,6 +20,8 @@ usage: castvision VERB [ARGUMENTS]
   data              a picture of what a model gets to see                 castvision data show --config C --output F.png
   make-pathfinder   write a Pathfinder data set                           castvision make-pathfinder OUT --img-size 32
   demo              predictions and cluster maps as pictures            castvision demo photo.jpg --model M --output DIR
+  predict           masks, tables, polygons of images of any size         castvision predict IN --model M --output DIR
+  evaluate          figures of a model on images with known answers       castvision evaluate --model M --images DIR
   timm              one of timm's own scripts, with our models            castvision timm validate.py --model M
 
 castvision VERB --help tells more; castvision --version the version.
@@ -97,6 +99,14 @@ def _demo(arguments: list[str]) -> int:
     return _main_of("castvision.inference.demo")(arguments)
 
 
+def _predict(arguments: list[str]) -> int:
+    return _main_of("castvision.inference.predict")(arguments)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    return _main_of("castvision.inference.evaluate")(arguments)
+
+
 def _main_of(module: str) -> Callable[[list[str]], int]:
     function: Callable[[list[str]], int] = importlib.import_module(module).main
     return function
@@ -132,5 +142,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "data": _data,
     "make-pathfinder": _make_pathfinder,
     "demo": _demo,
+    "predict": _predict,
+    "evaluate": _evaluate,
     "timm": _timm,
 }

@@ -112,6 +112,7 @@ PUBLIC = {
         "Mode", "PathfinderDataset", "PathfinderSample", "PathfinderSpec", "make_pathfinder",
     },
     "castvision.heads": {"FpnHead", "LinearHead", "MlpHead", "UperHead", "UpsamplingHead"},
+    "castvision.inference": {"FileSink", "Seam", "Sink", "Skip", "TiledResult", "tiled_inference"},
     "castvision.layers": {"CastAttention", "CastBlock", "ConvStem", "FullAttention", "RotaryPositions"},
     "castvision.models": {
         "CastVisionTransformer", "ClusterMap", "ContextSegmenter", "FeaturePyramid", "Segmenter",

@@ -6,7 +6,7 @@ import io
 import math
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Counts = np.ndarray[Any, np.dtype[Any]]
 
 _DPI = 120
 _CELL = 3.0
@@ -159,6 +161,39 @@ def segmentation_figure(
         face, edge = ("none", "0.5") if number == untinted else (colour, "none")
         handles.append(Patch(facecolor=face, edgecolor=edge, label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=_TITLE_FONT, frameon=False)
+    return figure
+
+
+def confusion_figure(confusion: Counts, names: Sequence[str], heading: str) -> Figure:
+    """Each class's pixels or images by what they were taken for, as shares of the class.
+
+    Args:
+        confusion: (classes, classes) counts, rows = truth.
+        names: Class names.
+        heading: Above the figure.
+
+    Returns:
+        The figure.
+    """
+    classes = len(names)
+    total = confusion.sum(axis=1, keepdims=True)
+    shares = np.divide(confusion, total, out=np.full(confusion.shape, np.nan), where=total > 0)
+    side = min(max(3.5, 0.5 * classes + 2.5), 30.0)
+    figure = _new_figure(side + 1.0, side)
+    axis = figure.subplots()
+    image = axis.imshow(shares, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(image, label="share of the class")
+    axis.set(xlabel="prediction", ylabel="truth")
+    if classes <= 60:
+        short = [shorten(name, 20) for name in names]
+        axis.set_xticks(range(classes), short, rotation=45, ha="right", parse_math=False)
+        axis.set_yticks(range(classes), short, parse_math=False)
+    if classes <= 25:
+        for row, col in np.argwhere(~np.isnan(shares)):
+            share = shares[row, col]
+            colour = "black" if share > 0.6 else "white"
+            axis.text(col, row, f"{share:.0%}", ha="center", va="center", color=colour, fontsize=_TITLE_FONT)
+    _set_heading(figure, heading)
     return figure
 
 

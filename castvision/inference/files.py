@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif"})
+_STORE = ".zarr"
 
 
-def find_images(sources: Sequence[str | Path], *, outside: Path | None = None) -> dict[Path, str]:
+def expand_patterns(sources: Sequence[str]) -> list[Path]:
+    """Replace patterns (``*``, ``?``, ``**``, ``[...]``) that the shell left alone; names that exist stay.
+
+    Args:
+        sources: Files, folders and patterns.
+
+    Returns:
+        Files and folders, a pattern's in sorted order.
+
+    Raises:
+        FileNotFoundError: A pattern that fits nothing.
+    """
+    found: list[Path] = []
+    for source in sources:
+        if os.path.lexists(source) or not glob.has_magic(source):
+            found.append(Path(source))
+            continue
+        matches = sorted(map(Path, glob.glob(source, recursive=True)), key=_in_natural_order)
+        if not matches:
+            raise FileNotFoundError(f"no file fits the pattern {source!r}; check it")
+        found += matches
+    return found
+
+
+def find_images(
+    sources: Sequence[str | Path], *, outside: Path | None = None, suffixes: Collection[str] = SUFFIXES
+) -> dict[Path, str]:
     """List the images named, and those in the folders named.
 
     Folders are walked recursively in sorted order, numbers compared as numbers; hidden files are left out.
@@ -22,6 +51,7 @@ def find_images(sources: Sequence[str | Path], *, outside: Path | None = None) -
     Args:
         sources: Files and folders. A file is taken whatever its name; of a folder's files those with an image's suffix.
         outside: A folder whose content is left out (the output, when it lies inside a source).
+        suffixes: Of images, lower case. A folder that ends in ``.zarr`` is an image.
 
     Returns:
         Each image and the relative name (without suffix, "/" between folders) its results go under; names are unique.
@@ -35,28 +65,30 @@ def find_images(sources: Sequence[str | Path], *, outside: Path | None = None) -
     for source in map(Path, sources):
         if not source.exists():
             raise FileNotFoundError(f"no such image or folder: {str(source)!r}; check the path")
-        for path, name in _images_of(source, outside):
+        for path, name in _images_of(source, outside, suffixes):
             if path not in found:
                 found[path] = _unique(name, path.suffix, taken)
                 taken.add(found[path].casefold())
     if not found:
         names = ", ".join(str(source) for source in sources) or "nothing"
         raise ValueError(
-            f"no image ({' '.join(sorted(SUFFIXES))}) in {names}; name an image or a folder that holds some"
+            f"no image ({' '.join(sorted(suffixes))}) in {names}; name an image or a folder that holds some"
         )
     return found
 
 
-def _images_of(source: Path, outside: Path | None) -> Iterable[tuple[Path, str]]:
-    if not source.is_dir():
+def _images_of(source: Path, outside: Path | None, suffixes: Collection[str]) -> Iterable[tuple[Path, str]]:
+    if not source.is_dir() or source.suffix == _STORE:
         return [(source, source.stem)]
     shut = None if outside is None else outside.resolve()
     inside = []
     for path in sorted(source.rglob("*"), key=_in_natural_order):
         relative = path.relative_to(source)
-        if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in relative.parts):
+        if path.suffix.lower() not in suffixes or any(part.startswith(".") for part in relative.parts):
             continue
-        if path.is_file() and not (shut is not None and path.resolve().is_relative_to(shut)):
+        if any(part.endswith(_STORE) for part in relative.parts[:-1]) or not (path.is_file() or path.suffix == _STORE):
+            continue
+        if shut is None or not path.resolve().is_relative_to(shut):
             inside.append((path, relative.with_suffix("").as_posix()))
     return inside
 
@@ -75,6 +107,35 @@ def _unique(name: str, suffix: str, taken: set[str]) -> str:
     while candidate.casefold() in taken:
         candidate, number = f"{name}-{number}", number + 1
     return candidate
+
+
+def match_masks(mask: Path | None, images: dict[Path, str]) -> dict[Path, Path]:
+    """The mask of each image: one file for one image, or those of a folder by name.
+
+    Args:
+        mask: A file, a folder, or None.
+        images: Each image and its name, as `find_images` gives them.
+
+    Returns:
+        For each image its mask; empty without any.
+
+    Raises:
+        FileNotFoundError: No such file or folder, or an image without a mask in it.
+        ValueError: One file for several images.
+    """
+    if mask is None:
+        return {}
+    if not mask.exists():
+        raise FileNotFoundError(f"no such mask or folder of masks: {str(mask)!r}; check the path")
+    if not mask.is_dir() or mask.suffix == _STORE:
+        if len(images) > 1:
+            raise ValueError(f"expected a folder of masks for {len(images)} images, got one file: {str(mask)!r}")
+        return dict.fromkeys(images, mask)
+    by_name = {name: path for path, name in find_images([mask], suffixes={*SUFFIXES, _STORE}).items()}
+    missing = [str(path) for path, name in images.items() if name not in by_name]
+    if missing:
+        raise FileNotFoundError(f"no mask in {str(mask)!r} for {', '.join(missing[:3])}; give each its image's name")
+    return {path: by_name[name] for path, name in images.items()}
 
 
 class OutputFolder:
@@ -115,6 +176,24 @@ class OutputFolder:
         Raises:
             FileExistsError: A file of that name appeared that this run did not write, and overwriting is not allowed.
         """
+        with self.draft(name) as draft:
+            draft.write_bytes(data)
+        return self.path / name
+
+    @contextmanager
+    def draft(self, name: str) -> Iterator[Path]:
+        """A temporary file to write to; it gets its name when the block ends well, and is deleted when it does not.
+
+        Args:
+            name: Relative to the folder, "/" between folders.
+
+        Yields:
+            The temporary file's path.
+
+        Raises:
+            FileExistsError: See `write`.
+            OSError: Of the block, such as no space left; it names the file.
+        """
         target = self.path / name
         if target.exists() and target not in self._written and not self._overwrite:
             raise FileExistsError(f"will not replace {str(target)!r}, which this run did not write; pass --overwrite")
@@ -124,13 +203,24 @@ class OutputFolder:
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
+        os.close(handle)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(target)
+            with naming(target):
+                yield Path(temporary)
+                Path(temporary).chmod(0o644)
+                Path(temporary).replace(target)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
         self._written.add(target)
-        return target
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in an error of the system that names none or a temporary one, such as "No space left on device"."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error

@@ -1,0 +1,156 @@
+"""Joining the values of overlapping tiles without seams, band by band, in memory that grows with the width only.
+
+A tile's used part is joined to the strip its left neighbour left over, then to the strip the band above left over. What
+neither the next tile nor the next band will change is handed out at once, so that an argmax can be taken while the rest
+is still to come: no buffer of (classes, height, width), not even of (classes, tile, width).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from castvision.inference.tiling import Tile, TileGrid
+
+
+def hann_ramp(width: int, device: torch.device | str = "cpu") -> Tensor:
+    """Weights of the newer of two tiles across their common strip; the older one's are one minus these.
+
+    Rounded to multiples of 2**-23, so that both weights are float32 and their sum is exactly 1.
+
+    Args:
+        width: Of the strip, >= 0.
+        device: Where it is wanted.
+
+    Returns:
+        (width,) float32, rising within 0..1; the reversed ramp is one minus the ramp.
+    """
+    step = (torch.arange(width, dtype=torch.float64) + 0.5) / max(width, 1)
+    ramp = torch.sin(step * torch.pi / 2).square()
+    return ((ramp * 2**23).round() / 2**23).to(device, torch.float32)
+
+
+def blend(old: Tensor, new: Tensor, weight: Tensor) -> Tensor:
+    """Go from the older values to the newer; where both agree the result is exactly theirs.
+
+    Args:
+        old: Any shape, float32.
+        new: The same shape.
+        weight: Of the newer, broadcastable.
+
+    Returns:
+        The same shape.
+    """
+    return torch.lerp(old, new, weight)
+
+
+@dataclass
+class SeamSums:
+    """Disagreement of neighbouring tiles, summed over their common strips.
+
+    Attributes:
+        pixels: Compared so far.
+        labels: Pixels whose most probable class differs.
+        difference: Absolute difference, averaged over channels, summed over pixels.
+    """
+
+    pixels: int = 0
+    labels: int = 0
+    difference: float = 0.0
+
+    def add(self, old: Tensor, new: Tensor) -> None:
+        """Compare two (C, height, width)."""
+        self.pixels += old[0].numel()
+        self.labels += int((old.argmax(dim=0) != new.argmax(dim=0)).sum())
+        self.difference += float((old - new).abs().mean(dim=0).sum(dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Values that are complete.
+
+    Attributes:
+        values: (C, height, width) float32.
+        known: (height, width) bool; False where no tile was run.
+    """
+
+    values: Tensor
+    known: Tensor
+
+
+class BandJoiner:
+    """Takes a grid's tiles in reading order and hands out what is complete.
+
+    Args:
+        grid: Where the tiles lie.
+        channels: Of the values.
+        device: Where the values are.
+        seam: Adds up how far neighbours disagree.
+    """
+
+    def __init__(self, grid: TileGrid, channels: int, device: torch.device, seam: SeamSums) -> None:
+        self.grid, self.seam = grid, seam
+        self._ramp = hann_ramp(grid.zone, device)
+        has_bands, has_cols = len(grid.rows) > 1, len(grid.cols) > 1
+        self._above = torch.zeros(channels, grid.zone if has_bands else 0, grid.width, device=device)
+        self._above_known = torch.zeros(grid.width, dtype=torch.bool, device=device)
+        self._left = torch.zeros(channels, grid.tile[0], grid.zone if has_cols else 0, device=device)
+        self._left_known = torch.zeros(self._left.shape[2], dtype=torch.bool, device=device)
+
+    def join(self, tile: Tile, values: Tensor | None) -> Block:
+        """Join the next tile.
+
+        Args:
+            tile: Of the grid, in reading order.
+            values: (C, tile height, tile width) float32, margins included; None = the tile was not run.
+
+        Returns:
+            The values of rows ``tile.y.low..done`` and columns ``tile.x.low..done``.
+        """
+        y, x = tile.y, tile.x
+        used = self._used(tile, values)
+        known = torch.full((x.high - x.low,), values is not None, device=used.device)
+        if tile.col:
+            strip = used[:, :, : self.grid.zone]
+            left = self._left[:, : used.shape[1]]
+            strip.copy_(self._mix(left, strip, self._left_known, known[: self.grid.zone], self._ramp))
+            known[: self.grid.zone] |= self._left_known
+        if x.high > x.done:
+            self._left[:, : used.shape[1]] = used[:, :, x.done - x.low :]
+            self._left_known = known[x.done - x.low :].clone()
+        return self._join_above(tile, used[:, :, : x.done - x.low], known[: x.done - x.low], y.done - y.low)
+
+    def _used(self, tile: Tile, values: Tensor | None) -> Tensor:
+        y, x = tile.y, tile.x
+        if values is None:
+            return self._above.new_zeros(len(self._above), y.high - y.low, x.high - x.low)
+        top, left, _, _ = tile.margins
+        return values[:, top : top + y.high - y.low, left : left + x.high - x.low].clone()
+
+    def _join_above(self, tile: Tile, used: Tensor, known: Tensor, rows: int) -> Block:
+        zone = self.grid.zone
+        columns = slice(tile.x.low, tile.x.done)
+        above, above_known = self._above[:, :, columns], self._above_known[columns]
+        known_map = known.expand(rows, -1)
+        if tile.row:
+            strip = used[:, :zone]
+            strip.copy_(self._mix(above, strip, above_known, known, self._ramp[:, None]))
+            if not known.all():
+                known_map = known_map.clone()
+                known_map[:zone] |= above_known
+        if tile.y.high > tile.y.done:
+            above.copy_(used[:, rows:])
+            above_known.copy_(known)
+        return Block(used[:, :rows], known_map)
+
+    def _mix(self, old: Tensor, new: Tensor, old_known: Tensor, new_known: Tensor, weight: Tensor) -> Tensor:
+        """Blend where both are known (whole columns), else take the one that is."""
+        both = old_known & new_known
+        if both.all():
+            self.seam.add(old, new)
+            return blend(old, new, weight)
+        if both.any():
+            self.seam.add(old[:, :, both], new[:, :, both])
+        return torch.where(both, blend(old, new, weight), torch.where(new_known, new, old))

@@ -1,0 +1,80 @@
+"""A loaded model as a predictor of tiles: range, channels and normalisation as in training, the same for every tile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from castvision.data import ImageReader
+    from castvision.inference.predictor import Predictor
+
+_LUMA = (0.299, 0.587, 0.114)
+_BAND_BYTES = 1 << 25
+
+
+def value_range(reader: ImageReader, level: int = 0) -> tuple[float, float]:
+    """The values that become 0 and 1: as `castvision.data.images.to_unit_range`, for an image read in bands.
+
+    Args:
+        reader: The image.
+        level: Of its pyramid.
+
+    Returns:
+        (low, high), high > low.
+    """
+    dtype = np.dtype(reader.dtype)
+    if dtype.kind in "bu":
+        return 0.0, 1.0 if dtype.kind == "b" else float(np.iinfo(dtype).max)
+    size = reader.levels[level]
+    rows = max(1, _BAND_BYTES // (size.width * reader.channels * 8))
+    lows, highs = [], []
+    for y in range(0, size.height, rows):
+        band = reader.read(y, 0, min(rows, size.height - y), size.width, level)
+        values = band[np.isfinite(band) if reader.nodata is None else np.isfinite(band) & (band != reader.nodata)]
+        if values.size:
+            lows.append(float(values.min()))
+            highs.append(float(values.max()))
+    low, high = (min(lows), max(highs)) if lows else (0.0, 1.0)
+    if dtype.kind == "f" and low >= 0 and high <= 1:
+        return 0.0, 1.0
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+class TileModel:
+    """Turns tiles in the image's own range into logits.
+
+    Args:
+        predictor: The model and its facts.
+        channels: Of the image; grey and RGB are turned into one another.
+        limits: The values that become 0 and 1; see `value_range`.
+
+    Raises:
+        ValueError: The image's channels do not fit the model.
+    """
+
+    def __init__(self, predictor: Predictor, channels: int, limits: tuple[float, float]) -> None:
+        parts = predictor.parts
+        if channels != parts.in_chans and {channels, parts.in_chans} != {1, 3}:
+            raise ValueError(
+                f"expected an image with {parts.in_chans} channels for this model, got {channels}; "
+                f"select channels, or train with in_chans={channels}"
+            )
+        self.predictor, self.limits = predictor, limits
+        self._mean, self._std = (self._channels(values) for values in (parts.mean, parts.std))
+
+    def _channels(self, values: tuple[float, ...]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self.predictor.device).view(1, -1, 1, 1)
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """(B, channels, height, width) float32 to (B, classes, height, width)."""
+        low, high = self.limits
+        unit = ((batch - low) / (high - low)).clamp(0, 1)
+        in_chans = self.predictor.parts.in_chans
+        if unit.shape[1] != in_chans and in_chans == 1:
+            unit = (unit * self._channels(_LUMA)).sum(dim=1, keepdim=True)
+        logits: Any = self.predictor.model((unit.expand(-1, in_chans, -1, -1) - self._mean) / self._std)
+        return logits  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Results as files, written part by part from a `castvision.inference.sinks.FileSink`."""

@@ -1,0 +1,76 @@
+"""A picture of an image of any size with its labels laid over it, small enough to look at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from castvision.inference.pictures import RGB, Labels, display_picture, line_width, overlay_labels, resize_labels
+
+if TYPE_CHECKING:
+    from castvision.data import ImageReader
+    from castvision.data.images import Pixels
+    from castvision.inference.sinks import FileSink
+
+_BAND_BYTES = 1 << 25
+
+
+def read_reduced(reader: ImageReader, max_side: int) -> Pixels:
+    """A whole image, averaged over square blocks, read from the coarsest level that is large enough, band by band.
+
+    Args:
+        reader: The image.
+        max_side: Of the longer side of the result.
+
+    Returns:
+        (height, width, channels) in the file's dtype; smaller images unchanged.
+    """
+    enough = [place for place, level in enumerate(reader.levels) if max(level.height, level.width) >= max_side]
+    place = enough[-1] if enough else 0
+    level = reader.levels[place]
+    factor = max(1, -(-max(level.height, level.width) // max_side))
+    if factor == 1:
+        whole: Pixels = reader.read(0, 0, level.height, level.width, place)
+        return whole
+    height, width = max(1, level.height // factor), max(1, level.width // factor)
+    row_bytes = factor * level.width * reader.channels * 8
+    rows = max(1, _BAND_BYTES // row_bytes)
+    bands = []
+    for y in range(0, height, rows):
+        count = min(rows, height - y)
+        deep, wide = min(count * factor, level.height), min(width * factor, level.width)
+        band = reader.read(y * factor, 0, deep, wide, place)
+        bands.append(_block_means(band, count, width))
+    return np.concatenate(bands)
+
+
+def _block_means(band: Pixels, height: int, width: int) -> Pixels:
+    blocks = band.reshape(height, band.shape[0] // height, width, band.shape[1] // width, band.shape[2])
+    means: Pixels = blocks.mean(axis=(1, 3), dtype=np.float64)
+    return np.asarray(np.rint(means) if band.dtype.kind in "ui" else means, band.dtype)
+
+
+def overlay_preview(
+    reader: ImageReader, sink: FileSink, *, nodata: int, untinted: int | None, max_side: int = 2048
+) -> RGB:
+    """The image with each class tinted, nodata darkened.
+
+    Args:
+        reader: The image.
+        sink: (height, width) labels of any of its levels.
+        nodata: Label of pixels without a class.
+        untinted: A class left as it is, such as a background.
+        max_side: Of the longer side.
+
+    Returns:
+        (height', width', 3) uint8.
+    """
+    picture = display_picture(read_reduced(reader, max_side), max_side=max_side)
+    height, width = sink.shape[:2]
+    step = max(1, max(height, width) // max(picture.shape[:2]))
+    labels: Labels = sink.read(0, 0, height, width, step).astype(np.int64)
+    labels[labels == nodata] = -1
+    size = (picture.shape[0], picture.shape[1])
+    line = line_width(max(size) / max(labels.shape))
+    return overlay_labels(picture, resize_labels(labels, size), untinted=untinted, line=line)
