@@ -19,6 +19,7 @@ usage: castvision VERB [ARGUMENTS]
   train             train, validate, test or predict by a configuration   castvision train --config quickstart
   make-pathfinder   write a Pathfinder data set                           castvision make-pathfinder OUT --img-size 32
   demo              predictions and cluster maps as pictures            castvision demo photo.jpg --model M --output DIR
+  benchmark         speed and memory on this machine, and the goals      castvision benchmark layer --quick
   timm              one of timm's own scripts, with our models            castvision timm validate.py --model M
 
 castvision VERB --help tells more; castvision --version the version.
@@ -83,6 +84,10 @@ def _demo(arguments: list[str]) -> int:
     return _main_of("castvision.inference.demo")(arguments)
 
 
+def _benchmark(arguments: list[str]) -> int:
+    return _main_of("castvision.benchmark.main")(arguments)
+
+
 def _main_of(module: str) -> Callable[[list[str]], int]:
     function: Callable[[list[str]], int] = importlib.import_module(module).main
     return function
@@ -117,5 +122,6 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "make-pathfinder": _make_pathfinder,
     "demo": _demo,
+    "benchmark": _benchmark,
     "timm": _timm,
 }
