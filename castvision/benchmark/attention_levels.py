@@ -10,7 +10,7 @@ import torch
 
 from castvision.benchmark.levels import Outcome, Task
 from castvision.benchmark.memory import weigh
-from castvision.benchmark.record import Figure, Key
+from castvision.benchmark.record import Figure, Key, single_figure
 from castvision.benchmark.settings import Settings
 from castvision.benchmark.subjects import BACKENDS, DTYPES, HEADS, MIXINGS, Subject, make_subject
 from castvision.benchmark.timing import Competitor, Spread, interleave, make_clock, make_spread
@@ -19,7 +19,7 @@ ONE_HEAD_FROM = 1 << 15
 """Tokens from which a CPU times full attention on one head."""
 
 ROUTING_TOKENS = 16384
-ROUTING_INPUTS = ("random", "uniform", "50% blank", "95% blank")
+ROUTING_INPUTS = ("0% blank", "50% blank", "95% blank", "100% blank")
 PHASES = ("forward", "training")
 _MATMUL = 2048
 
@@ -52,7 +52,7 @@ def _groups(level: str, settings: Settings) -> list[list[Key]]:
     groups = []
     for size in settings.sizes:
         for dtype in settings.dtypes:
-            for phase in PHASES:
+            for phase in PHASES[:1] if level == "op" and settings.quick else PHASES:
                 ours = ("cast",) if level == "block" else tuple(MIXINGS)
                 key = Key(level, "", size, dtype, phase, settings.device)
                 groups.append([key.of(subject=name) for name in (*ours, *_rivals(level, size, settings.device))])
@@ -92,7 +92,7 @@ def time_group(keys: Iterable[Key], settings: Settings) -> Outcome:
         try:
             subjects[key] = _try(key)
         except Exception as error:
-            failures[f"{key.level} {key.subject} at {key.size}, {key.dtype}, {key.phase}"] = _first_line(error)
+            failures[f"{key.level} {key.subject} at {key.size}, {key.dtype}, {key.phase}"] = describe_failure(error)
     named: dict[str, Competitor] = {key.subject: subject for key, subject in subjects.items()}
     samples = interleave(
         named, make_clock(settings.device), budget=settings.budget, least=settings.least, most=settings.most
@@ -111,7 +111,8 @@ def _try(key: Key) -> Subject:
     return make_subject(key)
 
 
-def _first_line(error: Exception) -> str:
+def describe_failure(error: Exception) -> str:
+    """Its type and the first line of its message."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
 
 
@@ -151,13 +152,11 @@ def _memory_tasks(settings: Settings) -> list[Task]:
 
 def _weigh_group(keys: list[Key], settings: Settings) -> Outcome:
     side_by_side = 1 if settings.device == "cuda" else os.cpu_count() or 1
-    figures, failures = weigh(keys, settings.threads, side_by_side)
-    whole = []
-    for figure in figures:
-        if figure.key.subject == "sdpa-thin":
-            size = HEADS * figure.value
-            note = f"a layer of one head, times {HEADS}"
-            whole.append(Figure(figure.key.of(subject="sdpa"), size, size, size, 0, note))
+    peaks, failures = weigh(keys, settings.threads, side_by_side)
+    figures = [single_figure(key.of(quantity="bytes"), peak.bytes) for key, peak in peaks.items()]
+    thin = [figure for figure in figures if figure.key.subject == "sdpa-thin"]
+    note = f"a layer of one head, times {HEADS}"
+    whole = [single_figure(f.key.of(subject="sdpa"), HEADS * f.value, note, repeats=0) for f in thin]
     return figures + whole, failures
 
 

@@ -38,7 +38,7 @@ def save_figure(path: Path, results: Results) -> bool:
 
     dtype = results.header["settings"]["dtypes"][0]
     figure = Figure(figsize=(11, 4.6), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)
     time_axes, memory_axes = figure.subplots(1, 2)
     _draw(time_axes, results, level, dtype, "seconds")
     _draw(memory_axes, results, level, dtype, "bytes")
@@ -53,7 +53,7 @@ def save_figure(path: Path, results: Results) -> bool:
     figure.suptitle(f"{machine.get('gpu', machine['cpu'])}, {threads} thread(s), torch {machine['torch']}", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    canvas.print_png(str(partial))
+    figure.savefig(partial, format="png")
     partial.replace(path)
     return True
 
@@ -71,11 +71,11 @@ def _draw(axes: Axes, results: Results, level: str, dtype: str, quantity: str) -
     scale = 1.0 if quantity == "seconds" else float(1 << 20)
     for number, (subject, label) in enumerate(LABELS.items()):
         for phase, style in _STYLES.items():
+            wanted = Key(level, subject, 0, dtype, phase, quantity=quantity)
             found = sorted(
                 (figure.key.size, figure)
                 for figure in results.figures.values()
-                if figure.key
-                == Key(level, subject, figure.key.size, dtype, phase, figure.key.device).of(quantity=quantity)
+                if figure.key == wanted.of(size=figure.key.size, device=figure.key.device)
             )
             if not found:
                 continue

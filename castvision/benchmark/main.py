@@ -142,10 +142,15 @@ def select_goals(settings: Settings, hardware: frozenset[str]) -> list[Goal]:
     """The goals of the chosen levels, of what a quick run can reach, and of this device and those absent here."""
     from castvision.benchmark.goals import make_goals
 
-    goals = [goal for goal in make_goals() if goal.ours.level in settings.levels]
-    if settings.quick:
-        goals = [goal for goal in goals if goal.is_quick]
-    return goals
+    def is_meant(goal: Goal) -> bool:
+        key = goal.ours
+        if key.level not in settings.levels or (settings.quick and not goal.is_quick):
+            return False
+        if key.level in ("model", "data") or goal.needs not in hardware:
+            return True
+        return key.size in settings.sizes and key.dtype in settings.dtypes
+
+    return [goal for goal in make_goals() if is_meant(goal)]
 
 
 def select_tasks(settings: Settings, goals: Sequence[Goal], hardware: frozenset[str]) -> list[Task]:

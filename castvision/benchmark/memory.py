@@ -7,24 +7,32 @@ CUDA: ``max_memory_allocated``.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from castvision.benchmark.record import Figure, Key
+from castvision.benchmark.record import Key
 
 _STATUS, _MARKS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _WARM_UP_TOKENS = 256
 
 
-def weigh(keys: Iterable[Key], threads: int, side_by_side: int = 1) -> tuple[list[Figure], dict[str, str]]:
+class Peak(NamedTuple):
+    """Bytes over the baseline, and seconds, of one call that was not warmed up."""
+
+    bytes: int
+    seconds: float
+
+
+def weigh(keys: Iterable[Key], threads: int, side_by_side: int = 1) -> tuple[dict[Key, Peak], dict[str, str]]:
     """Peak memory and seconds of each key's call, a fresh process each.
 
     Args:
@@ -33,23 +41,22 @@ def weigh(keys: Iterable[Key], threads: int, side_by_side: int = 1) -> tuple[lis
         side_by_side: Processes at a time; more disturb the seconds, not the bytes.
 
     Returns:
-        Figures in "bytes", and reasons by title for the keys that gave none. The seconds of the run stand in the note.
+        Peaks by key, and reasons by title for the keys that gave none.
     """
     wanted = list(keys)
     with ThreadPoolExecutor(side_by_side) as pool:
         outcomes = list(pool.map(lambda key: _ask(key, threads), wanted))
-    figures, failures = [], {}
+    peaks: dict[Key, Peak] = {}
+    failures = {}
     for key, outcome in zip(wanted, outcomes, strict=True):
         if isinstance(outcome, str):
             failures[f"memory of {key.level} {key.subject} at {key.size}, {key.dtype}, {key.phase}"] = outcome
-            continue
-        note = f"one run of {outcome['seconds']:.3g} s with {threads} threads"
-        size = float(outcome["bytes"])
-        figures.append(Figure(key.of(quantity="bytes"), size, size, size, 1, note))
-    return figures, failures
+        else:
+            peaks[key] = outcome
+    return peaks, failures
 
 
-def _ask(key: Key, threads: int) -> dict[str, Any] | str:
+def _ask(key: Key, threads: int) -> Peak | str:
     """What the process says, or why it said nothing."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(
@@ -58,15 +65,14 @@ def _ask(key: Key, threads: int) -> dict[str, Any] | str:
         capture_output=True, text=True, check=False, env=environment,
     )  # fmt: skip
     if done.returncode == 0:
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return answer
+        return Peak(*json.loads(done.stdout.splitlines()[-1]))
     if done.returncode < 0:
         return f"ended by signal {-done.returncode}; out of memory?"
     return (done.stderr.strip().splitlines() or ["no message"])[-1]
 
 
-def measure_peak(key: Key) -> Mapping[str, float]:
-    """Bytes over the baseline and seconds of one call, in this process, which should be fresh."""
+def measure_peak(key: Key) -> Peak:
+    """One call of what the key names, in this process, which should be fresh."""
     import torch
 
     from castvision.benchmark.subjects import make_subject
@@ -77,13 +83,12 @@ def measure_peak(key: Key) -> Mapping[str, float]:
     with warm.ready():
         warm.run()
     del warm
-    gc.collect()
     base = _start(key.device)
     subject = make_subject(key)
     with subject.ready():
         seconds = make_clock(key.device)(subject.run)
     peak = torch.cuda.max_memory_allocated() if key.device == "cuda" else read_status("VmHWM")
-    return {"bytes": peak - base, "seconds": seconds}
+    return Peak(peak - base, seconds)
 
 
 def read_status(field: str) -> int:
@@ -102,10 +107,14 @@ def _start(device: str) -> int:
     """Reset the peak's mark and give the bytes in use."""
     import torch
 
+    gc.collect()
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         return int(torch.cuda.memory_allocated())
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc: what the warm-up left must not hide what comes
+        trim(0)
     _MARKS.write_text("5")
     return read_status("VmRSS")
 

@@ -22,7 +22,7 @@ class Key:
         dtype: "fp32" or "bf16".
         phase: "forward" or "training" (forward and backward).
         device: "cpu" or "cuda".
-        inputs: What the tokens are: "random", or the blank share of the image such as "50% blank".
+        inputs: "random"; or, where routing is looked at, the share of tokens that are all alike, such as "50% blank".
         quantity: "seconds", "bytes", "flops", "flops/s", "parameters" or "images/s".
     """
 
@@ -59,6 +59,11 @@ class Figure:
     high: float
     repeats: int = 1
     note: str = ""
+
+
+def single_figure(key: Key, value: float, note: str = "", repeats: int = 1) -> Figure:
+    """A figure without a spread."""
+    return Figure(key, float(value), float(value), float(value), repeats, note)
 
 
 class Results:

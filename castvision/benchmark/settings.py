@@ -43,7 +43,7 @@ class Settings:
     @property
     def least(self) -> int:
         """Fewest repeats of a competitor whose single call is within reason."""
-        return 3
+        return 2 if self.quick else 3
 
     @property
     def most(self) -> int:

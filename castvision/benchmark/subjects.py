@@ -97,7 +97,7 @@ class Subject:
         out = self.call(*self.inputs)
         if self.grad is None:
             self.grad = torch.randn_like(out)
-        out.backward(self.grad)
+        torch.autograd.backward(out, self.grad)
 
 
 class ValueAttention(FullAttention):
@@ -143,10 +143,8 @@ def make_subject(key: Key) -> Subject:
 
 
 def blank_share(inputs: str) -> float:
-    """Share of blank tokens that ``Key.inputs`` names: "random", "uniform" or "50% blank"."""
-    if inputs in ("random", "uniform"):
-        return float(inputs == "uniform")
-    return float(inputs.removesuffix("% blank")) / 100
+    """Share of blank tokens that ``Key.inputs`` names: "random" or, for instance, "50% blank"."""
+    return 0.0 if inputs == "random" else float(inputs.removesuffix("% blank")) / 100
 
 
 def _new(key: Key, *shape: int) -> Tensor:
@@ -168,7 +166,7 @@ def _make_op(key: Key) -> Subject:
 
 
 def _full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))
+    return F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
 
 
 def _make_layer(key: Key) -> Subject:

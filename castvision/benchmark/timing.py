@@ -71,7 +71,7 @@ def cuda_clock(call: Callable[[], object]) -> float:
     """Seconds between two events around the call on the current CUDA stream, all earlier work done."""
     import torch
 
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()
     start.record()
     call()
