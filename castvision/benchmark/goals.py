@@ -97,10 +97,9 @@ def judge(goal: Goal, figures: Mapping[Key, Figure], hardware: frozenset[str]) -
     if ours is not None and (rivals or not goal.theirs):
         theirs = min((figure.value for figure in rivals), default=1.0)
         ratio = theirs / ours.value if goal.kind == "speed-up" else ours.value / theirs
-        reason = "; ".join(sorted({f"{f.key.subject}: {f.note}" for f in (ours, *rivals) if not f.repeats}))
+        reason = "; ".join(f"{f.key.subject}: {f.note}" for f in (ours, *rivals) if not f.repeats)
     if goal.needs not in hardware:
-        absent = f"this machine lacks {goal.needs}"
-        return Verdict(goal, ratio, NOT_MEASURED, "; ".join(filter(None, (absent, reason))))
+        return Verdict(goal, ratio, NOT_MEASURED, f"no {goal.needs} here")
     if ratio is None:
         return Verdict(goal, None, MISSED, "no figure")
     holds = ratio >= goal.bound if _KINDS[goal.kind][1] else ratio <= goal.bound
@@ -156,7 +155,7 @@ def _gpu_speed() -> list[Goal]:
         for size, bound in bounds.items():
             ours = Key("layer", "cast", size, "bf16", phase, "cuda")
             rivals = tuple(ours.of(subject=name) for name in _GPU_RIVALS)
-            goals.append(Goal(f"{_name(ours)} over the fastest fused kernel", "speed-up", bound, ours, rivals, "cuda"))
+            goals.append(Goal(f"{_name(ours)} over the fastest kernel", "speed-up", bound, ours, rivals, "cuda"))
     return goals
 
 
@@ -167,7 +166,7 @@ def _memory(device: str, dtype: str) -> list[Goal]:
             for size in _DEFAULT:
                 ours = Key("layer", subject, size, dtype, phase, device, quantity="bytes")
                 theirs = (ours.of(subject="sdpa"),)
-                name = f"{_name(ours)}, peak memory over SDPA"
+                name = f"{_name(ours)}, memory over SDPA"
                 goals.append(Goal(name, "share", bound * allowance, ours, theirs, device))
     return goals
 
@@ -176,7 +175,7 @@ def _routing() -> list[Goal]:
     goals = []
     for inputs in _ROUTING_INPUTS:
         ours = Key("layer", "routing", 16384, inputs=inputs)
-        name = f"routing's share of the layer at 16,384, fp32, {inputs}"
+        name = f"routing over layer 16,384 fp32 fwd, {inputs}"
         goals.append(Goal(name, "share", 0.25, ours, (ours.of(subject="cast"),)))
     return goals
 
@@ -185,17 +184,17 @@ def _blocks(device: str, dtype: str, bound: float) -> list[Goal]:
     goals = []
     for size in _DEFAULT:
         ours = Key("block", "cast", size, dtype, device=device)
-        name = f"{_name(ours)} over attention removed"
+        name = f"{_name(ours)} over no attention"
         goals.append(Goal(name, "share", bound, ours, (ours.of(subject="no-core"),), device))
     return goals
 
 
 def _million() -> list[Goal]:
-    return [Goal("a million tokens, forward, peak memory", "at most", 12 * GIB, MILLION, unit=(GIB, "GiB"))]
+    return [Goal("a million tokens, fwd, memory", "at most", 12 * GIB, MILLION, unit=(GIB, "GiB"))]
 
 
 def _million_gpu() -> list[Goal]:
-    name = "a million tokens, forward + backward, peak memory"
+    name = "a million tokens, fwd + bwd, memory"
     return [Goal(name, "at most", 139 * GIB, MILLION_TRAINING, needs="cuda", unit=(GIB, "GiB"))]
 
 
@@ -211,6 +210,6 @@ def _data() -> list[Goal]:
 
 
 def _name(key: Key) -> str:
-    part = "forward + backward" if key.phase == "training" else "forward"
-    mixing = {"cast": "joint", "cast-surrogate": "the paper's mixing"}[key.subject]
-    return f"{key.level} at {key.size:,}, {key.dtype}, {part}, {mixing}"
+    part = "fwd + bwd" if key.phase == "training" else "fwd"
+    mixing = {"cast": "", "cast-surrogate": " (paper's mixing)"}[key.subject]
+    return f"{key.level} {key.size:,} {key.dtype} {part}{mixing}"

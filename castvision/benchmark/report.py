@@ -21,13 +21,8 @@ def print_results(results: Results, console: Console) -> None:
     groups: dict[tuple[str, ...], list[Figure]] = {}
     for figure in results.figures.values():
         key = figure.key
-        group: tuple[str, ...] = (
-            key.level,
-            key.dtype,
-            key.phase,
-            key.quantity,
-            "" if key.inputs == "random" else key.inputs,
-        )
+        inputs = "" if key.inputs == "random" else key.inputs
+        group: tuple[str, ...] = (key.level, key.dtype, key.phase, key.quantity, inputs)
         groups.setdefault(group, []).append(figure)
     for group, figures in sorted(groups.items()):
         console.print(_table(", ".join(filter(None, group)), figures))
