@@ -95,7 +95,11 @@ def time_group(keys: Iterable[Key], settings: Settings) -> Outcome:
             failures[f"{key.level} {key.subject} at {key.size}, {key.dtype}, {key.phase}"] = describe_failure(error)
     named: dict[str, Competitor] = {key.subject: subject for key, subject in subjects.items()}
     samples = interleave(
-        named, make_clock(settings.device), budget=settings.budget, least=settings.least, most=settings.most
+        named,
+        make_clock(settings.device, settings.threads),
+        budget=settings.budget,
+        least=settings.least,
+        most=settings.most,
     )
     spreads = {key: make_spread(samples[key.subject]) for key in subjects}
     figures = [_figure(key, spread) for key, spread in spreads.items()]
@@ -169,6 +173,8 @@ def _measure_matmul(key: Key, settings: Settings) -> Outcome:
     """What a square matrix product reaches: the rate behind the floor of arithmetic."""
     sides = [torch.empty(key.size, key.size, dtype=DTYPES[key.dtype], device=key.device) for _ in range(2)]
     rivals: dict[str, Competitor] = {"matmul": Subject(torch.mm, sides, "forward")}
-    samples = interleave(rivals, make_clock(key.device), budget=settings.budget / 4, least=3, most=settings.most)
+    samples = interleave(
+        rivals, make_clock(key.device, settings.threads), budget=settings.budget / 4, least=3, most=settings.most
+    )
     rates = make_spread([2 * key.size**3 / seconds for seconds in samples["matmul"]])
     return [Figure(key, rates.median, rates.low, rates.high, rates.count)], {}

@@ -122,7 +122,9 @@ def run(settings: Settings, output: Path) -> int:
     torch.manual_seed(0)
     torch.set_num_threads(settings.threads)
     machine = describe_machine()
-    results = Results(output / "benchmark.json", {"machine": machine, "settings": asdict(settings)})
+    results = Results(
+        output / "benchmark.json", {"machine": machine, "clock": settings.clock, "settings": asdict(settings)}
+    )
     hardware = find_hardware(settings.device)
     goals = select_goals(settings, hardware)
     measure(select_tasks(settings, goals, hardware), results)
@@ -134,7 +136,7 @@ def run(settings: Settings, output: Path) -> int:
     if settings.check:
         print_goals(verdicts, console)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)
-    console.print(f"{settings.threads} thread(s); {output / 'benchmark.json'}", highlight=False)
+    console.print(f"{settings.threads} thread(s), {settings.clock}; {output / 'benchmark.json'}", highlight=False)
     return int(settings.check and any(verdict.outcome == MISSED for verdict in verdicts))
 
 

@@ -86,7 +86,7 @@ def measure_peak(key: Key) -> Peak:
     base = _start(key.device)
     subject = make_subject(key)
     with subject.ready():
-        seconds = make_clock(key.device)(subject.run)
+        seconds = make_clock(key.device, torch.get_num_threads())(subject.run)
     peak = torch.cuda.max_memory_allocated() if key.device == "cuda" else read_status("VmHWM")
     return Peak(peak - base, seconds)
 

@@ -36,6 +36,13 @@ class Settings:
     check: bool = False
 
     @property
+    def clock(self) -> str:
+        """What seconds are, for the reader."""
+        if self.device == "cuda":
+            return "CUDA events"
+        return "CPU time" if self.threads == 1 else "wall time"
+
+    @property
     def budget(self) -> float:
         """Seconds of repeats a competitor may take in a group."""
         return 0.4 if self.quick else 10.0

@@ -80,9 +80,11 @@ def cuda_clock(call: Callable[[], object]) -> float:
     return float(start.elapsed_time(end)) / 1e3
 
 
-def make_clock(device: str) -> Clock:
-    """The clock for "cpu" or "cuda"."""
-    return cuda_clock if device == "cuda" else wall_clock
+def make_clock(device: str, threads: int) -> Clock:
+    """The clock for a device: events on CUDA, CPU time for one thread, which other work on the machine disturbs less."""
+    if device == "cuda":
+        return cuda_clock
+    return process_clock if threads == 1 else wall_clock
 
 
 def interleave(

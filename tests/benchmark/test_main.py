@@ -11,6 +11,7 @@ import castvision
 from castvision.benchmark import levels, main
 from castvision.benchmark.goals import Goal, make_goals
 from castvision.benchmark.machine import describe_machine
+from castvision.benchmark.memory import Peak
 from castvision.benchmark.record import Key, Results, load_results, single_figure
 
 ROOT = Path(castvision.__file__).parent
@@ -67,7 +68,12 @@ def single_runs(monkeypatch):
     monkeypatch.setattr("castvision.benchmark.attention_levels._MATMUL", 64)
 
 
-def test_a_tiny_run_end_to_end(tmp_path, capsys, single_runs):
+def test_a_tiny_run_end_to_end(tmp_path, capsys, single_runs, monkeypatch):
+    # fresh processes take seconds to start; test_subjects weighs in a real one
+    monkeypatch.setattr(
+        "castvision.benchmark.attention_levels.weigh",
+        lambda keys, threads, side_by_side: ({key: Peak(key.size, 1.0) for key in keys}, {}),
+    )
     output = tmp_path / "run"
     arguments = ["op", "layer", "block", "--sizes", "256", "--output", str(output)]
     assert main.main(arguments) == 0

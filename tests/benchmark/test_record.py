@@ -45,7 +45,7 @@ def test_a_finished_run_and_one_of_other_settings_are_left_alone(tmp_path):
 def test_a_file_of_something_else_is_named(tmp_path, text):
     path = tmp_path / "benchmark.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="benchmark.json"):
+    with pytest.raises(ValueError, match=r"benchmark\.json"):
         Results(path, HEADER)
     assert path.read_text() == text
 

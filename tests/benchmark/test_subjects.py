@@ -9,7 +9,7 @@ from castvision.benchmark.attention_levels import _whole_from_one_head
 from castvision.benchmark.memory import weigh
 from castvision.benchmark.model_level import count_flops
 from castvision.benchmark.record import Key, single_figure
-from castvision.benchmark.subjects import ValueAttention, blank_share, make_subject
+from castvision.benchmark.subjects import ValueAttention, blank_share, create_model, make_subject
 
 
 @pytest.mark.parametrize("phase", ["forward", "training"])
@@ -72,15 +72,17 @@ def test_arithmetic_of_a_small_layer():
     assert layer_flops(4, 2, 3) == 2 * 4 * 4 * 9 + 96 + 264
 
 
-def test_flops_of_a_model_count_our_operators_and_full_attention():
-    # four blocks of width 64 on 64 tokens in 8 clusters, counted by hand without the stem and the head
-    blocks = 4 * (layer_flops(64, 8, 64) + 2 * 2 * 64 * 64 * 128)
-    ours, parameters = count_flops(Key("model", "cast_vit_atto_patch4_32", 32))
-    assert blocks < ours < 1.4 * blocks
-    assert 160_000 < parameters < 180_000
+def test_flops_of_models_by_hand():
+    tokens, width = 196, 192
+    linear = 12 * 2 * (tokens + 1) * 12 * width**2 + 2 * tokens * 3 * 16**2 * width + 2 * width * 1000
     full, _ = count_flops(Key("model", "vit_tiny_patch16_224", 224))
-    linear = 12 * 2 * 197 * 12 * 192**2
-    assert full > linear + 12 * 4 * 197**2 * 192
+    assert full == linear + 12 * 4 * (tokens + 1) ** 2 * width
+    ours, parameters = count_flops(Key("model", "cast_vit_tiny_patch16_224", 224))
+    clusters = route_flops(tokens, 14, width) + attend_flops(tokens, 14, 14, width)
+    prefix = 4 * (tokens + 1) * width  # the class token's own attention
+    phi = 2 * (tokens + 1) * width
+    assert ours == linear + 12 * (clusters + prefix + phi)
+    assert parameters == sum(p.numel() for p in create_model("cast_vit_tiny_patch16_224", 224).parameters())
 
 
 def test_memory_of_a_fresh_process_counts_weights_inputs_and_output():

@@ -4,7 +4,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from castvision.benchmark.timing import LONG, TOO_LONG, interleave, make_spread, process_clock, wall_clock
+from castvision.benchmark.timing import (
+    LONG,
+    TOO_LONG,
+    cuda_clock,
+    interleave,
+    make_clock,
+    make_spread,
+    process_clock,
+    wall_clock,
+)
 
 
 class Scripted:
@@ -36,9 +45,9 @@ def race(budget=1.0, least=3, most=5, **seconds):
 
 
 def test_rounds_alternate_and_the_warm_up_is_dropped():
-    samples, log = race(a=[9e-1, 0.1, 0.2, 0.3, 0.4, 0.5], b=[8e-1, 0.5, 0.6, 0.7])
-    assert log == list("ababababaa")  # b has spent its budget after three
-    assert samples == {"a": [0.1, 0.2, 0.3, 0.4, 0.5], "b": [0.5, 0.6, 0.7]}
+    samples, log = race(a=[2.0, 0.25, 0.25, 0.25, 0.25], b=[2.5, 0.5, 0.75, 1.0])
+    assert log == list("ababababa")
+    assert samples == {"a": [0.25, 0.25, 0.25, 0.25], "b": [0.5, 0.75, 1.0]}  # budget spent, and at least three
 
 
 def test_a_long_first_call_counts_and_a_very_long_one_is_enough():
@@ -70,3 +79,11 @@ def test_clocks_run_the_call_once(clock):
     calls = []
     assert clock(lambda: calls.append(1)) >= 0
     assert calls == [1]
+
+
+def test_clock_by_device_and_threads():
+    assert [make_clock("cpu", 1), make_clock("cpu", 2), make_clock("cuda", 1)] == [
+        process_clock,
+        wall_clock,
+        cuda_clock,
+    ]
