@@ -22,6 +22,7 @@ usage: castvision VERB [ARGUMENTS]
   demo              predictions and cluster maps as pictures            castvision demo photo.jpg --model M --output DIR
   predict           masks, tables, polygons of images of any size         castvision predict IN --model M --output DIR
   evaluate          figures of a model on images with known answers       castvision evaluate --model M --images DIR
+  benchmark         speed and memory on this machine, and the goals      castvision benchmark layer --quick
   timm              one of timm's own scripts, with our models            castvision timm validate.py --model M
 
 castvision VERB --help tells more; castvision --version the version.
@@ -107,6 +108,10 @@ def _evaluate(arguments: list[str]) -> int:
     return _main_of("castvision.inference.evaluate")(arguments)
 
 
+def _benchmark(arguments: list[str]) -> int:
+    return _main_of("castvision.benchmark.main")(arguments)
+
+
 def _main_of(module: str) -> Callable[[list[str]], int]:
     function: Callable[[list[str]], int] = importlib.import_module(module).main
     return function
@@ -144,5 +149,6 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "demo": _demo,
     "predict": _predict,
     "evaluate": _evaluate,
+    "benchmark": _benchmark,
     "timm": _timm,
 }

@@ -1,0 +1,180 @@
+"""Levels op, layer and block: CAST beside fused full attention over the number of tokens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+
+from castvision.benchmark.levels import Outcome, Task
+from castvision.benchmark.memory import weigh
+from castvision.benchmark.record import Figure, Key, single_figure
+from castvision.benchmark.settings import Settings
+from castvision.benchmark.subjects import BACKENDS, DTYPES, HEADS, MIXINGS, Subject, make_subject
+from castvision.benchmark.timing import Competitor, Spread, interleave, make_clock, make_spread
+
+ONE_HEAD_FROM = 1 << 15
+"""Tokens from which a CPU times full attention on one head."""
+
+ROUTING_TOKENS = 16384
+ROUTING_INPUTS = ("0% blank", "50% blank", "95% blank", "100% blank")
+PHASES = ("forward", "training")
+_MATMUL = 2048
+
+
+def op_tasks(settings: Settings) -> list[Task]:
+    """Attention on given queries, keys and values; routing inside the clock."""
+    return [_timing_task(group, settings) for group in _groups("op", settings)]
+
+
+def layer_tasks(settings: Settings) -> list[Task]:
+    """The layer with its projections: time, the share of routing, peak memory, and what a matrix product reaches."""
+    tasks = [_matmul_task(dtype, settings) for dtype in settings.dtypes]
+    tasks += [_timing_task(group, settings) for group in _groups("layer", settings)]
+    tokens = min(ROUTING_TOKENS, max(settings.sizes))
+    for dtype in settings.dtypes:
+        for inputs in ROUTING_INPUTS:
+            key = Key("layer", "cast", tokens, dtype, device=settings.device, inputs=inputs)
+            title = f"routing at {tokens:,} tokens, {dtype}, {inputs}"
+            tasks.append(_timing_task([key, key.of(subject="routing")], settings, title))
+    return tasks + _memory_tasks(settings)
+
+
+def block_tasks(settings: Settings) -> list[Task]:
+    """A CAST block beside the same block whose attention is only its projections."""
+    return [_timing_task(group, settings) for group in _groups("block", settings)]
+
+
+def _groups(level: str, settings: Settings) -> list[list[Key]]:
+    """The competitors of each size, dtype and phase."""
+    groups = []
+    for size in settings.sizes:
+        for dtype in settings.dtypes:
+            for phase in PHASES[:1] if level == "op" and settings.quick else PHASES:
+                ours = ("cast",) if level == "block" else tuple(MIXINGS)
+                key = Key(level, "", size, dtype, phase, settings.device)
+                groups.append([key.of(subject=name) for name in (*ours, *_rivals(level, size, settings.device))])
+    return groups
+
+
+def _rivals(level: str, size: int, device: str) -> tuple[str, ...]:
+    if level == "block":
+        return ("no-core",)
+    if device == "cuda":
+        return tuple(BACKENDS)
+    if size < ONE_HEAD_FROM:
+        return ("sdpa",)
+    return ("sdpa-head", "no-core") if level == "layer" else ("sdpa-head",)
+
+
+def _timing_task(keys: list[Key], settings: Settings, title: str = "") -> Task:
+    first = keys[0]
+    gives = [*keys, first.of(subject="sdpa")] if any(key.subject == "sdpa-head" for key in keys) else keys
+    title = title or f"{first.level} at {first.size:,} tokens, {first.dtype}, {first.phase}"
+    return Task(title, tuple(gives), partial(time_group, keys, settings))
+
+
+def time_group(keys: Iterable[Key], settings: Settings) -> Outcome:
+    """Time the subjects of some keys side by side.
+
+    Args:
+        keys: Distinct in their subjects.
+        settings: For device and budgets.
+
+    Returns:
+        Figures in seconds; failures for subjects that can't be built or run here, such as a missing kernel.
+    """
+    subjects: dict[Key, Subject] = {}
+    failures: dict[str, str] = {}
+    for key in keys:
+        try:
+            subjects[key] = _try(key)
+        except Exception as error:
+            failures[f"{key.level} {key.subject} at {key.size}, {key.dtype}, {key.phase}"] = describe_failure(error)
+    named: dict[str, Competitor] = {key.subject: subject for key, subject in subjects.items()}
+    samples = interleave(
+        named,
+        make_clock(settings.device, settings.threads),
+        budget=settings.budget,
+        least=settings.least,
+        most=settings.most,
+    )
+    spreads = {key: make_spread(samples[key.subject]) for key in subjects}
+    figures = [_figure(key, spread) for key, spread in spreads.items()]
+    return figures + _whole_from_one_head(figures), failures
+
+
+def _try(key: Key) -> Subject:
+    """Build it; on CUDA run it small first, since a kernel that is missing says so when it runs."""
+    if key.device == "cuda" and key.level != "model":
+        small = make_subject(key.of(size=256))
+        with small.ready():
+            small.run()
+    return make_subject(key)
+
+
+def describe_failure(error: Exception) -> str:
+    """Its type and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+
+
+def _figure(key: Key, spread: Spread) -> Figure:
+    return Figure(key.of(quantity="seconds"), spread.median, spread.low, spread.high, spread.count)
+
+
+def _whole_from_one_head(figures: list[Figure]) -> list[Figure]:
+    """Full attention of all heads: one head's core times H, and for a layer its projections."""
+    by_name = {figure.key.subject: figure for figure in figures}
+    head = by_name.get("sdpa-head")
+    if head is None:
+        return []
+    rest = by_name.get("no-core")
+    low, value, high = (
+        HEADS * getattr(head, name) + (getattr(rest, name) if rest else 0.0) for name in ("low", "value", "high")
+    )
+    note = f"one head timed, times {HEADS}" + (", plus the projections" if rest else "")
+    return [Figure(head.key.of(subject="sdpa"), value, low, high, 0, note)]
+
+
+def _memory_tasks(settings: Settings) -> list[Task]:
+    """Peak memory of the layer, in the first dtype, at every size (quick: the largest)."""
+    tasks = []
+    dtype = settings.dtypes[0]
+    for size in settings.sizes[-1:] if settings.quick else settings.sizes:
+        for phase in PHASES:
+            thin = settings.device == "cpu" and size >= ONE_HEAD_FROM
+            rival = "sdpa-thin" if thin else "sdpa"
+            key = Key("layer", "", size, dtype, phase, settings.device, quantity="bytes")
+            keys = [key.of(subject=name) for name in (*MIXINGS, rival)]
+            gives = [*keys[:-1], key.of(subject="sdpa")]
+            title = f"memory of the layer at {size:,} tokens, {dtype}, {phase}"
+            tasks.append(Task(title, tuple(gives), partial(_weigh_group, keys, settings)))
+    return tasks
+
+
+def _weigh_group(keys: list[Key], settings: Settings) -> Outcome:
+    side_by_side = 1 if settings.device == "cuda" else os.cpu_count() or 1
+    peaks, failures = weigh(keys, settings.threads, side_by_side)
+    figures = [single_figure(key.of(quantity="bytes"), peak.bytes) for key, peak in peaks.items()]
+    thin = [figure for figure in figures if figure.key.subject == "sdpa-thin"]
+    note = f"a layer of one head, times {HEADS}"
+    whole = [single_figure(f.key.of(subject="sdpa"), HEADS * f.value, note, repeats=0) for f in thin]
+    return figures + whole, failures
+
+
+def _matmul_task(dtype: str, settings: Settings) -> Task:
+    key = Key("layer", "matmul", _MATMUL, dtype, device=settings.device, quantity="flops/s")
+    return Task(f"matrix product, {dtype}", (key,), partial(_measure_matmul, key, settings))
+
+
+def _measure_matmul(key: Key, settings: Settings) -> Outcome:
+    """What a square matrix product reaches: the rate behind the floor of arithmetic."""
+    sides = [torch.empty(key.size, key.size, dtype=DTYPES[key.dtype], device=key.device) for _ in range(2)]
+    rivals: dict[str, Competitor] = {"matmul": Subject(torch.mm, sides, "forward")}
+    samples = interleave(
+        rivals, make_clock(key.device, settings.threads), budget=settings.budget / 4, least=3, most=settings.most
+    )
+    rates = make_spread([2 * key.size**3 / seconds for seconds in samples["matmul"]])
+    return [Figure(key, rates.median, rates.low, rates.high, rates.count)], {}

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from castvision.benchmark.goals import HELD, MISSED, NOT_MEASURED, Goal, judge, make_goals
+from castvision.benchmark.record import Figure, Key, single_figure
+
+OURS = Key("layer", "cast", 1024)
+FLASH, CUDNN = OURS.of(subject="sdpa-flash"), OURS.of(subject="sdpa-cudnn")
+CPU = frozenset({"cpu"})
+
+
+def figures_of(**values: float) -> dict[Key, Figure]:
+    keys = {"ours": OURS, "flash": FLASH, "cudnn": CUDNN}
+    return {keys[name]: single_figure(keys[name], value) for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "bound", "values", "ratio", "outcome"),
+    [
+        ("speed-up", 3.0, {"ours": 2.0, "flash": 8.0, "cudnn": 6.0}, 3.0, HELD),  # against the fastest
+        ("speed-up", 3.1, {"ours": 2.0, "flash": 8.0, "cudnn": 6.0}, 3.0, MISSED),
+        ("speed-up", 3.1, {"ours": 2.0, "flash": 8.0}, 4.0, HELD),  # a kernel that is not there
+        ("share", 1.25, {"ours": 5.0, "flash": 4.0}, 1.25, HELD),
+        ("share", 1.25, {"ours": 5.1, "flash": 4.0}, 1.275, MISSED),
+        ("gain", 1.6, {"ours": 8.0, "flash": 5.0}, 1.6, HELD),
+        ("gain", 1.6, {"ours": 7.0, "flash": 5.0}, 1.4, MISSED),
+    ],
+)
+def test_ratio_and_verdict(kind, bound, values, ratio, outcome):
+    goal = Goal("g", kind, bound, OURS, (FLASH, CUDNN))
+    verdict = judge(goal, figures_of(**values), CPU)
+    assert verdict.ratio == pytest.approx(ratio)
+    assert verdict.outcome == outcome
+
+
+@pytest.mark.parametrize(("kind", "outcomes"), [("at least", (MISSED, HELD)), ("at most", (HELD, MISSED))])
+def test_a_figure_alone(kind, outcomes):
+    goal = Goal("g", kind, 400.0, OURS)
+    assert tuple(judge(goal, figures_of(ours=value), CPU).outcome for value in (399.0, 401.0)) == outcomes
+
+
+def test_absent_hardware_does_not_count_and_a_missing_figure_does():
+    goal = Goal("g", "speed-up", 2.0, OURS, (FLASH,), needs="cuda")
+    verdict = judge(goal, {}, CPU)
+    assert (verdict.outcome, verdict.ratio, verdict.reason) == (NOT_MEASURED, None, "no cuda here")
+    assert judge(goal, {}, frozenset({"cuda"})).outcome == MISSED
+    assert judge(goal, figures_of(ours=1.0), frozenset({"cuda"})).reason == "no figure"
+
+
+def test_what_was_worked_out_is_said():
+    figures = figures_of(ours=1.0, flash=6.0)
+    figures[FLASH] = single_figure(FLASH, 6.0, "one head timed, times 6", repeats=0)
+    assert judge(Goal("g", "speed-up", 2.0, OURS, (FLASH,)), figures, CPU).reason == (
+        "sdpa-flash: one head timed, times 6"
+    )
+
+
+def test_the_table_of_goals():
+    goals = make_goals()
+    assert len({goal.name for goal in goals if goal.needs != "cuda"}) == sum(goal.needs != "cuda" for goal in goals)
+    bounds = {goal.ours: goal.bound for goal in goals}
+    assert bounds[Key("layer", "cast", 16384)] == 13.0
+    assert bounds[Key("layer", "cast", 65536, "bf16")] == 110.0
+    assert bounds[Key("layer", "cast-surrogate", 16384, phase="training")] == pytest.approx(10.4)
+    assert bounds[Key("block", "cast", 65536)] == 1.6
+    assert bounds[Key("layer", "cast", 65536, "bf16", "training", "cuda")] == 40.0
+    quick = [goal for goal in goals if goal.is_quick]
+    assert quick and all(goal.ours.size <= 4096 and goal.ours.level != "model" for goal in quick)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import castvision
+from castvision.benchmark import levels, main
+from castvision.benchmark.goals import Goal, make_goals
+from castvision.benchmark.machine import describe_machine
+from castvision.benchmark.memory import Peak
+from castvision.benchmark.record import Key, Results, load_results, single_figure
+
+ROOT = Path(castvision.__file__).parent
+
+# the command on its own, without the package's import of its models
+ALONE = f"""
+import sys, types
+package = types.ModuleType("castvision")
+package.__path__ = [{str(ROOT)!r}]
+sys.modules["castvision"] = package
+from castvision.benchmark.main import main
+try:
+    main(["--help"])
+except SystemExit as end:
+    assert end.code == 0
+heavy = {{"torch", "timm", "numpy", "matplotlib", "rich"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_help_is_light():
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "castvision benchmark" in done.stdout
+    assert all(name in done.stdout for name in levels.LEVELS)
+
+
+def test_tool_is_the_same_command():
+    tool = ROOT.parent / "tools" / "benchmark.py"
+    done = subprocess.run([sys.executable, str(tool), "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: castvision benchmark")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tiles"], "expected levels of op, layer, block, model, data"),
+        (["--threads", "0"], ">= 1"),
+        (["--sizes", "0"], ">= 1"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, capsys):
+    assert main.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.fixture
+def single_runs(monkeypatch):
+    """One call a figure."""
+    monkeypatch.setattr("castvision.benchmark.settings.Settings.most", 1)
+    monkeypatch.setattr("castvision.benchmark.settings.Settings.least", 1)
+    monkeypatch.setattr("castvision.benchmark.attention_levels._MATMUL", 64)
+
+
+def test_a_tiny_run_end_to_end(tmp_path, capsys, single_runs, monkeypatch):
+    # fresh processes take seconds to start; test_subjects weighs in a real one
+    monkeypatch.setattr(
+        "castvision.benchmark.attention_levels.weigh",
+        lambda keys, threads, side_by_side: ({key: Peak(key.size, 1.0) for key in keys}, {}),
+    )
+    output = tmp_path / "run"
+    arguments = ["op", "layer", "block", "--sizes", "256", "--output", str(output)]
+    assert main.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "layer, fp32, forward, seconds" in text
+    assert "layer, fp32, training, bytes" in text
+    assert (output / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+    results = load_results(output / "benchmark.json")
+    assert (results.finished, results.failures) == (True, {})
+    seen = {(key.level, key.subject, key.phase, key.quantity) for key in results.figures}
+    for level, subject in (("op", "sdpa"), ("layer", "cast"), ("layer", "cast-surrogate"), ("block", "no-core")):
+        assert (level, subject, "training", "seconds") in seen
+    assert ("layer", "sdpa", "training", "bytes") in seen
+    assert ("layer", "routing", "forward", "seconds") in seen
+    assert results.header["settings"]["threads"] == 1
+    assert results.header["machine"] == describe_machine()
+    assert main.main(arguments) == 1  # finished: left alone
+    assert "finished run; choose another folder" in capsys.readouterr().err
+
+
+def test_models_and_data(tmp_path, capsys, single_runs, monkeypatch):
+    monkeypatch.setattr("castvision.benchmark.model_level.OURS", "cast_vit_atto_patch4_32")
+    monkeypatch.setattr("castvision.benchmark.data_level.COUNTS", {32: 4})
+    monkeypatch.setattr("castvision.benchmark.data_level._SHARED_SIZES", (32,))
+    monkeypatch.setattr("castvision.benchmark.data_level._SHARED_SECONDS", 1e-3)
+    output = tmp_path / "run"
+    arguments = ["model", "data", "--quick", "--img-size", "32", "--peers", "resnet_none", "--output", str(output)]
+    assert main.main(arguments) == 0
+    results = load_results(output / "benchmark.json")
+    names = {(key.subject, key.quantity) for key in results.figures}
+    assert {("cast_vit_atto_patch4_32", q) for q in ("seconds", "images/s", "flops", "parameters")} <= names
+    assert {(f"generator{part}", "images/s") for part in ("", ", 1 process", ", 2 processes")} <= names
+    assert any("resnet_none" in title for title in results.failures)
+    assert "no figure for" in capsys.readouterr().out
+    assert not (output / "benchmark.png").exists()
+
+
+def make_world(monkeypatch, seconds, bound):
+    """A level of one task that gives the figures, and one goal on them."""
+    ours, theirs = Key("layer", "cast", 1024), Key("layer", "sdpa", 1024)
+    done = []
+
+    def measure():
+        done.append(1)
+        return [single_figure(ours, seconds), single_figure(theirs, 6.0)], {}
+
+    tasks = [
+        levels.Task("meant", (ours, theirs), measure),
+        levels.Task("not asked for", (Key("layer", "cast", 256),), lambda: pytest.fail("no goal reads it")),
+    ]
+    goals = [
+        Goal("fast", "speed-up", bound, ours, (theirs,)),
+        Goal("elsewhere", "speed-up", 9.0, ours.of(device="cuda"), (theirs.of(device="cuda"),), needs="cuda"),
+    ]
+    monkeypatch.setattr("castvision.benchmark.main.make_tasks", lambda settings: tasks)
+    monkeypatch.setattr("castvision.benchmark.goals.make_goals", lambda: goals)
+    return done
+
+
+@pytest.mark.parametrize(("bound", "code"), [(2.0, 0), (3.5, 1)])
+def test_check_judges_and_decides_the_exit_code(tmp_path, capsys, monkeypatch, bound, code):
+    make_world(monkeypatch, 2.0, bound)
+    assert main.main(["layer", "--check", "--output", str(tmp_path)]) == code
+    text = capsys.readouterr().out
+    assert "not measured" in text
+    assert f"{1 - code} held, {code} missed, 1 not measured" in text
+
+
+def test_a_run_that_was_cut_off_goes_on(tmp_path, monkeypatch):
+    done = make_world(monkeypatch, 2.0, 2.0)
+    assert main.main(["layer", "--check", "--output", str(tmp_path)]) == 0
+    path = tmp_path / "benchmark.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "finished": False}))
+    assert main.main(["layer", "--check", "--output", str(tmp_path)]) == 0
+    assert done == [1]
+
+
+def test_goals_and_tasks_agree_on_their_keys():
+    args = main.build_parser().parse_args([])
+    tasks = levels.make_tasks(main.make_settings(args))
+    given = {key for task in tasks for key in task.keys}
+    assert {key for goal in make_goals() if goal.needs in ("cpu", "2 cores") for key in goal.keys} <= given
+    quick = levels.make_tasks(main.make_settings(main.build_parser().parse_args(["--quick"])))
+    given = {key for task in quick for key in task.keys}
+    assert {
+        k for goal in make_goals() if goal.needs in ("cpu", "2 cores") and goal.is_quick for k in goal.keys
+    } <= given
+
+
+def test_results_without_a_file_are_not_written(tmp_path):
+    Results(tmp_path / "benchmark.json", {})
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from castvision.benchmark.arithmetic import attend_flops, layer_flops, route_flops
+from castvision.benchmark.attention_levels import _whole_from_one_head
+from castvision.benchmark.memory import weigh
+from castvision.benchmark.model_level import count_flops
+from castvision.benchmark.record import Key, single_figure
+from castvision.benchmark.subjects import ValueAttention, blank_share, create_model, make_subject
+
+
+@pytest.mark.parametrize("phase", ["forward", "training"])
+@pytest.mark.parametrize(
+    ("level", "name"),
+    [
+        ("op", "cast"), ("op", "cast-surrogate"), ("op", "sdpa"), ("op", "sdpa-head"), ("layer", "cast"),
+        ("layer", "sdpa"), ("layer", "sdpa-thin"), ("layer", "no-core"), ("block", "cast"), ("block", "no-core"),
+    ],
+)  # fmt: skip
+def test_runs_on_inputs_that_are_new_each_time_and_in_the_same_memory(level, name, phase):
+    subject = make_subject(Key(level, name, 64, phase=phase))
+    seen = []
+    for _ in range(2):
+        with subject.ready():
+            subject.run()
+        seen.append((subject.inputs[0].data_ptr(), subject.inputs[0].detach().clone()))
+    assert seen[0][0] == seen[1][0]
+    assert not torch.equal(seen[0][1], seen[1][1])
+    has_gradient = [leaf.grad is not None for leaf in subject.inputs]
+    assert has_gradient == [phase == "training"] * len(has_gradient)
+
+
+def test_core_removed_is_the_projections_of_the_values():
+    layer = ValueAttention(12, 3, qkv_bias=True)
+    x = torch.randn(1, 5, 12)
+    values = F.linear(x, layer.qkv.weight[24:], layer.qkv.bias[24:])
+    torch.testing.assert_close(layer(x), layer.proj(values))
+
+
+def test_blank_images_repeat_one_token():
+    subject = make_subject(Key("layer", "routing", 64, inputs="75% blank"))
+    with subject.ready():
+        subject.run()
+    distinct = subject.inputs[0][0].unique(dim=0)
+    assert len(distinct) == 16
+    assert [blank_share(name) for name in ("random", "0% blank", "100% blank")] == [0.0, 0.0, 1.0]
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="expected a level of op"):
+        make_subject(Key("tiles", "cast", 64))
+    with pytest.raises(ValueError, match="expected cast or no-core"):
+        make_subject(Key("block", "sdpa", 64))
+
+
+def test_one_head_times_six_and_the_projections():
+    head = single_figure(Key("layer", "sdpa-head", 65536), 10.0)
+    rest = single_figure(Key("layer", "no-core", 65536), 3.0)
+    (whole,) = _whole_from_one_head([head, rest])
+    assert (whole.key.subject, whole.value, whole.repeats) == ("sdpa", 63.0, 0)
+    assert whole.note == "one head timed, times 6, plus the projections"
+    assert _whole_from_one_head([rest]) == []
+
+
+def test_arithmetic_of_a_small_layer():
+    # N = 4, M = 2, K = 2, C = 3: scores 2 x 2 x N x M x C; four products of C x C a token
+    assert route_flops(4, 2, 3) == 96
+    assert attend_flops(4, 2, 2, 3) == 2 * 2 * 4 * (2 + 2) * 3 + 2 * 3 * 4 * 3
+    assert layer_flops(4, 2, 3) == 2 * 4 * 4 * 9 + 96 + 264
+
+
+def test_flops_of_models_by_hand():
+    tokens, width = 196, 192
+    linear = 12 * 2 * (tokens + 1) * 12 * width**2 + 2 * tokens * 3 * 16**2 * width + 2 * width * 1000
+    full, _ = count_flops(Key("model", "vit_tiny_patch16_224", 224))
+    assert full == linear + 12 * 4 * (tokens + 1) ** 2 * width
+    ours, parameters = count_flops(Key("model", "cast_vit_tiny_patch16_224", 224))
+    clusters = route_flops(tokens, 14, width) + attend_flops(tokens, 14, 14, width)
+    prefix = 4 * (tokens + 1) * width  # the class token's own attention
+    phi = 2 * (tokens + 1) * width
+    assert ours == linear + 12 * (clusters + prefix + phi)
+    assert parameters == sum(p.numel() for p in create_model("cast_vit_tiny_patch16_224", 224).parameters())
+
+
+def test_memory_of_a_fresh_process_counts_weights_inputs_and_output():
+    keys = [Key("layer", "no-core", 4096), Key("layer", "sdpa", 4096, "fp8")]
+    peaks, failures = weigh(keys, threads=1)
+    least = 4096 * 384 * 4 * 5 + 4 * 384**2 * 4  # x, qkv, out and the weights
+    assert 0.8 * least < peaks[keys[0]].bytes < 2 * least
+    assert failures == {"memory of layer sdpa at 4096, fp8, forward": "KeyError: 'fp8'"}
