@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests of tests/clients after installing the libraries they are about (the extra `clients`, some 200 MB).
+# Runs the tests of tests/clients after installing the libraries they are about (the extra `clients`, half a gigabyte).
 # Arguments go to pytest:
 #   bash tools/clients.sh                 all of them, a few minutes
 #   bash tools/clients.sh -k torchgeo     a part
