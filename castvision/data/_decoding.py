@@ -1,13 +1,16 @@
 """Bytes of one image file to pixels, without losing bits.
 
-Pillow reads everything with 8 bits a channel and 16-bit grey. It silently cuts 16-bit colour PNGs to 8 bits, so
-those go through
-OpenCV after Pillow has found them sound. TIFFs with more than 8 bits or with unusual channels go through tifffile.
+Pillow reads everything with 8 bits a channel and 16-bit grey. It silently cuts 16-bit colour PNGs to 8 bits, so those
+go through OpenCV after Pillow has found them sound. TIFFs with more than 8 bits or with unusual channels go through
+tifffile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
+import struct
 import threading
 import warnings
 from dataclasses import dataclass, replace
@@ -17,15 +20,24 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import tifffile
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 1 << 29
+MAX_BYTES = 1 << 32
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION_TAG = 274
 _CHANNEL_AXES = "SCIQ"
+_PALETTE, _YCBCR, _LABS = 3, 6, (8, 9, 10)
+_LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)  # compressions whose YCbCr nobody has turned into RGB
+# A marker between a JPEG's segments, or in its scans, where 0xFF00 is a byte of data and 0xFFD0 to 0xFFD7 restart it.
+_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
+_END_OF_IMAGE, _START_OF_SCAN, _MARKERS_WITHOUT_LENGTH = 0xD9, 0xDA, (0x01, 0xD8)
+_LARGE = 1 << 26  # pixels, below the number at which Pillow begins to warn
 _limit_lock = threading.Lock()
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
@@ -65,7 +77,7 @@ def decode(data: bytes, page: int | None = None, keep_index: bool = False) -> De
         raise ValueError(f"only TIFF files have pages, got {page=}; leave page out")
     if data.startswith(_PNG) and b"IEND" not in data:
         raise ValueError("the PNG is truncated (no end marker); copy or export it again")
-    if data.startswith(_JPEG) and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+    if data.startswith(_JPEG) and not _jpeg_is_whole(data):
         raise ValueError("the JPEG is truncated (no end marker); copy or export it again")
     decoded = _decode_pillow(data, keep_index)
     if data.startswith(_PNG) and data[24] == 16 and data[25] in (2, 4, 6):
@@ -73,15 +85,30 @@ def decode(data: bytes, page: int | None = None, keep_index: bool = False) -> De
     return decoded
 
 
+def _jpeg_is_whole(data: bytes) -> bool:
+    """Whether the first picture reaches its end marker; thumbnails in it and films behind it have their own."""
+    place = 2
+    while marker := _MARKER.search(data, place):
+        kind, place = marker[1][0], marker.end()
+        if kind == _END_OF_IMAGE or (kind == _START_OF_SCAN and data.endswith(b"\xff\xd9")):
+            return True  # most files end where their picture does; a walk through its scans would take time
+        if kind not in _MARKERS_WITHOUT_LENGTH:
+            place += int.from_bytes(data[place : place + 2], "big")
+    return False
+
+
 def _decode_pillow(data: bytes, keep_index: bool = False) -> Decoded:
     with _open_pillow(data) as image:
-        image.load()
+        # Pillow checks its limit once more when it loads a TIFF; so large ones are loaded one at a time
+        with _own_limit() if image.width * image.height > _LARGE else contextlib.nullcontext():
+            image.load()
         orientation = _exif_orientation(image)
         if keep_index and image.mode in ("1", "P"):
             return Decoded(np.array(image).astype(np.uint8)[..., None], "none", orientation)
         if image.mode in ("F", "I") or image.mode.startswith("I;16"):
             pixels = np.array(image)
-            return Decoded(pixels.astype(pixels.dtype.newbyteorder("="))[..., None], "none", orientation)
+            pixels = pixels.astype(pixels.dtype.newbyteorder("="))[..., None]
+            return replace(_key_to_alpha(pixels, image.info.get("transparency")), orientation=orientation)
         has_alpha = image.has_transparency_data
         is_grey = image.mode in ("1", "L", "LA", "La")
         mode = ("LA" if has_alpha else "L") if is_grey else ("RGBA" if has_alpha else "RGB")
@@ -90,32 +117,50 @@ def _decode_pillow(data: bytes, keep_index: bool = False) -> Decoded:
     return Decoded(pixels, "straight" if has_alpha else "none", orientation)
 
 
-def _open_pillow(data: bytes) -> Image.Image:
+def _key_to_alpha(pixels: Pixels, key: Any) -> Decoded:
+    """16-bit grey (height, width, 1), of which one value may stand for transparent."""
+    if not isinstance(key, int) or pixels.dtype.kind != "u":
+        return Decoded(pixels)
+    opacity = np.where(pixels == key, 0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
+    return Decoded(np.concatenate([pixels, opacity], axis=-1), "straight")
+
+
+@contextlib.contextmanager
+def _own_limit() -> Iterator[None]:
     # NOTE: Pillow's limit (179 million pixels) refuses the photographs of today's 200-megapixel phones; it is a module
     # global, so it is set aside under a lock and our own limit, checked before any pixel is decoded, takes its place.
     with _limit_lock:
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except UnidentifiedImageError:
-            names = ", ".join(FORMATS)
-            raise ValueError(
-                f"expected one of {names}, got bytes that start with {data[:12]!r}; convert or replace it"
-            ) from None
+            yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def _open_pillow(data: bytes) -> Image.Image:
+    try:
+        with _own_limit(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of EXIF: see _exif_orientation
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        names = ", ".join(FORMATS)
+        raise ValueError(
+            f"expected one of {names}, got bytes that start with {data[:12]!r}; convert or replace it"
+        ) from None
     width, height = image.size
     check_size(height, width)
     return image
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuse images too large to be held in memory as a whole.
+    """Refuse images too large to be held in memory as a whole, and those without a pixel.
 
     Raises:
-        ValueError: More than ``MAX_PIXELS`` pixels.
+        ValueError: None, or more than ``MAX_PIXELS`` pixels.
     """
+    if min(height, width) < 1:
+        raise ValueError(f"expected at least one pixel, got {height} x {width}")
     if height * width > MAX_PIXELS:
         raise ValueError(
             f"expected at most {MAX_PIXELS:,} pixels, got {height} x {width} = {height * width:,}; cut it into tiles"
@@ -127,7 +172,7 @@ def _exif_orientation(image: Image.Image) -> int:
         warnings.simplefilter("ignore")  # damaged EXIF blocks are common and no reason to refuse good pixels
         try:
             value = image.getexif().get(_ORIENTATION_TAG, 1)
-        except (OSError, SyntaxError, ValueError, KeyError, TypeError):
+        except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
             return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -158,7 +203,13 @@ def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Dec
         check_size(first.imagelength, first.imagewidth)
         if count == 1 and _is_ordinary(first):
             return _decode_pillow(data, keep_index)
-        return finish_tiff(_read_channels_last(source, count), first)
+        if source.nbytes > MAX_BYTES:
+            raise ValueError(
+                f"expected at most {MAX_BYTES:,} bytes of pixels, got {source.shape} {source.dtype} = "
+                f"{source.nbytes:,}; read it by windows (castvision.data.open_image)"
+            )
+        pixels = _read_channels_last(source, count)
+        return finish_tiff(_to_full_range(pixels, first, keep_index), first)
 
 
 def _is_ordinary(page: tifffile.TiffPage) -> bool:
@@ -219,6 +270,21 @@ def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pag
     return pixels.reshape(height, width, -1)  # (height, width, channels)
 
 
+def _to_full_range(pixels: Pixels, page: tifffile.TiffPage, keep_index: bool) -> Pixels:
+    """Colours of a palette, 0/255 of bilevel pages and 0..255 of 2 and 4 bits, as Pillow gives them; or as stored."""
+    bits = page.bitspersample if isinstance(page.bitspersample, int) else 8
+    if keep_index:
+        return (pixels ^ (page.photometric == 0)).astype(np.uint8) if pixels.dtype.kind == "b" else pixels
+    if page.photometric == _PALETTE and page.colormap is not None:
+        if pixels.shape[-1] != 1:
+            raise ValueError(f"expected one image, got {pixels.shape[-1]} pages with palettes; name one (page=0, ...)")
+        colours = np.moveaxis(page.colormap >> 8, 0, -1).astype(np.uint8)
+        return np.asarray(colours[pixels[..., 0].astype(np.intp)])
+    if pixels.dtype.kind == "b":
+        return pixels.astype(np.uint8) * np.uint8(255)
+    return pixels * np.uint8(255 // (2**bits - 1)) if pixels.dtype == np.uint8 and bits < 8 else pixels
+
+
 def finish_tiff(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
     """Apply what a page's tags say of its values: white is zero, CMYK, opacity, orientation (still to be applied).
 
@@ -227,9 +293,11 @@ def finish_tiff(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
         page: Where they come from.
 
     Raises:
-        ValueError: Complex numbers.
+        ValueError: Complex numbers, or colours that are neither grey nor RGB nor CMYK.
     """
     photometric = int(page.photometric)
+    if photometric in _LABS or (photometric == _YCBCR and int(page.compression) in _LOSSLESS):
+        raise ValueError(f"expected grey, RGB, CMYK or palette colours, got {page.photometric!r}; save it as RGB")
     extra = tuple(int(kind) for kind in page.extrasamples)
     if pixels.dtype.kind not in "buif":
         raise ValueError(f"expected real numbers, got {pixels.dtype=}; save magnitude or parts as separate channels")

@@ -9,28 +9,34 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from castvision.data._decoding import Decoded, decode
+from castvision.data._decoding import MAX_BYTES, Decoded, decode
 from castvision.data._decoding import Pixels as Pixels
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
+_BAND = 1 << 22
 _LUMA = (0.299, 0.587, 0.114)
+# What decoders raise when they are given damaged bytes (a fuzzer found most of these).
 DECODER_ERRORS = (
     OSError,
     ValueError,
-    SyntaxError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
     EOFError,
-    KeyError,
-    IndexError,
-    TypeError,
-    OverflowError,
+    LookupError,
+    MemoryError,
     RuntimeError,
-    NotImplementedError,
+    SyntaxError,
+    TypeError,
+    Warning,  # where warnings are errors
+    Image.DecompressionBombError,
     struct.error,
     zlib.error,
 )
@@ -62,15 +68,20 @@ def read_image(
 
     Raises:
         FileNotFoundError: No such file.
+        PermissionError: The file may not be read.
         ValueError: Not a file, empty, not an image, damaged, truncated, too large, or a stack without ``page``; the
-            message names
-            the file.
+            message names the file.
     """
     if alpha not in ("white", "drop", "keep"):
         raise ValueError(f"expected alpha to be 'white', 'drop' or 'keep', got {alpha=}")
     if palette not in ("colour", "index"):
         raise ValueError(f"expected palette to be 'colour' or 'index', got {palette=}")
     path = check_file(path)
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ValueError(
+            f"cannot read image {str(path)!r}: expected a file of at most {MAX_BYTES:,} bytes, got {size:,}; "
+            "read it by windows (castvision.data.open_image)"
+        )
     data = path.read_bytes()
     try:
         decoded = decode(data, page, palette == "index")
@@ -110,10 +121,18 @@ def resolve_alpha(decoded: Decoded, alpha: str) -> Pixels:
         return pixels
     if alpha == "drop":
         return pixels[..., :-1]
+    flat = np.empty_like(pixels[..., :-1], order="C")
+    rows = max(1, _BAND // max(1, pixels[:1].size))  # by bands: a whole image in float64 is 8 times its size
+    for start in range(0, len(pixels), rows):
+        flat[start : start + rows] = _over_white(pixels[start : start + rows], decoded.alpha)
+    return flat
+
+
+def _over_white(pixels: Pixels, alpha: str) -> Pixels:
     top = _top(pixels.dtype)
     opacity = pixels[..., -1:].astype(np.float64) / top
     colour = pixels[..., :-1].astype(np.float64)
-    if decoded.alpha == "straight":
+    if alpha == "straight":
         colour *= opacity
     flat = colour + top * (1 - opacity)
     if pixels.dtype.kind in "ui":
@@ -138,8 +157,8 @@ def to_unit_range(image: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Scale pixels to 0..1 by their dtype.
 
     Unsigned integers are divided by their dtype's largest value. Floats within 0..1 stay; other floats and signed
-    integers, which
-    have no agreed range, are scaled from their own smallest to their largest finite value. Non-finite pixels become 0.
+    integers, which have no agreed range, are scaled from their own smallest to their largest finite value. Non-finite
+    pixels become 0.
 
     Args:
         image: Array of any shape, numeric or bool.
