@@ -249,6 +249,7 @@ def to_model_input(  # the agreed signature plus one keyword
     size: tuple[int, int] | None = None,
     *,
     interpolation: Literal["bilinear", "bicubic"] = "bicubic",
+    keep_units: bool = False,
 ) -> Tensor:
     """Turn pixels into a model's input: range 0..1, channels, size, normalisation.
 
@@ -259,6 +260,7 @@ def to_model_input(  # the agreed signature plus one keyword
         std: Per channel, or one for all, > 0.
         size: (height, width) of the result, with antialiasing; None keeps the image's.
         interpolation: Of the resizing.
+        keep_units: Leave signed and float pixels in their own units, which are those of ``mean`` and ``std``.
 
     Returns:
         (C, height, width) float32, C = in_chans.
@@ -276,12 +278,14 @@ def to_model_input(  # the agreed signature plus one keyword
     shift, scale = (_per_channel(values, in_chans, name) for values, name in ((mean, "mean"), (std, "std")))
     if (scale <= 0).any():
         raise ValueError(f"expected std > 0, got {std=}")
-    pixels = match_channels(to_unit_range(image), in_chans)
+    has_units = keep_units and image.dtype.kind in "if"
+    pixels = match_channels(image.astype(np.float32) if has_units else to_unit_range(image), in_chans)
     tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))  # (C, height, width)
     if size is not None and tuple(size) != tuple(tensor.shape[-2:]):
         if min(size) < 1:
             raise ValueError(f"expected size (height, width) >= 1, got {size=}")
-        tensor = F.interpolate(tensor[None], tuple(size), mode=interpolation, antialias=True)[0].clamp(0, 1)
+        tensor = F.interpolate(tensor[None], tuple(size), mode=interpolation, antialias=True)[0]
+        tensor = tensor if has_units else tensor.clamp(0, 1)
     return (tensor - shift) / scale
 
 

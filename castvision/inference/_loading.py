@@ -33,11 +33,12 @@ class LoadedParts:
         name: For people.
         task: None for an untrained model.
         class_names: One for each class; empty for an untrained model.
-        mean: Per channel, in units of 0..1.
+        mean: Per channel, in units of 0..1, or of the file (``keeps_units``).
         std: Per channel.
         input_size: (height, width) it was made or trained for.
         patch_size: (height, width) of a patch.
         fixed_size: (height, width) if the model takes no other.
+        keeps_units: Trained on the units of the files: signed and float images are not brought to 0..1.
     """
 
     model: nn.Module = field(repr=False)
@@ -51,6 +52,7 @@ class LoadedParts:
     input_size: tuple[int, int]
     patch_size: tuple[int, int]
     fixed_size: tuple[int, int] | None
+    keeps_units: bool = False
 
     @property
     def has_clusters(self) -> bool:
@@ -171,9 +173,11 @@ def _from_checkpoint(path: Path) -> LoadedParts:
         parts = _describe(model, _backbone_of(model), facts["model_name"], facts["task"], tuple(facts["class_names"]))
         size = (int(facts["img_size"][0]), int(facts["img_size"][1]))
         mean, std = tuple(facts["mean"]), tuple(facts["std"])
+        keeps_units = bool(facts.get("keeps_units", False))
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"cannot use checkpoint {str(path)!r}: {one_line(error)}") from error
-    return replace(parts, in_chans=int(facts["in_chans"]), mean=mean, std=std, input_size=size)
+    in_chans = int(facts["in_chans"])
+    return replace(parts, in_chans=in_chans, mean=mean, std=std, input_size=size, keeps_units=keeps_units)
 
 
 def _rebuild(facts: Mapping[str, Any]) -> nn.Module:

@@ -22,7 +22,7 @@ from castvision.inference.figures import Panel
 from castvision.inference.prediction_options import FAILURES
 from castvision.inference.prediction_report import make_progress
 from castvision.inference.showing import has_background
-from castvision.inference.tile_model import TileModel, value_range
+from castvision.inference.tile_model import TileModel, model_range
 from castvision.inference.tiled import tiled_inference
 from castvision.inference.writers.preview import read_reduced
 from castvision.losses import IGNORED
@@ -153,7 +153,7 @@ def _segment(
                 f"got {mask.height} × {mask.width}: {str(mask_path)!r}"
             )
         check_labels(mask, len(predictor.class_names))
-        model = TileModel(predictor, reader.channels, value_range(reader))
+        model = TileModel(predictor, reader.channels, model_range(predictor, reader))
         result = tiled_inference(reader, model, device=predictor.device, **tiles)
         if result.labels is None:
             raise RuntimeError("tiled_inference gave no labels")

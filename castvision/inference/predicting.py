@@ -20,7 +20,7 @@ from castvision.inference.prediction_options import FAILURES, Options, choose_le
 from castvision.inference.prediction_report import Record, describe, make_progress, write_tables
 from castvision.inference.showing import has_background
 from castvision.inference.sinks import FileSink
-from castvision.inference.tile_model import TileModel, value_range
+from castvision.inference.tile_model import TileModel, model_range
 from castvision.inference.tile_source import Skip
 from castvision.inference.tiled import TiledResult, tiled_inference
 from castvision.inference.writers.polygons import write_geojson
@@ -126,7 +126,7 @@ class _Job:
 
     def _segment(self, reader: ImageReader, report: Callable[[int, int], None]) -> Record:
         level = choose_level(reader, self.options.mpp)
-        model = TileModel(self.predictor, reader.channels, value_range(reader, level))
+        model = TileModel(self.predictor, reader.channels, model_range(self.predictor, reader, level))
         output: Literal["labels", "probabilities"] = "probabilities" if self.options.probabilities else "labels"
         store = self.output.path / "masks" / f"{self.name}.{output}"
         store = store.with_name(f".{store.name}.part")

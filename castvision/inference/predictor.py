@@ -102,7 +102,8 @@ class Predictor:
         """
         size = self.input_size((image.shape[0], image.shape[1]), max_size)
         parts = self.parts
-        return to_model_input(image, parts.in_chans, parts.mean, parts.std, size)[None].to(self.device)
+        tensor = to_model_input(image, parts.in_chans, parts.mean, parts.std, size, keep_units=parts.keeps_units)
+        return tensor[None].to(self.device)
 
     @torch.inference_mode()
     def predict(self, prepared: Tensor) -> Prediction:

@@ -44,19 +44,26 @@ def value_range(reader: ImageReader, level: int = 0) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1.0)
 
 
+def model_range(predictor: Predictor, reader: ImageReader, level: int = 0) -> tuple[float, float] | None:
+    """See `value_range`; None where the model was trained on the units that this image has."""
+    if predictor.parts.keeps_units and np.dtype(reader.dtype).kind in "if":
+        return None
+    return value_range(reader, level)
+
+
 class TileModel:
     """Turns tiles in the image's own range into logits.
 
     Args:
         predictor: The model and its facts.
         channels: Of the image; grey and RGB are turned into one another.
-        limits: The values that become 0 and 1; see `value_range`.
+        limits: The values that become 0 and 1; see `value_range`. None: the image keeps its units.
 
     Raises:
         ValueError: The image's channels do not fit the model.
     """
 
-    def __init__(self, predictor: Predictor, channels: int, limits: tuple[float, float]) -> None:
+    def __init__(self, predictor: Predictor, channels: int, limits: tuple[float, float] | None) -> None:
         parts = predictor.parts
         if channels != parts.in_chans and {channels, parts.in_chans} != {1, 3}:
             raise ValueError(
@@ -71,8 +78,10 @@ class TileModel:
 
     def __call__(self, batch: Tensor) -> Tensor:
         """(B, channels, height, width) float32 to (B, classes, height, width)."""
-        low, high = self.limits
-        unit = ((batch - low) / (high - low)).clamp(0, 1)
+        unit = batch
+        if self.limits is not None:
+            low, high = self.limits
+            unit = ((batch - low) / (high - low)).clamp(0, 1)
         in_chans = self.predictor.parts.in_chans
         if unit.shape[1] != in_chans and in_chans == 1:
             unit = (unit * self._channels(_LUMA)).sum(dim=1, keepdim=True)

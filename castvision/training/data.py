@@ -29,13 +29,15 @@ class ImageDataModule(LightningDataModule, ABC):
         class_names: In the order of the labels.
         in_chans: Channels of an image.
         img_size: (height, width).
-        mean: Per channel, in units of 0..1: what was subtracted.
-        std: Per channel, in units of 0..1: what was divided by.
+        mean: Per channel: what was subtracted, in units of 0..1 or the file's (``keeps_units``).
+        std: Per channel: what was divided by, likewise.
 
     Attributes:
         batch_size: Images a step and process; see `held_out_batch_size` for the others.
         num_workers: Loader processes for training; held-out images have as many.
         seed: Of the order of the images.
+        keeps_units: Signed and float images come in the file's own units (Kelvin, reflectance), as their mean and std;
+            otherwise each image is brought to 0..1.
         task_kind: The kind of task the targets are for; None = not said.
         batch_augmentation: Of training batches, on the device; None = none.
         collate: Makes a batch of samples.
@@ -44,6 +46,7 @@ class ImageDataModule(LightningDataModule, ABC):
     batch_size: int = 16
     num_workers: int = 1
     seed: int = 0
+    keeps_units: bool = False
     task_kind: str | None = None
     batch_augmentation: BatchAugmentation | None = None
     collate: Callable[[list[tuple[Tensor, Tensor]]], Any] = staticmethod(default_collate)
@@ -78,6 +81,7 @@ class ImageDataModule(LightningDataModule, ABC):
             "img_size": list(self.img_size),
             "mean": list(self.mean),
             "std": list(self.std),
+            "keeps_units": self.keeps_units,
         }
 
     def augment_batch(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

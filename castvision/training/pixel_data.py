@@ -83,6 +83,8 @@ class PixelDataModule(ImageDataModule):
         ValueError: Images or targets that cannot be used, by name; see also `check_samples`.
     """
 
+    keeps_units = True
+
     def __init__(
         self,
         splits: Mapping[str, PixelDataset],

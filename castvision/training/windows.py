@@ -55,6 +55,8 @@ class WindowDataModule(ImageDataModule):
             splits, or a number out of range.
     """
 
+    keeps_units = True
+
     def __init__(  # noqa: PLR0913  # the signature is the configuration
         self,
         root: str,

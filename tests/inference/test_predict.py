@@ -105,6 +105,22 @@ def test_one_tile_is_what_the_model_says_of_the_prepared_image(tmp_path, segment
         np.testing.assert_array_equal(pixels_of(out / f"masks/{name}.png"), expected)
 
 
+def test_a_model_trained_on_the_files_units_gets_them(tmp_path, segmenter):
+    content = torch.load(segmenter, weights_only=True)
+    content["castvision"] |= {"keeps_units": True, "mean": [285.0] * 3, "std": [10.0] * 3}
+    torch.save(content, tmp_path / "kelvin.ckpt")
+    kelvin = np.random.default_rng(1).normal(285, 10, (32, 32, 3)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "kelvin.tif", kelvin, photometric="rgb")
+    out = tmp_path / "out"
+    assert predict([str(tmp_path / "kelvin.tif"), "--model", str(tmp_path / "kelvin.ckpt"), "--output", str(out)]) == 0
+    loaded = load_model(tmp_path / "kelvin.ckpt")
+    prepared = loaded.prepare(kelvin)
+    torch.testing.assert_close(prepared[0], torch.from_numpy((kelvin.transpose(2, 0, 1) - 285) / 10))
+    with torch.inference_mode():
+        expected = loaded.model(prepared)[0].argmax(0)
+    np.testing.assert_array_equal(pixels_of(out / "masks/kelvin.png"), expected)
+
+
 def geotiff(path, bands=3, nodata=True):
     """Twelve-band-like imagery: 16 bits, tiled, georeferenced."""
     rng = np.random.default_rng(0)
