@@ -241,7 +241,7 @@ def match_channels(image: Pixels, in_chans: int) -> Pixels:
     )
 
 
-def to_model_input(  # the agreed signature plus one keyword
+def to_model_input(  # noqa: PLR0913 - one step with all that it depends on
     image: Pixels,
     in_chans: int,
     mean: Sequence[float],
