@@ -146,6 +146,19 @@ def _shared_gradient(
 
 
 @triton.jit
+def _through_summary(
+    key, value, route, real, surrogate, lean, log_share, dk_mean, dv_mean, shift, scale, log2_scale
+):  # fmt: skip
+    """Shares p of members in their cluster's summary, and the gradients of (route . surrogate) and of phi."""
+    raw = tl.sum(route.to(tl.float32) * surrogate[None, :], 1)
+    sharpness = gate(-lean)
+    p = tl.math.exp2(tl.where(real, raw * sharpness * log2_scale - log_share, -float("inf")))
+    towards = tl.sum(key.to(tl.float32) * dk_mean[None, :] + value.to(tl.float32) * dv_mean[None, :], 1)
+    da = p * (towards - shift) * scale
+    return p, da * sharpness, -da * raw * tl.sigmoid(-lean)
+
+
+@triton.jit
 def _member_gradient(
     q, k, v, k_route, surrogates, phi, index, token_mask, grad, lse, delta, wide, dwide, share_lse,
     dk, dv, dk_route, dphi, dsurrogates,
@@ -155,22 +168,20 @@ def _member_gradient(
 ):  # fmt: skip
     b, c, block, h = split_program(M, H, BLOCKS)
     q, grad, index = q + b * q_b + h * q_h, grad + b * g_b + h * g_h, index + (b * M + c) * K
-    if token_mask is not None:
-        token_mask += b * N
+    token_mask = None if token_mask is None else token_mask + b * N
     rows, present, real = load_members(index, token_mask, block * BLOCK_K, K, N, BLOCK_K)
     key = load_rows(k + b * k_b + h * k_h, rows, real, k_n, D, BLOCK_D)
     value = load_rows(v + b * v_b + h * v_h, rows, real, v_n, D, BLOCK_D)
-    bias = tl.where(real, 0.0, -float("inf"))[:, None]
+    out = b * N * H * D + h * D
     grad_k, grad_v = tl.zeros([BLOCK_K, BLOCK_D], tl.float32), tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
     for start in range(0, K, BLOCK_Q):
         ids, _filled, seen = load_members(index, token_mask, start, K, N, BLOCK_Q)
         query, dout = load_rows(q, ids, seen, q_n, D, BLOCK_D), load_rows(grad, ids, seen, g_n, D, BLOCK_D)
         state = (b * N + ids) * H + h
-        log_total = tl.load(lse + state, mask=seen, other=float("inf"))
         product = tl.load(delta + state, mask=seen, other=0.0)
-        p, ds = _weights(
-            key, query, value, dout, bias - log_total[None, :], product[None, :], log2_scale, PRECISION
-        )  # fmt: skip
+        hidden = tl.where(real, 0.0, -float("inf"))[:, None]
+        offset = hidden - tl.load(lse + state, mask=seen, other=float("inf"))[None, :]
+        p, ds = _weights(key, query, value, dout, offset, product[None, :], log2_scale, PRECISION)
         grad_v = tl.dot(p.to(dout.dtype), dout, grad_v, input_precision=PRECISION)
         grad_k = tl.dot(ds.to(query.dtype), query, grad_k, input_precision=PRECISION)
     grad_k *= scale
@@ -183,26 +194,21 @@ def _member_gradient(
         route = key
         if dk_route is not None:
             route = load_rows(k_route + b * r_b + h * r_h, rows, real, r_n, D, BLOCK_D)
-        raw = tl.sum(route.to(tl.float32) * surrogate[None, :], 1)
-        lean = tl.load(phi + b * N + rows, mask=real, other=0.0)
-        sharpness = gate(-lean)
-        log_share = tl.load(share_lse + (b * H + h) * M + c)
-        p = tl.math.exp2(tl.where(real, raw * sharpness * log2_scale - log_share, -float("inf")))
-        towards = tl.sum(key.to(tl.float32) * dk_mean[None, :] + value.to(tl.float32) * dv_mean[None, :], 1)
-        da = p * (towards - tl.sum(shift, 0)) * scale
+        p, draw, dlean = _through_summary(
+            key, value, route, real, surrogate, tl.load(phi + b * N + rows, mask=real, other=0.0),
+            tl.load(share_lse + (b * H + h) * M + c), dk_mean, dv_mean, tl.sum(shift, 0), scale, log2_scale,
+        )  # fmt: skip
         grad_v += p[:, None] * dv_mean[None, :]
         grad_k += p[:, None] * dk_mean[None, :]
-        tl.store(dphi + (b * H + h) * N + rows, -da * raw * tl.sigmoid(-lean), mask=present)
-        draw = da * sharpness
-        partial = tl.sum(draw[:, None] * route.to(tl.float32), 0)
-        tl.store(dsurrogates + (((b * H + h) * M + c) * BLOCKS + block) * D + column, partial, inside)
+        tl.store(dphi + (b * H + h) * N + rows, dlean, mask=present)
+        to = dsurrogates + (((b * H + h) * M + c) * BLOCKS + block) * D + column
+        tl.store(to, tl.sum(draw[:, None] * route.to(tl.float32), 0), inside)
         if dk_route is not None:
-            grad_route = draw[:, None] * surrogate[None, :]
-            store_rows(dk_route + b * N * H * D + h * D, rows, present, H * D, grad_route, D, BLOCK_D)
+            store_rows(dk_route + out, rows, present, H * D, draw[:, None] * surrogate[None, :], D, BLOCK_D)
         else:
             grad_k += draw[:, None] * surrogate[None, :]
-    store_rows(dk + b * N * H * D + h * D, rows, present, H * D, grad_k, D, BLOCK_D)
-    store_rows(dv + b * N * H * D + h * D, rows, present, H * D, grad_v, D, BLOCK_D)
+    store_rows(dk + out, rows, present, H * D, grad_k, D, BLOCK_D)
+    store_rows(dv + out, rows, present, H * D, grad_v, D, BLOCK_D)
 
 
 class _State(NamedTuple):
@@ -266,7 +272,7 @@ def _shared(problem: Problem, state: _State, keys: Tensor, values: Tensor, log_c
         *q.stride()[:3], *grad.stride()[:3], problem.options.scale, problem.options.scale * LOG2E,
         problem.num_tokens, count, problem.heads, rows, spans, span, part[0].numel(),
         D=problem.head_dim, BLOCK_D=tiles.block_d, BLOCK_T=tiles.rows, BLOCK_N=tiles.step,
-        PRECISION=tiles.precision, num_warps=8, num_stages=tiles.stages,
+        PRECISION=tiles.precision, num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return part.sum(1)
 
@@ -293,7 +299,7 @@ def _members(
         problem.num_tokens, problem.num_clusters, problem.cluster_size, problem.heads, blocks,
         0 if wide is None else wide[0].numel(),
         D=problem.head_dim, BLOCK_D=tiles.block_d, BLOCK_Q=tiles.step,
-        BLOCK_K=tiles.rows, PRECISION=tiles.precision, num_warps=8, num_stages=tiles.stages,
+        BLOCK_K=tiles.rows, PRECISION=tiles.precision, num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     if summary is None:
         return {"k": dk, "v": dv}

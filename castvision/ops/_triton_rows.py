@@ -78,24 +78,21 @@ class Tiles(NamedTuple):
 
 def query_tiles(like: Tensor, queries: int, keys: int) -> Tiles:
     """For a program that owns queries and streams over keys; ``like`` (…, D) gives dtype and width."""
-    return _tiles(like, fit(queries, 64), fit(keys, 32 if _heavy(like) else 64))
+    heavy = like.dtype == torch.float32 or like.shape[-1] > 64
+    return _tiles(like, fit(queries, 64), fit(keys, 32 if heavy else 64), heavy)
 
 
 def key_tiles(like: Tensor, keys: int, queries: int) -> Tiles:
     """For a program that owns keys and streams over queries: it carries two gradients."""
-    width, full = pad(like.shape[-1]), like.dtype == torch.float32
-    return _tiles(
-        like, fit(keys, 32 if width * (1 + full) > 64 else 64), fit(queries, 16 if full and width > 32 else 32)
-    )
+    row = pad(like.shape[-1]) * like.element_size()
+    full = like.dtype == torch.float32
+    most = 64 if row <= 128 else 16 if full else 32
+    return _tiles(like, fit(keys, most), fit(queries, 32), full or row > 64)
 
 
-def _tiles(like: Tensor, rows: int, step: int) -> Tiles:
-    heavy = _heavy(like)
-    return Tiles(rows, step, pad(like.shape[-1]), dot_precision(like.dtype), 8 if heavy else 4, 2 if heavy else 3)
-
-
-def _heavy(like: Tensor) -> bool:
-    return like.dtype == torch.float32 or like.shape[-1] > 64
+def _tiles(like: Tensor, rows: int, step: int, heavy: bool) -> Tiles:
+    narrow = like.dtype != torch.float32 and like.shape[-1] <= 64
+    return Tiles(rows, step, pad(like.shape[-1]), dot_precision(like.dtype), 8 if heavy else 4, 3 if narrow else 2)
 
 
 def pad(head_dim: int) -> int:

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 pytest.importorskip("triton")
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["test_attention.py", "test_routing.py"])
 def test_kernels_in_the_interpreter(name: str) -> None:
     """In a process of their own, since Triton reads TRITON_INTERPRET when it is imported."""
@@ -58,7 +59,8 @@ def test_what_is_supported() -> None:
     ):
         assert _triton._unsupported(problem(options)) is not None
     assert "float64" in str(_triton._unsupported(problem(DEFAULT, torch.float64)))
-    assert "128" in str(_triton._unsupported(problem(DEFAULT, head_dim=160)))
+    assert "128" in str(_triton._unsupported(problem(DEFAULT, torch.bfloat16, head_dim=160)))
+    assert "64" in str(_triton._unsupported(problem(DEFAULT, head_dim=96)))
 
 
 @pytest.mark.usefixtures("fresh")
