@@ -90,6 +90,9 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
 def _unwrap(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         return {}
+    if isinstance(content.get("state_dict"), dict) and "pytorch-lightning_version" in content:
+        weights = content["state_dict"]  # a task may hold weights of its losses and augmentations beside the model
+        return _unwrap({key: weights[key] for key in weights if key.startswith("model.")} or weights)
     for wrapper in _WRAPPERS:
         if isinstance(content.get(wrapper), dict):
             return _unwrap(content[wrapper])

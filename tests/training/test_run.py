@@ -43,6 +43,10 @@ def test_a_run_learns_and_leaves_its_files(run, task):
     assert metrics["training"]["steps"] == 40
     assert metrics["training"]["images"] == 640
     assert metrics["training"]["images_per_second"] > 0
+    assert [row["name"] for row in metrics["per_class"]] == metrics["class_names"]
+    assert min(row["f1"] for row in metrics["per_class"]) > 0.8
+    if task == "pixel":
+        assert metrics["best"]["val/macro_f1"] == pytest.approx(sum(row["f1"] for row in metrics["per_class"]) / 2)
     assert sum(map(sum, metrics["confusion"])) == (64 * 256 if task == "pixel" else 64)
     with Image.open(folder / "report.png") as picture:
         assert min(picture.size) > 500
@@ -75,6 +79,7 @@ def test_test_figures_and_predictions(run, tmp_path, capsys):
     assert train("test", "--config", folder / "config.yaml") == 0
     figures = json.loads((folder / "test_metrics.json").read_text())["figures"]
     assert figures["test/iou_joining_path"] > 0.7
+    assert len(json.loads((folder / "test_metrics.json").read_text())["per_class"]) == 2
     assert train("validate", "--config", folder / "config.yaml") == 0
     assert (
         train("predict", "--config", folder / "config.yaml", "--ckpt_path", folder / "last.ckpt", "--run_dir", tmp_path)
@@ -130,6 +135,27 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(run, tmp_path, monkeypat
     for key, value in whole["state_dict"].items():
         torch.testing.assert_close(resumed["state_dict"][key], value, rtol=0, atol=0)
     assert json.loads((folder / "metrics.json").read_text())["training"]["images"] == 640
+
+
+def test_balanced_losses_contours_and_augmentation_from_a_configuration(write_config, tmp_path):
+    config = write_config(
+        loss={"ce": 1.0, "dice": 1.0},
+        class_weights="balanced",
+        boundary_tolerance=1,
+        head="UperHead",
+        head_kwargs={"width": 16},
+        batch_augmentation={"class_path": "tests.training.conftest.Mirror"},
+    )
+    folder = tmp_path / "run"
+    assert train("--config", config, "--run_dir", folder) == 0
+    best = json.loads((folder / "metrics.json").read_text())["best"]
+    assert best["val/boundary_f1"] == pytest.approx(
+        (best["val/boundary_f1_background"] + best["val/boundary_f1_joining_path"]) / 2
+    )
+    weights = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]["losses.class_weights"]
+    share = 0.334  # of pixels above 0.3 in noise of deviation 0.7
+    torch.testing.assert_close(weights, torch.tensor([0.5 / (1 - share), 0.5 / share]), rtol=0.02, atol=0)
+    assert train("test", "--config", folder / "config.yaml") == 0
 
 
 def test_resume_fails_loudly(write_config, tmp_path, capsys):

@@ -4,6 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+import castvision.heads
+from castvision.losses import dice_loss
+from castvision.training.class_counts import count_classes
 from castvision.training.tasks import ClassificationTask, Mixing, SegmentationTask
 
 TINY_VIT = {"embed_dim": 32, "depth": 1, "num_heads": 2, "patch_size": 4, "img_size": 16, "in_chans": 1}
@@ -87,6 +90,9 @@ def test_odd_batches_are_not_mixed():
         (lambda: _segmentation(class_weights=[1.0]), "one weight >= 0 for each class"),
         (lambda: _segmentation(label_smoothing=1.0), "label_smoothing"),
         (lambda: _segmentation(freeze=["bakbone"]), "matches no parameter"),
+        (lambda: _segmentation(loss={"dise": 1.0}), "'ce', 'dice', 'focal'"),
+        (lambda: _segmentation(loss={"dice": 1.0}, label_smoothing=0.1), "label_smoothing"),
+        (lambda: _segmentation(boundary_tolerance=-1), "tolerance"),
         (lambda: Mixing(mixup=-1), "alphas >= 0"),
     ],
 )
@@ -94,6 +100,68 @@ def test_errors_at_the_door(make, match):
     with pytest.raises(ValueError, match=match) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("head", castvision.heads.__all__)
+def test_every_head_has_its_name(head):
+    task = _segmentation(head=head)
+    assert type(task.model.head).__name__ == head
+    assert task.recipe()["head"] == head
+
+
+def test_losses_by_name_and_smoothing_in_the_cross_entropy_only():
+    task = _segmentation(loss={"ce": 1.0, "dice": 2.0}, class_weights=[1.0, 3.0])
+    logits, target = torch.randn(2, 2, 16, 16), torch.randint(2, (2, 16, 16))
+    weight = torch.tensor([1.0, 3.0])
+    expected = functional.cross_entropy(logits, target, weight=weight) + 2 * dice_loss(logits, target, weight=weight)
+    torch.testing.assert_close(task.loss(logits, target), expected)
+
+
+def test_contours_are_counted_where_asked_for():
+    task = _segmentation(boundary_tolerance=1)
+    target = torch.zeros(1, 16, 16).long()
+    target[:, :, 8:] = 1
+    task.count("val", target.roll(2, 2), target)
+    assert task.other_figures("val") == {"boundary_f1": 0.0, "boundary_f1_class_0": 0.0, "boundary_f1_class_1": 0.0}
+    task.count("val", target, target)
+    assert task.other_figures("val")["boundary_f1"] == 1.0  # the counts of the round before are gone
+    assert _segmentation().other_figures("val") == {}
+
+
+def test_batches_are_augmented_image_and_mask_together():
+    class Mirror(torch.nn.Module):
+        def forward(self, image, mask):
+            return image.flip(3), mask.flip(2)
+
+    task = _segmentation(batch_augmentation=Mirror())
+    image, target = torch.randn(2, 1, 16, 16), torch.randint(2, (2, 16, 16))
+    mirrored = task.augment(image, target)
+    assert torch.equal(mirrored[0], image.flip(3))
+    assert torch.equal(mirrored[1], target.flip(2))
+
+
+def test_class_counts_are_spread_evenly_and_leave_the_random_state_alone():
+    class Masks(torch.utils.data.Dataset):
+        def __init__(self):
+            self.seen = []
+
+        def __len__(self):
+            return 1 << 40
+
+        def __getitem__(self, index):
+            self.seen.append(index)
+            torch.rand(1)
+            mask = torch.zeros(4, 4).long()
+            mask[0], mask[1, 0] = 255, 1
+            return torch.zeros(1, 4, 4), mask
+
+    state = torch.get_rng_state()
+    masks = Masks()
+    assert count_classes(masks, 3, sample=4).tolist() == [44, 4, 0]
+    assert masks.seen == [0, 1 << 38, 1 << 39, 3 << 38]
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match=r"expected labels 0\.\.0 or 255, got 1 in training image 0"):
+        count_classes(Masks(), 1)
 
 
 def test_frozen_parts_stay_frozen():
