@@ -261,9 +261,9 @@ def _parents(first: Array, is_outline: Array, edges: tuple[Array, Array, Array, 
     active: list[int] = []
     ring_at: dict[int, int] = {}
     done = 0
-    for number in np.flatnonzero(~is_outline).tolist():  # by their first corner, row by row
-        row, col = int(y[first[number]]), int(x[first[number]])
-        until = int(np.searchsorted(rows, row, side="right", sorter=events))
+    holes = np.flatnonzero(~is_outline)  # by their first corner, row by row
+    reached = np.searchsorted(rows[events], y[first[holes]], side="right")
+    for number, col, until in zip(holes.tolist(), x[first[holes]].tolist(), reached.tolist(), strict=True):
         for event in events[done:until].tolist():
             place = int(where[event])
             if event < len(upper):
