@@ -137,7 +137,7 @@ class PathfinderSegDataModule(DenseDataModule):
     Args:
         img_size: Height and width.
         form: "three-class" (other, a long path that does not join two dots, the path that does) or "one-dot".
-        contour_length: Paddles in a long path; None = as many as make it about as long as the image is wide.
+        contour_length: Paddles in a long path; None = as `castvision.data.dense.pathfinder.segmentation_spec` has it.
         train_length: Images an epoch; after each epoch the held-out images are counted.
         val_length: Held-out images that choose the checkpoint.
         test_length: Held-out images read once.

@@ -25,14 +25,15 @@ from castvision.data.pathfinder.tables import Tables, make_tables
 
 FORMS = ("three-class", "one-dot")
 _LENGTHS = {32: 6, 64: 9, 128: 14, 256: 14, 512: 28, 1024: 40}
-"""Paddles of a long path by image size: from 64 pixels on it is about as long as the image is wide."""
+"""Paddles of a long path by image size, which make it 0.6 to 1.2 times as long as the image is wide."""
 
 
 def segmentation_spec(img_size: int, contour_length: int | None = None) -> PathfinderSpec:
-    """The default geometry: the Long Range Arena's, scaled, with paths about as long as the image is wide.
+    """The default geometry: the Long Range Arena's, scaled, with paths 0.6 to 1.2 times as long as the image is wide.
 
-    Up to 512 pixels it is ``PathfinderSpec.lra(..., mode="clean")``. At 1024 the paddles stay as large as at 512, the
-    paths get longer and the distractors more; above, everything grows with the image.
+    Below 1024 pixels it is ``PathfinderSpec.lra(..., mode="clean")``, from 64 on with six distractors or more. At 1024
+    the paddles stay as large as at 512, the paths get longer and the distractors more; above, everything grows with the
+    image.
 
     Args:
         img_size: Height and width, at least 32.
