@@ -35,7 +35,7 @@ def layer_tasks(settings: Settings) -> list[Task]:
     tasks += [_timing_task(group, settings) for group in _groups("layer", settings)]
     tokens = min(ROUTING_TOKENS, max(settings.sizes))
     for dtype in settings.dtypes:
-        for inputs in ROUTING_INPUTS:
+        for inputs in ROUTING_INPUTS[:: 3 if settings.quick else 1]:
             key = Key("layer", "cast", tokens, dtype, device=settings.device, inputs=inputs)
             title = f"routing at {tokens:,} tokens, {dtype}, {inputs}"
             tasks.append(_timing_task([key, key.of(subject="routing")], settings, title))
@@ -52,7 +52,7 @@ def _groups(level: str, settings: Settings) -> list[list[Key]]:
     groups = []
     for size in settings.sizes:
         for dtype in settings.dtypes:
-            for phase in PHASES[:1] if level == "op" and settings.quick else PHASES:
+            for phase in PHASES[:1] if level != "layer" and settings.quick else PHASES:
                 ours = ("cast",) if level == "block" else tuple(MIXINGS)
                 key = Key(level, "", size, dtype, phase, settings.device)
                 groups.append([key.of(subject=name) for name in (*ours, *_rivals(level, size, settings.device))])
@@ -147,7 +147,8 @@ def _memory_tasks(settings: Settings) -> list[Task]:
             thin = settings.device == "cpu" and size >= ONE_HEAD_FROM
             rival = "sdpa-thin" if thin else "sdpa"
             key = Key("layer", "", size, dtype, phase, settings.device, quantity="bytes")
-            keys = [key.of(subject=name) for name in (*MIXINGS, rival)]
+            ours = ("cast",) if settings.quick else tuple(MIXINGS)
+            keys = [key.of(subject=name) for name in (*ours, rival)]
             gives = [*keys[:-1], key.of(subject="sdpa")]
             title = f"memory of the layer at {size:,} tokens, {dtype}, {phase}"
             tasks.append(Task(title, tuple(gives), partial(_weigh_group, keys, settings)))

@@ -34,10 +34,10 @@ def data_tasks(settings: Settings) -> list[Task]:
     """The generator at LRA's sizes, then what processes and loaders add."""
     keys = tuple(Key("data", "generator", size, quantity="images/s") for size in COUNTS)
     tasks = [Task("Pathfinder generator, one core", keys, partial(_measure_generator, keys))]
-    for size in _SHARED_SIZES:
-        key = Key("data", "", size, quantity="images/s")
-        pair = (key.of(subject="generator, 1 process"), key.of(subject="generator, 2 processes"))
-        tasks.append(Task(f"Pathfinder generator in two processes, {size} px", pair, partial(_measure_pair, pair)))
+    base = [Key("data", "", size, quantity="images/s") for size in _SHARED_SIZES]
+    pairs = [(key.of(subject="generator, 1 process"), key.of(subject="generator, 2 processes")) for key in base]
+    both = tuple(key for pair in pairs for key in pair)
+    tasks.append(Task("Pathfinder generator in two processes", both, partial(_measure_pairs, pairs)))
     for size in () if settings.quick else _LOADED_SIZES:
         several = tuple(Key("data", f"loader, {n} workers", size, quantity="images/s") for n in _WORKERS)
         tasks.append(Task(f"Pathfinder loader, {size} px", several, partial(_measure_loaders, several)))
@@ -108,19 +108,20 @@ def _measure_generator(keys: tuple[Key, ...]) -> Outcome:
     return [_rate(key, COUNTS[key.size], samples[str(key.size)]) for key in keys], {}
 
 
-def _measure_pair(keys: tuple[Key, Key]) -> Outcome:
-    """The median of alternating rounds with one and with two processes, by the wall."""
-    one, two = keys
-    count = _count_for(one.size)
+def _measure_pairs(pairs: list[tuple[Key, Key]]) -> Outcome:
+    """One and two processes in turn, by the wall; the same two processes for all sizes."""
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        rivals: dict[str, Competitor] = {
-            one.subject: PoolJob(pool, one.size, 1, count),
-            two.subject: PoolJob(pool, two.size, 2, count),
-        }
-        for competitor in rivals.values():  # both processes compile and make their tables
-            interleave({"": competitor}, wall_clock, budget=0.0, least=1, most=1)
-        samples = interleave(rivals, wall_clock, budget=0.0, least=REPEATS, most=REPEATS)
-    return [_rate(one, count, samples[one.subject]), _rate(two, 2 * count, samples[two.subject])], {}
+        return [figure for one, two in pairs for figure in _measure_pair(pool, one, two)], {}
+
+
+def _measure_pair(pool: Pool, one: Key, two: Key) -> list[Figure]:
+    count = _count_for(one.size)
+    single, double = PoolJob(pool, one.size, 1, count), PoolJob(pool, two.size, 2, count)
+    for _ in range(2):  # both processes compile and make their tables
+        interleave({"": double}, wall_clock, budget=0.0, least=1, most=1)
+    rivals: dict[str, Competitor] = {one.subject: single, two.subject: double}
+    samples = interleave(rivals, wall_clock, budget=0.0, least=REPEATS, most=REPEATS)
+    return [_rate(one, count, samples[one.subject]), _rate(two, 2 * count, samples[two.subject])]
 
 
 def _measure_loaders(keys: tuple[Key, ...]) -> Outcome:

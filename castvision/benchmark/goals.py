@@ -51,7 +51,7 @@ class Goal:
     def is_quick(self) -> bool:
         """Whether a quick run measures it."""
         if self.ours.quantity == "bytes":
-            return self.ours.level == "layer" and self.ours.size == QUICK_LIMIT
+            return (self.ours.level, self.ours.subject, self.ours.size) == ("layer", "cast", QUICK_LIMIT)
         if self.ours.level in ("op", "layer", "block"):
             return self.ours.size <= QUICK_LIMIT
         return self.ours.level == "data" and self.ours.size <= 128

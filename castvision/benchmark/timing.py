@@ -81,7 +81,7 @@ def cuda_clock(call: Callable[[], object]) -> float:
 
 
 def make_clock(device: str, threads: int) -> Clock:
-    """The clock for a device: events on CUDA; CPU time for one thread, which other work disturbs less."""
+    """Events on CUDA, CPU time for one thread (other work on the machine disturbs it less), else the wall."""
     if device == "cuda":
         return cuda_clock
     return process_clock if threads == 1 else wall_clock
