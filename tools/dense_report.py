@@ -117,7 +117,7 @@ def draw(path: Path, report: dict[str, Any], runs: dict[str, dict[str, tuple[Any
 def describe(folder: Path, figures: dict[str, Any]) -> dict[str, Any]:
     """A run's model and budget beside its figures."""
     run = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return {"model": run["model"], "training": run["training"], **figures}
+    return {**{key: run[key] for key in ("model", "training", "hardware")}, **figures}
 
 
 def main() -> int:
