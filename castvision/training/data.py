@@ -98,7 +98,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Lightning's hook: training batches are augmented on the device."""
-        return self.augment_batch(*batch) if self.trainer is not None and self.trainer.training else batch
+        is_training = self.trainer is not None and self.trainer.training
+        # NOTE: what is turned and moved has its padding moved too; it is ignored in the loss, but no longer masked
+        return self.augment_batch(*batch[:2]) if is_training and self.batch_augmentation is not None else batch
 
     @property
     def held_out_batch_size(self) -> int:

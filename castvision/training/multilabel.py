@@ -166,7 +166,7 @@ class MultiLabelTask(Task):
             figures |= {f"{name}_{metric_key(label)}": value for label, value in pairs if value == value}
         return figures
 
-    def _count(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+    def _count(self, stage: str, batch: Sequence[Tensor]) -> None:
         image, target = batch
         logits = self(image)
         metrics: Any = self.scores[stage]

@@ -142,9 +142,10 @@ class PixelDataModule(ImageDataModule):
         return self._splits[split]
 
 
-def _collate_padded(samples: Sequence[tuple[Tensor, Tensor]], multiple: int) -> tuple[Tensor, Tensor]:
+def _collate_padded(samples: Sequence[tuple[Tensor, Tensor]], multiple: int) -> tuple[Tensor, ...]:
+    """Image and target, and the mask of real pixels where there are others: such tokens stay out of all clusters."""
     batch = pad_collate(samples, multiple)
-    return batch.image, batch.target
+    return batch[:2] if batch.pixel_mask.all() else batch
 
 
 def check_samples(

@@ -17,6 +17,7 @@ from castvision.training import cli
 from castvision.training.named_data import NamedDataModule
 from castvision.training.pixel_data import ImageFormat
 from castvision.training.segmentation_data import CocoDataModule, SegmentationFolderDataModule
+from castvision.training.tasks import SegmentationTask
 from tests.data.conftest import write_bad_images
 from tests.training.conftest import TINY_VIT
 
@@ -47,7 +48,7 @@ def test_folders_of_any_depth_and_their_statistics(tmp_path, channels, dtype):
     np.testing.assert_allclose(data.mean, 0.5)
     np.testing.assert_allclose(data.std, 0.5)
     assert data.description() == {
-        "in_chans": channels, "img_size": [16, 16], "mean": list(data.mean), "std": list(data.std),
+        "in_chans": channels, "img_size": [16, 16], "mean": list(data.mean), "std": list(data.std), "keeps_units": True,
     }  # fmt: skip
     image, mask = next(iter(data.train_dataloader()))
     assert (image.shape, mask.shape) == ((2, channels, 16, 16), (2, 16, 16))
@@ -75,9 +76,14 @@ def test_given_statistics_and_channels(tmp_path):
 def test_held_out_images_keep_their_size_without_fit(tmp_path):
     how = ImageFormat(fit=False, multiple=8)
     data = SegmentationFolderDataModule(str(write_pairs(tmp_path, size=(27, 40))), NAMES, pixels=how, **SMALL)
-    image, mask = next(iter(data.val_dataloader()))
+    image, mask, real = next(iter(data.val_dataloader()))
     assert (image.shape, mask.shape) == ((1, 3, 32, 40), (1, 32, 40))
-    assert (mask != 255).sum() == 27 * 40
+    assert (mask != 255).sum() == real.sum() == 27 * 40
+    task = SegmentationTask("cast_vit_tiny_patch8_224", 2, head="LinearHead", model_kwargs={"depth": 1}).eval()
+    with torch.no_grad():
+        padded = task(image, real)[..., :24, :]  # whole patches: what is cut off by the image's end sees less either way
+        alone = task.model(image[..., :27, :])[..., :24, :]
+    torch.testing.assert_close(padded[..., :20, :], alone[..., :20, :], rtol=1e-4, atol=1e-5)
     assert next(iter(data.train_dataloader()))[0].shape == (2, 3, 16, 16)
 
 
