@@ -21,13 +21,6 @@ TINY_VIT = {
 }
 
 
-class Mirror(torch.nn.Module):
-    """A batch augmentation, to be named in a configuration."""
-
-    def forward(self, image, mask):
-        return image.flip(3), mask.flip(2)
-
-
 class Noise(Dataset):
     def __init__(self, task: str, offset: int, length: int) -> None:
         self.task, self.offset, self.length = task, offset, length

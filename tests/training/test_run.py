@@ -137,14 +137,13 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(run, tmp_path, monkeypat
     assert json.loads((folder / "metrics.json").read_text())["training"]["images"] == 640
 
 
-def test_balanced_losses_contours_and_augmentation_from_a_configuration(write_config, tmp_path):
+def test_balanced_losses_and_contours_from_a_configuration(write_config, tmp_path):
     config = write_config(
         loss={"ce": 1.0, "dice": 1.0},
         class_weights="balanced",
         boundary_tolerance=1,
         head="UperHead",
         head_kwargs={"width": 16},
-        batch_augmentation={"class_path": "tests.training.conftest.Mirror"},
     )
     folder = tmp_path / "run"
     assert train("--config", config, "--run_dir", folder) == 0

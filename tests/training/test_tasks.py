@@ -128,18 +128,6 @@ def test_contours_are_counted_where_asked_for():
     assert _segmentation().other_figures("val") == {}
 
 
-def test_batches_are_augmented_image_and_mask_together():
-    class Mirror(torch.nn.Module):
-        def forward(self, image, mask):
-            return image.flip(3), mask.flip(2)
-
-    task = _segmentation(batch_augmentation=Mirror())
-    image, target = torch.randn(2, 1, 16, 16), torch.randint(2, (2, 16, 16))
-    mirrored = task.augment(image, target)
-    assert torch.equal(mirrored[0], image.flip(3))
-    assert torch.equal(mirrored[1], target.flip(2))
-
-
 def test_class_counts_are_spread_evenly_and_leave_the_random_state_alone():
     class Masks(torch.utils.data.Dataset):
         def __init__(self):
