@@ -74,7 +74,7 @@ class Foreign:
         self.gate_grad = torch.zeros_like(problem.phi)
         if not self.keys.shape[2]:
             return
-        for b, tokens in problem.token_chunks(problem.heads * self.keys.shape[2]):
+        for b, tokens in problem.token_chunks(problem.backward_factor * problem.heads * self.keys.shape[2]):
             raw, logits, bias = self._logits(b, tokens)
             g = grad[b, tokens].transpose(0, 1)  # H, tokens, D
             dw = (g @ self.values[b].transpose(-1, -2)).to(problem.wide)

@@ -71,13 +71,12 @@ def _add_query_parts(problem: Problem, grads: dict[str, Tensor | None], foreign:
     """Put the mixing's gradients of queries, surrogates and phi where they belong."""
     q, phi, surrogates = grads["q"], grads["phi"], grads["surrogates"]
     if problem.joint or q is None or phi is None or surrogates is None:
-        grads["q"] = foreign.query_grad if q is None else q + foreign.query_grad
+        grads["q"] = foreign.query_grad if q is None else q.add_(foreign.query_grad)
         return
-    route = foreign.query_grad + problem.reduce(own.mix_query_grad, "sum")
-    if problem.q_route is problem.q:
-        grads["q"] = q + route
+    if own.has_own_route:
+        grads["q_route"] = foreign.query_grad + problem.reduce(own.mix_query_grad, "sum")
     else:
-        grads["q_route"] = route
+        q.add_(foreign.query_grad)
     gates = foreign.gate_grad + problem.reduce(own.mix_gate_grad, "sum")
     grads["phi"] = phi + (gates * torch.sigmoid(problem.phi))[..., None]
     mixing = foreign.key_grad.sum(0) if problem.options.summaries else 0

@@ -130,8 +130,9 @@ class OwnGradient:
                 torch.zeros_like(problem.prefix_v, dtype=problem.wide),
             )
         shape = (problem.batch, problem.num_slots)
-        route = (0,) if problem.joint else (*shape, problem.heads, problem.head_dim)
-        self.mix_query_grad = problem.q.new_empty(route)
+        self.has_own_route = not problem.joint and problem.q_route is not problem.q
+        route = (*shape, problem.heads, problem.head_dim) if self.has_own_route else (0,)
+        self.mix_query_grad = problem.q.new_empty(route)  # else it goes to q, slot by slot
         self.mix_gate_grad = problem.q.new_empty(shape, dtype=problem.wide)
         self.mix_surrogate_grad = torch.zeros_like(problem.surrogates, dtype=problem.wide)
         self.divisor = 1.0 if problem.joint or problem.softmax else mixing_divisor(problem, lse)
@@ -139,7 +140,7 @@ class OwnGradient:
     def run(self, seed: int) -> None:
         """Go through all chunks of clusters, in the order of the forward pass."""
         generator = torch.Generator(self.problem.q.device).manual_seed(seed)
-        for chunk in self.problem.cluster_chunks(_elements(self.problem)):
+        for chunk in self.problem.cluster_chunks(self.problem.backward_factor * _elements(self.problem)):
             part = _intra(self.problem, chunk)
             weight = _intra_weights(self.problem, part, chunk)
             p = self.problem.options.dropout_p
@@ -191,13 +192,14 @@ class OwnGradient:
         d_out = grad * mix[..., None].to(problem.dtype)
         dw = (d_out @ part.values.transpose(-1, -2)).to(problem.wide) * mask
         dl = logits_gradient(dw, weight, part.logits, part.bias, problem.options)
-        self._put(chunk, part, dl, weight * mask, d_out)
         at = (chunk.images, problem.slots(chunk))
         self.mix_gate_grad[at] = (d_logit * raw).sum(2).flatten(1)
         draw = (d_logit * sharpness * problem.options.scale).to(problem.dtype)  # b, c, H, K
         surrogates = problem.surrogates[:, chunk.clusters].transpose(0, 1)  # c, H, D
         route = draw[..., None] * surrogates[None, :, :, None]
-        self.mix_query_grad[at] = route.transpose(2, 3).flatten(1, 2)
+        if self.has_own_route:
+            self.mix_query_grad[at] = route.transpose(2, 3).flatten(1, 2)
+        self._put(chunk, part, dl, weight * mask, d_out, 0.0 if self.has_own_route else route)
         self.mix_surrogate_grad[:, chunk.clusters] += (draw[..., None, :] @ queries)[..., 0, :].sum(0).transpose(0, 1)
 
     def _divisor(self, chunk: Chunk) -> Tensor | float:
@@ -208,8 +210,10 @@ class OwnGradient:
         part = self.divisor[chunk.images, self.problem.slots(chunk), 0]
         return part.reshape(chunk.ids.shape)[:, :, None]
 
-    def _put(self, chunk: Chunk, part: _Intra, dl: Tensor, weight: Tensor, grad: Tensor) -> None:
-        """Attention backward of a chunk: dl, weight (b, c, H, K, keys); grad of its output (b, c, H, K, D)."""
+    def _put(
+        self, chunk: Chunk, part: _Intra, dl: Tensor, weight: Tensor, grad: Tensor, more: Tensor | float = 0.0
+    ) -> None:
+        """Attention backward: dl, weight (b, c, H, K, keys); grad of the output, more of q's, (b, c, H, K, D)."""
         problem = self.problem
         dl = dl.to(problem.dtype) * problem.options.scale
         dq, dk = dl @ part.keys, dl.transpose(-1, -2) @ part.q
@@ -219,6 +223,6 @@ class OwnGradient:
                 if total is not None:
                     total[chunk.images] += own[..., : problem.num_prefix, :].sum(1)
             dk, dv = dk[..., problem.num_prefix :, :], dv[..., problem.num_prefix :, :]
-        self.slots.q.put(chunk, dq.transpose(2, 3))
+        self.slots.q.put(chunk, (dq + more).transpose(2, 3))
         self.slots.k.put(chunk, dk.transpose(2, 3))
         self.slots.v.put(chunk, dv.transpose(2, 3))

@@ -57,7 +57,7 @@ def backward(problem: Problem, grad: Tensor, out: Tensor, lse: Tensor, seed: int
     slots = SlotGradients(problem)
     shared = _SharedGradients(problem, summary)
     members = slice(problem.num_prefix, problem.num_prefix + problem.cluster_size)
-    for chunk in problem.cluster_chunks(_elements(problem)):
+    for chunk in problem.cluster_chunks(problem.backward_factor * _elements(problem)):
         pack = packer.pack(chunk)
         part = problem.gather_grad(grad, chunk)
         if problem.is_flash:
@@ -129,8 +129,8 @@ class _Packer:
         self.images = chunk.images
         images, clusters = chunk.ids.shape[:2]
         rows = problem.num_prefix + problem.cluster_size + (problem.num_clusters if self.summary else 0)
-        keys = problem.q.new_empty(images, clusters, problem.heads, rows, problem.head_dim)
-        values = torch.empty_like(keys)
+        shape = (images, clusters, rows, problem.heads, problem.head_dim)  # rows as the operands have them: copies run
+        keys, values = (problem.q.new_empty(shape).transpose(2, 3) for _ in range(2))
         bias = keys.new_zeros((images, clusters, rows), dtype=problem.wide)
         self.buffers = keys, values, bias
         if problem.prefix_k is not None and problem.prefix_v is not None:

@@ -21,6 +21,9 @@ WORKSPACE = 1 << 20
 SHARE = 4
 """A temporary is at most this part of the queries: what a chunk takes stays small beside what goes in and out."""
 
+LEAST_WORKSPACE = 1 << 18
+"""But no less than this (1 MiB of fp32): smaller chunks cost more time in Python than they are worth."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -83,7 +86,7 @@ class Problem:
         self.num_clusters, self.cluster_size = index.shape[1:]
         self.num_slots = self.num_clusters * self.cluster_size
         self.dtype = q.dtype
-        self.workspace = min(WORKSPACE, q.numel() // SHARE)
+        self.workspace = min(WORKSPACE, max(LEAST_WORKSPACE, q.numel() // SHARE))
         self.wide = torch.float64 if q.dtype == torch.float64 else torch.float32  # of softmax and sums
         self.surrogates = surrogates.to(q.dtype)
         plain = options.activation == "softmax" and not options.dropout_p
@@ -124,6 +127,14 @@ class Problem:
     def segments(self) -> Segments:
         """Slots grouped by token."""
         return Segments(self.index, self.num_tokens)
+
+    @property
+    def backward_factor(self) -> int:
+        """Workspace of a chunk in backward over forward: gradients stand beside operands, so its chunks are smaller.
+
+        With dropout they are the forward's: each chunk draws a mask of its own, which must come out the same.
+        """
+        return 1 if self.options.dropout_p else 2
 
     def gather_phi(self, chunk: Chunk) -> Tensor:
         """Phi of the chunk's slots, (b, c, K)."""

@@ -51,7 +51,7 @@ def summarise(problem: Problem) -> tuple[Tensor, Tensor]:
     shape = (problem.batch, problem.heads, problem.num_clusters, problem.head_dim)
     keys = problem.q.new_empty(shape if problem.joint else (0,))
     values = problem.q.new_empty(shape)
-    for chunk in problem.cluster_chunks(3 * problem.cluster_size * problem.heads * problem.head_dim):
+    for chunk in problem.cluster_chunks(problem.cluster_size * problem.heads * problem.head_dim):
         part = shares(problem, chunk)
         p = part.p.to(problem.dtype)[..., None, :]  # b, c, H, 1, K
         at = (chunk.images, slice(None), chunk.clusters)
@@ -127,7 +127,7 @@ class SlotGradients:
         problem = self.problem
         narrow_keys = None if grad_keys is None else grad_keys.to(problem.dtype)
         narrow_values = grad_values.to(problem.dtype)
-        for chunk in problem.cluster_chunks(3 * problem.cluster_size * problem.heads * problem.head_dim):
+        for chunk in problem.cluster_chunks(4 * problem.cluster_size * problem.heads * problem.head_dim):
             part = summary_gradient(problem, chunk, narrow_keys, narrow_values, self.surrogates)
             shared = self.k_route is self.k
             if part.k is not None:

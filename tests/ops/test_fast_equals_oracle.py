@@ -137,3 +137,20 @@ def test_operators_obey_the_rules_of_torch_library() -> None:
         torch.ops.castvision.route.default,
         (q.detach(), k.detach(), o["surrogates"], o["phi"], None, 4, "sa_topk", "softmax", "affinity"),
     )
+
+
+@pytest.mark.parametrize("mixing", ["joint", "surrogate"])
+@pytest.mark.parametrize("assignment", ["sa_topk", "topk"])
+def test_dropout_over_several_chunks_has_the_gradient_of_its_own_masks(mixing, assignment, small_workspace):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, weight, step = (torch.randn(2, 2, 30, 4, generator=generator, dtype=torch.float64) for _ in range(5))
+    surrogates, phi = torch.randn(2, 4, 4, generator=generator, dtype=torch.float64), torch.zeros(2, 30, 1).double()
+    v.requires_grad_()
+    how = {"mixing": mixing, "assignment": assignment, "dropout_p": 0.3, "seed": 3}
+    out, routing = cast_attention(q, k, v, surrogates, phi, **how)
+    (out * weight).sum().backward()
+    with torch.no_grad():  # linear in v: the difference is exact
+        ahead, behind = (
+            cast_attention(q, k, x, surrogates, phi, routing=routing, **how)[0] for x in (v + step, v - step)
+        )
+    torch.testing.assert_close(((ahead - behind) * weight).sum() / 2, (v.grad * step).sum())
