@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works without an installation
 
-TASKS = ("maze64", "region64", "pathfinder_seg64")
+TASKS = ("maze64", "region64", "pathfinder_seg32")
 CONTROLS = {"": "clustered attention", "_no_attention": "attention removed", "_cnn": "small CNN"}
 EDGES = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3)
 """Distance from the dot in image widths."""

@@ -18,6 +18,7 @@ LEVELS: dict[str, str] = {
     "block": "castvision.benchmark.attention_levels:block_tasks",
     "model": "castvision.benchmark.model_level:model_tasks",
     "data": "castvision.benchmark.data_level:data_tasks",
+    "tiled": "castvision.benchmark.tiled_level:tiled_tasks",
 }
 """Function that makes a level's tasks from the settings, by the level's name; imported when the level runs."""
 

@@ -23,7 +23,8 @@ class Key:
         phase: "forward" or "training" (forward and backward).
         device: "cpu" or "cuda".
         inputs: "random"; or, where routing is looked at, the share of tokens that are all alike, such as "50% blank".
-        quantity: "seconds", "bytes", "flops", "flops/s", "parameters" or "images/s".
+        quantity: "seconds", "bytes", "flops", "flops/s", "parameters", "images/s" or
+            "megapixels/s".
     """
 
     level: str

@@ -57,6 +57,8 @@ def format_quantity(value: float, quantity: str) -> str:
         return f"{value / 2**30:.3g} GiB" if value >= 2**30 else f"{value / 2**20:.3g} MiB"
     if quantity == "images/s":
         return f"{value:,.0f} images/s" if value >= 10 else f"{value:.3g} images/s"
+    if quantity == "megapixels/s":
+        return f"{value:.3g} megapixels/s"
     scale, prefix = next(((s, p) for s, p in _PREFIXES if value >= s), (1.0, ""))
     unit = "" if quantity == "parameters" else quantity
     return f"{value / scale:.3g} {prefix}{unit}".strip()
