@@ -29,7 +29,7 @@ A full run writes benchmark.json and benchmark.png to the output folder; a run t
 the same folder. --quick stays at {QUICK_LIMIT:,} tokens and ends in a minute. --check measures what the goals need and
 exits 1 if one is missed; goals whose hardware is absent are listed as not measured and do not count.
 Levels: op (attention alone), layer (with its projections: time, routing's share, memory), block (beside attention
-removed), model (whole models on one image), data (the Pathfinder generator and its loader), tiled (a large image: speed and memory).
+removed), model (whole models on one image), data (the Pathfinder generator and its loader), tiled (a large image).
 """
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Level tiled: megapixels a second and peak memory of ``castvision predict`` on one generated image of 20,000 pixels a side.
+"""Level tiled: megapixels a second and peak memory of ``castvision predict`` on a generated image of 20,000² pixels.
 
 The model is a small one with random weights, so that reading, tiling, blending and writing are what is measured. Each
 run is a process of its own; so is one on a small image, whose memory is the model's and the libraries' share.

@@ -24,7 +24,13 @@ def test_batches_and_names(make, options, classes):
     assert -1 == images.min() < images.max() == 1
     assert len(data.class_names) == classes and targets.max() < classes
     assert len(data.val_dataloader().dataset) == 6
-    assert data.description() == {"in_chans": 1, "img_size": [64, 64], "mean": [0.5], "std": [0.5], "keeps_units": False}
+    assert data.description() == {
+        "in_chans": 1,
+        "img_size": [64, 64],
+        "mean": [0.5],
+        "std": [0.5],
+        "keeps_units": False,
+    }
 
 
 def test_options_reach_the_data():

@@ -16,7 +16,13 @@ def test_batches_and_names(task, classes, shape):
     assert -1 <= images.min() < images.max() <= 1
     assert len(data.class_names) == classes
     assert len(data.val_dataloader().dataset) == 6
-    assert data.description() == {"in_chans": 1, "img_size": [32, 32], "mean": [0.5], "std": [0.5], "keeps_units": False}
+    assert data.description() == {
+        "in_chans": 1,
+        "img_size": [32, 32],
+        "mean": [0.5],
+        "std": [0.5],
+        "keeps_units": False,
+    }
 
 
 def test_each_epoch_is_new_and_each_run_the_same():

@@ -81,7 +81,9 @@ def test_held_out_images_keep_their_size_without_fit(tmp_path):
     assert (mask != 255).sum() == real.sum() == 27 * 40
     task = SegmentationTask("cast_vit_tiny_patch8_224", 2, head="LinearHead", model_kwargs={"depth": 1}).eval()
     with torch.no_grad():
-        padded = task(image, real)[..., :24, :]  # whole patches: what is cut off by the image's end sees less either way
+        padded = task(image, real)[
+            ..., :24, :
+        ]  # whole patches: what is cut off by the image's end sees less either way
         alone = task.model(image[..., :27, :])[..., :24, :]
     torch.testing.assert_close(padded[..., :20, :], alone[..., :20, :], rtol=1e-4, atol=1e-5)
     assert next(iter(data.train_dataloader()))[0].shape == (2, 3, 16, 16)
