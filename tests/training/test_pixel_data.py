@@ -163,7 +163,7 @@ def test_loader_processes_draw_differently(tmp_path):
     data = SegmentationFolderDataModule(
         str(root), NAMES, pixels=ImageFormat(fit=False), augmentation=Augmentation(scale=(1, 1), hflip=0.0), **how
     )
-    seen = {image.numpy().tobytes() for image, _ in data.train_dataloader()}
+    seen = {image.numpy().tobytes() for image, *_ in data.train_dataloader()}
     assert len(seen) > 5
 
 
