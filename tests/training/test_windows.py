@@ -9,14 +9,23 @@ import pytest
 import tifffile
 import torch
 
+from castvision.data import open_image
+from castvision.inference.predict import main as predict
 from castvision.training import cli
 from castvision.training.windows import WindowDataModule, find_pairs
 
 RNG = np.random.default_rng(0)
 
 
+UTM = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32633)
+GROUND = [
+    (33550, "d", 3, (10.0, 10.0, 0.0), True), (33922, "d", 6, (0, 0, 0, 5e5, 4.6e6, 0), True),
+    (34735, "H", 16, UTM, True),
+]  # fmt: skip
+
+
 def write_rasters(root, count: int = 10, size: tuple[int, int] = (90, 130), channels: int = 3, dtype=np.uint8):
-    """Tiled TIFFs whose pixels above half of the range are of class 1."""
+    """Tiled TIFFs whose pixels above half of the range are of class 1; georeferenced, where they have many bands."""
     (root / "images").mkdir(parents=True)
     (root / "masks").mkdir()
     for number in range(count):
@@ -25,7 +34,9 @@ def write_rasters(root, count: int = 10, size: tuple[int, int] = (90, 130), chan
         noise = RNG.integers(0, np.iinfo(dtype).max // 2, (*size, channels))
         pixels = (noise + mask[..., None].astype(int) * (np.iinfo(dtype).max // 2)).astype(dtype)
         bands = pixels if channels == 3 else np.moveaxis(pixels, -1, 0)
-        how = {"photometric": "rgb"} if channels == 3 else {"photometric": "minisblack", "planarconfig": "separate"}
+        how = {"photometric": "rgb"} if channels == 3 else {
+            "photometric": "minisblack", "planarconfig": "separate", "extratags": GROUND, "metadata": None,
+        }  # fmt: skip
         tifffile.imwrite(root / "images" / f"{number}.tif", bands, tile=(32, 32), compression="zlib", **how)
         tifffile.imwrite(root / "masks" / f"{number}.tif", mask, tile=(32, 32), compression="zlib")
     return root
@@ -69,7 +80,7 @@ def test_blocks_and_names_from_a_file(tmp_path):
         data.dataset("test")
 
 
-def test_twelve_bands_of_sixteen_bits_train_a_segmenter(tmp_path):
+def test_twelve_bands_of_sixteen_bits_from_windows_to_a_mask_on_the_ground(tmp_path):
     root = write_rasters(tmp_path / "data", count=3, channels=12, dtype=np.uint16)
     config = tmp_path / "bands.yaml"
     config.write_text(
@@ -83,6 +94,35 @@ def test_twelve_bands_of_sixteen_bits_train_a_segmenter(tmp_path):
     assert cli.main(["--config", str(config), "--run_dir", str(tmp_path / "run")]) == 0
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics["best"]["val/miou"] > 0.9  # chance: a third
+    arguments = ["--model", str(tmp_path / "run/best.ckpt"), "--output", str(tmp_path / "out"), "--no-overlay"]
+    assert predict([str(root / "images/0.tif"), *arguments]) == 0
+    with open_image(tmp_path / "out/masks/0.tif") as mask, open_image(root / "images/0.tif") as image:
+        assert mask.georeference == image.georeference
+        assert mask.georeference.crs == "EPSG:32633"
+        labels = mask.read(0, 0, 90, 130)[..., 0]
+    truth = tifffile.imread(root / "masks/0.tif")
+    assert (labels == truth).mean() > 0.95
+
+
+def test_a_pyramid_from_windows_to_a_mask(tmp_path):
+    """A slide's levels: trained on the whole resolution, its mask has the slide's size and overviews."""
+    root = write_rasters(tmp_path / "data", count=3, size=(192, 256))
+    for path in (root / "images").iterdir():
+        pixels = tifffile.imread(path)
+        with tifffile.TiffWriter(path) as writer:
+            for step in (1, 2):
+                writer.write(pixels[::step, ::step], tile=(64, 64), photometric="rgb", subfiletype=int(step > 1))
+    config = ["--config", "windows", "--data.root", str(root), "--data.size", "32", "--data.train_length", "160"]
+    config += ["--data.batch_size", "8", "--data.num_workers", "0", "--data.shares", "{train: 2, val: 1}"]
+    config += ["--model.model_name", "vit_tiny_patch16_224", "--model.num_classes", "2", "--trainer.max_epochs", "2"]
+    kwargs = "{img_size: 32, patch_size: 4, embed_dim: 32, depth: 2, num_heads: 2}"
+    config += ["--model.model_kwargs", kwargs, "--trainer.accelerator", "cpu"]
+    assert cli.main([*config, "--run_dir", str(tmp_path / "run")]) == 0
+    arguments = ["--model", str(tmp_path / "run/best.ckpt"), "--output", str(tmp_path / "out"), "--no-overlay"]
+    assert predict([str(root / "images/1.tif"), *arguments]) == 0
+    with open_image(next((tmp_path / "out/masks").iterdir())) as mask:
+        labels = mask.read(0, 0, 192, 256)[..., 0]
+    assert (labels == tifffile.imread(root / "masks/1.tif")).mean() > 0.9
 
 
 def test_loader_processes_give_what_this_process_gives(tmp_path):
