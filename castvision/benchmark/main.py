@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="castvision benchmark", description=__doc__, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("levels", nargs="*", metavar="LEVEL", help=f"of {', '.join(LEVELS)} (default: all)")
+    parser.add_argument("levels", nargs="*", metavar="LEVEL", help=f"of {', '.join(LEVELS)} (default: all but tiled)")
     parser.add_argument("--quick", action="store_true", help="a minute's look")
     parser.add_argument("--check", action="store_true", help="measure what the goals need and judge them")
     parser.add_argument("--output", type=Path, metavar="DIR", help="(default: a new folder under runs/)")
@@ -96,7 +96,7 @@ def make_settings(args: argparse.Namespace) -> Settings:
     peers = args.peers if args.peers is not None else QUICK_PEERS if args.quick else PEERS
     native = ("fp32", "bf16") if args.device == "cuda" or has_bf16() else ("fp32",)
     return Settings(
-        levels=tuple(args.levels or LEVELS), sizes=sizes, dtypes=tuple(dict.fromkeys(args.dtype or native)),
+        levels=tuple(args.levels or (level for level in LEVELS if level != "tiled")), sizes=sizes, dtypes=tuple(dict.fromkeys(args.dtype or native)),
         device=args.device, threads=args.threads, img_size=args.img_size or (QUICK_IMG_SIZE if args.quick else 1024),
         peers=tuple(peers), quick=args.quick, check=args.check,
     )  # fmt: skip
