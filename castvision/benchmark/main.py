@@ -95,8 +95,9 @@ def make_settings(args: argparse.Namespace) -> Settings:
         sizes = tuple(size for size in sizes if size <= QUICK_LIMIT) or (QUICK_LIMIT,)
     peers = args.peers if args.peers is not None else QUICK_PEERS if args.quick else PEERS
     native = ("fp32", "bf16") if args.device == "cuda" or has_bf16() else ("fp32",)
+    levels = args.levels or [level for level in LEVELS if level != "tiled"]
     return Settings(
-        levels=tuple(args.levels or (level for level in LEVELS if level != "tiled")), sizes=sizes, dtypes=tuple(dict.fromkeys(args.dtype or native)),
+        levels=tuple(levels), sizes=sizes, dtypes=tuple(dict.fromkeys(args.dtype or native)),
         device=args.device, threads=args.threads, img_size=args.img_size or (QUICK_IMG_SIZE if args.quick else 1024),
         peers=tuple(peers), quick=args.quick, check=args.check,
     )  # fmt: skip
