@@ -2,7 +2,7 @@
 
 The K queries of a cluster see [P prefix ; K members ; M summaries] under a bias that depends on the cluster alone:
 log n_c for a summary, MASKED for the cluster's own and for padding. Backward recomputes each chunk's weights, so that
-only the operands are kept.
+only the operands, the output and its log-sum-exp are kept.
 """
 
 from __future__ import annotations
