@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from castvision.data.labels import IGNORED
 from castvision.data.regions import Region
-from castvision.data.sources import IGNORED, ImageSources
+from castvision.data.sources import ImageSources
 
 _BLOCK = 256
 _CHUNK = 4 * _BLOCK

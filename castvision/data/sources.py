@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from castvision.data._decoding import Pixels
+from castvision.data.labels import IGNORED
 from castvision.data.readers import ImageReader, open_image, open_mask
 from castvision.data.readers.reader import Alpha
 from castvision.data.statistics import is_missing
-
-IGNORED = 255
-"""The label of pixels that count nowhere."""
 
 Pair = tuple[str | os.PathLike[str], str | os.PathLike[str] | None]
 _MAX_OPEN = 8

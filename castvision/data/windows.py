@@ -12,8 +12,9 @@ from torch.utils.data import Dataset
 
 from castvision.data._decoding import Pixels
 from castvision.data.class_index import ClassIndex
+from castvision.data.labels import IGNORED
 from castvision.data.regions import Block, Region
-from castvision.data.sources import IGNORED, ImageSources
+from castvision.data.sources import ImageSources
 from castvision.data.statistics import ChannelStatistics, is_missing, unit
 
 _ENDLESS = 1 << 40
