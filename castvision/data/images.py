@@ -42,6 +42,10 @@ DECODER_ERRORS = (
 )
 
 
+class UnreadableImageError(ValueError):
+    """An image file that cannot be read; the message names it."""
+
+
 def read_image(
     path: str | os.PathLike[str],
     *,
@@ -69,8 +73,9 @@ def read_image(
     Raises:
         FileNotFoundError: No such file.
         PermissionError: The file may not be read.
-        ValueError: Not a file, empty, not an image, damaged, truncated, too large, or a stack without ``page``; the
-            message names the file.
+        UnreadableImageError: Not a file, empty, not an image, damaged, truncated, too large, or a stack without
+            ``page``.
+        ValueError: An unknown option.
     """
     if alpha not in ("white", "drop", "keep"):
         raise ValueError(f"expected alpha to be 'white', 'drop' or 'keep', got {alpha=}")
@@ -78,7 +83,7 @@ def read_image(
         raise ValueError(f"expected palette to be 'colour' or 'index', got {palette=}")
     path = check_file(path)
     if (size := path.stat().st_size) > MAX_BYTES:
-        raise ValueError(
+        raise UnreadableImageError(
             f"cannot read image {str(path)!r}: expected a file of at most {MAX_BYTES:,} bytes, got {size:,}; "
             "read it by windows (castvision.data.open_image)"
         )
@@ -86,7 +91,7 @@ def read_image(
     try:
         decoded = decode(data, page, palette == "index")
     except DECODER_ERRORS as error:
-        raise ValueError(f"cannot read image {str(path)!r}: {one_line(error)}") from error
+        raise UnreadableImageError(f"cannot read image {str(path)!r}: {one_line(error)}") from error
     pixels = orient(resolve_alpha(decoded, alpha), decoded.orientation)
     return np.ascontiguousarray(pixels)
 
@@ -96,15 +101,17 @@ def check_file(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Not a file, or an empty one.
+        UnreadableImageError: Not a file, or an empty one.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no such image: {str(path)!r}; check the path")
     if not path.is_file():
-        raise ValueError(f"expected an image file, got a folder or device: {str(path)!r}")
+        raise UnreadableImageError(f"expected an image file, got a folder or device: {str(path)!r}")
     if path.stat().st_size == 0:
-        raise ValueError(f"cannot read image {str(path)!r}: the file is empty (0 bytes); copy or export it again")
+        raise UnreadableImageError(
+            f"cannot read image {str(path)!r}: the file is empty (0 bytes); copy or export it again"
+        )
     return path
 
 

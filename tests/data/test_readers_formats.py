@@ -316,3 +316,11 @@ def test_without_the_extras(tmp_path):
     assert lines[3] == "TiffReader 50"
     for line, name in zip(lines[4:], ("zarr", "rasterio", "openslide"), strict=True):
         assert line.startswith("ImportError") and name in line and "pip install 'castvision[large-images]'" in line
+
+
+def test_a_text_that_claims_to_be_a_picture_is_named_once(tmp_path):
+    path = tmp_path / "notes.png"
+    path.write_text("no picture at all")
+    with pytest.raises(ValueError, match="expected one of PNG") as caught:
+        open_image(path)
+    assert str(caught.value).count("notes.png") == 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from castvision.data._decoding import Pixels
-from castvision.data.images import DECODER_ERRORS, one_line
+from castvision.data.images import DECODER_ERRORS, UnreadableImageError, one_line
 
 if TYPE_CHECKING:
     from castvision.data.readers.georeference import Georeference
@@ -81,7 +81,7 @@ class ImageReader(ABC):
         self._process = os.getpid()
         try:
             self._facts = self._connect()
-        except FileNotFoundError:
+        except (FileNotFoundError, UnreadableImageError):  # these name the file themselves
             raise
         except DECODER_ERRORS as error:
             self.close()
