@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -8,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import tifffile
-import timm
 import torch
 from PIL import Image
 from skimage import data as photographs
@@ -18,58 +16,7 @@ from castvision.data import open_image
 from castvision.data.images import read_image, to_model_input
 from castvision.inference.predict import main as predict
 from castvision.inference.predictor import load_model
-from castvision.models.segmenter import create_segmenter
-
-ATTO = "cast_vit_atto_patch4_32"
-NAMES = ["background", "path", "dot"]
-
-
-def save(path, model, **change):
-    facts = {
-        "format": 1, "task": "segmentation", "model_name": ATTO, "model_kwargs": {"depth": 2, "in_chans": 3},
-        "head": "LinearHead", "head_kwargs": {}, "out_indices": None, "num_classes": 3, "class_names": NAMES,
-        "in_chans": 3, "img_size": [32, 32], "mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.3], **change,
-    }  # fmt: skip
-    weights = {f"model.{key}": value for key, value in model.state_dict().items()}
-    torch.save({"castvision": facts, "state_dict": weights}, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def segmenter(tmp_path_factory):
-    torch.manual_seed(1)
-    model = create_segmenter(ATTO, 3, head="LinearHead", model_kwargs={"depth": 2, "in_chans": 3})
-    with torch.no_grad():  # an untrained head prefers one class everywhere
-        for parameter in model.head.parameters():
-            parameter.copy_(torch.randn_like(parameter))
-    return save(tmp_path_factory.mktemp("model") / "best.ckpt", model)
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory):
-    torch.manual_seed(1)
-    model = timm.create_model(ATTO, num_classes=3, depth=2, in_chans=3)
-    return save(tmp_path_factory.mktemp("model") / "best.ckpt", model, task="classification")
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory):
-    path = tmp_path_factory.mktemp("photo") / "astronaut.png"
-    Image.fromarray(photographs.astronaut()[:150, 150:260]).save(path)
-    return path
-
-
-def files_of(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def pixels_of(path):
-    with Image.open(path) as image:
-        return np.asarray(image)
-
-
-def table_of(folder):
-    return list(csv.DictReader((folder / "predictions.csv").read_text().splitlines()))
+from tests.inference.prediction_cases import ATTO, NAMES, files_of, pixels_of, table_of
 
 
 def test_a_photograph_gives_mask_overlay_table_and_polygons(tmp_path, segmenter, photo, capsys):
@@ -209,73 +156,6 @@ def test_classification_lists_the_most_probable_classes(tmp_path, classifier, ph
     assert rows[0]["name"] == NAMES[int(expected.argmax())]
     assert float(rows[0]["probability"]) == pytest.approx(float(expected.max()), abs=1e-5)
     assert not (out / "masks").exists()
-
-
-@pytest.fixture
-def bad_folder(tmp_path, photo):
-    folder = tmp_path / "in"
-    folder.mkdir()
-    good = photo.read_bytes()
-    (folder / "fine.png").write_bytes(good)
-    picture = Image.open(photo).convert("RGB")
-    picture.save(folder / "cut.jpg")
-    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:900])
-    (folder / "empty.png").touch()
-    (folder / "text.png").write_text("these are no pixels")
-    picture.convert("CMYK").save(folder / "print.jpg")
-    picture.crop((0, 0, 1, 1)).save(folder / "dot.png")
-    Image.fromarray(np.zeros((100_000, 10, 3), np.uint8)).save(folder / "strip.png")
-    values = np.asarray(picture, np.float32)
-    values[3:5, 7:9] = np.nan
-    tifffile.imwrite(folder / "nan.tif", values, photometric="rgb")
-    tifffile.imwrite(folder / "five.tif", np.zeros((5, 40, 40), np.uint8), photometric="minisblack")
-    tifffile.imwrite(folder / "broken.tif", np.zeros((256, 256, 3), np.uint8), tile=(64, 64), photometric="rgb")
-    data = (folder / "broken.tif").read_bytes()
-    (folder / "broken.tif").write_bytes(data[: len(data) // 2])
-    return folder
-
-
-def test_bad_images_are_named_and_the_others_done(tmp_path, segmenter, bad_folder, monkeypatch, capsys):
-    # the files are the matter here: a model of one line, since the strip alone is thousands of tiles
-    def answer(self, batch):
-        return batch.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-
-    monkeypatch.setattr("castvision.inference.predicting.TileModel.__call__", answer)
-    out = tmp_path / "out"
-    arguments = [str(bad_folder), "--model", str(segmenter), "--output", str(out), "--batch-size", "64", "--no-overlay"]
-    assert predict(arguments) == 1
-    told = " ".join(capsys.readouterr().out.split())
-    for name in ("cut.jpg", "empty.png", "text.png", "five.tif", "broken.tif"):
-        assert f"{name}:" in told
-    assert "Traceback" not in told
-    assert "5 of 10 images done" in told
-    assert files_of(out / "masks") == ["dot.png", "fine.png", "nan.png", "print.png", "strip.png"]
-    assert pixels_of(out / "masks/strip.png").shape == (100_000, 10)
-    labels = pixels_of(out / "masks/nan.png")
-    assert (labels == 255).sum() == 4
-    summary = json.loads((out / "summary.json").read_text())
-    assert len(summary["failed"]) == 5
-
-
-def test_a_bomb_is_refused_by_name(tmp_path, segmenter, photo, monkeypatch, capsys):
-    monkeypatch.setattr("castvision.data._decoding.MAX_PIXELS", 1000)
-    out = tmp_path / "out"
-    assert predict([str(photo), "--model", str(segmenter), "--output", str(out)]) == 1
-    assert "astronaut.png" in capsys.readouterr().out
-    assert files_of(out) == ["predictions.csv", "run.json", "summary.json"]
-
-
-def test_a_full_disk_leaves_nothing_behind(tmp_path, segmenter, photo, monkeypatch, capsys):
-    def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("castvision.inference.predicting.write_png", full)
-    out = tmp_path / "out"
-    assert predict([str(photo), "--model", str(segmenter), "--output", str(out)]) == 1
-    told = " ".join(capsys.readouterr().out.split())
-    assert "No space left on device" in told
-    assert "masks/astronaut.png" in told
-    assert files_of(out) == ["predictions.csv", "run.json", "summary.json"]
 
 
 def test_output_is_never_overwritten(tmp_path, segmenter, photo, capsys):

@@ -3,49 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from castvision.data.readers.memory import ArrayReader
 from castvision.inference.sinks import ArraySink, FileSink
 from castvision.inference.tile_source import Skip
 from castvision.inference.tiled import tiled_inference
-
-RNG = np.random.default_rng(0)
-
-
-def identity(batch):
-    return batch
-
-
-def run(image, predictor, **options):
-    return tiled_inference(image, predictor, **{"tile": 32, "overlap": 12, "halo": 3, **options})
-
-
-class NoData(ArrayReader):
-    nodata = -9999.0
-
-
-class LocalNet(nn.Module):
-    """Three convolutions with zero padding: each output sees four pixels around it."""
-
-    radius = 4
-
-    def __init__(self, classes=5):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 8, 5, padding=2), nn.GELU(), nn.Conv2d(8, 8, 3, padding=1), nn.GELU(),
-            nn.Conv2d(8, classes, 3, padding=1),
-        )  # fmt: skip
-
-    def forward(self, image):
-        return self.layers(image)
-
-
-def whole(net, image):
-    with torch.inference_mode():
-        return net(torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None])[0]
+from tests.inference.tiling_cases import RNG, LocalNet, NoData, identity, run, whole
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 90), (32, 32), (33, 52), (53, 31), (100, 77), (150, 161)])
@@ -116,7 +79,8 @@ def test_online_argmax_equals_argmax_of_the_blended_probabilities():
     assert result.labels.dtype == np.uint8
     np.testing.assert_array_equal(result.class_pixels, np.bincount(result.labels.ravel(), minlength=5))
     assert run(image, net, output="probabilities").class_pixels == result.class_pixels
-    mean = [probabilities.max(-1)[result.labels == number].mean() for number in range(5)]
+    chosen = [probabilities.max(-1)[result.labels == number] for number in range(5)]
+    mean = [values.mean() if values.size else np.nan for values in chosen]
     np.testing.assert_allclose(result.class_probability, mean, rtol=1e-6)
 
 
@@ -231,88 +195,6 @@ def test_everything_skipped():
     result = run(np.full((70, 70), np.nan, np.float32), identity)
     assert (result.labels == 255).all()
     assert (result.tiles_run, result.seam) == (0, None)
-
-
-class Killed(Exception):
-    pass
-
-
-def killed_after(calls, net):
-    left = [calls]
-
-    def predictor(batch):
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-        return net(batch)
-
-    return predictor
-
-
-@pytest.mark.parametrize("output", ["labels", "probabilities"])
-@pytest.mark.parametrize("calls", [0, 1, 3, 6])
-def test_a_killed_run_goes_on_and_gives_the_same_bits(tmp_path, output, calls):
-    image = RNG.normal(size=(110, 90, 3)).astype(np.float32)
-    image[:60, :50] = np.nan
-    net = LocalNet()
-    options = {"output": output, "batch_size": 2}
-    plain = run(image, net, **options)
-    expected = plain.labels if output == "labels" else plain.values
-    with pytest.raises(Killed):
-        run(image, killed_after(calls, net), sink=FileSink(tmp_path / "x.part", resume=True), **options)
-    sink = FileSink(tmp_path / "x.part", resume=True)
-    again = run(image, net, sink=sink, **options)
-    np.testing.assert_array_equal(sink.read(0, 0, 110, 90), expected)
-    for name in ("seam", "tiles_run", "tiles_skipped", "class_pixels", "class_probability"):
-        np.testing.assert_equal(getattr(again, name), getattr(plain, name))
-    assert again.labels is None
-
-
-def test_a_narrow_image_is_resumed_too(tmp_path):
-    image = RNG.normal(size=(300, 20, 3)).astype(np.float32)
-    net = LocalNet()
-    plain = run(image, net, batch_size=3)
-    with pytest.raises(Killed):
-        run(image, killed_after(3, net), sink=FileSink(tmp_path / "x", resume=True), batch_size=3)
-    sink, calls = FileSink(tmp_path / "x", resume=True), []
-    run(image, lambda batch: calls.append(1) or net(batch), sink=sink, batch_size=3)
-    np.testing.assert_array_equal(sink.read(0, 0, 300, 20), plain.labels)
-    assert len(calls) == 5 - 3 + 1
-
-
-def test_finished_bands_are_not_run_again(tmp_path):
-    image = RNG.normal(size=(110, 90, 3)).astype(np.float32)
-    net = LocalNet()
-    with pytest.raises(Killed):
-        run(image, killed_after(7, net), sink=FileSink(tmp_path / "x", resume=True), batch_size=2)
-    calls = []
-    run(image, lambda batch: calls.append(1) or net(batch), sink=FileSink(tmp_path / "x", resume=True), batch_size=2)
-    assert len(calls) == (5 - 3) * 2 + 2  # two bands, and one again for its strip
-    run(image, lambda batch: calls.append(1) or net(batch), sink=FileSink(tmp_path / "x", resume=True), batch_size=2)
-    assert len(calls) == 6
-
-
-def test_another_run_is_not_continued(tmp_path):
-    image = RNG.normal(size=(60, 60, 3)).astype(np.float32)
-    run(image, LocalNet(), sink=FileSink(tmp_path / "x"))
-    with pytest.raises(ValueError, match=r"tta was 'none', is 'd4'"):
-        run(image, LocalNet(), tta="d4", sink=FileSink(tmp_path / "x", resume=True))
-    (tmp_path / "x.json").write_text("{")
-    with pytest.raises(ValueError, match=r"x\.json.*damaged"):
-        run(image, LocalNet(), sink=FileSink(tmp_path / "x", resume=True))
-    run(image, LocalNet(), tta="d4", sink=FileSink(tmp_path / "x"))  # not asked to resume: begins anew
-
-
-def test_file_sink_reads_windows_and_middles(tmp_path):
-    image = RNG.normal(size=(41, 37)).astype(np.float32)
-    sink = FileSink(tmp_path / "x")
-    run(image, identity, output="image", sink=sink)
-    np.testing.assert_array_equal(sink.read(5, 3, 7, 20)[..., 0], image[5:12, 3:23])
-    rows, cols = [2, 6, 10, 14, 18, 22, 26, 30, 34, 38, 40], [2, 6, 10, 14, 18, 22, 26, 30, 34, 36]
-    np.testing.assert_array_equal(sink.read(0, 0, 41, 37, step=4)[..., 0], image[np.ix_(rows, cols)])
-    np.testing.assert_array_equal(sink.read(32, 16, 99, 99, step=4)[..., 0], image[np.ix_(rows[8:], cols[4:])])
-    sink.discard()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_counts_tiles():
