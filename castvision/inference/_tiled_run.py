@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
@@ -18,11 +19,14 @@ from castvision.inference.sinks import label_dtype
 from castvision.inference.views import VIEWS, averaged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from castvision.inference.sinks import Sink
     from castvision.inference.tile_source import Mask, Patch, TileSource
     from castvision.inference.tiling import Tile, TileGrid
+
+TilePredictor = Callable[[Tensor, "Sequence[Tile]"], Tensor]
+"""Called with tiles (B, C, height, width) and where they lie, gives (B, classes, height, width)."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Settings:
     precision: Literal["fp32", "bf16"]
     tta: Literal["none", "flips", "d4"]
     output: Literal["labels", "probabilities", "image"]
+    context_size: list[int] | None = None
 
     def __post_init__(self) -> None:
         choices = {
@@ -45,6 +50,11 @@ class Settings:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"expected {name} in {allowed}, got {getattr(self, name)!r}")
+        if self.context_size is not None and (min(self.context_size) < 1 or self.tta != "none"):
+            raise ValueError(
+                f"expected context_size >= 1 and tta='none' (a turned tile has no place in the image), got "
+                f"context_size={tuple(self.context_size)}, tta={self.tta!r}"
+            )
         if self.batch_size < 1:
             raise ValueError(f"expected batch_size >= 1, got {self.batch_size}")
 
@@ -92,7 +102,7 @@ class TiledRun:
         # bands of a narrow image are worked through together, or its batches would never be full
         self._step = max(1, settings.batch_size // len(grid.cols))
 
-    def __call__(self, predictor: Callable[[Tensor], Tensor], report: Callable[[int, int], None]) -> tuple[Totals, int]:
+    def __call__(self, predictor: TilePredictor, report: Callable[[int, int], None]) -> tuple[Totals, int]:
         """Run all bands that no earlier run finished.
 
         Returns:
@@ -127,7 +137,7 @@ class TiledRun:
         if self.totals.channels:
             self.sink.commit({"bands": bands, "totals": dataclasses.asdict(self.totals)})
 
-    def _replay(self, bands: range, predictor: Callable[[Tensor], Tensor], pool: ThreadPoolExecutor) -> None:
+    def _replay(self, bands: range, predictor: TilePredictor, pool: ThreadPoolExecutor) -> None:
         """Compute finished bands again for the strip they leave to the next one; nothing is written or counted."""
         kept = dataclasses.replace(self.totals, seam=dataclasses.replace(self.totals.seam))
         self.is_replaying = True
@@ -138,9 +148,7 @@ class TiledRun:
         if self.joiner is not None:
             self.joiner.seam = kept.seam
 
-    def _run_bands(
-        self, bands: range, predictor: Callable[[Tensor], Tensor], pool: ThreadPoolExecutor
-    ) -> Iterator[int]:
+    def _run_bands(self, bands: range, predictor: TilePredictor, pool: ThreadPoolExecutor) -> Iterator[int]:
         """Work through some bands; yields the number of tiles done."""
         for done, (tile, patch, values) in enumerate(self._predicted(bands, predictor, pool), start=1):
             if values is None:
@@ -153,7 +161,7 @@ class TiledRun:
             yield done
 
     def _predicted(
-        self, bands: range, predictor: Callable[[Tensor], Tensor], pool: ThreadPoolExecutor
+        self, bands: range, predictor: TilePredictor, pool: ThreadPoolExecutor
     ) -> Iterator[tuple[Tile, Patch, Tensor | None]]:
         """Tiles in order; their predictions come from batches."""
         waiting: list[tuple[Tile, Patch]] = []
@@ -176,19 +184,20 @@ class TiledRun:
             yield ready, future.result()
 
     def _predict(
-        self, waiting: list[tuple[Tile, Patch]], predictor: Callable[[Tensor], Tensor]
+        self, waiting: list[tuple[Tile, Patch]], predictor: TilePredictor
     ) -> Iterator[tuple[Tile, Patch, Tensor | None]]:
         pixels = [patch.pixels for _, patch in waiting if patch.pixels is not None]
+        tiles = [tile for tile, patch in waiting if patch.pixels is not None]
         outputs: Iterator[Tensor] = iter(())
         if pixels:
             batch = torch.from_numpy(np.stack(pixels)).to(self.device)  # (B, C, tile height, tile width)
-            outputs = iter(averaged(lambda view: self._activated(predictor, view), batch, self.settings.tta))
+            outputs = iter(averaged(lambda view: self._activated(predictor, view, tiles), batch, self.settings.tta))
         for tile, patch in waiting:
             yield tile, patch, None if patch.pixels is None else next(outputs)
 
-    def _activated(self, predictor: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    def _activated(self, predictor: TilePredictor, batch: Tensor, tiles: Sequence[Tile]) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            output = predictor(batch)
+            output = predictor(batch, tiles)
         if not isinstance(output, Tensor):
             raise TypeError(f"expected the predictor to return a tensor, got {type(output).__name__}; wrap it")
         if output.ndim != 4 or output.shape[2:] != batch.shape[2:] or len(output) != len(batch):

@@ -89,12 +89,16 @@ class TileSource:
         used = valid[y.low - y.start : y.high - y.start, x.low - x.start : x.high - x.start]
         if self._is_left_out(pixels, used):
             return Patch(None, used)
-        values = pixels.astype(np.float32)
-        values[~has_data] = 0
+        values = _filled(pixels, has_data)
         if (height, width) != (y.stop - y.start, x.stop - x.start):
             missing = (0, y.stop - y.start - height), (0, x.stop - x.start - width), (0, 0)
             values = np.pad(values, missing, mode="reflect")
         return Patch(np.ascontiguousarray(values.transpose(2, 0, 1)), None if used.all() else used)
+
+    def values(self, y: int, x: int, height: int, width: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """A window inside the image as a tile would hold it, (C, height, width): nodata and what is not finite is 0."""
+        pixels = self.image.read(y, x, height, width, self.level)
+        return np.ascontiguousarray(_filled(pixels, self._has_data(pixels)).transpose(2, 0, 1))
 
     def _is_left_out(self, pixels: Pixels, used: Mask) -> bool:
         share = float(used.mean())
@@ -122,3 +126,9 @@ class TileSource:
         read = mask.read(int(rows[0]), int(cols[0]), int(rows[-1] - rows[0]) + 1, int(cols[-1] - cols[0]) + 1)
         is_inside: Mask = np.any(read > 0, axis=-1)
         return is_inside[np.ix_(rows - rows[0], cols - cols[0])]
+
+
+def _filled(pixels: Pixels, has_data: Mask) -> np.ndarray[Any, np.dtype[np.float32]]:
+    values = pixels.astype(np.float32)
+    values[~has_data] = 0
+    return values

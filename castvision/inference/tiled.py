@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from castvision.inference._tiled_run import Settings, TiledRun, Totals
+from castvision.inference._tiled_run import Settings, TiledRun, TilePredictor, Totals
 from castvision.inference.sinks import ArraySink, Sink
+from castvision.inference.surroundings import Surrounded
 from castvision.inference.tile_source import Skip, TileSource, as_reader
 from castvision.inference.tiling import make_grid
 
@@ -72,7 +73,7 @@ class TiledResult:
 
 def tiled_inference(  # noqa: PLR0913 - the options of one call, as in MONAI's sliding_window_inference
     image: ImageReader | Pixels | str | os.PathLike[str],
-    predictor: Callable[[Tensor], Tensor],
+    predictor: Callable[..., Tensor],
     *,
     tile: int | tuple[int, int] = 512,
     overlap: int = 64,
@@ -84,6 +85,7 @@ def tiled_inference(  # noqa: PLR0913 - the options of one call, as in MONAI's s
     precision: Literal["fp32", "bf16"] = "fp32",
     tta: Literal["none", "flips", "d4"] = "none",
     skip: Skip | None = None,
+    context_size: tuple[int, int] | None = None,
     sink: Sink | None = None,
     device: torch.device | str | None = None,
     progress: bool | Callable[[int, int], None] = False,
@@ -110,6 +112,9 @@ def tiled_inference(  # noqa: PLR0913 - the options of one call, as in MONAI's s
         precision: bf16 runs the predictor under autocast; blending is float32.
         tta: Average over flips (4 views) or over all flips and quarter turns (8).
         skip: What to leave out; see `Skip`.
+        context_size: Show the predictor the whole image at this (height, width) with every batch, in its own range as
+            the tiles are: ``predictor(tiles, context=..., window=...)``, as `castvision.models.ContextSegmenter` wants
+            it. None = tiles alone.
         sink: Where the output goes; None = into the result. A `FileSink` continues a killed run, bit by bit the same.
         device: Where tiles go; None = where the predictor's parameters are, or the CPU.
         progress: True = a progress bar; or a callable given (tiles done, tiles in all).
@@ -122,22 +127,28 @@ def tiled_inference(  # noqa: PLR0913 - the options of one call, as in MONAI's s
         TypeError: A predictor that returns no tensor, or pixels that are no real numbers.
     """
     start = time.perf_counter()
-    settings = Settings(batch_size, activation or ("none" if output == "image" else "softmax"), precision, tta, output)
+    activation = activation or ("none" if output == "image" else "softmax")
+    wanted = None if context_size is None else list(context_size)
+    settings = Settings(batch_size, activation, precision, tta, output, wanted)
     reader, is_ours = as_reader(image)
     sink = ArraySink() if sink is None else sink
     try:
         source = TileSource(reader, level, skip or Skip())
         grid = make_grid(source.size, tile, overlap, overlap // 4 if halo is None else halo)
-        run = TiledRun(source, grid, settings, sink, _device_of(predictor, device))
+        place = _device_of(predictor, device)
+        run = TiledRun(source, grid, settings, sink, place)
+        tile_predictor: TilePredictor = lambda batch, tiles: predictor(batch)  # noqa: E731
+        if context_size is not None:
+            tile_predictor = Surrounded(predictor, source, context_size, place)
         with _shown(progress) as report:
-            totals, resumed_rows = run(predictor, report)
+            totals, resumed_rows = run(tile_predictor, report)
     finally:
         if is_ours:
             reader.close()
     return _result(totals, settings, sink, (*source.size, resumed_rows), time.perf_counter() - start)
 
 
-def _device_of(predictor: Callable[[Tensor], Tensor], device: torch.device | str | None) -> torch.device:
+def _device_of(predictor: Callable[..., Tensor], device: torch.device | str | None) -> torch.device:
     if device is not None:
         return torch.device(device)
     parameter = next(predictor.parameters(), None) if isinstance(predictor, nn.Module) else None
