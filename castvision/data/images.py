@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _BAND = 1 << 22
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in grey (Rec. 601)."""
+
 # What decoders raise when they are given damaged bytes (a fuzzer found most of these).
 DECODER_ERRORS = (
     OSError,
@@ -240,7 +242,7 @@ def match_channels(image: Pixels, in_chans: int) -> Pixels:
     if channels == 1 and in_chans == 3:
         return np.repeat(image, 3, axis=-1)
     if channels == 3 and in_chans == 1:
-        grey: Pixels = image @ np.asarray(_LUMA, dtype=image.dtype)[:, None]
+        grey: Pixels = image @ np.asarray(LUMA, dtype=image.dtype)[:, None]
         return grey
     raise ValueError(
         f"expected an image with {in_chans} channels for this model, got {channels}; "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from castvision.data.images import Pixels, stretch_range
+from castvision.data.images import LUMA, Pixels, stretch_range
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,6 @@ RGB = np.ndarray[Any, np.dtype[np.uint8]]
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 
 _PALETTE_SIZE = 256
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _LIFT = 48.0
 
 
@@ -160,7 +159,7 @@ def overlay_labels(
         raise ValueError(f"expected opacity in 0..1 and line >= 1, got {opacity=}, {line=}")
     colours = cluster_colours(max(int(labels.max()) + 1, 1)).astype(np.float32)
     base = picture.astype(np.float32)
-    grey = (base @ _LUMA)[..., None]
+    grey = (base @ np.asarray(LUMA, dtype=np.float32))[..., None]
     # less of the picture's own colour, all of its light and dark; lifted, so that tints show on black too
     muted = _LIFT + (1 - _LIFT / 255) * (0.3 * base + 0.7 * grey)
     tint = colours[np.maximum(labels, 0)]

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from castvision.data.images import LUMA
+
 if TYPE_CHECKING:
     from castvision.data import ImageReader
     from castvision.inference.predictor import Predictor
 
-_LUMA = (0.299, 0.587, 0.114)
 _BAND_BYTES = 1 << 25
 
 
@@ -84,6 +85,6 @@ class TileModel:
             unit = ((batch - low) / (high - low)).clamp(0, 1)
         in_chans = self.predictor.parts.in_chans
         if unit.shape[1] != in_chans and in_chans == 1:
-            unit = (unit * self._channels(_LUMA)).sum(dim=1, keepdim=True)
+            unit = (unit * self._channels(LUMA)).sum(dim=1, keepdim=True)
         logits: Any = self.predictor.model((unit.expand(-1, in_chans, -1, -1) - self._mean) / self._std)
         return logits  # type: ignore[no-any-return]

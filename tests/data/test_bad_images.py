@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 import tracemalloc
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
 from castvision.data import _decoding, images
 from castvision.data.images import read_image, to_model_input
+from tests.data.image_files import RGB8, encoded, put
 
 RNG = np.random.default_rng(0)
-RGB8 = RNG.integers(0, 256, (24, 20, 3), dtype=np.uint8)
 TURNS = {
     1: lambda x: x, 2: np.fliplr, 3: lambda x: np.rot90(x, 2), 4: np.flipud, 5: lambda x: x.swapaxes(0, 1),
     6: lambda x: np.rot90(x, -1), 7: lambda x: np.rot90(x, 2).swapaxes(0, 1), 8: np.rot90,
 }  # fmt: skip
-
-
-def encoded(pixels: np.ndarray, kind: str, mode: str | None = None, **options) -> bytes:
-    buffer = io.BytesIO()
-    if kind == "tifffile":
-        tifffile.imwrite(buffer, pixels, **options)
-    else:
-        image = Image.fromarray(pixels)
-        (image if mode is None else image.convert(mode)).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def put(folder: Path, data: bytes, name: str = "a.img") -> Path:
-    path = folder / name
-    path.write_bytes(data)
-    return path
 
 
 def png(width: int, height: int, bits: int, colour_type: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import random
 import struct
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
 from castvision.data import _decoding
 from castvision.data.images import read_image
+from tests.data.image_files import RGB8, encoded, put
 
 RNG = np.random.default_rng(0)
-RGB8 = RNG.integers(0, 256, (24, 20, 3), dtype=np.uint8)
-
-
-def encoded(pixels: np.ndarray, kind: str, mode: str | None = None, **options) -> bytes:
-    buffer = io.BytesIO()
-    if kind == "tifffile":
-        tifffile.imwrite(buffer, pixels, **options)
-    else:
-        image = Image.fromarray(pixels)
-        (image if mode is None else image.convert(mode)).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def put(folder: Path, data: bytes, name: str = "a.img") -> Path:
-    path = folder / name
-    path.write_bytes(data)
-    return path
 
 
 def turned() -> Image.Exif:
