@@ -161,7 +161,7 @@ class CastAttention(nn.Module):
         self.surrogate_tokens = nn.Parameter(surrogates, requires_grad=self.surrogate_tokens.requires_grad)
         self.num_clusters = num_clusters
 
-    def forward(  # noqa: C901, PLR0913 - timm's arguments, then ours
+    def forward(  # noqa: PLR0913 - timm's arguments, then ours
         self,
         x: Tensor,
         attn_mask: Optional[Tensor] = None,  # noqa: UP045
@@ -193,6 +193,30 @@ class CastAttention(nn.Module):
         """
         if isinstance(attn_mask, Tensor) or (isinstance(is_causal, bool) and is_causal):
             raise ValueError("expected no attn_mask and is_causal=False: CAST has no pairwise mask; use token_mask")
+        out, index = self._attend(x, rope, grid_size, token_mask, routing)
+        out = self.norm(out)
+        if self.gate is not None:
+            out = out * self.gate(x).sigmoid()
+        output: Tensor = self.proj_drop(self.proj(out))
+        if not torch.jit.is_scripting():
+            if return_routing:
+                num_tokens = x.shape[1] - self.num_prefix_tokens
+                used = make_routing(index, num_tokens, is_partition=self.assignment != "topk")
+                return cast(Tensor, (output, routing or used))  # TorchScript wants one type
+        return output
+
+    def _attend(
+        self,
+        x: Tensor,
+        rope: Optional[Tensor],  # noqa: UP045
+        grid_size: Optional[List[int]],  # noqa: UP006, UP045
+        token_mask: Optional[Tensor],  # noqa: UP045
+        routing: Optional[Routing],  # noqa: UP045
+    ) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+        """Attention before the last projection, (B, P + N, H * D), and the index (B, M, K).
+
+        On its own so that queries, keys and values are gone, where nothing saves them, when ``proj`` wants memory.
+        """
         batch, length, _ = x.shape
         p = self.num_prefix_tokens
         q, k, v = self.qkv(x).reshape(batch, length, 3, self.num_heads, self.head_dim).unbind(2)
@@ -229,15 +253,7 @@ class CastAttention(nn.Module):
         )  # fmt: skip
         if self.local_conv is not None:
             out = out + self._local(v[:, :, p:], grid_size, token_mask)
-        out = self.norm(out)
-        if self.gate is not None:
-            out = out * self.gate(x).sigmoid()
-        out = self.proj_drop(self.proj(out))
-        if not torch.jit.is_scripting():
-            if return_routing:
-                used = make_routing(index, length - p, is_partition=self.assignment != "topk")
-                return cast(Tensor, (out, routing or used))  # TorchScript wants one type
-        return out
+        return out, index
 
     def _clusters(self, num_tokens: int, grid_size: Optional[List[int]]) -> Tuple[Tensor, int]:  # noqa: UP006, UP045
         """Surrogates (H, M, D) for this many tokens, and K."""

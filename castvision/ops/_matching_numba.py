@@ -11,30 +11,22 @@ worst member clears its bar. Bars only rise, so a token need not remember where 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from castvision.ops._compiled import compiled
 
 Array = NDArray[Any]
 
 
-def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile without the GIL; cached on disk where a folder can be written, else in memory."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:
-        return numba.njit(nogil=True)(function)
-
-
-@_compile
+@compiled
 def _worse(score_a: float, token_a: int, score_b: float, token_b: int) -> bool:
     return score_a < score_b or (score_a == score_b and token_a > token_b)
 
 
-@_compile
+@compiled
 def _sift_up(scores: Array, tokens: Array, i: int) -> None:
     while i > 0:
         parent = (i - 1) // 2
@@ -45,7 +37,7 @@ def _sift_up(scores: Array, tokens: Array, i: int) -> None:
         i = parent
 
 
-@_compile
+@compiled
 def _sift_down(scores: Array, tokens: Array, size: int) -> None:
     i = 0
     while True:
@@ -60,7 +52,7 @@ def _sift_down(scores: Array, tokens: Array, size: int) -> None:
         i = worst
 
 
-@_compile
+@compiled
 def _best_cluster(row: Array, token: int, bar_score: Array, bar_token: Array) -> int:
     """The cluster with the highest score among those whose bar the token clears, the first of equals; -1 if none."""
     best, best_score = -1, -np.inf
@@ -71,7 +63,7 @@ def _best_cluster(row: Array, token: int, bar_score: Array, bar_token: Array) ->
     return best
 
 
-@_compile
+@compiled
 def _first_with_room(fill: Array, cluster_size: int) -> int:
     for c in range(fill.shape[0]):
         if fill[c] < cluster_size:
@@ -79,7 +71,7 @@ def _first_with_room(fill: Array, cluster_size: int) -> int:
     return -1
 
 
-@_compile
+@compiled
 def propose(  # noqa: PLR0913 - numba takes arrays, not objects
     scores: Array,
     tokens: Array,

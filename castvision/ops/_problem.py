@@ -21,8 +21,8 @@ WORKSPACE = 1 << 20
 SHARE = 4
 """A temporary is at most this part of the queries: what a chunk takes stays small beside what goes in and out."""
 
-LEAST_WORKSPACE = 1 << 18
-"""But no less than this (1 MiB of fp32): smaller chunks cost more time in Python than they are worth."""
+LEAST_WORKSPACE = 1 << 17
+"""But no less than this (512 KiB of fp32): smaller chunks cost more time in Python than they are worth."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,10 @@ class Problem:
     def backward_factor(self) -> int:
         """Workspace of a chunk in backward over forward: gradients stand beside operands, so its chunks are smaller.
 
-        With dropout they are the forward's: each chunk draws a mask of its own, which must come out the same.
+        But not smaller than the least workspace; and with dropout they are the forward's: each chunk draws a mask of
+        its own, which must come out the same.
         """
-        return 1 if self.options.dropout_p else 2
+        return 1 if self.options.dropout_p or self.workspace < 2 * LEAST_WORKSPACE else 2
 
     def gather_phi(self, chunk: Chunk) -> Tensor:
         """Phi of the chunk's slots, (b, c, K)."""

@@ -48,6 +48,8 @@ def uses_softmax(problem: Problem) -> bool:
 
 def summarise(problem: Problem) -> tuple[Tensor, Tensor]:
     """Summary keys and values (B, H, M, D); the paper's mixing has no summary keys (an empty tensor)."""
+    if problem.q.device.type == "cpu" and problem.dtype == problem.wide and uses_softmax(problem):
+        return _summarise_compiled(problem)
     shape = (problem.batch, problem.heads, problem.num_clusters, problem.head_dim)
     keys = problem.q.new_empty(shape if problem.joint else (0,))
     values = problem.q.new_empty(shape)
@@ -60,6 +62,23 @@ def summarise(problem: Problem) -> tuple[Tensor, Tensor]:
             members = part.keys if problem.k_route is problem.k else problem.gather(problem.k, chunk)
             keys[at] = (p @ members)[..., 0, :].transpose(1, 2)
     return keys, values
+
+
+def _summarise_compiled(problem: Problem) -> tuple[Tensor, Tensor]:
+    """The same in a third of the time, without temporaries; fp32 and float64, softmax."""
+    from castvision.ops._summaries_numba import summarise as means
+
+    sharpness = gate(-problem.phi) * problem.options.scale  # B, N
+    sources = (problem.v, problem.k) if problem.joint else (problem.v,)
+    images = [
+        means(
+            problem.ids[b], problem.valid[b], problem.surrogates, sharpness[b], problem.k_route[b],
+            tuple(source[b] for source in sources),
+        )
+        for b in range(problem.batch)
+    ]  # fmt: skip
+    values, *keys = (torch.stack(parts) for parts in zip(*images, strict=True))
+    return keys[0] if keys else values.new_empty(0), values
 
 
 class SummaryGradient(NamedTuple):

@@ -19,6 +19,9 @@ from castvision.ops._own import mixing_logit, own_operands
 from castvision.ops._problem import Problem, TokenSum
 from castvision.ops._summaries import summarise
 
+_TEMPORARIES = 4
+"""Of a chunk's size, alive at once: queries, keys, values, outputs."""
+
 
 def fits(problem: Problem) -> bool:
     """Whether the two fused calls cover this problem."""
@@ -32,7 +35,7 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor]:
     out = TokenSum(problem, problem.heads, problem.head_dim)
     lse = problem.q.new_empty(out.total().shape[:3])
     _mix(problem, summaries, out.total(), lse)
-    size = problem.heads * (problem.num_prefix + problem.cluster_size) * problem.head_dim
+    size = _TEMPORARIES * problem.heads * (problem.num_prefix + problem.cluster_size) * problem.head_dim
     for chunk in problem.cluster_chunks(size):
         q, keys, values, bias = (x.flatten(0, 1) for x in own_operands(problem, chunk))
         bias = bias.expand(-1, -1, q.shape[2], -1)
