@@ -28,7 +28,8 @@ class _Intra(NamedTuple):
 
 
 def _elements(problem: Problem) -> int:
-    return problem.heads * (problem.num_prefix + problem.cluster_size) * max(problem.cluster_size, problem.head_dim)
+    # twice: keys and values stand beside the weights
+    return 2 * problem.heads * (problem.num_prefix + problem.cluster_size) * max(problem.cluster_size, problem.head_dim)
 
 
 def own_operands(problem: Problem, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor, Tensor]:
