@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from castvision.data.batch import Batch
 from castvision.data.collate import pad_collate
 from castvision.data.labels import IGNORED
 from castvision.data.statistics import ChannelStatistics, RunningStatistics
@@ -142,10 +143,10 @@ class PixelDataModule(ImageDataModule):
         return self._splits[split]
 
 
-def _collate_padded(samples: Sequence[tuple[Tensor, Tensor]], multiple: int) -> tuple[Tensor, ...]:
-    """Image and target, and the mask of real pixels where there are others: such tokens stay out of all clusters."""
+def _collate_padded(samples: Sequence[tuple[Tensor, Tensor]], multiple: int) -> Batch:
+    """The mask of real pixels is left out where all are."""
     batch = pad_collate(samples, multiple)
-    return batch[:2] if batch.pixel_mask.all() else batch
+    return batch._replace(extras={}) if batch.extras["pixel_mask"].all() else batch
 
 
 def check_samples(

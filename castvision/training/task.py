@@ -12,6 +12,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from castvision.data.batch import Batch
 from castvision.losses import IGNORED
 from castvision.training.initialization import InitReport, freeze, initialize_from
 from castvision.training.optimization import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
@@ -139,43 +140,41 @@ class Task(LightningModule, ABC):
         if data is not None:
             self.take_over(data)
 
-    def forward(self, image: Tensor, *pixel_mask: Tensor) -> Tensor:
-        """Logits of images (B, in_chans, height, width); a mask of real pixels is for models that take one."""
-        logits: Tensor = self.model(image, *pixel_mask)
+    def forward(self, image: Tensor, **extras: Tensor) -> Tensor:
+        """Logits of images (B, in_chans, height, width); what the model is told beside them, see `Batch`."""
+        logits: Tensor = self.model(image, **extras)
         return logits
 
-    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """One step; figures are logged only where the loggers take them (each call costs)."""
-        image, target, *pixel_mask = batch
+        image, target, extras = Batch(*batch)
         image, target = self.augment(image, target)
-        loss = self.loss(*self._logits_and_target(image, target, *pixel_mask))
+        loss = self.loss(self(image, **extras), target)
         if self.trainer._logger_connector.should_update_logs:
-            self.log("train/loss", loss.detach(), batch_size=batch[0].shape[0])
+            self.log("train/loss", loss.detach(), batch_size=image.shape[0])
             self.log("train/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
         return loss
 
-    def _logits_and_target(self, image: Tensor, target: Tensor, *pixel_mask: Tensor) -> tuple[Tensor, Tensor]:
-        return self(image, *pixel_mask), target
-
-    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:
         """Count one batch of held-out images."""
         self._count("val", batch)
 
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: Sequence[Any], batch_idx: int) -> None:
         """Count one batch of test images."""
         self._count("test", batch)
 
-    def predict_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """See `decide`."""
-        return self.decide(self(batch[0], *batch[2:]))
+        image, _, extras = Batch(*batch)
+        return self.decide(self(image, **extras))
 
     def decide(self, logits: Tensor) -> Tensor:
         """The most probable class: (B,) or (B, height, width) int64."""
         return logits.argmax(dim=1)
 
-    def _count(self, stage: str, batch: Sequence[Tensor]) -> None:
-        image, target, *pixel_mask = batch
-        logits = self(image, *pixel_mask)
+    def _count(self, stage: str, batch: Sequence[Any]) -> None:
+        image, target, extras = Batch(*batch)
+        logits = self(image, **extras)
         self.count(stage, logits.argmax(dim=1), target)
         loss = self.loss(logits, target)
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=image.shape[0], sync_dist=True)

@@ -76,12 +76,12 @@ def test_given_statistics_and_channels(tmp_path):
 def test_held_out_images_keep_their_size_without_fit(tmp_path):
     how = ImageFormat(fit=False, multiple=8)
     data = SegmentationFolderDataModule(str(write_pairs(tmp_path, size=(27, 40))), NAMES, pixels=how, **SMALL)
-    image, mask, real = next(iter(data.val_dataloader()))
+    image, mask, extras = next(iter(data.val_dataloader()))
     assert (image.shape, mask.shape) == ((1, 3, 32, 40), (1, 32, 40))
-    assert (mask != 255).sum() == real.sum() == 27 * 40
+    assert (mask != 255).sum() == extras["pixel_mask"].sum() == 27 * 40
     task = SegmentationTask("cast_vit_tiny_patch8_224", 2, head="LinearHead", model_kwargs={"depth": 1}).eval()
     with torch.no_grad():
-        padded = task(image, real)[
+        padded = task(image, **extras)[
             ..., :24, :
         ]  # whole patches: what is cut off by the image's end sees less either way
         alone = task.model(image[..., :27, :])[..., :24, :]
@@ -145,7 +145,8 @@ def test_batches_are_augmented_while_training_only(tmp_path):
         training = True
 
     data.trainer = Trainer()
-    moved, target = data.on_after_batch_transfer([image, mask], 0)
+    moved, target, extras = data.on_after_batch_transfer([image, mask], 0)
+    assert extras == {}
     assert torch.equal(target, mask.flip(-2))
     assert torch.equal(moved, image.flip(-2))
     data.trainer.training = False

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.data import default_collate
 
 import castvision.heads
 from castvision.losses import dice_loss
@@ -155,3 +158,27 @@ def test_class_counts_are_spread_evenly_and_leave_the_random_state_alone():
 def test_frozen_parts_stay_frozen():
     task = _segmentation(freeze=["backbone"])
     assert {name.split(".")[0] for name, p in task.model.named_parameters() if p.requires_grad} == {"head"}
+
+
+class _Dimmer(torch.nn.Module):
+    """Two logits for each pixel: 0, and the image times an extra."""
+
+    def forward(self, image, gain=None):
+        score = image[:, 0] if gain is None else image[:, 0] * gain[:, None, None]
+        return torch.stack([torch.zeros_like(score), score], dim=1)
+
+
+def test_every_step_hands_the_extras_of_a_batch_to_the_model():
+    task = _segmentation()
+    task.model, task.log = _Dimmer(), lambda *_, **__: None
+    task.trainer = SimpleNamespace(_logger_connector=SimpleNamespace(should_update_logs=False))
+    image, target = torch.ones(2, 1, 16, 16), torch.ones(2, 16, 16, dtype=torch.int64)
+    items = [(image[place], target[place], {"gain": torch.tensor(gain)}) for place, gain in enumerate((1.0, -1.0))]
+    batch = default_collate(items)
+    assert task.predict_step(batch, 0).float().mean(dim=(1, 2)).tolist() == [1, 0]
+    logits = _Dimmer()(image, torch.tensor([1.0, -1.0]))
+    torch.testing.assert_close(task.training_step(batch, 0), functional.cross_entropy(logits, target))
+    for step, stage in ((task.validation_step, "val"), (task.test_step, "test")):
+        step(batch, 0)
+        assert task.confusions[stage].compute().tolist() == [[0, 0], [256, 256]]
+    assert task.predict_step(batch[:2], 0).all()  # a batch without extras
