@@ -88,9 +88,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """Apply ``batch_augmentation``, on any device; masks go with their images, other targets stay."""
         if self.batch_augmentation is None:
             return batch
-        # NOTE: what is turned and moved has its padding moved too; it is ignored in the loss, but no longer masked
-        image, mask = self.batch_augmentation(batch.image, batch.target if batch.target.ndim == 3 else None)
-        return Batch(image, batch.target if mask is None else mask)
+        image, target, extras = batch
+        labels = target if target.ndim == 3 else None
+        image, labels, pixel_mask = self.batch_augmentation(image, labels, extras.get("pixel_mask"))
+        moved = {} if pixel_mask is None else {"pixel_mask": pixel_mask}
+        return Batch(image, target if labels is None else labels, {**extras, **moved})
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Lightning's hook: training batches are augmented on the device."""
