@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-Sample = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]
-"""An item: (image, target), or (image, target, extras); all items of a data set have the same parts."""
+More = dict[str, Tensor]
+Sample = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, More] | tuple[Tensor, Tensor, More, More]
+"""An item: (image, target), with or without extras and further truth; all items of a data set have the same parts."""
 
 
 class Batch(NamedTuple):
@@ -19,8 +20,11 @@ class Batch(NamedTuple):
         target: (B, height, width) or (B,) int64, or (B, classes) float32.
         extras: Keyword arguments of the model, each (B, ...), such as ``pixel_mask`` (B, height, width) bool, True
             where a pixel is real and no padding.
+        truth: What figures need beside the target and no model is shown, each (B, ...), such as ``distance``
+            (B, height, width) float32: how long the way from the dot is, in image sides.
     """
 
     image: Tensor
     target: Tensor
     extras: Mapping[str, Tensor] = {}
+    truth: Mapping[str, Tensor] = {}

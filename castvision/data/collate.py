@@ -38,7 +38,7 @@ def pad_collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
     images = samples[0][0].new_zeros(len(samples), channels.pop(), height, width)
     targets = torch.full((len(samples), height, width), IGNORED, dtype=torch.int64)
     is_real = torch.zeros(len(samples), height, width, dtype=torch.bool)
-    for place, (image, mask, extras) in enumerate(parts):
+    for place, (image, mask, extras, _) in enumerate(parts):
         rows, cols = image.shape[-2:]
         if mask.shape != (rows, cols):
             raise ValueError(f"expected a mask of the image's size {(rows, cols)}, got {tuple(mask.shape)}")

@@ -88,7 +88,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """Apply ``batch_augmentation``, on any device; masks go with their images, other targets stay."""
         if self.batch_augmentation is None:
             return batch
-        image, target, extras = batch
+        image, target, extras, _ = batch
         labels = target if target.ndim == 3 else None
         image, labels, pixel_mask = self.batch_augmentation(image, labels, extras.get("pixel_mask"))
         moved = {} if pixel_mask is None else {"pixel_mask": pixel_mask}

@@ -168,7 +168,7 @@ class MultiLabelTask(Task):
         return figures
 
     def _count(self, stage: str, batch: Sequence[Any]) -> None:
-        image, target, extras = Batch(*batch)
+        image, target, extras, _ = Batch(*batch)
         logits = self(image, **extras)
         metrics: Any = self.scores[stage]
         for metric in metrics.values():

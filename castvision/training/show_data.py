@@ -175,7 +175,7 @@ def draw_sheet(data: ImageDataModule, split: str, count: int) -> bytes:
     order = iter(data.sampler(dataset)) if split == "train" else iter(range(len(dataset)))
     places = list(itertools.islice(order, count))
     batch = Batch(*data.collate([dataset[place] for place in places]))
-    images, targets, _ = data.augment_batch(batch) if split == "train" else batch
+    images, targets, *_ = data.augment_batch(batch) if split == "train" else batch
     pictures = _visible(images.float(), data)
     panels: list[Panel] = []
     for number, place in enumerate(places):

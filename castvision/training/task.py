@@ -18,7 +18,7 @@ from castvision.training.initialization import InitReport, freeze, initialize_fr
 from castvision.training.optimization import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch import nn
@@ -147,7 +147,7 @@ class Task(LightningModule, ABC):
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """One step; figures are logged only where the loggers take them (each call costs)."""
-        image, target, extras = Batch(*batch)
+        image, target, extras, _ = Batch(*batch)
         image, target = self.augment(image, target)
         loss = self.loss(self(image, **extras), target)
         if self.trainer._logger_connector.should_update_logs:
@@ -165,7 +165,7 @@ class Task(LightningModule, ABC):
 
     def predict_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """See `decide`."""
-        image, _, extras = Batch(*batch)
+        image, _, extras, _ = Batch(*batch)
         return self.decide(self(image, **extras))
 
     def decide(self, logits: Tensor) -> Tensor:
@@ -173,14 +173,14 @@ class Task(LightningModule, ABC):
         return logits.argmax(dim=1)
 
     def _count(self, stage: str, batch: Sequence[Any]) -> None:
-        image, target, extras = Batch(*batch)
+        image, target, extras, truth = Batch(*batch)
         logits = self(image, **extras)
-        self.count(stage, logits.argmax(dim=1), target)
+        self.count(stage, logits.argmax(dim=1), target, truth)
         loss = self.loss(logits, target)
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=image.shape[0], sync_dist=True)
 
-    def count(self, stage: str, prediction: Tensor, target: Tensor) -> None:
-        """Add a batch of predicted classes to a stage's counts."""
+    def count(self, stage: str, prediction: Tensor, target: Tensor, truth: Mapping[str, Tensor]) -> None:
+        """Add a batch of predicted classes to a stage's counts; ``truth``: see `Batch`."""
         metric: Any = self.confusions[stage]
         metric.update(prediction, target)
 

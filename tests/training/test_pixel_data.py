@@ -51,9 +51,9 @@ def test_folders_of_any_depth_and_their_statistics(tmp_path, channels, dtype):
     assert data.description() == {
         "in_chans": channels, "img_size": [16, 16], "mean": list(data.mean), "std": list(data.std), "keeps_units": True,
     }  # fmt: skip
-    image, mask, extras = next(iter(data.train_dataloader()))
+    image, mask, extras, _ = next(iter(data.train_dataloader()))
     assert (image.shape, mask.shape) == ((2, channels, 16, 16), (2, 16, 16))
-    image, mask, extras = next(iter(data.val_dataloader()))
+    image, mask, extras, _ = next(iter(data.val_dataloader()))
     assert len(image) == 4
     assert torch.equal(extras["pixel_mask"], mask != 255)
     assert set(mask.unique().tolist()) == {0, 1, 255}
@@ -78,11 +78,11 @@ def test_given_statistics_and_channels(tmp_path):
 def test_held_out_images_keep_their_size_without_fit(tmp_path):
     how = ImageFormat(fit=False)
     data = SegmentationFolderDataModule(str(write_pairs(tmp_path, size=(27, 40))), NAMES, pixels=how, **SMALL)
-    image, mask, extras = next(iter(data.val_dataloader()))
+    image, mask, extras, _ = next(iter(data.val_dataloader()))
     assert (image.shape, mask.shape, extras) == ((1, 3, 27, 40), (1, 27, 40), {})
     dataset = data.dataset("val")
     other = torch.ones(3, 40, 27), torch.ones(40, 27).long()
-    image, mask, extras = data.collate([dataset[0], other])  # as pictures of several are made
+    image, mask, extras, _ = data.collate([dataset[0], other])  # as pictures of several are made
     assert (image.shape, mask.shape) == ((2, 3, 40, 40), (2, 40, 40))
     assert torch.equal(extras["pixel_mask"], mask != 255)
     task = SegmentationTask("cast_vit_tiny_patch8_224", 2, head="LinearHead", model_kwargs={"depth": 1}).eval()
@@ -141,14 +141,14 @@ def test_batches_are_augmented_while_training_only(tmp_path):
     data = SegmentationFolderDataModule(
         str(write_pairs(tmp_path, size=(16, 16))), NAMES, augmentation=how, batch_augmentation=moves, **SMALL
     )
-    image, mask, extras = next(iter(data.train_dataloader()))
+    image, mask, extras, _ = next(iter(data.train_dataloader()))
     assert extras == {}  # no padding in it
 
     class Trainer:
         training = True
 
     data.trainer = Trainer()
-    moved, target, extras = data.on_after_batch_transfer([image, mask], 0)
+    moved, target, extras, _ = data.on_after_batch_transfer([image, mask], 0)
     assert extras == {}
     assert torch.equal(target, mask.flip(-2))
     assert torch.equal(moved, image.flip(-2))

@@ -124,11 +124,39 @@ def test_contours_are_counted_where_asked_for():
     task = _segmentation(boundary_tolerance=1)
     target = torch.zeros(1, 16, 16).long()
     target[:, :, 8:] = 1
-    task.count("val", target.roll(2, 2), target)
+    task.count("val", target.roll(2, 2), target, {})
     assert task.other_figures("val") == {"boundary_f1": 0.0, "boundary_f1_class_0": 0.0, "boundary_f1_class_1": 0.0}
-    task.count("val", target, target)
+    task.count("val", target, target, {})
     assert task.other_figures("val")["boundary_f1"] == 1.0  # the counts of the round before are gone
     assert _segmentation().other_figures("val") == {}
+
+
+def test_figures_by_distance_where_the_data_know_it():
+    """Marks at 0.1 and 0.3 image sides: the first found, of the second half, and a false one at 1.2."""
+    task = _segmentation()
+    target, prediction, distance = torch.zeros(1, 16, 16).long(), torch.zeros(1, 16, 16).long(), torch.ones(1, 16, 16)
+    target[:, :4], distance[:, :2], distance[:, 2:4] = 1, 0.1, 0.3
+    prediction[:, :3], prediction[:, 8], distance[:, 8] = 1, 1, 1.2
+    image = torch.zeros(1, 1, 16, 16)
+    task.model = _Given(prediction)
+    task.log = lambda *_, **__: None
+    task.validation_step(default_collate([(image[0], target[0], {}, {"distance": distance[0]})]), 0)
+    assert task.other_figures("val") == {
+        "distance_iou_0_to_0.25": 1.0, "distance_iou_0.25_to_0.5": 0.5, "distance_iou_1_to_1.5": 0.0,
+    }  # fmt: skip
+    task.validation_step([image, target], 0)
+    assert task.other_figures("val") == task.other_figures("test") == {}
+
+
+class _Given(torch.nn.Module):
+    """Certain of a prediction; takes nothing but the image."""
+
+    def __init__(self, prediction):
+        super().__init__()
+        self.prediction = prediction
+
+    def forward(self, image):
+        return functional.one_hot(self.prediction, 2).permute(0, 3, 1, 2).float()
 
 
 def test_class_counts_are_spread_evenly_and_leave_the_random_state_alone():
