@@ -16,6 +16,7 @@ from castvision.data.labels import IGNORED
 from castvision.data.regions import Block, Region
 from castvision.data.sources import ImageSources
 from castvision.data.statistics import ChannelStatistics, is_missing, unit
+from castvision.data.symmetries import Symmetry
 
 _ENDLESS = 1 << 40
 
@@ -27,8 +28,15 @@ class PairTransform(Protocol):
         """(height, width, C) of the file's dtype and (height, width) uint8 to an item of the data set."""
 
 
-class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
+WindowSample = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]
+
+
+class WindowDataset(Dataset[WindowSample]):
     """Windows and their labels by index: (image (C, size, size) float32, mask (size, size) int64 with 255 = ignored).
+
+    Where the sources keep overviews, a third element holds what a `castvision.models.ContextSegmenter` is shown beside
+    the window: ``context``, the overview of its whole image (C, *context_size), normalised as the window, and
+    ``window`` (4,), its top, left, height and width as fractions of the image; both are turned along with it.
 
     A window never leaves its region: what lies beyond is 0 in the image and 255 in the mask. Pixels whose channels are
     all nodata are 0 and 255 as well. Random windows are endless: seed and index decide everything, so an epoch is a
@@ -52,8 +60,8 @@ class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
         index: Where the classes are, if windows are balanced.
 
     Raises:
-        ValueError: An unknown sampling or balance, options that contradict each other, a number out of range, or
-            balance without a single labelled pixel.
+        ValueError: An unknown sampling or balance, options that contradict each other, a number out of range, balance
+            without a single labelled pixel, or a change of windows that their surroundings cannot follow.
     """
 
     def __init__(  # noqa: PLR0913  # the options of a data set
@@ -73,6 +81,7 @@ class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
         _check_options(sampling, balance, stride, symmetries)
         if size < 1 or (stride is not None and stride < 1):
             raise ValueError(f"expected size and stride >= 1, got {size=}, {stride=}")
+        _check_context(sources.context_size, symmetries, transform)
         self.sources, self.size, self.seed = sources, size, seed
         self.statistics = statistics or ChannelStatistics((0.0,), (1.0,))
         self.sampling, self.symmetries, self.transform = sampling, symmetries, transform
@@ -89,7 +98,7 @@ class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return _ENDLESS if self._corners is None else len(self._corners)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> WindowSample:
         """A window.
 
         Raises:
@@ -98,15 +107,26 @@ class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
         """
         if not 0 <= index < len(self):
             raise IndexError(f"expected an index in 0..{len(self) - 1}, got {index}")
-        turn = 0
+        symmetry = Symmetry()
         if self._corners is None:
             rng = np.random.default_rng((self.seed, index))
             number, y, x = self._random_corner(rng)
-            turn = int(rng.integers(8)) if self.symmetries else 0
+            if self.symmetries:
+                is_flipped, turns = divmod(int(rng.integers(8)), 4)
+                symmetry = Symmetry(turns, bool(is_flipped))
         else:
             number, y, x = (int(value) for value in self._corners[index])
         pixels, labels = self._read(number, y, x)
-        return _turned(pixels, turn), _turned(labels, turn)
+        image, mask = symmetry.of(pixels).contiguous(), symmetry.of(labels).contiguous()
+        if self.sources.context_size is None:
+            return image, mask
+        return image, mask, self._surroundings(self.regions[number][0], (y, x), symmetry)
+
+    def _surroundings(self, source: int, corner: tuple[int, int], symmetry: Symmetry) -> dict[str, Tensor]:
+        height, width = self.sources.sizes[source]
+        window = torch.tensor([corner[0] / height, corner[1] / width, self.size / height, self.size / width])
+        context = symmetry.of(self.statistics.normalise(self.sources.overviews[source]))
+        return {"context": context.contiguous(), "window": symmetry.of_window(window)}
 
     def keep_labelled(self) -> WindowDataset:
         """Leave out windows of the grid without a labelled pixel; reads all their masks once.
@@ -192,6 +212,15 @@ def _check_options(sampling: str, balance: str | None, stride: int | None, symme
         raise ValueError(f"expected a stride for sampling='grid' only, got {stride=}")
 
 
+def _check_context(context_size: tuple[int, int] | None, symmetries: bool, transform: PairTransform | None) -> None:
+    if context_size is None:
+        return
+    if transform is not None:
+        raise ValueError("expected no transform of windows with context: the surroundings would not follow it")
+    if symmetries and context_size[0] != context_size[1]:
+        raise ValueError(f"expected a square context_size with symmetries (quarter turns), got {context_size=}")
+
+
 def _check_regions(sources: ImageSources, regions: Sequence[Region]) -> None:
     if not regions:
         raise ValueError("expected one region or more, got none")
@@ -232,9 +261,3 @@ def _check_finite(pixels: Pixels, missing: np.ndarray[Any, np.dtype[np.bool_]] |
             f"expected finite values in {name!r}, got {pixels[row, column, channel]} at row {place.y + row}, column "
             f"{place.x + column}, channel {channel} (window {tuple(place)}); state it as the file's nodata value"
         )
-
-
-def _turned(values: Tensor, turn: int) -> Tensor:
-    """One of the 8 symmetries of the square, of the last two axes."""
-    values = torch.rot90(values, turn % 4, (-2, -1))
-    return (values.flip(-1) if turn >= 4 else values).contiguous()

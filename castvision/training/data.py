@@ -39,6 +39,7 @@ class ImageDataModule(LightningDataModule, ABC):
         keeps_units: Signed and float images come in the file's own units (Kelvin, reflectance), as their mean and std;
             otherwise each image is brought to 0..1.
         task_kind: The kind of task the targets are for; None = not said.
+        context_size: (height, width) of the whole image that comes with each item; None = items come alone.
         batch_augmentation: Of training batches, on the device; None = none.
         collate: Makes a batch of samples, see `Batch`.
     """
@@ -48,6 +49,7 @@ class ImageDataModule(LightningDataModule, ABC):
     seed: int = 0
     keeps_units: bool = False
     task_kind: str | None = None
+    context_size: tuple[int, int] | None = None
     batch_augmentation: BatchAugmentation | None = None
     collate: Callable[[list[Any]], Any] = staticmethod(default_collate)
 

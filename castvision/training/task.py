@@ -117,7 +117,8 @@ class Task(LightningModule, ABC):
         """Take the class names over from the data, and refuse data that do not fit.
 
         Raises:
-            ValueError: Targets of another kind, or another number of classes or channels than the model's.
+            ValueError: Targets of another kind, or another number of classes or channels or another context than the
+                model's.
         """
         if data.task_kind not in (None, self.kind):
             raise ValueError(f"expected a task for {data.task_kind} as the data are, got {type(self).__name__}")
@@ -131,6 +132,12 @@ class Task(LightningModule, ABC):
             raise ValueError(
                 f"expected a model for images of {data.in_chans} channel(s), got {in_chans=}; "
                 f"set in_chans: {data.in_chans} in model_kwargs"
+            )
+        context_size = getattr(self.model, "context_size", None)
+        if context_size != data.context_size:
+            raise ValueError(
+                f"expected one context_size of model and data, got model.{context_size=}, data.context_size="
+                f"{data.context_size}"
             )
         self.class_names = list(data.class_names)
 

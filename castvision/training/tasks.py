@@ -140,6 +140,8 @@ class SegmentationTask(Task):
         head: A class of `castvision.heads`.
         head_kwargs: For the head.
         out_indices: Which of the backbone's feature maps the head sees; None = the last, or a hierarchy's last four.
+        context_size: (height, width) at which the model is shown the whole image beside each window, as the data give
+            it for the same ``context_size``; models of ours only, see `ContextSegmenter`. None = windows alone.
         optimizer: Makes the optimiser from parameter groups.
         schedule: The learning rate over the run.
         weight_decay: For matrices; vectors and what the model's ``no_weight_decay()`` names have none.
@@ -168,6 +170,7 @@ class SegmentationTask(Task):
         head: str = "UpsamplingHead",
         head_kwargs: dict[str, Any] | None = None,
         out_indices: list[int] | None = None,
+        context_size: tuple[int, int] | None = None,
         optimizer: OptimizerCallable = AdamW,
         schedule: Schedule = Schedule(),  # noqa: B008  # frozen
         weight_decay: float = 0.05,
@@ -184,7 +187,8 @@ class SegmentationTask(Task):
         if weights is not None and (len(weights) != num_classes or min(weights) < 0):
             raise ValueError(f"expected one weight >= 0 for each class, got {class_weights=}, {num_classes=}")
         losses = WeightedLosses(loss or {"ce": 1.0}, weights, label_smoothing)
-        parts = {"head": head, "head_kwargs": dict(head_kwargs or {}), "out_indices": out_indices}
+        parts: dict[str, Any] = {"head": head, "head_kwargs": dict(head_kwargs or {}), "out_indices": out_indices}
+        parts["context_size"] = context_size and list(context_size)
         model = build_segmenter(model_name, num_classes, model_kwargs, **parts)
         super().__init__(
             model,

@@ -35,6 +35,9 @@ class WindowDataModule(ImageDataModule):
         root: The folder that holds ``images`` and ``masks``.
         size: Height and width of a window.
         level: Of the images' pyramids that is read.
+        context_size: (height, width) at which the whole image comes with each window, for a task of the same
+            ``context_size``. All images are read once for it before training. With blocks, a window's surroundings show
+            held-out ground, but never its labels. None = windows alone.
         class_names: In the order of the labels; None = those of ``classes.txt``, or a number for each label found.
         split: By "source" (whole images; for slides) or by "block" (squares of each image; for a few large rasters).
         shares: Of the splits; None = 0.8 train, 0.1 val and 0.1 test.
@@ -62,6 +65,7 @@ class WindowDataModule(ImageDataModule):
         root: str,
         size: int = 256,
         level: int = 0,
+        context_size: tuple[int, int] | None = None,
         class_names: list[str] | None = None,
         split: Literal["source", "block"] = "source",
         shares: dict[str, float] | None = None,
@@ -80,7 +84,8 @@ class WindowDataModule(ImageDataModule):
         if train_length < batch_size:
             raise ValueError(f"expected train_length >= batch_size, got {train_length=}, {batch_size=}")
         names = class_names or _read_names(Path(root) / "classes.txt")
-        sources = ImageSources(find_pairs(root), level=level, num_classes=None if names is None else len(names))
+        num_classes = None if names is None else len(names)
+        sources = ImageSources(find_pairs(root), level=level, num_classes=num_classes, context_size=context_size)
         how = dict(shares or SHARES)
         if not {"train", "val"} <= set(how) <= {"train", "val", "test"}:
             raise ValueError(f"expected shares of train, val and, if wanted, test, got {how}")
@@ -105,6 +110,7 @@ class WindowDataModule(ImageDataModule):
             if len(dataset) == 0:
                 raise ValueError(f"expected labelled pixels in every split, found none for {name!r}; try another seed")
         super().__init__(list(names), sources.channels, (size, size), statistics.mean, statistics.std)
+        self.context_size = sources.context_size
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from castvision.layers import RotaryPositions
-from castvision.models.context import ContextSegmenter, create_context_segmenter, make_context
+from castvision.models import make_context
+from castvision.models.context import ContextSegmenter, create_context_segmenter
 from castvision.models.segmenter import create_segmenter
 
 TINY = {"img_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_clusters": 4}
