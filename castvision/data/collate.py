@@ -46,3 +46,11 @@ def pad_collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
         targets[place, :rows, :cols] = mask
         is_real[place, :rows, :cols] = extras.get("pixel_mask", torch.tensor(True))
     return Batch(images, targets, {"pixel_mask": is_real})
+
+
+def drop_full_mask(batch: Batch) -> Batch:
+    """A batch without padding comes without ``pixel_mask``, and the model has no work with it."""
+    extras = dict(batch.extras)
+    if "pixel_mask" in extras and extras["pixel_mask"].all():
+        del extras["pixel_mask"]
+    return batch._replace(extras=extras)

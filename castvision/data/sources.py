@@ -42,6 +42,7 @@ class ImageSources:
         overviews: (*context_size, C) float32 of each image in the units of `ChannelStatistics`; empty without context.
         sizes: (height, width) of each image at the level.
         channels: Of every image.
+        has_nodata: Whether any image has a value that stands for no data.
 
     Raises:
         FileNotFoundError: A file that is missing.
@@ -70,6 +71,7 @@ class ImageSources:
         self._open: OrderedDict[tuple[bool, int], ImageReader] = OrderedDict()
         self.sizes = [self._size(number) for number in range(len(pairs))]
         self.channels = self.image(0).channels
+        self.has_nodata = False
         for number in range(len(pairs)):
             self._check(number)
         self.context_size = None if context_size is None else (context_size[0], context_size[1])
@@ -171,6 +173,7 @@ class ImageSources:
 
     def _check(self, number: int) -> None:
         image = self.image(number)
+        self.has_nodata |= image.nodata is not None
         if image.channels != self.channels:
             raise ValueError(
                 f"expected {self.channels} channel(s) as in {str(self.images[0])!r}, got {image.channels} in "

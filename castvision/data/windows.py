@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from castvision.data._decoding import Pixels
+from castvision.data.batch import Batch, Sample
 from castvision.data.class_index import ClassIndex
 from castvision.data.labels import IGNORED
 from castvision.data.regions import Block, Region
@@ -24,19 +25,18 @@ _ENDLESS = 1 << 40
 class PairTransform(Protocol):
     """Augmentation of a window and its labels, such as `castvision.data.transforms.SampleTransform`."""
 
-    def pair(self, pixels: Pixels, mask: Pixels) -> tuple[Tensor, Tensor]:
+    def pair(self, pixels: Pixels, mask: Pixels) -> Sample:
         """(height, width, C) of the file's dtype and (height, width) uint8 to an item of the data set."""
 
 
-WindowSample = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]
-
-
-class WindowDataset(Dataset[WindowSample]):
+class WindowDataset(Dataset[Sample]):
     """Windows and their labels by index: (image (C, size, size) float32, mask (size, size) int64 with 255 = ignored).
 
-    Where the sources keep overviews, a third element holds what a `castvision.models.ContextSegmenter` is shown beside
-    the window: ``context``, the overview of its whole image (C, *context_size), normalised as the window, and
-    ``window`` (4,), its top, left, height and width as fractions of the image; both are turned along with it.
+    A third element holds what a model is told beside the window, turned along with it. Where there can be gaps (beyond
+    a region, or no data): ``pixel_mask`` (size, size) bool, True where a pixel is real. Where the sources keep
+    overviews, for a `castvision.models.ContextSegmenter`: ``context``, the overview of its whole image
+    (C, *context_size), normalised as the window, and ``window`` (4,), its top, left, height and width as fractions of
+    the image.
 
     A window never leaves its region: what lies beyond is 0 in the image and 255 in the mask. Pixels whose channels are
     all nodata are 0 and 255 as well. Random windows are endless: seed and index decide everything, so an epoch is a
@@ -58,6 +58,7 @@ class WindowDataset(Dataset[WindowSample]):
 
     Attributes:
         index: Where the classes are, if windows are balanced.
+        has_gaps: Whether a window can hold pixels that are not real.
 
     Raises:
         ValueError: An unknown sampling or balance, options that contradict each other, a number out of range, balance
@@ -93,12 +94,13 @@ class WindowDataset(Dataset[WindowSample]):
             raise ValueError("expected labelled pixels to balance windows by class, found none in the masks")
         self._areas = np.cumsum([area.height * area.width for _, area in self.regions])
         self._corners = _grid(self.regions, size, stride or size) if sampling == "grid" else None
+        self.has_gaps = sources.has_nodata or _hang_over(self.regions, size, stride or size, sampling)
         sources.close()
 
     def __len__(self) -> int:
         return _ENDLESS if self._corners is None else len(self._corners)
 
-    def __getitem__(self, index: int) -> WindowSample:
+    def __getitem__(self, index: int) -> Sample:
         """A window.
 
         Raises:
@@ -116,11 +118,12 @@ class WindowDataset(Dataset[WindowSample]):
                 symmetry = Symmetry(turns, bool(is_flipped))
         else:
             number, y, x = (int(value) for value in self._corners[index])
-        pixels, labels = self._read(number, y, x)
-        image, mask = symmetry.of(pixels).contiguous(), symmetry.of(labels).contiguous()
-        if self.sources.context_size is None:
-            return image, mask
-        return image, mask, self._surroundings(self.regions[number][0], (y, x), symmetry)
+        image, mask, extras, _ = Batch(*self._read(number, y, x))
+        image, mask = symmetry.of(image).contiguous(), symmetry.of(mask).contiguous()
+        told = {name: symmetry.of(values).contiguous() for name, values in extras.items()}
+        if self.sources.context_size is not None:
+            told |= self._surroundings(self.regions[number][0], (y, x), symmetry)
+        return (image, mask, told) if told else (image, mask)
 
     def _surroundings(self, source: int, corner: tuple[int, int], symmetry: Symmetry) -> dict[str, Tensor]:
         height, width = self.sources.sizes[source]
@@ -175,7 +178,7 @@ class WindowDataset(Dataset[WindowSample]):
         bottom, right = min(y + self.size, area.y + area.height), min(x + self.size, area.x + area.width)
         return source, Block(y, x, bottom - y, right - x)
 
-    def _read(self, number: int, y: int, x: int) -> tuple[Tensor, Tensor]:
+    def _read(self, number: int, y: int, x: int) -> Sample:
         source, inside = self._inside(number, y, x)
         pixels = self.sources.read_image(source, *inside)
         labels = self.sources.read_labels(source, *inside)
@@ -193,7 +196,12 @@ class WindowDataset(Dataset[WindowSample]):
         mask = torch.full((self.size, self.size), IGNORED)
         image[:, : inside.height, : inside.width] = self.statistics.normalise(pixels, nodata)
         mask[: inside.height, : inside.width] = torch.from_numpy(labels.astype(np.int64))
-        return image, mask
+        if not self.has_gaps:
+            return image, mask
+        is_real = torch.zeros(self.size, self.size, dtype=torch.bool)
+        here = is_real[: inside.height, : inside.width]
+        here[:] = True if missing is None else torch.from_numpy(~missing.all(axis=-1))
+        return image, mask, {"pixel_mask": is_real}
 
 
 def whole_images(sources: ImageSources) -> list[Region]:
@@ -235,6 +243,12 @@ def _check_regions(sources: ImageSources, regions: Sequence[Region]) -> None:
             raise ValueError(
                 f"expected regions inside the {height} × {width} pixels of {str(sources.images[source])!r}, got {area}"
             )
+
+
+def _hang_over(regions: Sequence[Region], size: int, stride: int, sampling: str) -> bool:
+    """Whether any window reaches beyond its region."""
+    sides = {side for _, area in regions for side in (area.height, area.width)}
+    return any(side < size or (sampling == "grid" and (side - size) % stride) for side in sides)
 
 
 def _grid(regions: Sequence[Region], size: int, stride: int) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from castvision.data.batch import Batch, Sample
-from castvision.data.collate import pad_collate
+from castvision.data.collate import drop_full_mask, pad_collate
 from castvision.data.labels import IGNORED
 from castvision.data.statistics import ChannelStatistics, RunningStatistics
 from castvision.data.transforms import Augmentation, SampleTransform
@@ -103,7 +103,7 @@ class PixelDataModule(ImageDataModule):
         self._splits = dict(splits)
         self.fits = pixels.fit
         if train.read(0)[1].ndim == 2:
-            self.collate = _collate_masked
+            self.collate = _collate
 
     def load_by(
         self, batch_size: int, num_workers: int, seed: int, batch_augmentation: BatchAugmentation | None
@@ -138,10 +138,9 @@ class PixelDataModule(ImageDataModule):
         return self._splits[split]
 
 
-def _collate_masked(samples: Sequence[Sample]) -> Batch:
-    """Images of any sizes; a batch without padding comes without ``pixel_mask``, and the model has no work with it."""
-    batch = pad_collate(samples)
-    return batch._replace(extras={}) if batch.extras["pixel_mask"].all() else batch
+def _collate(samples: Sequence[Sample]) -> Batch:
+    """Images of any sizes."""
+    return drop_full_mask(pad_collate(samples))
 
 
 def check_samples(

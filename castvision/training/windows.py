@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from torch.utils.data import default_collate
 
+from castvision.data.batch import Batch, Sample
 from castvision.data.class_index import ClassIndex
+from castvision.data.collate import drop_full_mask
 from castvision.data.regions import Block, Region, split_by_block, split_by_source
 from castvision.data.sources import ImageSources, Pair
 from castvision.data.statistics import ChannelStatistics, RunningStatistics
@@ -115,6 +118,11 @@ class WindowDataModule(ImageDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.train_length = train_length
+
+    @staticmethod
+    def collate(samples: Sequence[Sample]) -> Batch:
+        """Windows are of one size."""
+        return drop_full_mask(Batch(*default_collate(list(samples))))
 
     def dataset(self, split: str) -> Pairs:
         """The endless training windows, or a split's grid.

@@ -88,8 +88,10 @@ def test_the_grid_covers_every_pixel_once_and_pads_with_ignored(pair):
     data = WindowDataset(ImageSources([(image_path, mask_path)]), 128, sampling="grid")
     assert len(data) == 3 * 5
     seen = np.full((3 * 128, 5 * 128), -1)
-    for image, labels in data:
+    for image, labels, extras in data:
         y, x = corner(image)
+        assert extras["pixel_mask"].sum() == min(128, HEIGHT - y) * min(128, WIDTH - x)
+        assert extras["pixel_mask"][: HEIGHT - y, : WIDTH - x].all()
         seen[y : y + 128, x : x + 128] = labels
         assert (image[:, labels.shape[0] - (y + 128 - HEIGHT) :] == 0).all() or y + 128 <= HEIGHT
     np.testing.assert_array_equal(seen[:HEIGHT, :WIDTH], mask)
@@ -107,11 +109,13 @@ def test_windows_never_leave_their_region(pair):
         for size in (40, 128):  # also larger than the region
             data = WindowDataset(sources, size, regions=[region], **how)
             for index in range(min(len(data), 40)):
-                image, labels = data[index]
+                image, labels, *extras = data[index]
                 known = labels != 255
                 rows, columns = image[0][known], image[1][known]
                 assert rows.min() >= 200 and rows.max() < 290 and columns.min() >= 400 and columns.max() < 510
                 assert (image[:, ~known] == 0).all()
+                assert len(extras) == data.has_gaps == (size == 128 or "sampling" in how)
+                assert not extras or torch.equal(extras[0]["pixel_mask"], known)
 
 
 def test_symmetries(pair):
@@ -135,7 +139,11 @@ def test_nodata_is_ignored_and_unlabelled_sources_give_255(tmp_path):
                      extratags=[(42113, 2, None, "-9", True)])  # fmt: skip
     Image.fromarray(np.ones((20, 30), np.uint8)).save(tmp_path / "m.png")
     statistics = ChannelStatistics((1.0, 2.0), (2.0, 2.0))
-    image, labels = WindowDataset(ImageSources([(tmp_path / "a.tif", tmp_path / "m.png")]), 20, statistics)[0]
+    sources = ImageSources([(tmp_path / "a.tif", tmp_path / "m.png")])
+    image, labels, extras = WindowDataset(sources, 20, statistics)[0]
+    assert extras["pixel_mask"].all(dim=1).tolist() == [False] * 10 + [True] * 10
+    turned = WindowDataset(sources, 20, symmetries=True, seed=2)
+    assert all(torch.equal(is_real["pixel_mask"], target == 1) for _, target, is_real in (turned[i] for i in range(8)))
     assert (labels[:10] == 255).all() and (labels[10:] == 1).all()
     assert (image[:, :10] == 0).all() and (image[0, 12] == 0).all() and (image[1, 12] == 1.5).all()
     assert (image[0, 13] == 2).all()
@@ -161,8 +169,10 @@ def test_nan_is_refused_unless_it_is_nodata(tmp_path):
     ):
         data[3]
     tifffile.imwrite(tmp_path / "b.tif", pixels, extratags=[(42113, 2, None, "nan", True)])
-    image, labels = WindowDataset(ImageSources([(tmp_path / "b.tif", tmp_path / "m.png")]), 20, sampling="grid")[3]
+    data = WindowDataset(ImageSources([(tmp_path / "b.tif", tmp_path / "m.png")]), 20, sampling="grid")
+    image, labels, extras = data[3]
     assert image.isfinite().all() and labels[1, 13] == 255 and (labels == 255).sum() == 1
+    assert (~extras["pixel_mask"]).nonzero().tolist() == [[1, 13]]
 
 
 def test_levels_read_the_mask_without_blending(tmp_path):
@@ -178,7 +188,7 @@ def test_levels_read_the_mask_without_blending(tmp_path):
     )
     assert sources.sizes == [(100, 120)] * 2
     data = WindowDataset(sources, 50, sampling="grid")
-    image, labels = data[1]
+    image, labels, *_ = data[1]
     np.testing.assert_allclose(image[0] * 255, full[::2, ::2][:50, 50:100], atol=1e-4)
     np.testing.assert_array_equal(labels, mask[1::2, 1::2][:50, 50:100])
     np.testing.assert_array_equal(data[7][1], mask[::2, ::2][:50, 50:100])
