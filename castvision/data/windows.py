@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from castvision.data._decoding import Pixels
+from castvision.data.batch import Sample
 from castvision.data.class_index import ClassIndex
 from castvision.data.labels import IGNORED
 from castvision.data.regions import Block, Region
@@ -28,10 +29,7 @@ class PairTransform(Protocol):
         """(height, width, C) of the file's dtype and (height, width) uint8 to an item of the data set."""
 
 
-WindowSample = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]
-
-
-class WindowDataset(Dataset[WindowSample]):
+class WindowDataset(Dataset[Sample]):
     """Windows and their labels by index: (image (C, size, size) float32, mask (size, size) int64 with 255 = ignored).
 
     Where the sources keep overviews, a third element holds what a `castvision.models.ContextSegmenter` is shown beside
@@ -98,7 +96,7 @@ class WindowDataset(Dataset[WindowSample]):
     def __len__(self) -> int:
         return _ENDLESS if self._corners is None else len(self._corners)
 
-    def __getitem__(self, index: int) -> WindowSample:
+    def __getitem__(self, index: int) -> Sample:
         """A window.
 
         Raises:
