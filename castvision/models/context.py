@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -153,6 +154,9 @@ def create_context_segmenter(
         ValueError: See `create_segmenter` and `ContextSegmenter`.
         TypeError: See there.
     """
+    name = model_name.split(".")[0]
+    if timm.is_model(name) and not name.startswith("cast_vit_"):
+        raise TypeError(f"expected a cast_vit_* backbone for tiles with context, got {model_name!r}")
     arguments = {"use_rot_pos_emb": True, "pos_embed": "none", **(model_kwargs or {})}
     plain = create_segmenter(model_name, num_classes, head=head, model_kwargs=arguments, **parts)
     return ContextSegmenter(plain.backbone, plain.head, context_size=context_size, out_indices=plain.out_indices)

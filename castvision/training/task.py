@@ -139,6 +139,8 @@ class Task(LightningModule, ABC):
                 f"expected one context_size of model and data, got model.{context_size=}, data.context_size="
                 f"{data.context_size}"
             )
+        if context_size is not None and data.batch_augmentation is not None:
+            raise ValueError("expected no batch_augmentation of data with context: the surroundings cannot follow it")
         self.class_names = list(data.class_names)
 
     def setup(self, stage: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from castvision.data import ChannelStatistics, ImageSources, WindowDataset
@@ -129,6 +130,59 @@ def test_symmetries(pair):
         turns.add((int(rows[1, 0] - rows[0, 0]), int(rows[0, 1] - rows[0, 0]), int(columns[0, 1] - columns[0, 0]),
                    int(columns[1, 0] - columns[0, 0])))  # fmt: skip
     assert len(turns) == 8
+
+
+@pytest.mark.parametrize("how", [{}, {"symmetries": True}, {"sampling": "grid"}])
+def test_the_context_shows_at_the_windows_place_what_the_window_shows(pair, how):
+    """Pixels that hold their places: means of a window's quarters stand in the context where the window says."""
+    image_path, mask_path, _ = pair
+    statistics = ChannelStatistics((150.0, 260.0), (10.0, 10.0))
+    data = WindowDataset(ImageSources([(image_path, mask_path)], context_size=(30, 30)), 64, statistics, **how)
+    centres = torch.cartesian_prod(torch.tensor([0.25, 0.75]), torch.tensor([0.25, 0.75]))  # (4, 2)
+    for index in range(20):
+        image, _, extras = data[index]
+        context, window = extras["context"], extras["window"]
+        assert context.shape == (2, 30, 30) and context.dtype == window.dtype == torch.float32
+        assert torch.allclose(window[2:].prod(), torch.tensor(64 * 64 / (HEIGHT * WIDTH)))
+        if (window[:2] + window[2:] > 1).any():  # hangs over the border
+            continue
+        places = (window[:2] + window[2:] * centres).clamp(0.02, 0.98)
+        found = functional.grid_sample(context[None], 2 * places.flip(-1)[None, None] - 1, align_corners=False)[0, :, 0]
+        shown = functional.avg_pool2d(image, 32).flatten(1)  # (2, 4)
+        assert (found - shown).abs().max() < 0.7  # places in tens of pixels
+
+
+def test_windows_without_context_are_the_same_windows(pair):
+    image_path, mask_path, _ = pair
+    plain, shown = (
+        WindowDataset(ImageSources([(image_path, mask_path)], context_size=size), 64, symmetries=True)
+        for size in (None, (8, 8))
+    )
+    for index in range(5):
+        assert len(plain[index]) == 2
+        assert all(torch.equal(*pair) for pair in zip(plain[index], shown[index], strict=False))
+    copy = pickle.loads(pickle.dumps(shown))
+    assert torch.equal(copy[3][2]["context"], shown[3][2]["context"])
+
+
+def test_context_in_the_units_of_the_windows_and_beyond_the_border(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.full((20, 30), 51, np.uint8))
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "m.png")
+    sources = ImageSources([(tmp_path / "a.tif", tmp_path / "m.png")], context_size=(4, 6))
+    image, _, extras = WindowDataset(sources, 40, ChannelStatistics((0.1,), (0.5,)), sampling="grid")[0]
+    assert image[0, 0, 0] == pytest.approx(0.2) and extras["context"].numpy() == pytest.approx(0.2)
+    assert extras["window"].tolist() == pytest.approx([0, 0, 40 / 20, 40 / 30])
+
+
+def test_what_context_does_not_go_with(pair):
+    image_path, mask_path, _ = pair
+    sources = ImageSources([(image_path, mask_path)], context_size=(4, 6))
+    with pytest.raises(ValueError, match=r"square context_size with symmetries .*\(4, 6\)"):
+        WindowDataset(sources, 16, symmetries=True)
+    with pytest.raises(ValueError, match="no transform"):
+        WindowDataset(sources, 16, transform=object())
+    with pytest.raises(ValueError, match="context_size >= 1"):
+        ImageSources([(image_path, mask_path)], context_size=(0, 6))
 
 
 def test_nodata_is_ignored_and_unlabelled_sources_give_255(tmp_path):

@@ -100,15 +100,6 @@ def test_masked_pixels_of_a_tile_make_no_difference():
     assert torch.equal(first, second)
 
 
-def test_a_small_thing_stays_in_the_context_at_its_share():
-    image = torch.zeros(1, 1, 64, 64)
-    image[0, 0, 32:40, 32:40] = 16.0
-    context = make_context(image, (8, 8))
-    assert context.shape == (1, 1, 8, 8)
-    torch.testing.assert_close(context.mean(), image.mean(), rtol=1e-2, atol=0)
-    assert context[0, 0, 4, 4] == context.max()
-
-
 def test_errors_at_the_door():
     image, context, window = _inputs()
     model = _model()
