@@ -177,6 +177,16 @@ def _boundary(mask: Tensor, is_real: Tensor) -> Tensor:
     return mask & is_real & beside
 
 
+DISTANCE_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+"""Bounds of the bins in which figures by distance are reported, in image sides."""
+
+
+def distance_figures(values: Tensor) -> dict[str, float]:
+    """``distance_iou_LOW_to_HIGH`` of each bin of `DISTANCE_EDGES` whose value (bins,) is not NaN."""
+    pairs = zip(pairwise(DISTANCE_EDGES), values.tolist(), strict=True)
+    return {f"distance_iou_{low:g}_to_{high:g}": value for (low, high), value in pairs if value == value}
+
+
 class DistanceIoU(Metric):
     """Intersection over union of one class by the distance of a pixel: how far from the start a path is followed.
 
@@ -198,7 +208,7 @@ class DistanceIoU(Metric):
         if len(edges) < 2 or any(low >= high for low, high in pairwise(edges)):
             raise ValueError(f"expected two or more ascending edges, got {list(edges)}")
         self.foreground = foreground
-        self.register_buffer("edges", torch.tensor(edges, dtype=torch.float64), persistent=False)
+        self.register_buffer("edges", torch.tensor(edges, dtype=torch.float32), persistent=False)
         self.add_state("counts", torch.zeros(2, len(edges) - 1, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor, distance: Tensor) -> None:
@@ -210,7 +220,7 @@ class DistanceIoU(Metric):
             distance: (B, height, width) float.
         """
         num_bins = len(self.edges) - 1
-        place = torch.bucketize(distance.double(), self.edges, right=True) - 1  # -1 below, num_bins above (NaN too)
+        place = torch.bucketize(distance.float(), self.edges, right=True) - 1  # -1 below, num_bins above (NaN too)
         counted = (place >= 0) & (place < num_bins) & (target != IGNORED)
         predicted, true = (prediction == self.foreground) & counted, (target == self.foreground) & counted
         for row, mask in enumerate((predicted & true, predicted | true)):

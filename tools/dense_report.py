@@ -16,8 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # works without
 
 TASKS = ("maze64", "region64", "pathfinder_seg32")
 CONTROLS = {"": "clustered attention", "_no_attention": "attention removed", "_cnn": "small CNN"}
-EDGES = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3)
-"""Distance from the dot in image widths."""
 
 
 def load_run(folder: Path) -> tuple[Any, Any]:
@@ -32,35 +30,24 @@ def load_run(folder: Path) -> tuple[Any, Any]:
     return load_model(folder / "best.ckpt").parts.model.eval(), module(**content["init_args"]).dataset("test")
 
 
-def all_distances(dataset: Any, index: int) -> Any:
-    """Along the way from the dot; as the crow flies where no way leads, so that false marks count somewhere too."""
-    import numpy as np
-
-    along = dataset.distance(index)
-    y, x = dataset.make_batch(np.array([index])).dots[0]
-    rows, columns = np.indices(along.shape)
-    return np.where(np.isfinite(along), along, np.hypot(rows - y, columns - x))
-
-
 def evaluate(model: Any, dataset: Any, count: int) -> dict[str, Any]:
     """Figures of the last class, which is the one that needs the dot, on the first ``count`` test images."""
-    import numpy as np
     import torch
+    from torch.utils.data import default_collate
 
-    from castvision.metrics import DistanceIoU, per_class_figures
+    from castvision.data.batch import Batch
+    from castvision.metrics import DISTANCE_EDGES, DistanceIoU, per_class_figures
 
-    num_classes, size = len(dataset.class_names), dataset.img_size
+    num_classes = len(dataset.class_names)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    by_distance = DistanceIoU(EDGES, foreground=num_classes - 1)
+    by_distance = DistanceIoU(DISTANCE_EDGES, foreground=num_classes - 1)
     for first in range(0, count, 50):
-        indices = range(first, min(count, first + 50))
-        images, targets = (torch.stack(part) for part in zip(*dataset.__getitems__(indices), strict=True))
+        batch = Batch(*default_collate(dataset.__getitems__(range(first, min(count, first + 50)))))
         with torch.inference_mode():
-            predicted = model(images).argmax(1)
-        pairs = (targets * num_classes + predicted).flatten()
+            predicted = model(batch.image).argmax(1)
+        pairs = (batch.target * num_classes + predicted).flatten()
         confusion += torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
-        distances = np.stack([all_distances(dataset, i) / size for i in indices])
-        by_distance.update(predicted, targets, torch.from_numpy(distances))
+        by_distance.update(predicted, batch.target, batch.truth["distance"])
     figures = per_class_figures(confusion)
     return {
         "foreground_iou": round(float(figures["iou"][-1]), 4),
@@ -85,13 +72,15 @@ def draw(path: Path, report: dict[str, Any], runs: dict[str, dict[str, tuple[Any
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from castvision.metrics import DISTANCE_EDGES
+
     columns = 2 + max(len(models) for models in runs.values())
     figure = Figure(figsize=(2 * columns + 4.5, 4 * len(runs)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2 * len(runs), columns + 2)
     for place, (task, models) in enumerate(runs.items()):
         for row, index in enumerate(examples):
-            image, target = next(iter(models.values()))[1][index]
+            image, target, *_ = next(iter(models.values()))[1][index]
             pictures = {"image": image[0], "truth": target}
             with torch.inference_mode():
                 pictures |= {name: model(image[None]).argmax(1)[0] for name, (model, _) in models.items()}
@@ -103,7 +92,7 @@ def draw(path: Path, report: dict[str, Any], runs: dict[str, dict[str, tuple[Any
         axes = figure.add_subplot(grid[2 * place : 2 * place + 2, columns:])
         for name in models:
             figures = report["tasks"][task][name]
-            known = [(edge, value) for edge, value in zip(EDGES, figures["iou_by_distance"], strict=False)
+            known = [(edge, value) for edge, value in zip(DISTANCE_EDGES, figures["iou_by_distance"], strict=False)
                      if value is not None]  # fmt: skip
             axes.plot(*zip(*known, strict=True), marker=".", label=f"{name}, {figures['foreground_iou']:.2f} over all")
         axes.set(xlabel="way from the dot, image widths (from)", ylabel="IoU", ylim=(0, 1), title=task)
@@ -131,7 +120,9 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     runs: dict[str, dict[str, tuple[Any, Any]]] = {}
-    report: dict[str, Any] = {"images": arguments.count, "edges_in_image_widths": EDGES, "tasks": {}}
+    from castvision.metrics import DISTANCE_EDGES
+
+    report: dict[str, Any] = {"images": arguments.count, "edges_in_image_widths": DISTANCE_EDGES, "tasks": {}}
     for task in TASKS:
         folders = {name: arguments.runs / f"{task}{end}" for end, name in CONTROLS.items()}
         found = {name: folder for name, folder in folders.items() if (folder / "metrics.json").is_file()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from castvision.data.jitter import ChannelJitter
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 class BatchAugmentation(nn.Module):
     """Mirror images, quarter turns, one affine map and a change of channels; each image draws its own.
 
-    Whatever comes from outside the image is 0 in it (the mean, if it is normalised) and 255 in the mask.
+    Whatever comes from outside the image is 0 in it (the mean, if it is normalised), 255 in the mask and no real pixel.
 
     Args:
         hflip: Probability of left and right exchanged.
@@ -26,6 +27,9 @@ class BatchAugmentation(nn.Module):
         translate: Largest shift, as a share of the side.
         scale: Smallest and largest factor on the size.
         color: Strength of `ChannelJitter`; 0 = none.
+
+    Attributes:
+        brings_outside: Whether the geometry can show what lies outside an image.
 
     Raises:
         ValueError: A probability outside 0..1, a negative strength, or no range of factors.
@@ -48,18 +52,22 @@ class BatchAugmentation(nn.Module):
         if not 0 < scale[0] <= scale[1]:
             raise ValueError(f"expected scale (smallest, largest) with 0 < smallest <= largest, got {scale}")
         self.turns_quarter = rot90 > 0
+        self.brings_outside = degrees > 0 or translate > 0 or scale[0] < 1
         self.geometry = _geometry(hflip, vflip, rot90, degrees, (translate, scale))
         self.jitter: Callable[[Tensor], Tensor] = ChannelJitter(color, color, color) if color else nn.Identity()
 
-    def forward(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, image: Tensor, mask: Tensor | None = None, pixel_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Augment a batch.
 
         Args:
             image: (B, C, height, width), float.
             mask: (B, height, width) int64 labels, 255 = ignored; None if there are none.
+            pixel_mask: (B, height, width) bool, True where a pixel of an image with labels is real; None = everywhere.
 
         Returns:
-            The same shapes and dtypes.
+            The same shapes and dtypes; a ``pixel_mask`` also where all was real, if the geometry ``brings_outside``.
 
         Raises:
             ValueError: Quarter turns of images that are not square.
@@ -67,13 +75,15 @@ class BatchAugmentation(nn.Module):
         if self.turns_quarter and image.shape[-2] != image.shape[-1]:
             raise ValueError(f"expected square images for rot90 > 0, got {tuple(image.shape[-2:])}; set rot90 to 0")
         if self.geometry is None:
-            return self.jitter(image), mask
+            return self.jitter(image), mask, pixel_mask
         if mask is None:
-            return self.jitter(self.geometry(image, data_keys=["image"])), None
+            return self.jitter(self.geometry(image, data_keys=["image"])), None, None
         # NOTE: kornia fills masks with 0, so labels are shifted for it: 0 is then what is ignored.
-        shifted = (mask - IGNORED).to(image.dtype)[:, None]
-        image, shifted = self.geometry(image, shifted, data_keys=["image", "mask"])
-        return self.jitter(image), shifted[:, 0].round().to(mask.dtype) + IGNORED
+        layers = torch.stack([mask - IGNORED, torch.ones_like(mask) if pixel_mask is None else pixel_mask], dim=1)
+        image, layers = self.geometry(image, layers.to(image.dtype), data_keys=["image", "mask"])
+        shifted, is_real = layers.round().to(mask.dtype).unbind(dim=1)
+        is_masked = pixel_mask is not None or self.brings_outside
+        return self.jitter(image), shifted + IGNORED, is_real.bool() if is_masked else None
 
 
 def _geometry(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from castvision.data.batch import Sample
 from castvision.data.images import Pixels, match_channels, read_image
 from castvision.data.statistics import unit
 
@@ -26,8 +27,8 @@ class Transform(Protocol):
     def image(self, pixels: Pixels) -> Tensor:
         """(height, width, C) in the file's dtype to (C, height', width') float32."""
 
-    def pair(self, pixels: Pixels, mask: Pixels) -> tuple[Tensor, Tensor]:
-        """The same, and (height, width) uint8 labels to (height', width') int64."""
+    def pair(self, pixels: Pixels, mask: Pixels) -> Sample:
+        """The same, and (height, width) uint8 labels to (height', width') int64; with extras where it pads."""
 
 
 class PlainTransform:
@@ -42,11 +43,12 @@ class PlainTransform:
         return self.image(pixels), torch.from_numpy(mask.astype(np.int64))
 
 
-class PixelDataset(Dataset[tuple[Tensor, Tensor]], ABC):
+class PixelDataset(Dataset[Sample], ABC):
     """Template: a subclass reads pixels and target of one sample, the transform makes them tensors.
 
     Items are (image, target): image (C, height, width) float32; target (height, width) int64 with 255 = ignored, or
-    the label () int64, or (classes,) float32 zeros and ones.
+    the label () int64, or (classes,) float32 zeros and ones. Masks whose transform pads come with the extra
+    ``pixel_mask``, (height, width) bool, True where there is an image.
 
     Attributes:
         transform: From pixels to tensors; None = `PlainTransform`.
@@ -76,7 +78,7 @@ class PixelDataset(Dataset[tuple[Tensor, Tensor]], ABC):
     def name(self, index: int) -> str:
         """What to call a sample in messages and captions."""
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Sample:
         """One sample as tensors."""
         pixels, target = self.read(index)
         transform = self.transform or PlainTransform()

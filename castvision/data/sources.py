@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,9 +13,12 @@ import numpy as np
 
 from castvision.data._decoding import Pixels
 from castvision.data.labels import IGNORED
+from castvision.data.overview import read_overview
 from castvision.data.readers import ImageReader, open_image, open_mask
 from castvision.data.readers.reader import Alpha
-from castvision.data.statistics import is_missing
+from castvision.data.statistics import is_missing, unit
+
+logger = logging.getLogger(__name__)
 
 Pair = tuple[str | os.PathLike[str], str | os.PathLike[str] | None]
 _MAX_OPEN = 8
@@ -31,22 +35,34 @@ class ImageSources:
         level: Of the images that is read; masks are sampled to it without blending.
         num_classes: Labels are below it; None = any up to 254. 255 is ignored, and so is a mask's nodata value.
         alpha: What becomes of an image's opacity channel; see `castvision.data.open_image`.
+        context_size: (height, width) of an overview of each image that is read now and kept, so that windows come with
+            their surroundings; None = none.
 
     Attributes:
+        overviews: (*context_size, C) float32 of each image in the units of `ChannelStatistics`; empty without context.
         sizes: (height, width) of each image at the level.
         channels: Of every image.
+        has_nodata: Whether any image has a value that stands for no data.
 
     Raises:
         FileNotFoundError: A file that is missing.
         ValueError: No pairs, a file that cannot be read, a mask of another size than its image, different numbers of
-            channels, or a level an image has not.
+            channels, a level an image has not, or a size below 1.
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], *, level: int = 0, num_classes: int | None = None, alpha: Alpha = "white"
+        self,
+        pairs: Sequence[Pair],
+        *,
+        level: int = 0,
+        num_classes: int | None = None,
+        alpha: Alpha = "white",
+        context_size: Sequence[int] | None = None,
     ) -> None:
         if not pairs:
             raise ValueError("expected one pair of image and mask or more, got none")
+        if context_size is not None and min(context_size) < 1:
+            raise ValueError(f"expected context_size >= 1, got {context_size=}")
         self.images = [Path(image) for image, _ in pairs]
         self.masks = [None if mask is None else Path(mask) for _, mask in pairs]
         self.level = level
@@ -55,8 +71,11 @@ class ImageSources:
         self._open: OrderedDict[tuple[bool, int], ImageReader] = OrderedDict()
         self.sizes = [self._size(number) for number in range(len(pairs))]
         self.channels = self.image(0).channels
+        self.has_nodata = False
         for number in range(len(pairs)):
             self._check(number)
+        self.context_size = None if context_size is None else (context_size[0], context_size[1])
+        self.overviews = [] if self.context_size is None else self._read_overviews(self.context_size)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -143,8 +162,18 @@ class ImageSources:
             raise ValueError(f"expected level in 0..{len(image.levels) - 1} of {image.name!r}, got level={self.level}")
         return image.levels[self.level].height, image.levels[self.level].width
 
+    def _read_overviews(self, size: tuple[int, int]) -> list[Pixels]:
+        # NOTE: at once and not by each loader process when it needs one: a large image without a pyramid takes long
+        logger.info("reading %d images for their overviews", len(self))
+        overviews = []
+        for number in range(len(self)):
+            image = self.image(number)
+            overviews.append(read_overview(image, size).permute(1, 2, 0).numpy() / np.float32(unit(image.dtype)))
+        return overviews
+
     def _check(self, number: int) -> None:
         image = self.image(number)
+        self.has_nodata |= image.nodata is not None
         if image.channels != self.channels:
             raise ValueError(
                 f"expected {self.channels} channel(s) as in {str(self.images[0])!r}, got {image.channels} in "

@@ -2,7 +2,7 @@
 
 Geometry runs in the file's own dtype (8-bit, 16-bit or float, any number of channels: what is chosen here is what
 albumentations 2.0.8 does correctly for all of them), colour on floats. Masks are resampled by nearest neighbour with
-the images' alignment. Padding is 0 in the normalised image (its mean) and 255 in the mask.
+the images' alignment. Padding is 0 in the normalised image (its mean), 255 in the mask and False in ``pixel_mask``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from castvision.data.batch import Sample
 from castvision.data.jitter import ChannelJitter
 from castvision.data.labels import IGNORED
 from castvision.data.samples import to_float
@@ -73,6 +74,9 @@ class SampleTransform:
             pixels keep their size: in training a random window of ``img_size`` is cut, in evaluation the image is not
             resized.
 
+    Attributes:
+        pads: Whether there can be padding; only the evaluation of images in their own size has none.
+
     Raises:
         ValueError: A size or std that is not positive.
     """
@@ -94,6 +98,7 @@ class SampleTransform:
             _evaluation_steps(img_size, fit) if augmentation is None else _training_steps(img_size, fit, augmentation)
         )
         self._geometry = A.Compose(steps)
+        self.pads = fit or augmentation is not None
         self._is_random = augmentation is not None
         color = augmentation.color if augmentation else 0.0
         self._jitter = ChannelJitter(color, color, color) if color else None
@@ -108,9 +113,10 @@ class SampleTransform:
         Returns:
             (C, height', width') float32, normalised.
         """
-        return self._run(pixels, [])[0]
+        image: Tensor = self._run(pixels, [])[0]
+        return image
 
-    def pair(self, pixels: Pixels, mask: Pixels) -> tuple[Tensor, Tensor]:
+    def pair(self, pixels: Pixels, mask: Pixels) -> Sample:
         """Transform an image and its mask alike.
 
         Args:
@@ -118,21 +124,24 @@ class SampleTransform:
             mask: (height, width) uint8.
 
         Returns:
-            (C, height', width') float32, normalised, and (height', width') int64.
+            (C, height', width') float32, normalised, and (height', width') int64; if it ``pads``, also the extra
+            ``pixel_mask`` (height', width') bool, True where there is an image, ignored or not.
         """
-        image, masks = self._run(pixels, [mask])
-        return image, torch.from_numpy(masks[0].astype(np.int64))
+        image, is_real, target = self._run(pixels, [mask])
+        sample = image, torch.from_numpy(target.astype(np.int64))
+        return (*sample, {"pixel_mask": is_real}) if self.pads else sample
 
-    def _run(self, pixels: Pixels, masks: list[Pixels]) -> tuple[Tensor, list[Pixels]]:
+    def _run(self, pixels: Pixels, masks: list[Pixels]) -> tuple[Any, ...]:
+        """The image, where it is one, and the masks."""
         if pixels.dtype.name not in _NATIVE:
             pixels = to_float(pixels)
-        inside = np.zeros(pixels.shape[:2], dtype=np.uint8)  # becomes 255 in the padding, like every mask
-        done = self._seeded(self._geometry, image=pixels, masks=[*masks, inside])
-        *masks, inside = done["masks"]
-        image = self._recolour(done["image"])
-        image = (image - self.mean) / self.std
-        image[:, torch.from_numpy(inside == IGNORED)] = 0
-        return image, masks
+        padding = np.zeros(pixels.shape[:2], dtype=np.uint8)  # becomes 255 there, like every mask
+        done = self._seeded(self._geometry, image=pixels, masks=[padding, *masks])
+        padding, *masks = done["masks"]
+        is_real = torch.from_numpy(padding != IGNORED)
+        image = (self._recolour(done["image"]) - self.mean) / self.std
+        image[:, ~is_real] = 0
+        return image, is_real, *masks
 
     def _recolour(self, pixels: Pixels) -> Tensor:
         """(C, height, width) float32, not yet normalised."""

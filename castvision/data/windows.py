@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from castvision.data._decoding import Pixels
+from castvision.data.batch import Batch, Sample
 from castvision.data.class_index import ClassIndex
 from castvision.data.labels import IGNORED
 from castvision.data.regions import Block, Region
 from castvision.data.sources import ImageSources
 from castvision.data.statistics import ChannelStatistics, is_missing, unit
+from castvision.data.symmetries import Symmetry
 
 _ENDLESS = 1 << 40
 
@@ -23,12 +25,18 @@ _ENDLESS = 1 << 40
 class PairTransform(Protocol):
     """Augmentation of a window and its labels, such as `castvision.data.transforms.SampleTransform`."""
 
-    def pair(self, pixels: Pixels, mask: Pixels) -> tuple[Tensor, Tensor]:
+    def pair(self, pixels: Pixels, mask: Pixels) -> Sample:
         """(height, width, C) of the file's dtype and (height, width) uint8 to an item of the data set."""
 
 
-class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
+class WindowDataset(Dataset[Sample]):
     """Windows and their labels by index: (image (C, size, size) float32, mask (size, size) int64 with 255 = ignored).
+
+    A third element holds what a model is told beside the window, turned along with it. Where there can be gaps (beyond
+    a region, or no data): ``pixel_mask`` (size, size) bool, True where a pixel is real. Where the sources keep
+    overviews, for a `castvision.models.ContextSegmenter`: ``context``, the overview of its whole image
+    (C, *context_size), normalised as the window, and ``window`` (4,), its top, left, height and width as fractions of
+    the image.
 
     A window never leaves its region: what lies beyond is 0 in the image and 255 in the mask. Pixels whose channels are
     all nodata are 0 and 255 as well. Random windows are endless: seed and index decide everything, so an epoch is a
@@ -50,10 +58,11 @@ class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
 
     Attributes:
         index: Where the classes are, if windows are balanced.
+        has_gaps: Whether a window can hold pixels that are not real.
 
     Raises:
-        ValueError: An unknown sampling or balance, options that contradict each other, a number out of range, or
-            balance without a single labelled pixel.
+        ValueError: An unknown sampling or balance, options that contradict each other, a number out of range, balance
+            without a single labelled pixel, or a change of windows that their surroundings cannot follow.
     """
 
     def __init__(  # noqa: PLR0913  # the options of a data set
@@ -73,6 +82,7 @@ class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
         _check_options(sampling, balance, stride, symmetries)
         if size < 1 or (stride is not None and stride < 1):
             raise ValueError(f"expected size and stride >= 1, got {size=}, {stride=}")
+        _check_context(sources.context_size, symmetries, transform)
         self.sources, self.size, self.seed = sources, size, seed
         self.statistics = statistics or ChannelStatistics((0.0,), (1.0,))
         self.sampling, self.symmetries, self.transform = sampling, symmetries, transform
@@ -84,12 +94,13 @@ class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
             raise ValueError("expected labelled pixels to balance windows by class, found none in the masks")
         self._areas = np.cumsum([area.height * area.width for _, area in self.regions])
         self._corners = _grid(self.regions, size, stride or size) if sampling == "grid" else None
+        self.has_gaps = sources.has_nodata or _hang_over(self.regions, size, stride or size, sampling)
         sources.close()
 
     def __len__(self) -> int:
         return _ENDLESS if self._corners is None else len(self._corners)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Sample:
         """A window.
 
         Raises:
@@ -98,15 +109,27 @@ class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
         """
         if not 0 <= index < len(self):
             raise IndexError(f"expected an index in 0..{len(self) - 1}, got {index}")
-        turn = 0
+        symmetry = Symmetry()
         if self._corners is None:
             rng = np.random.default_rng((self.seed, index))
             number, y, x = self._random_corner(rng)
-            turn = int(rng.integers(8)) if self.symmetries else 0
+            if self.symmetries:
+                is_flipped, turns = divmod(int(rng.integers(8)), 4)
+                symmetry = Symmetry(turns, bool(is_flipped))
         else:
             number, y, x = (int(value) for value in self._corners[index])
-        pixels, labels = self._read(number, y, x)
-        return _turned(pixels, turn), _turned(labels, turn)
+        image, mask, extras, _ = Batch(*self._read(number, y, x))
+        image, mask = symmetry.of(image).contiguous(), symmetry.of(mask).contiguous()
+        told = {name: symmetry.of(values).contiguous() for name, values in extras.items()}
+        if self.sources.context_size is not None:
+            told |= self._surroundings(self.regions[number][0], (y, x), symmetry)
+        return (image, mask, told) if told else (image, mask)
+
+    def _surroundings(self, source: int, corner: tuple[int, int], symmetry: Symmetry) -> dict[str, Tensor]:
+        height, width = self.sources.sizes[source]
+        window = torch.tensor([corner[0] / height, corner[1] / width, self.size / height, self.size / width])
+        context = symmetry.of(self.statistics.normalise(self.sources.overviews[source]))
+        return {"context": context.contiguous(), "window": symmetry.of_window(window)}
 
     def keep_labelled(self) -> WindowDataset:
         """Leave out windows of the grid without a labelled pixel; reads all their masks once.
@@ -155,7 +178,7 @@ class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
         bottom, right = min(y + self.size, area.y + area.height), min(x + self.size, area.x + area.width)
         return source, Block(y, x, bottom - y, right - x)
 
-    def _read(self, number: int, y: int, x: int) -> tuple[Tensor, Tensor]:
+    def _read(self, number: int, y: int, x: int) -> Sample:
         source, inside = self._inside(number, y, x)
         pixels = self.sources.read_image(source, *inside)
         labels = self.sources.read_labels(source, *inside)
@@ -173,7 +196,12 @@ class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
         mask = torch.full((self.size, self.size), IGNORED)
         image[:, : inside.height, : inside.width] = self.statistics.normalise(pixels, nodata)
         mask[: inside.height, : inside.width] = torch.from_numpy(labels.astype(np.int64))
-        return image, mask
+        if not self.has_gaps:
+            return image, mask
+        is_real = torch.zeros(self.size, self.size, dtype=torch.bool)
+        here = is_real[: inside.height, : inside.width]
+        here[:] = True if missing is None else torch.from_numpy(~missing.all(axis=-1))
+        return image, mask, {"pixel_mask": is_real}
 
 
 def whole_images(sources: ImageSources) -> list[Region]:
@@ -192,6 +220,15 @@ def _check_options(sampling: str, balance: str | None, stride: int | None, symme
         raise ValueError(f"expected a stride for sampling='grid' only, got {stride=}")
 
 
+def _check_context(context_size: tuple[int, int] | None, symmetries: bool, transform: PairTransform | None) -> None:
+    if context_size is None:
+        return
+    if transform is not None:
+        raise ValueError("expected no transform of windows with context: the surroundings would not follow it")
+    if symmetries and context_size[0] != context_size[1]:
+        raise ValueError(f"expected a square context_size with symmetries (quarter turns), got {context_size=}")
+
+
 def _check_regions(sources: ImageSources, regions: Sequence[Region]) -> None:
     if not regions:
         raise ValueError("expected one region or more, got none")
@@ -206,6 +243,12 @@ def _check_regions(sources: ImageSources, regions: Sequence[Region]) -> None:
             raise ValueError(
                 f"expected regions inside the {height} × {width} pixels of {str(sources.images[source])!r}, got {area}"
             )
+
+
+def _hang_over(regions: Sequence[Region], size: int, stride: int, sampling: str) -> bool:
+    """Whether any window reaches beyond its region."""
+    sides = {side for _, area in regions for side in (area.height, area.width)}
+    return any(side < size or (sampling == "grid" and (side - size) % stride) for side in sides)
 
 
 def _grid(regions: Sequence[Region], size: int, stride: int) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
@@ -232,9 +275,3 @@ def _check_finite(pixels: Pixels, missing: np.ndarray[Any, np.dtype[np.bool_]] |
             f"expected finite values in {name!r}, got {pixels[row, column, channel]} at row {place.y + row}, column "
             f"{place.x + column}, channel {channel} (window {tuple(place)}); state it as the file's nodata value"
         )
-
-
-def _turned(values: Tensor, turn: int) -> Tensor:
-    """One of the 8 symmetries of the square, of the last two axes."""
-    values = torch.rot90(values, turn % 4, (-2, -1))
-    return (values.flip(-1) if turn >= 4 else values).contiguous()

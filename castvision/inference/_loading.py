@@ -12,6 +12,7 @@ import timm
 import torch
 
 from castvision.layers import CastAttention
+from castvision.models.context import create_context_segmenter
 from castvision.models.segmenter import Segmenter, create_segmenter
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ class LoadedParts:
     def has_clusters(self) -> bool:
         """Whether any block routes tokens into clusters."""
         return any(isinstance(module, CastAttention) for module in self.backbone.modules())
+
+    @property
+    def context_size(self) -> tuple[int, int] | None:
+        """(height, width) of the whole image that it wants to be shown with each tile; None = tiles alone."""
+        return getattr(self.model, "context_size", None)
 
 
 def load_parts(source: str, *, seed: int = 0) -> LoadedParts:
@@ -191,13 +197,12 @@ def _rebuild(facts: Mapping[str, Any]) -> nn.Module:
         if facts["task"] in ("classification", "multilabel"):
             model: nn.Module = timm.create_model(name, num_classes=facts["num_classes"], **kwargs)
             return model
-        return create_segmenter(
-            name,
-            facts["num_classes"],
-            head=facts["head"],
-            model_kwargs=kwargs,
-            head_kwargs=facts["head_kwargs"],
-            out_indices=facts["out_indices"],
+        parts = {key: facts[key] for key in ("head", "head_kwargs", "out_indices")}
+        context_size = facts.get("context_size")
+        if context_size is None:
+            return create_segmenter(name, facts["num_classes"], model_kwargs=kwargs, **parts)
+        return create_context_segmenter(
+            name, facts["num_classes"], context_size=context_size, model_kwargs=kwargs, **parts
         )
 
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from castvision.data.symmetries import Symmetry
 from castvision.inference.blending import BandJoiner, Block, SeamSums
 from castvision.inference.sinks import label_dtype
 from castvision.inference.views import VIEWS, averaged
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
     from castvision.inference.tile_source import Mask, Patch, TileSource
     from castvision.inference.tiling import Tile, TileGrid
 
-TilePredictor = Callable[[Tensor, "Sequence[Tile]"], Tensor]
-"""Called with tiles (B, C, height, width) and where they lie, gives (B, classes, height, width)."""
+TilePredictor = Callable[[Tensor, "Sequence[Tile]", Symmetry], Tensor]
+"""Called with tiles (B, C, height, width), where they lie and how they were turned: (B, classes, height, width)."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,14 @@ class Settings:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"expected {name} in {allowed}, got {getattr(self, name)!r}")
-        if self.context_size is not None and (min(self.context_size) < 1 or self.tta != "none"):
-            raise ValueError(
-                f"expected context_size >= 1 and tta='none' (a turned tile has no place in the image), got "
-                f"context_size={tuple(self.context_size)}, tta={self.tta!r}"
-            )
+        if self.context_size is not None:
+            if min(self.context_size) < 1:
+                raise ValueError(f"expected context_size >= 1, got context_size={tuple(self.context_size)}")
+            if self.tta == "d4" and len(set(self.context_size)) > 1:
+                raise ValueError(
+                    "expected a square context for quarter turns (tta='d4'), got "
+                    f"context_size={tuple(self.context_size)}; tta='flips' works"
+                )
         if self.batch_size < 1:
             raise ValueError(f"expected batch_size >= 1, got {self.batch_size}")
 
@@ -191,13 +196,13 @@ class TiledRun:
         outputs: Iterator[Tensor] = iter(())
         if pixels:
             batch = torch.from_numpy(np.stack(pixels)).to(self.device)  # (B, C, tile height, tile width)
-            outputs = iter(averaged(lambda view: self._activated(predictor, view, tiles), batch, self.settings.tta))
+            outputs = iter(averaged(partial(self._activated, predictor, tiles), batch, self.settings.tta))
         for tile, patch in waiting:
             yield tile, patch, None if patch.pixels is None else next(outputs)
 
-    def _activated(self, predictor: TilePredictor, batch: Tensor, tiles: Sequence[Tile]) -> Tensor:
+    def _activated(self, predictor: TilePredictor, tiles: Sequence[Tile], batch: Tensor, view: Symmetry) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            output = predictor(batch, tiles)
+            output = predictor(batch, tiles, view)
         if not isinstance(output, Tensor):
             raise TypeError(f"expected the predictor to return a tensor, got {type(output).__name__}; wrap it")
         if output.ndim != 4 or output.shape[2:] != batch.shape[2:] or len(output) != len(batch):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from castvision.data.images import Pixels, to_model_input
+from castvision.data.overview import make_context
 from castvision.inference._loading import LoadedParts, load_parts
 
 if TYPE_CHECKING:
@@ -120,13 +121,23 @@ class Predictor:
         """
         if self.parts.task is None:
             raise ValueError(f"{self.parts.name} is untrained: its prediction would mean nothing; give a checkpoint")
-        logits = self.model(prepared).float()[0].cpu()  # (num_classes[, height, width])
+        logits = self.model(prepared, **self._surroundings(prepared)).float()[0].cpu()  # (num_classes[, height, width])
         if self.parts.task == "multilabel":
             return Prediction("multilabel", logits.sigmoid())
         probabilities = logits.softmax(dim=0)
         if self.parts.task == "classification":
             return Prediction("classification", probabilities)
         return Prediction("segmentation", probabilities.mean(dim=(1, 2)), probabilities.argmax(dim=0))
+
+    def _surroundings(self, prepared: Tensor) -> dict[str, Tensor]:
+        """For a model that wants the whole image beside a tile: here the tile is the whole image."""
+        size = self.parts.context_size
+        if size is None:
+            return {}
+        return {
+            "context": make_context(prepared, size),
+            "window": torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=self.device),
+        }
 
     @torch.inference_mode()
     def cluster_maps(self, prepared: Tensor) -> list[ClusterMap]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -77,14 +77,18 @@ class TileModel:
     def _channels(self, values: tuple[float, ...]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.predictor.device).view(1, -1, 1, 1)
 
-    def __call__(self, batch: Tensor) -> Tensor:
-        """(B, channels, height, width) float32 to (B, classes, height, width)."""
-        unit = batch
+    def __call__(self, batch: Tensor, *, context: Tensor | None = None, **where: Tensor) -> Tensor:
+        """(B, channels, height, width) float32 to (B, classes, height, width); see `ContextSegmenter` for the rest."""
+        if context is not None:
+            where["context"] = self._normalised(context)
+        logits: Tensor = self.predictor.model(self._normalised(batch), **where)
+        return logits
+
+    def _normalised(self, unit: Tensor) -> Tensor:
         if self.limits is not None:
             low, high = self.limits
-            unit = ((batch - low) / (high - low)).clamp(0, 1)
+            unit = ((unit - low) / (high - low)).clamp(0, 1)
         in_chans = self.predictor.parts.in_chans
         if unit.shape[1] != in_chans and in_chans == 1:
             unit = (unit * self._channels(LUMA)).sum(dim=1, keepdim=True)
-        logits: Any = self.predictor.model((unit.expand(-1, in_chans, -1, -1) - self._mean) / self._std)
-        return logits  # type: ignore[no-any-return]
+        return (unit.expand(-1, in_chans, -1, -1) - self._mean) / self._std

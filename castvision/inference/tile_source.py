@@ -95,11 +95,6 @@ class TileSource:
             values = np.pad(values, missing, mode="reflect")
         return Patch(np.ascontiguousarray(values.transpose(2, 0, 1)), None if used.all() else used)
 
-    def values(self, y: int, x: int, height: int, width: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """A window inside the image as a tile would hold it, (C, height, width): nodata and what is not finite is 0."""
-        pixels = self.image.read(y, x, height, width, self.level)
-        return np.ascontiguousarray(_filled(pixels, self._has_data(pixels)).transpose(2, 0, 1))
-
     def _is_left_out(self, pixels: Pixels, used: Mask) -> bool:
         share = float(used.mean())
         if share == 0 or share < self.skip.min_foreground:

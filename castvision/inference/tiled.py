@@ -114,7 +114,7 @@ def tiled_inference(  # noqa: PLR0913 - the options of one call, as in MONAI's s
         skip: What to leave out; see `Skip`.
         context_size: Show the predictor the whole image at this (height, width) with every batch, in its own range as
             the tiles are: ``predictor(tiles, context=..., window=...)``, as `castvision.models.ContextSegmenter` wants
-            it. None = tiles alone.
+            it; both are turned along with the tiles. None = tiles alone.
         sink: Where the output goes; None = into the result. A `FileSink` continues a killed run, bit by bit the same.
         device: Where tiles go; None = where the predictor's parameters are, or the CPU.
         progress: True = a progress bar; or a callable given (tiles done, tiles in all).
@@ -137,7 +137,7 @@ def tiled_inference(  # noqa: PLR0913 - the options of one call, as in MONAI's s
         grid = make_grid(source.size, tile, overlap, overlap // 4 if halo is None else halo)
         place = _device_of(predictor, device)
         run = TiledRun(source, grid, settings, sink, place)
-        tile_predictor: TilePredictor = lambda batch, tiles: predictor(batch)  # noqa: E731
+        tile_predictor: TilePredictor = lambda batch, tiles, view: predictor(batch)  # noqa: E731
         if context_size is not None:
             tile_predictor = Surrounded(predictor, source, context_size, place)
         with _shown(progress) as report:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
+
+from castvision.data.symmetries import Symmetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VIEWS: dict[str, tuple[tuple[int, bool], ...]] = {
-    "none": ((0, False),),
-    "flips": ((0, False), (0, True), (2, False), (2, True)),
-    "d4": tuple((turns, is_flipped) for is_flipped in (False, True) for turns in range(4)),
+VIEWS: dict[str, tuple[Symmetry, ...]] = {
+    "none": (Symmetry(),),
+    "flips": tuple(Symmetry(turns, is_flipped) for turns, is_flipped in product((0, 2), (False, True))),
+    "d4": tuple(Symmetry(turns, is_flipped) for is_flipped, turns in product((False, True), range(4))),
 }
-"""Of each kind the quarter turns and whether columns are flipped before; "flips" are the four of rows and columns."""
+"""Of each kind how the input is turned; "flips" are the four of rows and columns."""
 
 
-def averaged(predict: Callable[[Tensor], Tensor], batch: Tensor, kind: str) -> Tensor:
+def averaged(predict: Callable[[Tensor, Symmetry], Tensor], batch: Tensor, kind: str) -> Tensor:
     """Predict every view, turn the outputs back, and average them.
 
     A running mean: where all views agree the result is exactly theirs.
 
     Args:
-        predict: (B, C, height, width) to (B, classes, height, width).
+        predict: (B, C, height, width) and how they were turned to (B, classes, height, width).
         batch: (B, C, height, width), square if the views are turned.
         kind: A key of `VIEWS`.
 
@@ -32,10 +34,8 @@ def averaged(predict: Callable[[Tensor], Tensor], batch: Tensor, kind: str) -> T
         (B, classes, height, width).
     """
     mean = None
-    for count, (turns, is_flipped) in enumerate(VIEWS[kind], start=1):
-        view = batch.flip(-1) if is_flipped else batch
-        output = torch.rot90(predict(torch.rot90(view, turns, (-2, -1))), -turns, (-2, -1))
-        output = output.flip(-1) if is_flipped else output
+    for count, view in enumerate(VIEWS[kind], start=1):
+        output = view.undo(predict(view.of(batch), view))
         mean = output if mean is None else mean + (output - mean) / count
     if mean is None:
         raise ValueError(f"expected a kind of views in {sorted(VIEWS)}, got {kind=}")

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import timm
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from castvision.models.cast_vit import CastVisionTransformer
 from castvision.models.extra_tokens import ExtraTokens
@@ -28,7 +28,7 @@ class ContextSegmenter(Segmenter):
     Args:
         backbone: With ``use_rot_pos_emb=True`` and ``pos_embed="none"``: positions must reach beyond the tile.
         head: As for `Segmenter`.
-        context_size: (height, width) the whole image is resized to, see `make_context`.
+        context_size: (height, width) the whole image is resized to, see `castvision.models.make_context`.
         out_indices: As for `Segmenter`.
 
     Raises:
@@ -41,12 +41,13 @@ class ContextSegmenter(Segmenter):
         backbone: nn.Module,
         head: nn.Module,
         *,
-        context_size: tuple[int, int],
+        context_size: Sequence[int],
         out_indices: Sequence[int] | None = None,
     ) -> None:
         super().__init__(backbone, head, out_indices=out_indices)
-        _check(backbone, context_size)
-        self.context_size = context_size
+        rows, columns = context_size
+        self.context_size = rows, columns
+        _check(backbone, self.context_size)
         self.context_embed = nn.Parameter(0.02 * torch.randn(1, 1, int(backbone.embed_dim)))  # type: ignore[arg-type]
 
     def forward(
@@ -127,24 +128,11 @@ def _check(backbone: nn.Module, context_size: tuple[int, int]) -> None:
         raise ValueError(f"expected context_size >= 1, got {context_size=}")
 
 
-def make_context(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """The whole image at low resolution, smoothed so that small things become faint and do not flicker.
-
-    Args:
-        image: (B, C, height, width) float, normalised as the tiles are.
-        size: (height, width) afterwards; the aspect ratio need not be kept.
-
-    Returns:
-        (B, C, *size).
-    """
-    return functional.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
-
-
 def create_context_segmenter(
     model_name: str,
     num_classes: int,
     *,
-    context_size: tuple[int, int],
+    context_size: Sequence[int],
     head: str = "UpsamplingHead",
     model_kwargs: Mapping[str, Any] | None = None,
     **parts: Any,
@@ -166,6 +154,9 @@ def create_context_segmenter(
         ValueError: See `create_segmenter` and `ContextSegmenter`.
         TypeError: See there.
     """
+    name = model_name.split(".")[0]
+    if timm.is_model(name) and not name.startswith("cast_vit_"):
+        raise TypeError(f"expected a cast_vit_* backbone for tiles with context, got {model_name!r}")
     arguments = {"use_rot_pos_emb": True, "pos_embed": "none", **(model_kwargs or {})}
     plain = create_segmenter(model_name, num_classes, head=head, model_kwargs=arguments, **parts)
     return ContextSegmenter(plain.backbone, plain.head, context_size=context_size, out_indices=plain.out_indices)

@@ -53,10 +53,11 @@ class Segmenter(nn.Module):
     def forward(self, image: Tensor, pixel_mask: Tensor | None = None) -> Tensor:
         """Segment.
 
-        Images of different sizes go into one batch padded at the bottom and right, with a mask. Each size then runs by
-        itself, without its padding, so that neither attention nor convolutions nor pooling ever see it: an image gives
-        what it gives alone. Pixels masked inside an image (no data) are read as zeros, and a token without any real
-        pixel is masked out of the clusters of backbones that take a ``token_mask``.
+        Masked pixels (padding, no data) are read as zeros, and a token without any real pixel is masked out of the
+        clusters of backbones that take a ``token_mask``. In training, and at the size the backbone was made for, a
+        batch runs as one. Otherwise images of different sizes may stand in it, padded at the bottom and right: each
+        size runs by itself, without its padding, so that neither attention nor convolutions nor pooling ever see it,
+        and an image gives what it gives alone.
 
         Args:
             image: (B, in_chans, height, width), any size the backbone takes.
@@ -77,9 +78,13 @@ class Segmenter(nn.Module):
             pixel_mask.shape == (image.shape[0], *image.shape[2:]) and pixel_mask.dtype == torch.bool,
             "expected pixel_mask (B, height, width) bool",
         )
-        return self._forward_masked(image.masked_fill(~pixel_mask[:, None], 0.0), pixel_mask)
+        image = image.masked_fill(~pixel_mask[:, None], 0.0)
+        if self.training or tuple(image.shape[-2:]) == _native_size(self.backbone):
+            logits = self.head(self.features(image, pixel_mask), image)
+            return logits
+        return self._forward_by_size(image, pixel_mask)
 
-    def _forward_masked(self, image: Tensor, pixel_mask: Tensor) -> Tensor:
+    def _forward_by_size(self, image: Tensor, pixel_mask: Tensor) -> Tensor:
         height, width = image.shape[-2:]
         places: list[Tensor] = []
         parts: list[Tensor] = []
@@ -141,9 +146,10 @@ def pad_to_patches(image: Tensor, patch_size: tuple[int, int]) -> Tensor:
 
 
 def _real_tokens(pixel_mask: Tensor, patch_size: tuple[int, int]) -> Tensor:
-    """(B, N) bool: which patches of (B, height, width) hold a real pixel."""
+    """(B, N) bool: which patches of (B, height, width) hold a real pixel; all of an image that has none."""
     padded = pad_to_patches(pixel_mask[:, None].float(), patch_size)
-    return functional.max_pool2d(padded, patch_size).flatten(1) > 0
+    is_real = functional.max_pool2d(padded, patch_size).flatten(1) > 0
+    return is_real | ~is_real.any(dim=1, keepdim=True)  # attention over nothing would be NaN
 
 
 def _inner(backbone: nn.Module) -> nn.Module:

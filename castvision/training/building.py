@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import timm
 
 import castvision  # noqa: F401  # registers the models
+from castvision.models.context import create_context_segmenter
 from castvision.models.segmenter import create_segmenter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import nn
 
@@ -41,14 +43,20 @@ def build_classifier(model_name: str, num_classes: int, model_kwargs: Mapping[st
 
 
 def build_segmenter(
-    model_name: str, num_classes: int, model_kwargs: Mapping[str, Any] | None = None, **parts: Any
+    model_name: str,
+    num_classes: int,
+    model_kwargs: Mapping[str, Any] | None = None,
+    *,
+    context_size: Sequence[int] | None = None,
+    **parts: Any,
 ) -> nn.Module:
-    """A `Segmenter` on any timm backbone.
+    """A `Segmenter` on any timm backbone, or a `ContextSegmenter` on one of ours.
 
     Args:
         model_name: A registered model.
         num_classes: Logits per pixel.
         model_kwargs: For ``timm.create_model``.
+        context_size: Of the whole image shown beside a tile; None = a plain `Segmenter`.
         **parts: ``head``, ``head_kwargs`` and ``out_indices`` of `create_segmenter`.
 
     Returns:
@@ -58,8 +66,11 @@ def build_segmenter(
         ValueError: Unknown model, head or argument, or a value one of them refuses.
     """
     check_names(model_name, num_classes, model_kwargs)
+    create: Callable[..., nn.Module] = create_segmenter
+    if context_size is not None:
+        create = partial(create_context_segmenter, context_size=context_size)
     model: nn.Module = _explained(
-        model_name, lambda: create_segmenter(model_name, num_classes, model_kwargs=model_kwargs, **parts)
+        model_name, lambda: create(model_name, num_classes, model_kwargs=model_kwargs, **parts)
     )
     return model
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from castvision.data.batch import Batch, Sample
 from castvision.training.sampling import ShuffledSampler
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from castvision.data.batch_augmentation import BatchAugmentation
 
-Pairs = Dataset[tuple[Tensor, Tensor]]
+Pairs = Dataset[Sample]
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -39,8 +39,9 @@ class ImageDataModule(LightningDataModule, ABC):
         keeps_units: Signed and float images come in the file's own units (Kelvin, reflectance), as their mean and std;
             otherwise each image is brought to 0..1.
         task_kind: The kind of task the targets are for; None = not said.
+        context_size: (height, width) of the whole image that comes with each item; None = items come alone.
         batch_augmentation: Of training batches, on the device; None = none.
-        collate: Makes a batch of samples.
+        collate: Makes a batch of samples, see `Batch`.
     """
 
     batch_size: int = 16
@@ -48,8 +49,9 @@ class ImageDataModule(LightningDataModule, ABC):
     seed: int = 0
     keeps_units: bool = False
     task_kind: str | None = None
+    context_size: tuple[int, int] | None = None
     batch_augmentation: BatchAugmentation | None = None
-    collate: Callable[[list[tuple[Tensor, Tensor]]], Any] = staticmethod(default_collate)
+    collate: Callable[[list[Any]], Any] = staticmethod(default_collate)
 
     def __init__(
         self,
@@ -84,47 +86,44 @@ class ImageDataModule(LightningDataModule, ABC):
             "keeps_units": self.keeps_units,
         }
 
-    def augment_batch(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply ``batch_augmentation``; masks go with their images, other targets stay.
-
-        Args:
-            image: (B, C, height, width), on any device.
-            target: (B, height, width), (B,) or (B, classes).
-        """
+    def augment_batch(self, batch: Batch) -> Batch:
+        """Apply ``batch_augmentation``, on any device; masks go with their images, other targets stay."""
         if self.batch_augmentation is None:
-            return image, target
-        image, mask = self.batch_augmentation(image, target if target.ndim == 3 else None)
-        return image, target if mask is None else mask
+            return batch
+        image, target, extras, _ = batch
+        labels = target if target.ndim == 3 else None
+        image, labels, pixel_mask = self.batch_augmentation(image, labels, extras.get("pixel_mask"))
+        moved = {} if pixel_mask is None else {"pixel_mask": pixel_mask}
+        return Batch(image, target if labels is None else labels, {**extras, **moved})
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Lightning's hook: training batches are augmented on the device."""
         is_training = self.trainer is not None and self.trainer.training
-        # NOTE: what is turned and moved has its padding moved too; it is ignored in the loss, but no longer masked
-        return self.augment_batch(*batch[:2]) if is_training and self.batch_augmentation is not None else batch
+        return self.augment_batch(Batch(*batch)) if is_training else batch
 
     @property
     def held_out_batch_size(self) -> int:
         """Held-out images at once: no gradients, more room."""
         return 4 * self.batch_size
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+    def train_dataloader(self) -> DataLoader[Sample]:
         """Batches of training images; an incomplete last one is dropped."""
         dataset = self.dataset("train")
         return self._loader(dataset, self.batch_size, sampler=self.sampler(dataset), drop_last=True)
 
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+    def val_dataloader(self) -> DataLoader[Sample]:
         """Batches of the held-out images that choose the checkpoint."""
         return self._loader(self.dataset("val"), self.held_out_batch_size)
 
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+    def test_dataloader(self) -> DataLoader[Sample]:
         """Batches of the images read once, at the end."""
         return self._loader(self.dataset("test"), self.held_out_batch_size)
 
-    def predict_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+    def predict_dataloader(self) -> DataLoader[Sample]:
         """The test images."""
         return self.test_dataloader()
 
-    def _loader(self, dataset: Pairs, batch_size: int, **how: Any) -> DataLoader[tuple[Tensor, Tensor]]:
+    def _loader(self, dataset: Pairs, batch_size: int, **how: Any) -> DataLoader[Sample]:
         return DataLoader(
             dataset,
             batch_size=batch_size,

@@ -46,9 +46,11 @@ class DenseDataModule(ImageDataModule):
         """The task's data set with ``img_size``, ``split``, ``length`` and ``seed``."""
 
     def dataset(self, split: str) -> Pairs:
-        """The endless training images, or a split's fixed number."""
+        """The endless training images, or a split's fixed number, with distances from the dot for figures by them."""
         length = ENDLESS if split == "train" else self.lengths[split]
-        return self.make_dataset(img_size=self.img_size[0], split=split, length=length, seed=self.seed)
+        dataset = self.make_dataset(img_size=self.img_size[0], split=split, length=length, seed=self.seed)
+        dataset.gives_distance = split != "train"
+        return dataset
 
     def sampler(self, dataset: Pairs) -> Sampler[int]:
         """New images each epoch."""

@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.optim import AdamW
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelStatScores
 
+from castvision.data.batch import Batch
 from castvision.data.batch_augmentation import BatchAugmentation
 from castvision.data.multilabel import LabelTable, MultiLabelDataset, read_label_table
 from castvision.data.segmentation_files import held_out
@@ -166,9 +167,9 @@ class MultiLabelTask(Task):
             figures |= {f"{name}_{metric_key(label)}": value for label, value in pairs if value == value}
         return figures
 
-    def _count(self, stage: str, batch: Sequence[Tensor]) -> None:
-        image, target = batch
-        logits = self(image)
+    def _count(self, stage: str, batch: Sequence[Any]) -> None:
+        image, target, extras, _ = Batch(*batch)
+        logits = self(image, **extras)
         metrics: Any = self.scores[stage]
         for metric in metrics.values():
             metric.update(logits.float().sigmoid(), target.long())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from castvision.data.collate import pad_collate
+from castvision.data.batch import Batch, Sample
+from castvision.data.collate import drop_full_mask, pad_collate
 from castvision.data.labels import IGNORED
 from castvision.data.statistics import ChannelStatistics, RunningStatistics
 from castvision.data.transforms import Augmentation, SampleTransform
@@ -17,8 +17,6 @@ from castvision.training.data import ImageDataModule, Pairs, check_loading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from torch import Tensor
 
     from castvision.data.batch_augmentation import BatchAugmentation
     from castvision.data.samples import PixelDataset
@@ -37,7 +35,6 @@ class ImageFormat:
         std: Likewise.
         fit: Bring each image's longer side to ``img_size``, so that all of it is seen; if False, pixels keep their
             size: training cuts windows of ``img_size``, held-out images go through whole, one at a time.
-        multiple: Without ``fit``, held-out images are padded to a multiple of this.
         check: Images of each split, evenly spread, that are read before training begins; None = all.
 
     Raises:
@@ -48,14 +45,13 @@ class ImageFormat:
     mean: list[float] | None = None
     std: list[float] | None = None
     fit: bool = True
-    multiple: int = 32
     check: int | None = 1000
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
             raise ValueError(f"expected both mean and std or none of them, got mean={self.mean}, std={self.std}")
-        if min(self.in_chans or 1, self.multiple, 1 if self.check is None else self.check) < 1:
-            raise ValueError(f"expected in_chans, multiple and check >= 1, got {self}")
+        if min(self.in_chans or 1, 1 if self.check is None else self.check) < 1:
+            raise ValueError(f"expected in_chans and check >= 1, got {self}")
 
     def statistics(self, in_chans: int) -> ChannelStatistics | None:
         """What is given, for each channel."""
@@ -106,8 +102,8 @@ class PixelDataModule(ImageDataModule):
             dataset.transform = SampleTransform(img_size, self.mean, self.std, augmentation=how, fit=pixels.fit)
         self._splits = dict(splits)
         self.fits = pixels.fit
-        if not pixels.fit and train.read(0)[1].ndim == 2:
-            self.collate = partial(_collate_padded, multiple=pixels.multiple)
+        if train.read(0)[1].ndim == 2:
+            self.collate = _collate
 
     def load_by(
         self, batch_size: int, num_workers: int, seed: int, batch_augmentation: BatchAugmentation | None
@@ -142,10 +138,9 @@ class PixelDataModule(ImageDataModule):
         return self._splits[split]
 
 
-def _collate_padded(samples: Sequence[tuple[Tensor, Tensor]], multiple: int) -> tuple[Tensor, ...]:
-    """Image and target, and the mask of real pixels where there are others: such tokens stay out of all clusters."""
-    batch = pad_collate(samples, multiple)
-    return batch[:2] if batch.pixel_mask.all() else batch
+def _collate(samples: Sequence[Sample]) -> Batch:
+    """Images of any sizes."""
+    return drop_full_mask(pad_collate(samples))
 
 
 def check_samples(

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import lightning
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback
 
 import castvision
+from castvision.data.batch import Batch
 from castvision.training.report_figure import Examples, save_report
 from castvision.training.run_folder import BEST, METRICS, REPORT
 
@@ -157,16 +159,16 @@ class Report(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if data is None:
             return None
-        images, targets = _first(data, NUM_EXAMPLES)
+        batch = _first(data, NUM_EXAMPLES)
         best = self.folder / BEST
         kept = {name: value.clone() for name, value in task.state_dict().items()}
         try:
             if best.is_file():
                 task.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
-            predicted = _predict(task, images)
+            predicted = _predict(task, batch)
         finally:
             task.load_state_dict(kept)
-        return Examples(images, targets, predicted, data.mean, data.std)
+        return Examples(batch.image, batch.target, predicted, data.mean, data.std)
 
 
 def _counts(task: Task, confusion: Tensor | None) -> dict[str, Any]:
@@ -176,17 +178,16 @@ def _counts(task: Task, confusion: Tensor | None) -> dict[str, Any]:
     return {"per_class": task.table(confusion), "confusion": confusion.tolist()}
 
 
-def _first(data: Any, number: int) -> tuple[Tensor, Tensor]:
+def _first(data: Any, number: int) -> Batch:
     dataset = data.dataset("val")
-    images, targets = data.collate([dataset[place] for place in range(min(number, len(dataset)))])
-    return images, targets
+    return Batch(*data.collate([dataset[place] for place in range(min(number, len(dataset)))]))
 
 
-def _predict(task: Task, images: Tensor) -> Tensor:
+def _predict(task: Task, batch: Batch) -> Tensor:
     was_training = task.training
     task.eval()
     with torch.inference_mode():
-        predicted = task.decide(task(images.to(task.device))).cpu()
+        predicted = task.predict_step(move_data_to_device(batch, task.device), 0).cpu()
     task.train(was_training)
     return predicted
 

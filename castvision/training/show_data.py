@@ -167,15 +167,15 @@ def draw_sheet(data: ImageDataModule, split: str, count: int) -> bytes:
         ValueError: A sample that cannot be read; its message names it.
         FileNotFoundError: No such split.
     """
+    from castvision.data.batch import Batch
     from castvision.inference import figures
 
     data.prepare_data()
     dataset: Any = data.dataset(split)
     order = iter(data.sampler(dataset)) if split == "train" else iter(range(len(dataset)))
     places = list(itertools.islice(order, count))
-    images, targets = data.collate([dataset[place] for place in places])
-    if split == "train":
-        images, targets = data.augment_batch(images, targets)
+    batch = Batch(*data.collate([dataset[place] for place in places]))
+    images, targets, *_ = data.augment_batch(batch) if split == "train" else batch
     pictures = _visible(images.float(), data)
     panels: list[Panel] = []
     for number, place in enumerate(places):

@@ -12,12 +12,13 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from castvision.data.batch import Batch
 from castvision.losses import IGNORED
 from castvision.training.initialization import InitReport, freeze, initialize_from
 from castvision.training.optimization import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch import nn
@@ -116,7 +117,8 @@ class Task(LightningModule, ABC):
         """Take the class names over from the data, and refuse data that do not fit.
 
         Raises:
-            ValueError: Targets of another kind, or another number of classes or channels than the model's.
+            ValueError: Targets of another kind, or another number of classes or channels or another context than the
+                model's.
         """
         if data.task_kind not in (None, self.kind):
             raise ValueError(f"expected a task for {data.task_kind} as the data are, got {type(self).__name__}")
@@ -131,6 +133,14 @@ class Task(LightningModule, ABC):
                 f"expected a model for images of {data.in_chans} channel(s), got {in_chans=}; "
                 f"set in_chans: {data.in_chans} in model_kwargs"
             )
+        context_size = getattr(self.model, "context_size", None)
+        if context_size != data.context_size:
+            raise ValueError(
+                f"expected one context_size of model and data, got model.{context_size=}, data.context_size="
+                f"{data.context_size}"
+            )
+        if context_size is not None and data.batch_augmentation is not None:
+            raise ValueError("expected no batch_augmentation of data with context: the surroundings cannot follow it")
         self.class_names = list(data.class_names)
 
     def setup(self, stage: str) -> None:
@@ -139,49 +149,47 @@ class Task(LightningModule, ABC):
         if data is not None:
             self.take_over(data)
 
-    def forward(self, image: Tensor, *pixel_mask: Tensor) -> Tensor:
-        """Logits of images (B, in_chans, height, width); a mask of real pixels is for models that take one."""
-        logits: Tensor = self.model(image, *pixel_mask)
+    def forward(self, image: Tensor, **extras: Tensor) -> Tensor:
+        """Logits of images (B, in_chans, height, width); what the model is told beside them, see `Batch`."""
+        logits: Tensor = self.model(image, **extras)
         return logits
 
-    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """One step; figures are logged only where the loggers take them (each call costs)."""
-        image, target, *pixel_mask = batch
+        image, target, extras, _ = Batch(*batch)
         image, target = self.augment(image, target)
-        loss = self.loss(*self._logits_and_target(image, target, *pixel_mask))
+        loss = self.loss(self(image, **extras), target)
         if self.trainer._logger_connector.should_update_logs:
-            self.log("train/loss", loss.detach(), batch_size=batch[0].shape[0])
+            self.log("train/loss", loss.detach(), batch_size=image.shape[0])
             self.log("train/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
         return loss
 
-    def _logits_and_target(self, image: Tensor, target: Tensor, *pixel_mask: Tensor) -> tuple[Tensor, Tensor]:
-        return self(image, *pixel_mask), target
-
-    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:
         """Count one batch of held-out images."""
         self._count("val", batch)
 
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: Sequence[Any], batch_idx: int) -> None:
         """Count one batch of test images."""
         self._count("test", batch)
 
-    def predict_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """See `decide`."""
-        return self.decide(self(batch[0], *batch[2:]))
+        image, _, extras, _ = Batch(*batch)
+        return self.decide(self(image, **extras))
 
     def decide(self, logits: Tensor) -> Tensor:
         """The most probable class: (B,) or (B, height, width) int64."""
         return logits.argmax(dim=1)
 
-    def _count(self, stage: str, batch: Sequence[Tensor]) -> None:
-        image, target, *pixel_mask = batch
-        logits = self(image, *pixel_mask)
-        self.count(stage, logits.argmax(dim=1), target)
+    def _count(self, stage: str, batch: Sequence[Any]) -> None:
+        image, target, extras, truth = Batch(*batch)
+        logits = self(image, **extras)
+        self.count(stage, logits.argmax(dim=1), target, truth)
         loss = self.loss(logits, target)
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=image.shape[0], sync_dist=True)
 
-    def count(self, stage: str, prediction: Tensor, target: Tensor) -> None:
-        """Add a batch of predicted classes to a stage's counts."""
+    def count(self, stage: str, prediction: Tensor, target: Tensor, truth: Mapping[str, Tensor]) -> None:
+        """Add a batch of predicted classes to a stage's counts; ``truth``: see `Batch`."""
         metric: Any = self.confusions[stage]
         metric.update(prediction, target)
 

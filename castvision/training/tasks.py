@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.optim import AdamW
 
 from castvision.losses import WeightedLosses, balanced_class_weights
-from castvision.metrics import BoundaryF1
+from castvision.metrics import DISTANCE_EDGES, BoundaryF1, DistanceIoU, distance_figures
 from castvision.training.building import build_classifier, build_segmenter
 from castvision.training.class_counts import count_classes
 from castvision.training.metrics import class_table, classification_metrics, named_figures, segmentation_metrics
@@ -20,7 +20,7 @@ from castvision.training.optimization import Schedule
 from castvision.training.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,8 @@ class SegmentationTask(Task):
         head: A class of `castvision.heads`.
         head_kwargs: For the head.
         out_indices: Which of the backbone's feature maps the head sees; None = the last, or a hierarchy's last four.
+        context_size: (height, width) at which the model is shown the whole image beside each window, as the data give
+            it for the same ``context_size``; models of ours only, see `ContextSegmenter`. None = windows alone.
         optimizer: Makes the optimiser from parameter groups.
         schedule: The learning rate over the run.
         weight_decay: For matrices; vectors and what the model's ``no_weight_decay()`` names have none.
@@ -168,6 +170,7 @@ class SegmentationTask(Task):
         head: str = "UpsamplingHead",
         head_kwargs: dict[str, Any] | None = None,
         out_indices: list[int] | None = None,
+        context_size: tuple[int, int] | None = None,
         optimizer: OptimizerCallable = AdamW,
         schedule: Schedule = Schedule(),  # noqa: B008  # frozen
         weight_decay: float = 0.05,
@@ -184,7 +187,8 @@ class SegmentationTask(Task):
         if weights is not None and (len(weights) != num_classes or min(weights) < 0):
             raise ValueError(f"expected one weight >= 0 for each class, got {class_weights=}, {num_classes=}")
         losses = WeightedLosses(loss or {"ce": 1.0}, weights, label_smoothing)
-        parts = {"head": head, "head_kwargs": dict(head_kwargs or {}), "out_indices": out_indices}
+        parts: dict[str, Any] = {"head": head, "head_kwargs": dict(head_kwargs or {}), "out_indices": out_indices}
+        parts["context_size"] = context_size and list(context_size)
         model = build_segmenter(model_name, num_classes, model_kwargs, **parts)
         super().__init__(
             model,
@@ -200,6 +204,8 @@ class SegmentationTask(Task):
         self.boundaries = nn.ModuleDict()
         if boundary_tolerance is not None:
             self.boundaries.update({stage: BoundaryF1(num_classes, boundary_tolerance) for stage in ("val", "test")})
+        by_distance = {stage: DistanceIoU(DISTANCE_EDGES, foreground=num_classes - 1) for stage in ("val", "test")}
+        self.by_distance = nn.ModuleDict(by_distance)
         self.start_from(init_from, freeze)
 
     @property
@@ -221,21 +227,32 @@ class SegmentationTask(Task):
         total: Tensor = self.losses(logits, target)
         return total
 
-    def count(self, stage: str, prediction: Tensor, target: Tensor) -> None:
-        """Add a batch of predicted classes to a stage's confusion matrix and, where asked for, its contours."""
-        super().count(stage, prediction, target)
+    def count(self, stage: str, prediction: Tensor, target: Tensor, truth: Mapping[str, Tensor]) -> None:
+        """Add a batch of predicted classes: to the confusion matrix, contours (if asked for), distances (if known)."""
+        super().count(stage, prediction, target, truth)
         if self.boundaries:
-            metric: Any = self.boundaries[stage]
-            metric.update(prediction, target)
+            contours: Any = self.boundaries[stage]
+            contours.update(prediction, target)
+        if "distance" in truth:
+            by_distance: Any = self.by_distance[stage]
+            by_distance.update(prediction, target, truth["distance"])
 
     def other_figures(self, stage: str) -> dict[str, float]:
-        """``boundary_f1``, the mean over classes that have a contour, and ``boundary_f1_NAME``, 0..1."""
-        if not self.boundaries:
-            return {}
-        metric: Any = self.boundaries[stage]
-        values: Tensor = metric.compute().cpu()
-        metric.reset()
-        return {"boundary_f1": float(values.nanmean()), **named_figures("boundary_f1", values, self.class_names)}
+        """Contours and distances, as far as they were counted; all 0..1.
+
+        Returns:
+            ``boundary_f1``, the mean over classes that have a contour, and ``boundary_f1_NAME``;
+            ``distance_iou_LOW_to_HIGH`` of the last class between two distances from the dot, in image sides.
+        """
+        figures = {}
+        if self.boundaries:
+            values = _finish(self.boundaries[stage])
+            figures["boundary_f1"] = float(values.nanmean())
+            figures |= named_figures("boundary_f1", values, self.class_names)
+        by_distance: Any = self.by_distance[stage]
+        if by_distance.update_called:
+            figures |= distance_figures(_finish(by_distance))
+        return figures
 
     def figures(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
         """See `segmentation_metrics`."""
@@ -248,6 +265,13 @@ class SegmentationTask(Task):
     def recipe(self) -> dict[str, Any]:
         """Names and arguments the model was built from."""
         return dict(self._recipe)
+
+
+def _finish(metric: Any) -> Tensor:
+    """A metric's values, once; it begins anew."""
+    values: Tensor = metric.compute().cpu()
+    metric.reset()
+    return values
 
 
 def _check_smoothing(label_smoothing: float) -> None:

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from torch.utils.data import default_collate
 
+from castvision.data.batch import Batch, Sample
 from castvision.data.class_index import ClassIndex
+from castvision.data.collate import drop_full_mask
 from castvision.data.regions import Block, Region, split_by_block, split_by_source
 from castvision.data.sources import ImageSources, Pair
 from castvision.data.statistics import ChannelStatistics, RunningStatistics
@@ -35,6 +38,9 @@ class WindowDataModule(ImageDataModule):
         root: The folder that holds ``images`` and ``masks``.
         size: Height and width of a window.
         level: Of the images' pyramids that is read.
+        context_size: (height, width) at which the whole image comes with each window, for a task of the same
+            ``context_size``. All images are read once for it before training. With blocks, a window's surroundings show
+            held-out ground, but never its labels. None = windows alone.
         class_names: In the order of the labels; None = those of ``classes.txt``, or a number for each label found.
         split: By "source" (whole images; for slides) or by "block" (squares of each image; for a few large rasters).
         shares: Of the splits; None = 0.8 train, 0.1 val and 0.1 test.
@@ -62,6 +68,7 @@ class WindowDataModule(ImageDataModule):
         root: str,
         size: int = 256,
         level: int = 0,
+        context_size: tuple[int, int] | None = None,
         class_names: list[str] | None = None,
         split: Literal["source", "block"] = "source",
         shares: dict[str, float] | None = None,
@@ -80,7 +87,8 @@ class WindowDataModule(ImageDataModule):
         if train_length < batch_size:
             raise ValueError(f"expected train_length >= batch_size, got {train_length=}, {batch_size=}")
         names = class_names or _read_names(Path(root) / "classes.txt")
-        sources = ImageSources(find_pairs(root), level=level, num_classes=None if names is None else len(names))
+        num_classes = None if names is None else len(names)
+        sources = ImageSources(find_pairs(root), level=level, num_classes=num_classes, context_size=context_size)
         how = dict(shares or SHARES)
         if not {"train", "val"} <= set(how) <= {"train", "val", "test"}:
             raise ValueError(f"expected shares of train, val and, if wanted, test, got {how}")
@@ -105,10 +113,16 @@ class WindowDataModule(ImageDataModule):
             if len(dataset) == 0:
                 raise ValueError(f"expected labelled pixels in every split, found none for {name!r}; try another seed")
         super().__init__(list(names), sources.channels, (size, size), statistics.mean, statistics.std)
+        self.context_size = sources.context_size
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.train_length = train_length
+
+    @staticmethod
+    def collate(samples: Sequence[Sample]) -> Batch:
+        """Windows are of one size."""
+        return drop_full_mask(Batch(*default_collate(list(samples))))
 
     def dataset(self, split: str) -> Pairs:
         """The endless training windows, or a split's grid.

@@ -26,7 +26,7 @@ def test_image_and_mask_move_together(dtype, channels):
     how = Augmentation(scale=(0.5, 2.0), hflip=0.5, vflip=0.5, rot90=1.0)
     transform = SampleTransform(40, (0.5,), (0.25,), augmentation=how)
     for _ in range(8):
-        image, target = transform.pair(pixels, mask)
+        image, target, _ = transform.pair(pixels, mask)
         assert (image.dtype, image.shape, target.shape) == (torch.float32, (channels, 40, 40), (40, 40))
         assert set(target.unique().tolist()) <= {0, 1, 255}
         assert (image[:, target == 255] == 0).all()
@@ -38,8 +38,9 @@ def test_image_and_mask_move_together(dtype, channels):
 @pytest.mark.parametrize("shape", [(1, 1), (200, 3), (3, 200), (64, 64), (31, 57), (5000, 2)])
 def test_evaluation_loses_nothing_of_any_shape(shape):
     pixels = np.ones((*shape, 3), np.float32)
-    image, target = SampleTransform(64, (0.0,), (1.0,)).pair(pixels, np.ones(shape, np.uint8))
+    image, target, extras = SampleTransform(64, (0.0,), (1.0,)).pair(pixels, np.ones(shape, np.uint8))
     inside = target != 255
+    assert torch.equal(extras["pixel_mask"], inside)
     scale = 64 / max(shape)
     expected = tuple(max(1, round(side * scale)) for side in shape)
     rows, cols = inside.any(1).sum().item(), inside.any(0).sum().item()
@@ -71,15 +72,43 @@ def test_a_native_crop_covers_a_small_image_whole():
     pixels, mask = np.ones((10, 12, 2), np.float32), np.ones((10, 12), np.uint8)
     transform = SampleTransform(32, (0.0,), (1.0,), augmentation=Augmentation(scale=(1.0, 1.0)), fit=False)
     for _ in range(5):
-        image, target = transform.pair(pixels, mask)
+        image, target, _ = transform.pair(pixels, mask)
         assert (target == 1).sum() == 120
         assert image.sum() == 240
+
+
+def test_pixels_of_the_image_are_real_and_no_others():
+    """Ignored ones, too; a 20 × 40 image in 40 × 40, in evaluation at the top, in training anywhere."""
+    pixels, mask = np.ones((20, 40, 3), np.uint8), np.full((20, 40), 255, np.uint8)
+    _, target, extras = SampleTransform(40, (0.0,), (1.0,)).pair(pixels, mask)
+    expected = torch.zeros(40, 40, dtype=torch.bool)
+    expected[:20] = True
+    assert torch.equal(extras["pixel_mask"], expected)
+    assert (target == 255).all()
+    mask[:, :8] = 1
+    how = Augmentation(scale=(1, 1), hflip=0.0, rot90=1.0)
+    transform = SampleTransform(40, (0.0,), (1.0,), augmentation=how)
+    torch.manual_seed(0)
+    samples = [transform.pair(pixels, mask) for _ in range(24)]
+    areas = [(extras["pixel_mask"], target) for _, target, extras in samples]
+    assert {(area.any(1).sum().item(), area.any(0).sum().item(), area.sum().item()) for area, _ in areas} == {
+        (20, 40, 800), (40, 20, 800),
+    }  # fmt: skip
+    assert all((target == 1).sum() == 160 and area[target == 1].all() for area, target in areas)
+    assert all((image[:, extras["pixel_mask"]] > 0).all() for image, _, extras in samples)
+    mirrored = SampleTransform(40, (0.0,), (1.0,), augmentation=Augmentation(scale=(1, 1), hflip=1.0))
+    plain = SampleTransform(40, (0.0,), (1.0,), augmentation=Augmentation(scale=(1, 1), hflip=0.0))
+    tall = np.ones((40, 20, 3), np.uint8), np.ones((40, 20), np.uint8)
+    torch.manual_seed(0)
+    area = mirrored.pair(*tall)[2]["pixel_mask"]
+    torch.manual_seed(0)
+    assert torch.equal(area, plain.pair(*tall)[2]["pixel_mask"].flip(-1))
 
 
 def test_the_mask_is_aligned_with_the_image_when_reduced():
     """Nearest neighbour of the plain kind is half a pixel off."""
     pixels, mask = checker(96, 96, 1)
-    image, target = SampleTransform(40, (0.0,), (1.0,)).pair(pixels, mask)
+    image, target, _ = SampleTransform(40, (0.0,), (1.0,)).pair(pixels, mask)
     assert ((image[0] > 0.5) == (target == 1)).all()
 
 
@@ -134,12 +163,17 @@ def test_pad_collate():
         (torch.ones(2, 6, 2), torch.zeros(6, 2).long()),
     ]
     batch = pad_collate(samples, multiple=4)
+    is_real = batch.extras["pixel_mask"]
     assert (batch.image.shape, batch.target.shape) == ((2, 2, 8, 8), (2, 8, 8))
-    assert batch.pixel_mask.sum(dim=(1, 2)).tolist() == [15, 12]
-    assert (batch.target[~batch.pixel_mask] == 255).all()
-    assert (batch.image.sum(dim=1)[~batch.pixel_mask] == 0).all()
+    assert is_real.sum(dim=(1, 2)).tolist() == [15, 12]
+    assert (batch.target[~is_real] == 255).all()
+    assert (batch.image.sum(dim=1)[~is_real] == 0).all()
     assert (batch.target[0, :3, :5] == 1).all()
     assert pad_collate(samples).image.shape == (2, 2, 6, 5)
+    own = torch.eye(3, 5) > 0
+    batch = pad_collate([(*samples[0], {"pixel_mask": own}), samples[1]])
+    assert torch.equal(batch.extras["pixel_mask"][0, :3], own)
+    assert batch.extras["pixel_mask"].sum(dim=(1, 2)).tolist() == [3, 12]
     with pytest.raises(ValueError, match=r"\[2, 3\]"):
         pad_collate([samples[0], (torch.ones(3, 2, 2), torch.ones(2, 2))])
     with pytest.raises(ValueError, match="a mask of the image's size"):

@@ -9,6 +9,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from castvision.data import ChannelStatistics, ImageSources, WindowDataset
@@ -88,8 +89,10 @@ def test_the_grid_covers_every_pixel_once_and_pads_with_ignored(pair):
     data = WindowDataset(ImageSources([(image_path, mask_path)]), 128, sampling="grid")
     assert len(data) == 3 * 5
     seen = np.full((3 * 128, 5 * 128), -1)
-    for image, labels in data:
+    for image, labels, extras in data:
         y, x = corner(image)
+        assert extras["pixel_mask"].sum() == min(128, HEIGHT - y) * min(128, WIDTH - x)
+        assert extras["pixel_mask"][: HEIGHT - y, : WIDTH - x].all()
         seen[y : y + 128, x : x + 128] = labels
         assert (image[:, labels.shape[0] - (y + 128 - HEIGHT) :] == 0).all() or y + 128 <= HEIGHT
     np.testing.assert_array_equal(seen[:HEIGHT, :WIDTH], mask)
@@ -107,11 +110,13 @@ def test_windows_never_leave_their_region(pair):
         for size in (40, 128):  # also larger than the region
             data = WindowDataset(sources, size, regions=[region], **how)
             for index in range(min(len(data), 40)):
-                image, labels = data[index]
+                image, labels, *extras = data[index]
                 known = labels != 255
                 rows, columns = image[0][known], image[1][known]
                 assert rows.min() >= 200 and rows.max() < 290 and columns.min() >= 400 and columns.max() < 510
                 assert (image[:, ~known] == 0).all()
+                assert len(extras) == data.has_gaps == (size == 128 or "sampling" in how)
+                assert not extras or torch.equal(extras[0]["pixel_mask"], known)
 
 
 def test_symmetries(pair):
@@ -127,6 +132,59 @@ def test_symmetries(pair):
     assert len(turns) == 8
 
 
+@pytest.mark.parametrize("how", [{}, {"symmetries": True}, {"sampling": "grid"}])
+def test_the_context_shows_at_the_windows_place_what_the_window_shows(pair, how):
+    """Pixels that hold their places: means of a window's quarters stand in the context where the window says."""
+    image_path, mask_path, _ = pair
+    statistics = ChannelStatistics((150.0, 260.0), (10.0, 10.0))
+    data = WindowDataset(ImageSources([(image_path, mask_path)], context_size=(30, 30)), 64, statistics, **how)
+    centres = torch.cartesian_prod(torch.tensor([0.25, 0.75]), torch.tensor([0.25, 0.75]))  # (4, 2)
+    for index in range(20):
+        image, _, extras = data[index]
+        context, window = extras["context"], extras["window"]
+        assert context.shape == (2, 30, 30) and context.dtype == window.dtype == torch.float32
+        assert torch.allclose(window[2:].prod(), torch.tensor(64 * 64 / (HEIGHT * WIDTH)))
+        if (window[:2] + window[2:] > 1).any():  # hangs over the border
+            continue
+        places = (window[:2] + window[2:] * centres).clamp(0.02, 0.98)
+        found = functional.grid_sample(context[None], 2 * places.flip(-1)[None, None] - 1, align_corners=False)[0, :, 0]
+        shown = functional.avg_pool2d(image, 32).flatten(1)  # (2, 4)
+        assert (found - shown).abs().max() < 0.7  # places in tens of pixels
+
+
+def test_windows_without_context_are_the_same_windows(pair):
+    image_path, mask_path, _ = pair
+    plain, shown = (
+        WindowDataset(ImageSources([(image_path, mask_path)], context_size=size), 64, symmetries=True)
+        for size in (None, (8, 8))
+    )
+    for index in range(5):
+        assert len(plain[index]) == 2
+        assert all(torch.equal(*pair) for pair in zip(plain[index], shown[index], strict=False))
+    copy = pickle.loads(pickle.dumps(shown))
+    assert torch.equal(copy[3][2]["context"], shown[3][2]["context"])
+
+
+def test_context_in_the_units_of_the_windows_and_beyond_the_border(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.full((20, 30), 51, np.uint8))
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "m.png")
+    sources = ImageSources([(tmp_path / "a.tif", tmp_path / "m.png")], context_size=(4, 6))
+    image, _, extras = WindowDataset(sources, 40, ChannelStatistics((0.1,), (0.5,)), sampling="grid")[0]
+    assert image[0, 0, 0] == pytest.approx(0.2) and extras["context"].numpy() == pytest.approx(0.2)
+    assert extras["window"].tolist() == pytest.approx([0, 0, 40 / 20, 40 / 30])
+
+
+def test_what_context_does_not_go_with(pair):
+    image_path, mask_path, _ = pair
+    sources = ImageSources([(image_path, mask_path)], context_size=(4, 6))
+    with pytest.raises(ValueError, match=r"square context_size with symmetries .*\(4, 6\)"):
+        WindowDataset(sources, 16, symmetries=True)
+    with pytest.raises(ValueError, match="no transform"):
+        WindowDataset(sources, 16, transform=object())
+    with pytest.raises(ValueError, match="context_size >= 1"):
+        ImageSources([(image_path, mask_path)], context_size=(0, 6))
+
+
 def test_nodata_is_ignored_and_unlabelled_sources_give_255(tmp_path):
     pixels = np.full((20, 30, 2), 5, np.int16)
     pixels[:10] = -9
@@ -135,7 +193,11 @@ def test_nodata_is_ignored_and_unlabelled_sources_give_255(tmp_path):
                      extratags=[(42113, 2, None, "-9", True)])  # fmt: skip
     Image.fromarray(np.ones((20, 30), np.uint8)).save(tmp_path / "m.png")
     statistics = ChannelStatistics((1.0, 2.0), (2.0, 2.0))
-    image, labels = WindowDataset(ImageSources([(tmp_path / "a.tif", tmp_path / "m.png")]), 20, statistics)[0]
+    sources = ImageSources([(tmp_path / "a.tif", tmp_path / "m.png")])
+    image, labels, extras = WindowDataset(sources, 20, statistics)[0]
+    assert extras["pixel_mask"].all(dim=1).tolist() == [False] * 10 + [True] * 10
+    turned = WindowDataset(sources, 20, symmetries=True, seed=2)
+    assert all(torch.equal(is_real["pixel_mask"], target == 1) for _, target, is_real in (turned[i] for i in range(8)))
     assert (labels[:10] == 255).all() and (labels[10:] == 1).all()
     assert (image[:, :10] == 0).all() and (image[0, 12] == 0).all() and (image[1, 12] == 1.5).all()
     assert (image[0, 13] == 2).all()
@@ -161,8 +223,10 @@ def test_nan_is_refused_unless_it_is_nodata(tmp_path):
     ):
         data[3]
     tifffile.imwrite(tmp_path / "b.tif", pixels, extratags=[(42113, 2, None, "nan", True)])
-    image, labels = WindowDataset(ImageSources([(tmp_path / "b.tif", tmp_path / "m.png")]), 20, sampling="grid")[3]
+    data = WindowDataset(ImageSources([(tmp_path / "b.tif", tmp_path / "m.png")]), 20, sampling="grid")
+    image, labels, extras = data[3]
     assert image.isfinite().all() and labels[1, 13] == 255 and (labels == 255).sum() == 1
+    assert (~extras["pixel_mask"]).nonzero().tolist() == [[1, 13]]
 
 
 def test_levels_read_the_mask_without_blending(tmp_path):
@@ -178,7 +242,7 @@ def test_levels_read_the_mask_without_blending(tmp_path):
     )
     assert sources.sizes == [(100, 120)] * 2
     data = WindowDataset(sources, 50, sampling="grid")
-    image, labels = data[1]
+    image, labels, *_ = data[1]
     np.testing.assert_allclose(image[0] * 255, full[::2, ::2][:50, 50:100], atol=1e-4)
     np.testing.assert_array_equal(labels, mask[1::2, 1::2][:50, 50:100])
     np.testing.assert_array_equal(data[7][1], mask[::2, ::2][:50, 50:100])

@@ -5,35 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
-from castvision.data import open_array
 from castvision.inference import tiled_inference
 from castvision.inference.sinks import FileSink
-from castvision.inference.surroundings import read_overview
-from castvision.inference.tile_source import Skip, TileSource
-from castvision.models import make_context
 from castvision.models.context import create_context_segmenter
 
 RNG = np.random.default_rng(0)
-
-
-def overview(image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-    return read_overview(TileSource(open_array(image), 0, Skip()), size)
-
-
-def test_the_overview_of_a_small_image_is_its_context():
-    image = RNG.integers(0, 256, (90, 60, 3), dtype=np.uint8)
-    expected = make_context(torch.from_numpy(image).permute(2, 0, 1)[None].float(), (16, 8))
-    torch.testing.assert_close(overview(image, (16, 8)), expected)
-
-
-def test_a_large_one_is_read_by_bands(monkeypatch):
-    image = np.kron(RNG.normal(size=(8, 6)), np.ones((40, 50))).astype(np.float32)  # constant over 40 x 50 pixels
-    expected = make_context(torch.from_numpy(image)[None, None], (4, 3))
-    whole = overview(image, (4, 3))
-    monkeypatch.setattr("castvision.inference.surroundings._BAND_VALUES", 5000)
-    torch.testing.assert_close(overview(image, (4, 3)), whole)
-    torch.testing.assert_close(whole, expected, rtol=0, atol=0.03 * float(expected.std()))
 
 
 def test_windows_say_where_tiles_lie():
@@ -78,10 +56,28 @@ def test_a_context_segmenter_is_such_a_predictor():
     assert np.abs(with_context - alone).max() > 1e-4
 
 
+@pytest.mark.parametrize(("kind", "size"), [("flips", (6, 8)), ("d4", (8, 8))])
+def test_context_and_windows_are_turned_along_with_the_tiles(kind, size):
+    """What the context holds at each pixel's place: the same in every view, if all three are turned alike."""
+
+    def predictor(batch, context, window):
+        rows, columns = batch.shape[2:]
+        y = window[:, :1] + window[:, 2:3] * (torch.arange(rows) + 0.5) / rows
+        x = window[:, 1:2] + window[:, 3:] * (torch.arange(columns) + 0.5) / columns
+        places = torch.stack([x[:, None].expand(-1, rows, -1), y[:, :, None].expand(-1, -1, columns)], dim=3)
+        return functional.grid_sample(context.expand(len(batch), -1, -1, -1), 2 * places - 1, align_corners=False)
+
+    image = RNG.normal(size=(48, 80)).astype(np.float32)
+    options = {"tile": 32, "overlap": 16, "output": "image", "context_size": size}
+    plain, averaged = (tiled_inference(image, predictor, tta=tta, **options).values for tta in ("none", kind))
+    assert plain.std() > 0.03
+    np.testing.assert_allclose(averaged, plain, atol=1e-5)
+
+
 def test_what_does_not_go_together(tmp_path):
     image = np.zeros((40, 40), np.float32)
-    with pytest.raises(ValueError, match="tta='none'"):
-        tiled_inference(image, lambda batch, **kw: batch, tile=32, overlap=8, tta="flips", context_size=(4, 4))
+    with pytest.raises(ValueError, match=r"square context .*context_size=\(4, 6\); tta='flips' works"):
+        tiled_inference(image, lambda batch, **kw: batch, tile=32, overlap=8, tta="d4", context_size=(4, 6))
     with pytest.raises(ValueError, match="context_size >= 1"):
         tiled_inference(image, lambda batch, **kw: batch, tile=32, overlap=8, context_size=(0, 4))
     options = {"tile": 32, "overlap": 8, "output": "image"}

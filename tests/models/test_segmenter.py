@@ -184,6 +184,46 @@ def test_tokens_without_a_real_pixel_are_no_members_of_clusters():
     assert all(torch.equal(token_mask.view(8, 8), expected) for token_mask in seen)
 
 
+@pytest.mark.parametrize("size", [(32, 32), (40, 48)])
+@pytest.mark.parametrize("attn_layer", ["cast", "full"])
+def test_what_stands_in_the_padding_of_training_images_makes_no_difference(attn_layer, size):
+    """Anywhere in them, as augmentation leaves it; one image is padding throughout."""
+    model = create_segmenter("cast_vit_atto_patch4_32", 2, model_kwargs={"attn_layer": attn_layer}).train()
+    mask = torch.zeros(3, *size).bool()
+    mask[0, 9:28, 5:30], mask[1, :, 11:] = True, True
+    image, results = torch.randn(3, 1, *size), []
+    for _ in range(2):
+        model.zero_grad()
+        torch.manual_seed(0)
+        logits = model(torch.where(mask[:, None], image, torch.randn(image.shape) * 9), mask)
+        logits[mask[:, None].expand_as(logits)].square().mean().backward()
+        results.append((logits, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+        assert logits.isfinite().all()
+        assert all(grad.isfinite().all() for grad in results[-1][1].values())
+        torch.randn(7)
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+    unmasked = model(image)[mask[:, None].expand_as(logits)]
+    assert not torch.allclose(unmasked, results[0][0][mask[:, None].expand_as(logits)])
+
+
+def test_a_batch_runs_as_one_in_training_and_at_the_size_of_the_backbone():
+    """A backbone of one size could not run images without their padding, and batch normalisation not one by one."""
+    mask = torch.zeros(3, 32, 32).bool()
+    mask[0, :20], mask[1, :, :9], mask[2] = True, True, True
+    vit = create_segmenter("vit_tiny_patch16_224", 2, model_kwargs=TINY_VIT)
+    convolutional = create_segmenter("resnet10t", 2, model_kwargs={"in_chans": 1})
+    for model in (vit.eval(), vit.train(), convolutional.train()):
+        calls = []
+        hook = model.head.register_forward_pre_hook(lambda _, args, calls=calls: calls.append(args[1].shape))
+        first, second = torch.randn(2, 3, 1, 32, 32)
+        torch.manual_seed(0)
+        logits = model(first, mask)
+        torch.manual_seed(0)
+        torch.testing.assert_close(model(torch.where(mask[:, None], first, second), mask), logits, rtol=0, atol=0)
+        assert calls == [(3, 1, 32, 32)] * 2
+        hook.remove()
+
+
 def test_masked_batches_train():
     model = create_segmenter("cast_vit_atto_patch4_32", 2)
     batch, mask = _bottom_right_padded([torch.randn(1, 17, 30), torch.randn(1, 32, 9)], (32, 32))

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from castvision.data.batch import Batch
 from castvision.training.dense import MazeDataModule, PathfinderSegDataModule, RegionDataModule
 
 SMALL = {"img_size": 64, "train_length": 8, "val_length": 6, "batch_size": 4, "num_workers": 0}
@@ -24,6 +26,15 @@ def test_batches_and_names(make, options, classes):
     assert -1 == images.min() < images.max() == 1
     assert len(data.class_names) == classes and targets.max() < classes
     assert len(data.val_dataloader().dataset) == 6
+    batch = Batch(*next(iter(data.val_dataloader())))
+    assert batch.extras == {}
+    distance = batch.truth["distance"]
+    assert (distance.shape, distance.dtype) == (batch.target.shape, torch.float32)
+    along = torch.from_numpy(data.dataset("val").distance(1)) / 64
+    torch.testing.assert_close(distance[1][along.isfinite()], along[along.isfinite()])
+    y, x = data.dataset("val").make_batch(np.arange(2)).dots[1]
+    straight = np.hypot(*(np.indices((64, 64)) - [[[y]], [[x]]])) / 64
+    torch.testing.assert_close(distance[1], torch.from_numpy(straight).float().where(along.isinf(), along))
     assert data.description() == {
         "in_chans": 1,
         "img_size": [64, 64],

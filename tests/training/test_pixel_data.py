@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,10 +51,11 @@ def test_folders_of_any_depth_and_their_statistics(tmp_path, channels, dtype):
     assert data.description() == {
         "in_chans": channels, "img_size": [16, 16], "mean": list(data.mean), "std": list(data.std), "keeps_units": True,
     }  # fmt: skip
-    image, mask = next(iter(data.train_dataloader()))
+    image, mask, extras, _ = next(iter(data.train_dataloader()))
     assert (image.shape, mask.shape) == ((2, channels, 16, 16), (2, 16, 16))
-    image, mask = next(iter(data.val_dataloader()))
+    image, mask, extras, _ = next(iter(data.val_dataloader()))
     assert len(image) == 4
+    assert torch.equal(extras["pixel_mask"], mask != 255)
     assert set(mask.unique().tolist()) == {0, 1, 255}
     torch.testing.assert_close(image[:, 0][mask == 255], torch.zeros((mask == 255).sum()))
     assert (image[:, 0][mask == 1] > 0).all()
@@ -74,18 +76,18 @@ def test_given_statistics_and_channels(tmp_path):
 
 
 def test_held_out_images_keep_their_size_without_fit(tmp_path):
-    how = ImageFormat(fit=False, multiple=8)
+    how = ImageFormat(fit=False)
     data = SegmentationFolderDataModule(str(write_pairs(tmp_path, size=(27, 40))), NAMES, pixels=how, **SMALL)
-    image, mask, real = next(iter(data.val_dataloader()))
-    assert (image.shape, mask.shape) == ((1, 3, 32, 40), (1, 32, 40))
-    assert (mask != 255).sum() == real.sum() == 27 * 40
+    image, mask, extras, _ = next(iter(data.val_dataloader()))
+    assert (image.shape, mask.shape, extras) == ((1, 3, 27, 40), (1, 27, 40), {})
+    dataset = data.dataset("val")
+    other = torch.ones(3, 40, 27), torch.ones(40, 27).long()
+    image, mask, extras, _ = data.collate([dataset[0], other])  # as pictures of several are made
+    assert (image.shape, mask.shape) == ((2, 3, 40, 40), (2, 40, 40))
+    assert torch.equal(extras["pixel_mask"], mask != 255)
     task = SegmentationTask("cast_vit_tiny_patch8_224", 2, head="LinearHead", model_kwargs={"depth": 1}).eval()
     with torch.no_grad():
-        padded = task(image, real)[
-            ..., :24, :
-        ]  # whole patches: what is cut off by the image's end sees less either way
-        alone = task.model(image[..., :27, :])[..., :24, :]
-    torch.testing.assert_close(padded[..., :20, :], alone[..., :20, :], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(task(image, **extras)[:1, :, :27], task(dataset[0][0][None]), rtol=1e-4, atol=1e-5)
     assert next(iter(data.train_dataloader()))[0].shape == (2, 3, 16, 16)
 
 
@@ -139,17 +141,44 @@ def test_batches_are_augmented_while_training_only(tmp_path):
     data = SegmentationFolderDataModule(
         str(write_pairs(tmp_path, size=(16, 16))), NAMES, augmentation=how, batch_augmentation=moves, **SMALL
     )
-    image, mask = next(iter(data.train_dataloader()))
+    image, mask, extras, _ = next(iter(data.train_dataloader()))
+    assert extras == {}  # no padding in it
 
     class Trainer:
         training = True
 
     data.trainer = Trainer()
-    moved, target = data.on_after_batch_transfer([image, mask], 0)
+    moved, target, extras, _ = data.on_after_batch_transfer([image, mask], 0)
+    assert extras == {}
     assert torch.equal(target, mask.flip(-2))
     assert torch.equal(moved, image.flip(-2))
+    is_real = mask == 0
+    extras = data.on_after_batch_transfer([image, mask, {"pixel_mask": is_real}], 0)[2]
+    assert torch.equal(extras["pixel_mask"], is_real.flip(-2))
     data.trainer.training = False
     assert data.on_after_batch_transfer([image, mask], 0)[0] is image
+
+
+def test_a_training_step_does_not_see_the_padding(tmp_path):
+    how = Augmentation(scale=(1, 1), rot90=0.5)
+    moves = BatchAugmentation(degrees=20, scale=(0.7, 1.0))
+    data = SegmentationFolderDataModule(
+        str(write_pairs(tmp_path)), NAMES, augmentation=how, batch_augmentation=moves, **{**SMALL, "batch_size": 4}
+    )
+    torch.manual_seed(0)
+    batch = data.augment_batch(next(iter(data.train_dataloader())))
+    is_real = batch.extras["pixel_mask"]
+    assert torch.equal(is_real, batch.target != 255)
+    assert 0.3 < is_real.float().mean() < 0.8  # 13 of 16 columns, then shrunk and turned
+    task = SegmentationTask("cast_vit_tiny_patch8_224", 2, model_kwargs={"depth": 2, "patch_size": 4}).train()
+    task.log = lambda *_, **__: None
+    task.trainer = SimpleNamespace(_logger_connector=SimpleNamespace(should_update_logs=False))
+    losses = []
+    for noise in torch.randn(2, *batch.image.shape):
+        torch.manual_seed(0)
+        losses.append(task.training_step(batch._replace(image=batch.image.where(is_real[:, None], noise)), 0))
+    assert losses[0].isfinite()
+    assert losses[0] == losses[1]
 
 
 def test_loader_processes_draw_differently(tmp_path):
@@ -193,7 +222,7 @@ def test_coco(tmp_path):
     for split in ("train", "val"):
         (tmp_path / f"{split}.json").write_text(json.dumps(content))
     paths = {"train": "train.json", "val": "val.json"}
-    how = {"pixels": ImageFormat(fit=False, multiple=1), "batch_size": 1, "num_workers": 0}
+    how = {"pixels": ImageFormat(fit=False), "batch_size": 1, "num_workers": 0}
     data = CocoDataModule(str(tmp_path), paths, img_size=8, **how)
     assert data.class_names == ["background", "cat"]
     assert next(iter(data.val_dataloader()))[1][0].tolist() == [[1] * 4 + [0] * 4] * 6
@@ -289,7 +318,7 @@ def test_a_run_learns_from_folders(tmp_path):
             "init_args": {
                 "root": str(root),
                 "class_names": NAMES,
-                "pixels": {"fit": False, "multiple": 4},
+                "pixels": {"fit": False},
                 "augmentation": {"scale": [0.8, 1.25], "hflip": 0.5, "rot90": 0.5, "color": 0.2},
                 "batch_augmentation": {"class_path": "BatchAugmentation", "init_args": {"vflip": 0.5}},
                 **SMALL,

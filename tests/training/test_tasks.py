@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.data import default_collate
 
 import castvision.heads
 from castvision.losses import dice_loss
@@ -121,11 +124,39 @@ def test_contours_are_counted_where_asked_for():
     task = _segmentation(boundary_tolerance=1)
     target = torch.zeros(1, 16, 16).long()
     target[:, :, 8:] = 1
-    task.count("val", target.roll(2, 2), target)
+    task.count("val", target.roll(2, 2), target, {})
     assert task.other_figures("val") == {"boundary_f1": 0.0, "boundary_f1_class_0": 0.0, "boundary_f1_class_1": 0.0}
-    task.count("val", target, target)
+    task.count("val", target, target, {})
     assert task.other_figures("val")["boundary_f1"] == 1.0  # the counts of the round before are gone
     assert _segmentation().other_figures("val") == {}
+
+
+def test_figures_by_distance_where_the_data_know_it():
+    """Marks at 0.1 and 0.3 image sides: the first found, of the second half, and a false one at 1.2."""
+    task = _segmentation()
+    target, prediction, distance = torch.zeros(1, 16, 16).long(), torch.zeros(1, 16, 16).long(), torch.ones(1, 16, 16)
+    target[:, :4], distance[:, :2], distance[:, 2:4] = 1, 0.1, 0.3
+    prediction[:, :3], prediction[:, 8], distance[:, 8] = 1, 1, 1.2
+    image = torch.zeros(1, 1, 16, 16)
+    task.model = _Given(prediction)
+    task.log = lambda *_, **__: None
+    task.validation_step(default_collate([(image[0], target[0], {}, {"distance": distance[0]})]), 0)
+    assert task.other_figures("val") == {
+        "distance_iou_0_to_0.25": 1.0, "distance_iou_0.25_to_0.5": 0.5, "distance_iou_1_to_1.5": 0.0,
+    }  # fmt: skip
+    task.validation_step([image, target], 0)
+    assert task.other_figures("val") == task.other_figures("test") == {}
+
+
+class _Given(torch.nn.Module):
+    """Certain of a prediction; takes nothing but the image."""
+
+    def __init__(self, prediction):
+        super().__init__()
+        self.prediction = prediction
+
+    def forward(self, image):
+        return functional.one_hot(self.prediction, 2).permute(0, 3, 1, 2).float()
 
 
 def test_class_counts_are_spread_evenly_and_leave_the_random_state_alone():
@@ -155,3 +186,27 @@ def test_class_counts_are_spread_evenly_and_leave_the_random_state_alone():
 def test_frozen_parts_stay_frozen():
     task = _segmentation(freeze=["backbone"])
     assert {name.split(".")[0] for name, p in task.model.named_parameters() if p.requires_grad} == {"head"}
+
+
+class _Dimmer(torch.nn.Module):
+    """Two logits for each pixel: 0, and the image times an extra."""
+
+    def forward(self, image, gain=None):
+        score = image[:, 0] if gain is None else image[:, 0] * gain[:, None, None]
+        return torch.stack([torch.zeros_like(score), score], dim=1)
+
+
+def test_every_step_hands_the_extras_of_a_batch_to_the_model():
+    task = _segmentation()
+    task.model, task.log = _Dimmer(), lambda *_, **__: None
+    task.trainer = SimpleNamespace(_logger_connector=SimpleNamespace(should_update_logs=False))
+    image, target = torch.ones(2, 1, 16, 16), torch.ones(2, 16, 16, dtype=torch.int64)
+    items = [(image[place], target[place], {"gain": torch.tensor(gain)}) for place, gain in enumerate((1.0, -1.0))]
+    batch = default_collate(items)
+    assert task.predict_step(batch, 0).float().mean(dim=(1, 2)).tolist() == [1, 0]
+    logits = _Dimmer()(image, torch.tensor([1.0, -1.0]))
+    torch.testing.assert_close(task.training_step(batch, 0), functional.cross_entropy(logits, target))
+    for step, stage in ((task.validation_step, "val"), (task.test_step, "test")):
+        step(batch, 0)
+        assert task.confusions[stage].compute().tolist() == [[0, 0], [256, 256]]
+    assert task.predict_step(batch[:2], 0).all()  # a batch without extras

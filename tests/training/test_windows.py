@@ -52,10 +52,13 @@ def test_facts_and_batches_by_source(tmp_path):
     assert set.union(*owners) == set(range(10))
     batches = list(data.train_dataloader())
     assert len(batches) == 10
-    image, mask = batches[0]
+    image, mask, extras, _ = batches[0]
+    assert extras == {}  # no window is padded
     assert image.shape == (4, 3, 32, 32) and image.dtype == torch.float32
     assert mask.shape == (4, 32, 32) and mask.dtype == torch.int64
     assert len(data.dataset("val")) == 3 * 5
+    image, mask, extras, _ = next(iter(data.val_dataloader()))
+    assert torch.equal(extras["pixel_mask"], mask != 255)  # the grid's last windows hang over
 
 
 def test_each_epoch_has_new_windows_the_same_in_every_run(tmp_path):
@@ -64,7 +67,7 @@ def test_each_epoch_has_new_windows_the_same_in_every_run(tmp_path):
     def epoch(number: int) -> torch.Tensor:
         loader = WindowDataModule(root, size=16, train_length=8, batch_size=4, num_workers=0).train_dataloader()
         loader.sampler.set_epoch(number)
-        return torch.cat([image for image, _ in loader])
+        return torch.cat([image for image, *_ in loader])
 
     assert torch.equal(epoch(1), epoch(1))
     assert not torch.equal(epoch(0), epoch(1))
@@ -129,7 +132,7 @@ def test_loader_processes_give_what_this_process_gives(tmp_path):
     root = str(write_rasters(tmp_path, count=3))
     how = {"size": 16, "train_length": 8, "batch_size": 4, "shares": {"train": 2, "val": 1}}
     alone, helped = (list(WindowDataModule(root, num_workers=workers, **how).train_dataloader()) for workers in (0, 2))
-    for (image, mask), (other, labels) in zip(alone, helped, strict=True):
+    for (image, mask, *_), (other, labels, *_) in zip(alone, helped, strict=True):
         assert torch.equal(image, other) and torch.equal(mask, labels)
 
 

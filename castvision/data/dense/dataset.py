@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from castvision.data.batch import Sample
 from castvision.data.dense.geodesic import geodesic_distance
 from castvision.data.pathfinder.sample import SPLITS, check_key
 
@@ -34,11 +35,12 @@ class DenseBatch(NamedTuple):
     dots: NDArray[np.int64]
 
 
-class DenseDataset(Dataset[tuple[Tensor, Tensor]], ABC):
+class DenseDataset(Dataset[Sample], ABC):
     """Template: a subclass makes a batch from the numbers of its samples.
 
     Items are (image, target): image (1, S, S) float32 in [-1, 1]; target (S, S) int64. Seed, split and index decide
-    an item, whichever worker or batch makes it.
+    an item, whichever worker or batch makes it. Where figures by distance are wanted, items are (image, target, {},
+    {"distance": (S, S) float32}): no model is shown it, see `castvision.data.batch.Batch`.
 
     Args:
         img_size: Height and width.
@@ -46,11 +48,17 @@ class DenseDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         length: Number of images; the default is beyond reach, for training that never sees an image twice.
         seed: Another seed is another set.
 
+    Attributes:
+        class_names: In the order of the labels; the last one is the class that needs the dot.
+        gives_distance: Whether items come with how long the way from the dot is, in image sides; as the crow flies
+            where no way leads, so that false marks lie somewhere, too.
+
     Raises:
         ValueError: An unknown split, or a number out of range.
     """
 
     class_names: tuple[str, ...]
+    gives_distance: bool = False
 
     def __init__(self, img_size: int, split: str, length: int, seed: int) -> None:
         check_key(seed, split)
@@ -70,15 +78,26 @@ class DenseDataset(Dataset[tuple[Tensor, Tensor]], ABC):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Sample:
         """One item; a batch is made faster by :meth:`__getitems__`."""
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Several items in one call of the compiled generator, as torch's loaders ask for a batch."""
         batch = self.make_batch(self._numbers(indices))
         images = torch.from_numpy(batch.images)[:, None].float().div_(127.5).sub_(1)  # B, 1, S, S
-        return list(zip(images, torch.from_numpy(batch.targets).long(), strict=True))
+        pairs = zip(images, torch.from_numpy(batch.targets).long(), strict=True)
+        if not self.gives_distance:
+            return list(pairs)
+        distances = (self._everywhere(index, y, x) for index, (y, x) in zip(indices, batch.dots, strict=True))
+        return [(*pair, {}, {"distance": distance}) for pair, distance in zip(pairs, distances, strict=True)]
+
+    def _everywhere(self, index: int, y: int, x: int) -> Tensor:
+        """(S, S) in image sides: along the way from the dot at (y, x), straight where no way leads."""
+        along = self.distance(index)
+        rows, columns = np.indices(along.shape)
+        distance = np.where(np.isfinite(along), along, np.hypot(rows - y, columns - x)) / self.img_size
+        return torch.from_numpy(distance.astype(np.float32))
 
     def distance(self, index: int) -> NDArray[np.float32]:
         """How far the way from the dot is to every pixel.
