@@ -74,7 +74,8 @@ def predict_images(
     write_tables(records, failed, predictor, output)
     console.print(f"{len(records)} of {len(images)} images done; results in {escape(str(output.path))}", soft_wrap=True)
     for entry in failed:
-        console.print(f"[red]failed {escape(entry['image'])}[/]: {escape(entry['error'])}", soft_wrap=True)
+        named = entry["error"] if entry["image"] in entry["error"] else f"{entry['image']}: {entry['error']}"
+        console.print(f"[red]failed[/] {escape(named)}", soft_wrap=True)
     return 1 if failed else 0
 
 

@@ -48,7 +48,7 @@ def test_bad_images_are_named_and_the_others_done(tmp_path, segmenter, bad_folde
     assert predict(arguments) == 1
     told = " ".join(capsys.readouterr().out.split())
     for name in ("cut.jpg", "empty.png", "text.png", "five.tif", "broken.tif"):
-        assert f"{name}:" in told
+        assert told.count(name) == 1
     assert "Traceback" not in told
     assert "5 of 10 images done" in told
     assert files_of(out / "masks") == ["dot.png", "fine.png", "nan.png", "print.png", "strip.png"]
