@@ -46,17 +46,17 @@ def read_overview(reader: ImageReader, size: tuple[int, int]) -> Tensor:
     """
     level = _coarsest(reader, size)
     height, width = reader.levels[level].height, reader.levels[level].width
-    block = max(1, min(height // (_FINENESS * size[0]), width // (_FINENESS * size[1])))
-    rows = max(1, _BAND_VALUES // (width * reader.channels * block)) * block
-    sums: list[Tensor] = []
-    shares: list[Tensor] = []
+    deep, wide = max(1, height // (_FINENESS * size[0])), max(1, width // (_FINENESS * size[1]))  # of a block
+    rows = max(1, _BAND_VALUES // (width * reader.channels * deep)) * deep
+    # NOTE: made before and not joined from parts: those would lie between large arrays and leave holes in memory
+    total, share = torch.zeros(2, reader.channels, -(-height // deep), -(-width // wide))
     for y in range(0, height, rows):
         pixels = reader.read(y, 0, min(rows, height - y), width, level)
         is_known = np.isfinite(pixels) & ~is_missing(pixels, reader.nodata)
         values = np.where(is_known, pixels, 0).astype(np.float32)
-        for parts, plane in ((sums, values), (shares, is_known.astype(np.float32))):
-            parts.append(functional.avg_pool2d(torch.from_numpy(plane).permute(2, 0, 1), block, ceil_mode=True))
-    total, share = torch.cat(sums, dim=1), torch.cat(shares, dim=1)  # (C, rows of blocks, columns of blocks)
+        for means, plane in ((total, values), (share, is_known.astype(np.float32))):
+            planes = torch.from_numpy(plane).permute(2, 0, 1)
+            means[:, y // deep : (y + rows) // deep] = functional.avg_pool2d(planes, (deep, wide), ceil_mode=True)
     mean = total.sum(dim=(1, 2), keepdim=True) / share.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12)
     return make_context(torch.where(share > 0, total / share, mean)[None], size)[0]
 
