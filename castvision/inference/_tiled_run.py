@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from castvision.inference.tile_source import Mask, Patch, TileSource
     from castvision.inference.tiling import Tile, TileGrid
 
-TilePredictor = Callable[[Tensor, "Sequence[Tile]", Symmetry], Tensor]
-"""Called with tiles (B, C, height, width), where they lie and how they were turned: (B, classes, height, width)."""
+TilePredictor = Callable[[Tensor, "Sequence[tuple[Tile, Patch]]", Symmetry], Tensor]
+"""Called with tiles (B, C, height, width), their places and patches, and how they were turned: (B, classes, ...)."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Settings:
     tta: Literal["none", "flips", "d4"]
     output: Literal["labels", "probabilities", "image"]
     context_size: list[int] | None = None
+    mask_nodata: bool = False
 
     def __post_init__(self) -> None:
         choices = {
@@ -191,18 +192,20 @@ class TiledRun:
     def _predict(
         self, waiting: list[tuple[Tile, Patch]], predictor: TilePredictor
     ) -> Iterator[tuple[Tile, Patch, Tensor | None]]:
-        pixels = [patch.pixels for _, patch in waiting if patch.pixels is not None]
-        tiles = [tile for tile, patch in waiting if patch.pixels is not None]
+        placed = [(tile, patch) for tile, patch in waiting if patch.pixels is not None]
         outputs: Iterator[Tensor] = iter(())
-        if pixels:
-            batch = torch.from_numpy(np.stack(pixels)).to(self.device)  # (B, C, tile height, tile width)
-            outputs = iter(averaged(partial(self._activated, predictor, tiles), batch, self.settings.tta))
+        if placed:
+            pixels = np.stack([patch.pixels for _, patch in placed])  # type: ignore[misc]  # none is None
+            batch = torch.from_numpy(pixels).to(self.device)  # (B, C, tile height, tile width)
+            outputs = iter(averaged(partial(self._activated, predictor, placed), batch, self.settings.tta))
         for tile, patch in waiting:
             yield tile, patch, None if patch.pixels is None else next(outputs)
 
-    def _activated(self, predictor: TilePredictor, tiles: Sequence[Tile], batch: Tensor, view: Symmetry) -> Tensor:
+    def _activated(
+        self, predictor: TilePredictor, placed: Sequence[tuple[Tile, Patch]], batch: Tensor, view: Symmetry
+    ) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            output = predictor(batch, tiles, view)
+            output = predictor(batch, placed, view)
         if not isinstance(output, Tensor):
             raise TypeError(f"expected the predictor to return a tensor, got {type(output).__name__}; wrap it")
         if output.ndim != 4 or output.shape[2:] != batch.shape[2:] or len(output) != len(batch):

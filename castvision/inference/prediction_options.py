@@ -64,7 +64,7 @@ def tile_options(arguments: argparse.Namespace, predictor: Predictor) -> dict[st
         )
     overlap = min(tile) // 8 if arguments.overlap is None else arguments.overlap
     same = {name: getattr(arguments, name) for name in ("halo", "batch_size", "precision", "tta")}
-    return {"tile": tile, "overlap": overlap, "context_size": parts.context_size, **same}
+    return {"tile": tile, "overlap": overlap, "context_size": parts.context_size, "mask_nodata": True, **same}
 
 
 def choose_level(reader: ImageReader, mpp: float | None) -> int:

@@ -47,10 +47,12 @@ class Patch:
     Attributes:
         pixels: (C, tile height, tile width) float32; nodata and what is not finite is 0. None = not to be run.
         valid: (rows used, columns used) bool; None = every pixel.
+        has_data: (tile height, tile width) bool; None = every pixel.
     """
 
     pixels: np.ndarray[Any, np.dtype[np.float32]] | None
     valid: Mask | None
+    has_data: Mask | None = None
 
 
 def as_reader(image: ImageReader | Pixels | str | os.PathLike[str]) -> tuple[ImageReader, bool]:
@@ -90,10 +92,14 @@ class TileSource:
         if self._is_left_out(pixels, used):
             return Patch(None, used)
         values = _filled(pixels, has_data)
-        if (height, width) != (y.stop - y.start, x.stop - x.start):
-            missing = (0, y.stop - y.start - height), (0, x.stop - x.start - width), (0, 0)
-            values = np.pad(values, missing, mode="reflect")
-        return Patch(np.ascontiguousarray(values.transpose(2, 0, 1)), None if used.all() else used)
+        missing = (0, y.stop - y.start - height), (0, x.stop - x.start - width)
+        if missing != ((0, 0), (0, 0)):
+            values, has_data = np.pad(values, (*missing, (0, 0)), mode="reflect"), np.pad(has_data, missing, "reflect")
+        return Patch(
+            np.ascontiguousarray(values.transpose(2, 0, 1)),
+            None if used.all() else used,
+            None if has_data.all() else has_data,
+        )
 
     def _is_left_out(self, pixels: Pixels, used: Mask) -> bool:
         share = float(used.mean())

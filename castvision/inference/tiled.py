@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from castvision.inference._tiled_run import Settings, TiledRun, TilePredictor, Totals
+from castvision.inference._tiled_run import Settings, TiledRun, Totals
 from castvision.inference.sinks import ArraySink, Sink
-from castvision.inference.surroundings import Surrounded
+from castvision.inference.surroundings import Informed
 from castvision.inference.tile_source import Skip, TileSource, as_reader
 from castvision.inference.tiling import make_grid
 
@@ -86,6 +86,7 @@ def tiled_inference(  # noqa: PLR0913 - the options of one call, as in MONAI's s
     tta: Literal["none", "flips", "d4"] = "none",
     skip: Skip | None = None,
     context_size: tuple[int, int] | None = None,
+    mask_nodata: bool = False,
     sink: Sink | None = None,
     device: torch.device | str | None = None,
     progress: bool | Callable[[int, int], None] = False,
@@ -115,6 +116,9 @@ def tiled_inference(  # noqa: PLR0913 - the options of one call, as in MONAI's s
         context_size: Show the predictor the whole image at this (height, width) with every batch, in its own range as
             the tiles are: ``predictor(tiles, context=..., window=...)``, as `castvision.models.ContextSegmenter` wants
             it; both are turned along with the tiles. None = tiles alone.
+        mask_nodata: Tell the predictor which pixels hold no data, where there are some: ``predictor(tiles,
+            pixel_mask=...)``, (B, tile, tile) bool, as `castvision.models.Segmenter` takes it. In the tiles they are 0
+            in any case.
         sink: Where the output goes; None = into the result. A `FileSink` continues a killed run, bit by bit the same.
         device: Where tiles go; None = where the predictor's parameters are, or the CPU.
         progress: True = a progress bar; or a callable given (tiles done, tiles in all).
@@ -129,7 +133,7 @@ def tiled_inference(  # noqa: PLR0913 - the options of one call, as in MONAI's s
     start = time.perf_counter()
     activation = activation or ("none" if output == "image" else "softmax")
     wanted = None if context_size is None else list(context_size)
-    settings = Settings(batch_size, activation, precision, tta, output, wanted)
+    settings = Settings(batch_size, activation, precision, tta, output, wanted, mask_nodata)
     reader, is_ours = as_reader(image)
     sink = ArraySink() if sink is None else sink
     try:
@@ -137,11 +141,9 @@ def tiled_inference(  # noqa: PLR0913 - the options of one call, as in MONAI's s
         grid = make_grid(source.size, tile, overlap, overlap // 4 if halo is None else halo)
         place = _device_of(predictor, device)
         run = TiledRun(source, grid, settings, sink, place)
-        tile_predictor: TilePredictor = lambda batch, tiles, view: predictor(batch)  # noqa: E731
-        if context_size is not None:
-            tile_predictor = Surrounded(predictor, source, context_size, place)
+        informed = Informed(predictor, source, place, context_size=context_size, mask_nodata=mask_nodata)
         with _shown(progress) as report:
-            totals, resumed_rows = run(tile_predictor, report)
+            totals, resumed_rows = run(informed, report)
     finally:
         if is_ours:
             reader.close()

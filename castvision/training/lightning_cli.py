@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from castvision.training.clusters import ClusterStatistics
 from castvision.training.data import ImageDataModule
 from castvision.training.progress import TrainingBar
 from castvision.training.report import Report
-from castvision.training.run_folder import BEST, CONFIG
+from castvision.training.run_folder import BEST, CONFIG, LAST
 from castvision.training.task import Task
 from castvision.training.tasks import ClassificationTask, SegmentationTask  # noqa: F401  # as above
 
@@ -92,6 +93,8 @@ class TrainingCLI(LightningCLI):
         trainer = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         trainer["default_root_dir"] = str(self.folder)
         is_fit = self.line.verb == "fit"
+        if not is_fit:
+            trainer["enable_checkpointing"] = False  # Lightning's own callback would take over the state of ours
         if trainer.get("logger") is None:
             trainer["logger"] = self._loggers() if is_fit and not trainer.get("fast_dev_run") else False
         return self._instantiate_trainer(trainer, self._callbacks(trainer) if is_fit else self._watchers())
@@ -112,7 +115,7 @@ class TrainingCLI(LightningCLI):
             callbacks.append(_early_stopping(monitor, config.early_stopping))
         callbacks.append(ClusterStatistics())
         if trainer.get("enable_checkpointing") is not False and not trainer.get("fast_dev_run"):
-            callbacks.append(_checkpoints(self.folder, monitor))
+            callbacks += _checkpoints(self.folder, monitor)
         return callbacks
 
     def _watchers(self) -> list[Callback]:
@@ -156,18 +159,14 @@ class TrainingCLI(LightningCLI):
             report.write(self.trainer, self.model)
 
 
-def _checkpoints(folder: Path, monitor: str) -> ModelCheckpoint:
-    """``best.ckpt`` by the monitored figure and ``last.ckpt``, after each round of held-out images."""
-    return ModelCheckpoint(
-        folder,
-        filename=BEST.removesuffix(".ckpt"),
-        monitor=monitor,
-        mode="max",
-        save_last=True,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-        save_on_train_epoch_end=False,
-    )
+def _checkpoints(folder: Path, monitor: str) -> list[Callback]:
+    """``best.ckpt`` by the monitored figure and ``last.ckpt``, after each round of held-out images.
+
+    Two callbacks: one with ``save_last`` writes the last only where it was the best.
+    """
+    save = partial(ModelCheckpoint, folder, enable_version_counter=False, save_on_train_epoch_end=False)
+    best = save(filename=BEST.removesuffix(".ckpt"), monitor=monitor, mode="max", auto_insert_metric_name=False)
+    return [best, save(filename=LAST.removesuffix(".ckpt"))]
 
 
 def _early_stopping(monitor: str, patience: int) -> EarlyStopping:

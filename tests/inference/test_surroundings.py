@@ -74,6 +74,39 @@ def test_context_and_windows_are_turned_along_with_the_tiles(kind, size):
     np.testing.assert_allclose(averaged, plain, atol=1e-5)
 
 
+def test_where_there_is_no_data_is_told_and_turned_along():
+    """A corner of NaN: a mask in every view of the batches that hold some of it, and none in the others."""
+    image = RNG.normal(size=(48, 112)).astype(np.float32)
+    image[30:, :9] = np.nan
+    seen = []
+
+    def predictor(batch, pixel_mask=None):
+        seen.append(pixel_mask is not None)
+        if pixel_mask is not None:
+            assert torch.equal(batch[:, 0] != 0, pixel_mask)
+        return batch
+
+    options = {"tile": 32, "overlap": 8, "output": "image", "batch_size": 1}
+    result = tiled_inference(image, predictor, mask_nodata=True, tta="d4", **options)
+    np.testing.assert_array_equal(result.values[..., 0], image)
+    assert np.reshape(seen, (2, 5, 8)).all(axis=2).tolist() == [[True, *4 * [False]]] * 2
+    assert np.reshape(seen, (2, 5, 8)).any(axis=2).sum() == 2
+
+
+def test_a_tile_beyond_a_short_image_says_so_of_its_reflection():
+    image = np.ones((20, 32), np.float32)
+    image[0] = np.nan
+    masks = []
+
+    def predictor(batch, pixel_mask):
+        masks.append(pixel_mask)
+        return batch
+
+    tiled_inference(image, predictor, tile=32, overlap=8, output="image", mask_nodata=True)
+    assert (~masks[0][0]).all(dim=1).nonzero()[:, 0].tolist() == [0]
+    assert masks[0].shape == (1, 32, 32)
+
+
 def test_what_does_not_go_together(tmp_path):
     image = np.zeros((40, 40), np.float32)
     with pytest.raises(ValueError, match=r"square context .*context_size=\(4, 6\); tta='flips' works"):

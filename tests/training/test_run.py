@@ -137,6 +137,13 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(run, tmp_path, monkeypat
     assert json.loads((folder / "metrics.json").read_text())["training"]["images"] == 640
 
 
+def test_the_last_checkpoint_is_the_last_even_where_nothing_improves(write_config, tmp_path):
+    still = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}}
+    assert train("--config", write_config(optimizer=still), "--run_dir", tmp_path / "still") == 0
+    last, best = (torch.load(tmp_path / "still" / name, weights_only=True) for name in ("last.ckpt", "best.ckpt"))
+    assert (best["global_step"], last["global_step"]) == (20, 40)
+
+
 def test_balanced_losses_and_contours_from_a_configuration(write_config, tmp_path):
     config = write_config(
         loss={"ce": 1.0, "dice": 1.0},
