@@ -39,7 +39,7 @@ def bad_folder(tmp_path, photo):
 
 def test_bad_images_are_named_and_the_others_done(tmp_path, segmenter, bad_folder, monkeypatch, capsys):
     # the files are the matter here: a model of one line, since the strip alone is thousands of tiles
-    def answer(self, batch):
+    def answer(self, batch, **told):
         return batch.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
 
     monkeypatch.setattr("castvision.inference.predicting.TileModel.__call__", answer)
