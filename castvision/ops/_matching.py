@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from castvision.ops._affinity import WORKSPACE
 
@@ -36,23 +37,37 @@ def match_greedy(scores: Tensor, cluster_size: int) -> Tensor:
     return torch.tensor(rows, device=scores.device)
 
 
-def match_rounds(scores: Tensor, cluster_size: int) -> Tensor:
-    """Deferred acceptance in vectorised rounds. scores: (N, M). Returns index (M, K) int64 as :func:`match_greedy`."""
-    num_tokens, num_clusters = scores.shape
-    scores = scores.nan_to_num(nan=torch.finfo(scores.dtype).min)
-    token = torch.arange(num_tokens, device=scores.device)
+def match_rounds(scores: Scores, num_tokens: int, num_clusters: int, cluster_size: int) -> Tensor:
+    """Deferred acceptance in vectorised rounds for one image, on any device: at most WORKSPACE scores exist at once.
+
+    Args:
+        scores: Called with a slice or token ids (rows,), gives their scores (rows, M). Once with a slice of all if they
+            fit; else in every round with the free tokens' ids, always as many of them: a matrix product of another
+            number of rows may round otherwise, and a token's scores must not change.
+        num_tokens: N.
+        num_clusters: M.
+        cluster_size: K, with M * K >= N.
+
+    Returns:
+        index (M, K) int64 as :func:`match_greedy`.
+    """
+    step = max(1, WORKSPACE // num_clusters)
+    table = scores(slice(0, num_tokens if num_tokens <= step else 0))
+    token = torch.arange(num_tokens, device=table.device)
     home = torch.full_like(token, num_clusters)  # cluster of each token; M: none yet
-    kept = scores.new_full((num_tokens,), -torch.inf)  # its score there
-    bar_score = scores.new_full((num_clusters,), -torch.inf)
-    bar_token = torch.full((num_clusters,), num_tokens, device=scores.device)
+    kept = table.new_full((num_tokens,), -torch.inf)  # its score there
+    bar_score = table.new_full((num_clusters,), -torch.inf)
+    bar_token = torch.full((num_clusters,), num_tokens, device=table.device)
     while True:
         free = (home == num_clusters).nonzero()[:, 0]
         if not len(free):
             return _index_of(home, num_clusters, cluster_size)
-        rows = scores[free]
-        clears = (rows > bar_score) | ((rows == bar_score) & (free[:, None] < bar_token))
-        value, choice = rows.masked_fill(~clears, -torch.inf).max(1)
-        home[free], kept[free] = choice, value
+        for first in range(0, len(free), step):
+            some = free[first : first + step]
+            rows = table[some] if len(table) else scores(F.pad(some, (0, step - len(some))))[: len(some)]
+            rows = rows.nan_to_num(nan=torch.finfo(rows.dtype).min)
+            clears = (rows > bar_score) | ((rows == bar_score) & (some[:, None] < bar_token))
+            kept[some], home[some] = rows.masked_fill_(~clears, -torch.inf).max(1)
         # rank of every token inside its cluster: by cluster, then score descending, then token
         order = token[kept.argsort(descending=True, stable=True)]
         order = order[home[order].argsort(stable=True)]

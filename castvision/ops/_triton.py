@@ -55,24 +55,25 @@ def partition(
 ) -> Tensor:
     """SA Top-K by the affinity of softmax. q, k (B, H, N, D), surrogates (H, M, D), phi (B, N, 1).
 
-    As many images at once as the workspace of scores holds, at least one.
+    As many images at once as the workspace of scores holds; where it does not hold those of one, scores are not kept.
 
     Returns:
         index (B, M, K) int64, members ascending, padding = N.
     """
     from castvision.ops._affinity import WORKSPACE
-    from castvision.ops._triton_affinity import affinity
+    from castvision.ops._triton_affinity import affinity, recipe
     from castvision.ops._triton_matching import match
 
-    step = max(1, WORKSPACE // (q.shape[2] * surrogates.shape[1]))
-    rows_q, rows_k = q.transpose(1, 2), k.transpose(1, 2)
+    step = WORKSPACE // (q.shape[2] * surrogates.shape[1])
+    rows_q, rows_k, phi = q.transpose(1, 2), k.transpose(1, 2), phi[..., 0]
     parts = []
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
+        if not step:
+            return match(recipe(rows_q, rows_k, surrogates, phi, token_mask), cluster_size)
         for start in range(0, q.shape[0], step):
             at = slice(start, start + step)
             mask = None if token_mask is None else token_mask[at]
-            scores = affinity(rows_q[at], rows_k[at], surrogates, phi[at, :, 0], mask)
-            parts.append(match(scores, cluster_size))
+            parts.append(match(affinity(rows_q[at], rows_k[at], surrogates, phi[at], mask), cluster_size))
     return torch.cat(parts)
 
 

@@ -100,9 +100,8 @@ def learned_clusters(  # noqa: PLR0913 - the operator's own argument list
     scorers = make_scorers(q, k, surrogates, phi, token_mask, activation, routing_score)
     if assignment == "topk":
         return torch.stack([best_tokens(scorer, num_tokens, cluster_size) for scorer in scorers])
-    if q.device.type == "cpu":
-        return torch.stack([match_heaps(s, num_tokens, num_clusters, cluster_size) for s in scorers])
-    return torch.stack([match_rounds(s(slice(None)), cluster_size) for s in scorers])
+    match = match_heaps if q.device.type == "cpu" else match_rounds
+    return torch.stack([match(scorer, num_tokens, num_clusters, cluster_size) for scorer in scorers])
 
 
 def random_clusters(num_tokens: int, num_clusters: int, cluster_size: int, seed: int) -> Tensor:

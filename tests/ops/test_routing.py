@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from castvision.ops import make_routing, window_size
+from castvision.ops._affinity import make_scorers
 from castvision.ops._matching import match_greedy, match_heaps, match_rounds
 from castvision.ops.routing import random_clusters, window_clusters
 
@@ -30,20 +31,56 @@ def test_forms_equal_the_definition(kind: str, size: tuple[int, int, int], monke
     num_tokens, num_clusters, cluster_size = size
     scores = scores_of(kind, num_tokens, num_clusters)
     expected = match_greedy(scores, cluster_size)
-    assert torch.equal(match_rounds(scores, cluster_size), expected)
-    heaps = match_heaps(lambda rows: scores[rows], num_tokens, num_clusters, cluster_size)
-    assert torch.equal(heaps, expected)
+    for match in (match_rounds, match_heaps):
+        assert torch.equal(match(lambda rows: scores[rows], *size), expected)
     monkeypatch.setattr("castvision.ops._matching.WORKSPACE", 5 * num_clusters)
-    streamed = match_heaps(lambda rows: scores[rows], num_tokens, num_clusters, cluster_size)
-    assert torch.equal(streamed, expected)
+    for match in (match_rounds, match_heaps):
+        assert torch.equal(match(lambda rows: scores[rows], *size), expected)
     assert sorted(expected.flatten().tolist())[:num_tokens] == list(range(num_tokens))
 
 
-def test_nan_scores_still_give_a_partition() -> None:
+def test_nan_scores_still_give_a_partition(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = scores_of("even", 20, 4)
     scores[3:9] = torch.nan
-    for index in (match_rounds(scores, 5), match_heaps(lambda rows: scores[rows], 20, 4, 5)):
-        assert sorted(index.flatten().tolist()) == list(range(20))
+    for workspace in (80, 28):
+        monkeypatch.setattr("castvision.ops._matching.WORKSPACE", workspace)
+        for match in (match_rounds, match_heaps):
+            index = match(lambda rows: scores[rows], 20, 4, 5)
+            assert sorted(index.flatten().tolist()) == list(range(20))
+
+
+def test_signed_zeros_tie_in_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    zeros = torch.zeros(8, 2)
+    zeros[::3] = -0.0
+    for workspace in (16, 6):
+        monkeypatch.setattr("castvision.ops._matching.WORKSPACE", workspace)
+        assert torch.equal(match_rounds(lambda rows: zeros[rows], 8, 2, 4), match_greedy(zeros, 4))
+
+
+def test_rounds_ask_for_scores_within_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once if they fit; else always the same number of rows, since another might round otherwise."""
+    scores, asked = scores_of("skewed", 50, 4), []
+
+    def score(rows: slice | torch.Tensor) -> torch.Tensor:
+        asked.append(len(scores[rows]))
+        return scores[rows]
+
+    match_rounds(score, 50, 4, 13)
+    assert asked == [50]
+    monkeypatch.setattr("castvision.ops._matching.WORKSPACE", 4 * 16 + 3)
+    asked.clear()
+    match_rounds(score, 50, 4, 13)
+    assert set(asked[1:]) == {16} and len(asked) > 5 and asked[0] == 0
+
+
+@pytest.mark.parametrize("workspace", [1 << 24, 64])
+def test_rounds_take_every_score(workspace: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("castvision.ops._matching.WORKSPACE", workspace)
+    q, k, surrogates, phi = (torch.randn(*s) for s in ((2, 2, 21, 4), (2, 2, 21, 4), (2, 4, 4), (2, 21, 1)))
+    mask = torch.rand(2, 21) > 0.3
+    for activation, score in (("softmax", "affinity"), ("laplace", "affinity"), ("softmax", "linear")):
+        for scorer in make_scorers(q, k, surrogates, phi, mask, activation, score):
+            assert torch.equal(match_rounds(scorer, 21, 4, 6), match_heaps(scorer, 21, 4, 6))
 
 
 def test_inverse_is_exact() -> None:

@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from castvision.ops import _triton
+from castvision.ops import _affinity, _triton
 from castvision.ops._problem import Options, Problem
 
 triton = pytest.importorskip("triton")
@@ -57,7 +58,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[C
         with contextlib.redirect_stdout(log):
             kernel = launch(self, *args, grid=grid, warmup=True, **kwargs)
         if log.getvalue():  # else it was compiled before
-            kernels.append(Compiled(self.__name__, kernel.metadata.shared, *usage(log.getvalue())))
+            kernels.append(Compiled(self.__name__, kernel.metadata.shared, *usage(log.getvalue()), kernel.asm["ptx"]))
 
     monkeypatch.setattr(JITFunction, "run", run)
     with triton.knobs.cache.scope(), triton.knobs.nvidia.scope():
@@ -67,12 +68,13 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[C
 
 
 class Compiled(NamedTuple):
-    """A kernel as ptxas reports it: bytes of shared memory, registers of a thread, bytes that it spills."""
+    """A kernel as ptxas reports it: bytes of shared memory, registers of a thread, bytes that it spills; and its PTX."""
 
     name: str
     shared: int
     registers: int
     spilled: int
+    ptx: str
 
 
 def usage(log: str) -> tuple[int, int]:
@@ -99,7 +101,7 @@ def launch_all(head_dim: int, dtype: torch.dtype) -> None:
 
 def check(kernels: list[Compiled], arch: int) -> None:
     over = [k for k in kernels if k.spilled or k.registers > 255 or k.shared > SHARED[arch]]
-    assert not over, f"over the budget: {over}"
+    assert not over, f"over the budget: {[k[:4] for k in over]}"
 
 
 def compile_on(arch: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,10 +126,30 @@ def test_routing_on_hopper(compiled: list[Compiled], monkeypatch: pytest.MonkeyP
     check(compiled, 90)
 
 
-def route(head_dim: int, num_clusters: int) -> None:
+def test_routing_without_a_table_on_hopper(compiled: list[Compiled], monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_on(90, monkeypatch)
+    monkeypatch.setattr(_affinity, "WORKSPACE", 0)
+    route(64, 256, masked=True)
+    assert {kernel.name for kernel in compiled} == {"_totals", "_wish_all", "_choose_all", "_place_rest"}
+    check(compiled, 90)
+    check_scores_agree(compiled)
+
+
+def route(head_dim: int, num_clusters: int, *, masked: bool = False) -> None:
     q = torch.empty(1, 6, num_clusters**2, head_dim, dtype=torch.bfloat16)
     surrogates, phi = torch.empty(6, num_clusters, head_dim), torch.empty(1, num_clusters**2, 1)
-    _triton.partition(q, q, surrogates, phi, None, num_clusters)
+    mask = torch.ones(1, num_clusters**2, dtype=torch.bool) if masked else None
+    _triton.partition(q, q, surrogates, phi, mask, num_clusters)
+
+
+def check_scores_agree(kernels: list[Compiled]) -> None:
+    """Both kernels that work scores out do so by the same instructions: a token's scores are the same bits in both."""
+    pattern = r"\b((?:mma|wgmma|fma|mul|add|sub|div|rcp|ex2|cvt)\.[\w.:]*(?:f32|tf32)[\w.]*)"
+    wish, rest = (
+        Counter(re.findall(pattern, kernel.ptx)) for kernel in kernels if kernel.name in ("_wish_all", "_place_rest")
+    )
+    assert wish == rest
+    assert any("mma" in name for name in wish)
 
 
 @pytest.mark.slow
@@ -143,3 +165,18 @@ def test_all_architectures(arch: int, compiled: list[Compiled], monkeypatch: pyt
     for num_clusters in (128, 256):
         route(64, num_clusters)
     check(compiled, arch)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_routing_without_a_table(
+    arch: int, head_dim: int, masked: bool, compiled: list[Compiled], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_on(arch, monkeypatch)
+    monkeypatch.setattr(_affinity, "WORKSPACE", 0)
+    route(head_dim, 256, masked=masked)
+    check(compiled, arch)
+    check_scores_agree(compiled)

@@ -36,9 +36,12 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
 
 
 def _dot(a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
-    """Products of bf16 too, which the interpreter keeps as bit patterns and would multiply as integers."""
-    product = np.matmul(_numbers(a), _numbers(b), dtype=d.data.dtype)
-    return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
+    """Products of bf16 too, which the interpreter keeps as bit patterns and would multiply as integers.
+
+    In float64, rounded once: numpy's fp32 product of a row depends on where in the matrix it stands, a GPU's does not.
+    """
+    product = np.matmul(_numbers(a), _numbers(b), dtype=np.float64)
+    return interpreter.TensorHandle((product + d.data).astype(d.data.dtype), d.dtype.scalar)
 
 
 def _numbers(x: Any) -> np.ndarray:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+import triton
+import triton.language as tl
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from castvision.ops import _triton_matching
+from castvision.ops import _affinity, _triton, _triton_affinity, _triton_matching
 from castvision.ops._affinity import make_scorers
 from castvision.ops._matching import match_greedy
-from castvision.ops._triton_affinity import affinity
+from castvision.ops._triton_affinity import affinity, recipe, score_tile, tile_of
 from castvision.ops._triton_matching import match
 from tests.ops.interpreted.conftest import Kernels
 from tests.ops.test_routing import scores_of
@@ -67,13 +73,124 @@ def test_affinity(num_clusters: int, dtype: torch.dtype) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_operator_gives_the_same_partition(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the operator, an image at a time; masked tokens take what is left."""
+@pytest.mark.parametrize("workspace", [100, 50])
+def test_operator_gives_the_same_partition(workspace: int, kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the operator, an image at a time, or without a table; masked tokens take what is left."""
     q, k, surrogates, phi = (torch.randn(*s) for s in ((2, 2, 21, 4), (2, 2, 21, 4), (2, 4, 4), (2, 21, 1)))
     mask = torch.rand(2, 21) > 0.3
     operands = (q, k, surrogates, phi, mask, 6, "sa_topk", "softmax", "affinity")
     expected = torch.ops.castvision.route(*operands)
-    monkeypatch.setattr("castvision.ops._affinity.WORKSPACE", 100)
+    monkeypatch.setattr("castvision.ops._affinity.WORKSPACE", workspace)
     monkeypatch.setattr("castvision.ops.routing.make_scorers", None)  # plain torch's path is gone
     with kernels():
         assert torch.equal(torch.ops.castvision.route(*operands), expected)
+
+
+def operands_of(kind: str, num_tokens: int, num_clusters: int, head_dim: int) -> tuple[torch.Tensor, ...]:
+    """Two images' q, k (B, N, H, D), surrogates, phi and mask, whose affinities are of this kind."""
+    generator = torch.Generator().manual_seed(num_tokens)
+    q, k = torch.randn(2, 2, num_tokens, 2, head_dim, generator=generator) / 2
+    surrogates, phi = torch.randn(2, num_clusters, head_dim, generator=generator), torch.zeros(2, num_tokens)
+    mask = torch.rand(2, num_tokens, generator=generator) > 0.2
+    if kind == "skewed":
+        q, k = q + 0.3, k + 0.3
+    if kind == "equal":
+        q, k = torch.zeros_like(q), torch.zeros_like(k)
+    if kind == "blank":
+        q[:, 4:], k[:, 4:] = q[:, :1], k[:, :1]
+    if kind == "coarse":
+        q, k, surrogates = q.round(), k.round(), surrogates.round()
+    return q, k, surrogates, phi, mask
+
+
+@pytest.mark.parametrize(
+    ("kind", "masked", "rounds", "size"),
+    [
+        ("even", True, 4, (45, 19, 3)),
+        ("skewed", True, 1, (45, 19, 3)),
+        ("skewed", False, 0, (45, 19, 3)),
+        ("blank", False, 4, (45, 19, 3)),
+        ("equal", True, 1, (30, 7, 5)),
+        ("coarse", False, 1, (45, 19, 3)),
+        ("coarse", True, 4, (45, 3, 17)),
+    ],
+)
+def test_partition_without_a_table(
+    kind: str, masked: bool, rounds: int, size: tuple[int, int, int], kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The definition on the table that :func:`affinity` would give, to the letter; tiles of 16, none of them full."""
+    for module, name, value in (
+        (_triton_affinity, "BLOCK_N", 16), (_triton_affinity, "BLOCK_M", 16), (_affinity, "WORKSPACE", 32),
+        (_triton_matching, "RECIPE_ROUNDS", rounds), (_triton_matching, "BATCH", 16), (_triton_matching, "SCAN", 16),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    q, k, surrogates, phi, mask = operands_of(kind, *size[:2], 6)
+    token_mask = mask if masked else None
+    with kernels():
+        table = affinity(q, k, surrogates, phi, token_mask)
+        got = _triton.partition(
+            q.transpose(1, 2), k.transpose(1, 2), surrogates, phi[..., None], token_mask, size[2]
+        )  # fmt: skip
+    assert torch.equal(got, torch.stack([match_greedy(scores, size[2]) for scores in table]))
+
+
+class Idle:
+    """A kernel that does nothing."""
+
+    def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
+
+
+class Watch(TorchDispatchMode):
+    """The largest tensor that any operation gives, and the names of all operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest, self.names = 0, set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            self.largest = max(self.largest, tensor.numel())
+        self.names.add(str(func))
+        return result
+
+
+@pytest.mark.parametrize(("workspace", "holds"), [(999_999, False), (1_000_000, True)])
+def test_only_a_table_within_the_workspace(workspace: int, holds: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10,000 tokens and 100 clusters; and nothing makes the host wait for the device."""
+    monkeypatch.setattr(_affinity, "WORKSPACE", workspace)
+    monkeypatch.setattr(_triton_affinity, "_affinity", Idle())
+    monkeypatch.setattr(_triton_affinity, "_totals", Idle())
+    for name in ("_wish_all", "_choose_all", "_place_rest"):
+        monkeypatch.setattr(_triton_matching, name, Idle())
+    q = torch.zeros(1, 1, 10_000, 4)
+    with Watch() as watch:
+        _triton.partition(q, q, torch.zeros(1, 100, 4), q[:, 0, :, :1], None, 100)
+    assert watch.largest == 1_000_000 if holds else watch.largest < 250_000
+    assert not watch.names & {"aten._local_scalar_dense.default", "aten.nonzero.default"}
+
+
+@triton.jit
+def _scores_of_ids(
+    of, totals, ids, scores, N, M,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    place = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    tokens = tl.load(ids + place, mask=place < N, other=0)
+    for start in range(0, M, BLOCK_M):
+        clusters = start + tl.arange(0, BLOCK_M)
+        score = score_tile(of, totals, 0, tokens, place < N, clusters, N, M, D, BLOCK_D, BLOCK_N, BLOCK_M)
+        tl.store(scores + tokens[:, None] * M + clusters[None, :], score, mask=(place < N)[:, None] & (clusters < M))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_scores_of_a_token_do_not_depend_on_its_neighbours(dtype: torch.dtype, kernels: Kernels) -> None:
+    """Bit for bit: worked out in any order, they are those of the table."""
+    q, k, surrogates, phi, mask = operands_of("even", 75, 150, 20)
+    operands = (q[:1].to(dtype), k[:1].to(dtype), surrogates, phi[:1] + 0.3, mask[:1])
+    with kernels():
+        table, how = affinity(*operands), recipe(*operands)
+        got = torch.empty_like(table)
+        _scores_of_ids[3,](*how, torch.randperm(75), got, 75, 150, **tile_of(how.of))
+    assert torch.equal(got, table)
