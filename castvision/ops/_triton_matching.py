@@ -236,20 +236,24 @@ def match(scores: Tensor | Recipe, cluster_size: int) -> Tensor:
         index (B, M, K) int64, members ascending, padding = N.
     """
     if isinstance(scores, Recipe):
-        free = torch.full_like(scores.totals[:, 0], -1, dtype=torch.int32)
         tile = {**tile_of(scores.of), "num_warps": 8, "num_stages": 2}
-        return _match((None, *scores), free, scores.of.surrogates.shape[1], cluster_size, tile, tile)
-    free = torch.full_like(scores[:, :, 0], -1, dtype=torch.int32)
+        return _match((None, *scores), _nowhere(scores.of.phi), scores.of.surrogates.shape[1], cluster_size, tile, tile)
     num_clusters = scores.shape[2]
     tile = {"D": 0, "BLOCK_D": 0, "BLOCK_M": min(64, max(16, triton.next_power_of_2(num_clusters)))}
     rest = {**tile, "BLOCK_N": BATCH, "num_warps": 8}
-    return _match((scores, None, None), free, num_clusters, cluster_size, {**tile, "BLOCK_N": 64}, rest)
+    home = _nowhere(scores[:, :, 0])
+    return _match((scores, None, None), home, num_clusters, cluster_size, {**tile, "BLOCK_N": 64}, rest)
+
+
+def _nowhere(tokens: Tensor) -> Tensor:
+    """Cluster of each of the tokens (B, N): none."""
+    return tokens.new_full(tokens.shape, -1, dtype=torch.int32)
 
 
 def _match(
     source: Source, home: Tensor, num_clusters: int, cluster_size: int, wish_tile: dict[str, int], rest: dict[str, int]
 ) -> Tensor:
-    """home: cluster of each token, (B, N) int32, none at first; constants of the kernels that wish and that end it."""
+    """home: cluster of each token, (B, N) int32; then constants of the kernels that wish and that place the rest."""
     (batch, num_tokens), by_recipe = home.shape, source[0] is None
     held = home.new_full((batch, num_clusters, cluster_size), -(2**63), dtype=torch.int64)
     choice, pending = torch.empty_like(home), torch.empty_like(home)

@@ -68,7 +68,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[C
 
 
 class Compiled(NamedTuple):
-    """A kernel as ptxas reports it: bytes of shared memory, registers of a thread, bytes that it spills; and its PTX."""
+    """A kernel as ptxas reports it: bytes of shared memory, registers of a thread, bytes that it spills; its PTX."""
 
     name: str
     shared: int

@@ -104,20 +104,21 @@ def operands_of(kind: str, num_tokens: int, num_clusters: int, head_dim: int) ->
 
 
 @pytest.mark.parametrize(
-    ("kind", "masked", "rounds", "size"),
+    ("kind", "images", "masked", "rounds", "size"),
     [
-        ("even", True, 4, (45, 19, 3)),
-        ("skewed", True, 1, (45, 19, 3)),
-        ("skewed", False, 0, (45, 19, 3)),
-        ("blank", False, 4, (45, 19, 3)),
-        ("equal", True, 1, (30, 7, 5)),
-        ("coarse", False, 1, (45, 19, 3)),
-        ("coarse", True, 4, (45, 3, 17)),
+        ("even", 2, True, 4, (35, 19, 2)),
+        ("skewed", 1, True, 1, (35, 19, 2)),
+        ("skewed", 1, False, 0, (35, 19, 2)),
+        ("blank", 1, False, 1, (35, 19, 2)),
+        ("equal", 2, True, 1, (50, 7, 8)),
+        ("coarse", 1, False, 1, (35, 19, 2)),
+        ("coarse", 1, True, 4, (45, 3, 17)),
     ],
 )
 def test_partition_without_a_table(
-    kind: str, masked: bool, rounds: int, size: tuple[int, int, int], kernels: Kernels, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    kind: str, images: int, masked: bool, rounds: int, size: tuple[int, int, int], kernels: Kernels,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """The definition on the table that :func:`affinity` would give, to the letter; tiles of 16, none of them full."""
     for module, name, value in (
         (_triton_affinity, "BLOCK_N", 16), (_triton_affinity, "BLOCK_M", 16), (_affinity, "WORKSPACE", 32),
@@ -125,7 +126,7 @@ def test_partition_without_a_table(
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
     q, k, surrogates, phi, mask = operands_of(kind, *size[:2], 6)
-    token_mask = mask if masked else None
+    q, k, phi, token_mask = q[:images], k[:images], phi[:images], mask[:images] if masked else None
     with kernels():
         table = affinity(q, k, surrogates, phi, token_mask)
         got = _triton.partition(
