@@ -1,6 +1,6 @@
 """When the Triton kernels run, and the doors to them; Triton itself is imported at the first CUDA call.
 
-They take over on CUDA devices of capability 8.0 or more, for what the kernels know: joint mixing over a partition,
+They take over on CUDA devices of capability 8.0 or more, for what the kernels know: either mixing over a partition,
 softmax, no dropout, bf16 or fp16 with heads up to 128 wide, fp32 with heads up to 64 from capability 9.0 on (older
 devices have too few registers for it); and, of routing, SA Top-K by affinity. All else stays on plain PyTorch, with the
 reason logged once. ``CASTVISION_TRITON=0`` in the environment turns the kernels off. The choice follows from the
@@ -44,10 +44,12 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor]:
 
 def backward(problem: Problem, grad: Tensor, out: Tensor, lse: Tensor) -> dict[str, Tensor | None]:
     """Gradients by operand name, as :func:`castvision.ops._fused.backward` gives them."""
-    from castvision.ops import _triton_backward
+    from castvision.ops import _triton_backward, _triton_surrogate
 
     with torch.cuda.device_of(problem.q):  # type: ignore[no-untyped-call]
-        return _triton_backward.backward(problem, grad, out, lse)
+        if problem.joint or not problem.options.summaries:  # a token that sees its own cluster alone weighs nothing
+            return _triton_backward.backward(problem, grad, out, lse)
+        return _triton_surrogate.backward(problem, grad, out, lse)
 
 
 def partition(
@@ -79,8 +81,8 @@ def partition(
 
 def _unsupported(problem: Problem) -> str | None:
     options = problem.options
-    if not problem.joint or not problem.softmax or not options.is_partition:
-        return "it computes joint mixing with softmax over a partition"
+    if not problem.softmax or not options.is_partition:
+        return "it computes softmax over a partition"
     return "it has no dropout" if options.dropout_p else _unfit_rows(problem.q)
 
 

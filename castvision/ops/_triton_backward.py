@@ -1,5 +1,7 @@
 """Joint mixing over a partition in Triton, backward: recomputed from operands and log-sum-exp, without atomics.
 
+The paper's mixing (:mod:`._triton_surrogate`) uses the same kernels.
+
     1. ``query_gradient``    per block of a cluster's queries: dq, and delta = sum(out * grad) and the token's cluster
     2. ``shared_gradient``   per block of summaries (and of prefix keys) and span of tokens: partial dk, dv, which torch
                              then sums in a fixed order
@@ -33,12 +35,17 @@ from castvision.ops._triton_attend import (
 from castvision.ops._triton_rows import (
     key_tiles,
     load_members,
+    load_row,
     load_rows,
     query_tiles,
     split_program,
+    store_row,
     store_rows,
     with_unit_stride,
 )
+
+UNUSED: dict[str, Tensor | None] = dict.fromkeys(("q_route", "k_route", "phi", "surrogates", "prefix_k", "prefix_v"))
+"""Gradients of the operands that a call may lack or not use."""
 
 MOST_SPANS = 32
 """Spans of tokens that the gradient of summaries is summed over: parallel work, against fp32 partial sums."""
@@ -46,14 +53,14 @@ MOST_SPANS = 32
 
 @triton.jit
 def _weights(a, b, x, y, offset, delta, scale, PRECISION: tl.constexpr):
-    """Weights p = 2^(a b' scale + offset) and the gradient of their logits, p (x y' - delta)."""
+    """Weights p = 2^(a b' scale + offset) and the gradient of a b' scale, p (x y' - delta); scale may be a vector."""
     p = tl.math.exp2(tl.dot(a, tl.trans(b), input_precision=PRECISION) * scale + offset)
     return p, p * (tl.dot(x, tl.trans(y), input_precision=PRECISION) - delta)
 
 
 @triton.jit
 def _query_gradient(
-    q, k, v, prefix_k, prefix_v, keys, values, log_count, index, token_mask, grad, out, lse, dq, delta, home,
+    q, k, v, prefix_k, prefix_v, keys, values, log_count, index, token_mask, grad, out, more, lse, dq, delta, home,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, g_b, g_n, g_h, scale, log2_scale, N, M, K, P, H, BLOCKS,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -65,16 +72,19 @@ def _query_gradient(
     rows, present, real = load_members(index, token_mask, block * BLOCK_Q, K, N, BLOCK_Q)
     query = load_rows(q + b * q_b + h * q_h, rows, real, q_n, D, BLOCK_D)
     dout = load_rows(grad + b * g_b + h * g_h, rows, real, g_n, D, BLOCK_D)
-    result = load_rows(out + b * N * H * D + h * D, rows, real, H * D, D, BLOCK_D)
     at = (b * N + rows) * H + h
+    if out is not None:
+        result = load_rows(out + b * N * H * D + h * D, rows, real, H * D, D, BLOCK_D)
+        product = tl.sum(dout.to(tl.float32) * result.to(tl.float32), 1)
+        tl.store(delta + at, product, mask=present)
+        tl.store(home + b * N + rows, tl.zeros([BLOCK_Q], tl.int32) + c.to(tl.int32), mask=present & (h == 0))
+    else:
+        product = tl.load(delta + at, mask=real, other=0.0)
     minus_lse = -tl.load(lse + at, mask=real, other=float("inf"))[:, None]
-    product = tl.sum(dout.to(tl.float32) * result.to(tl.float32), 1)
-    tl.store(delta + at, product, mask=present)
-    tl.store(home + b * N + rows, tl.zeros([BLOCK_Q], tl.int32) + c.to(tl.int32), mask=present & (h == 0))
     total = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
     if prefix_k is not None:
         at = (b * H + h) * P * D
-        total = _query_shared(
+        total = query_shared(
             query, dout, prefix_k + at, prefix_v + at, None, P, 0, minus_lse, product[:, None], log2_scale, total,
             D, BLOCK_D, BLOCK_P, PRECISION,
         )  # fmt: skip
@@ -86,19 +96,22 @@ def _query_gradient(
         total = tl.dot(ds.to(key.dtype), key, total, input_precision=PRECISION)
     if keys is not None:
         at = (b * H + h) * M * D
-        total = _query_shared(
+        total = query_shared(
             query, dout, keys + at, values + at, log_count + b * M, M, c, minus_lse, product[:, None], log2_scale,
             total, D, BLOCK_D, BLOCK_K, PRECISION,
         )  # fmt: skip
-    store_rows(dq + b * N * H * D + h * D, rows, present, H * D, total * scale, D, BLOCK_D)
+    total *= scale
+    if more is not None:
+        total += load_rows(more + b * N * H * D + h * D, rows, real, H * D, D, BLOCK_D).to(tl.float32)
+    store_rows(dq + b * N * H * D + h * D, rows, present, H * D, total, D, BLOCK_D)
 
 
 @triton.jit
-def _query_shared(
+def query_shared(
     query, dout, keys, values, log_count, count, own, minus_lse, delta, log2_scale, total,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Part of dq / scale that comes through the prefix or the summaries."""
+    """Add the part of dq / scale that comes through the prefix or the summaries; log2_scale may be (rows, 1)."""
     for start in range(0, count, BLOCK):
         ids = start + tl.arange(0, BLOCK)
         key = load_rows(keys, ids, ids < count, D, D, BLOCK_D)
@@ -111,11 +124,14 @@ def _query_shared(
 
 @triton.jit
 def _shared_gradient(
-    q, keys, values, log_count, grad, lse, delta, home, part,
+    q, phi, keys, values, log_count, grad, lse, delta, home, part,
     q_b, q_n, q_h, g_b, g_n, g_h, scale, log2_scale, N, T, H, TILES, SPANS, span, half,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Partial dk, dv of T keys that every cluster sees, over one span of tokens; part (2, SPANS, B, H, T, D)."""
+    """Partial dk, dv of T keys that every cluster sees, over one span of tokens; part (2, SPANS, B, H, T, D).
+
+    With phi its gate sharpens the logits.
+    """
     b, piece, tile, h = split_program(SPANS, H, TILES)
     q, grad = q + b * q_b + h * q_h, grad + b * g_b + h * g_h
     ids = tile * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -137,7 +153,11 @@ def _shared_gradient(
         if log_count is not None:
             cluster = tl.load(home + b * N + rows, mask=real, other=-1)
             offset = tl.where(ids[:, None] == cluster[None, :], -float("inf"), offset)
-        p, ds = _weights(key, query, value, dout, offset, product[None, :], log2_scale, PRECISION)
+        sharpness = 1.0
+        if phi is not None:
+            sharpness = gate(tl.load(phi + b * N + rows, mask=real, other=0.0))[None, :]
+        p, ds = _weights(key, query, value, dout, offset, product[None, :], log2_scale * sharpness, PRECISION)
+        ds *= sharpness
         dv = tl.dot(p.to(dout.dtype), dout, dv, input_precision=PRECISION)
         dk = tl.dot(ds.to(query.dtype), query, dk, input_precision=PRECISION)
     part += (piece * (tl.num_programs(0) // (H * TILES * SPANS)) * H + b * H + h) * T * D
@@ -147,23 +167,25 @@ def _shared_gradient(
 
 @triton.jit
 def _through_summary(
-    key, value, route, real, surrogate, lean, log_share, dk_mean, dv_mean, shift, scale, log2_scale
+    route, real, surrogate, lean, log_share, dp, shift, scale, log2_scale
 ):  # fmt: skip
-    """Shares p of members in their cluster's summary, and the gradients of (route . surrogate) and of phi."""
+    """Shares p of members in their cluster's summary, and the gradients of (route . surrogate) and of phi.
+
+    dp is the gradient of p, shift its mean by p.
+    """
     raw = tl.sum(route.to(tl.float32) * surrogate[None, :], 1)
     sharpness = gate(-lean)
     p = tl.math.exp2(tl.where(real, raw * sharpness * log2_scale - log_share, -float("inf")))
-    towards = tl.sum(key.to(tl.float32) * dk_mean[None, :] + value.to(tl.float32) * dv_mean[None, :], 1)
-    da = p * (towards - shift) * scale
+    da = p * (dp - shift) * scale
     return p, da * sharpness, -da * raw * tl.sigmoid(-lean)
 
 
 @triton.jit
 def _member_gradient(
-    q, k, v, k_route, surrogates, phi, index, token_mask, grad, lse, delta, wide, dwide, share_lse,
-    dk, dv, dk_route, dphi, dsurrogates,
+    q, k, v, k_route, surrogates, phi, index, token_mask, grad, lse, delta,
+    mean_k, mean_v, dmean_k, dmean_v, share_lse, dk, dv, dk_route, dphi, dsurrogates,
     q_b, q_n, q_h, k_b, k_n, k_h, v_b, v_n, v_h, r_b, r_n, r_h, g_b, g_n, g_h,
-    scale, log2_scale, N, M, K, H, BLOCKS, half,
+    scale, log2_scale, N, M, K, H, BLOCKS,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     b, c, block, h = split_program(M, H, BLOCKS)
@@ -185,24 +207,28 @@ def _member_gradient(
         grad_v = tl.dot(p.to(dout.dtype), dout, grad_v, input_precision=PRECISION)
         grad_k = tl.dot(ds.to(query.dtype), query, grad_k, input_precision=PRECISION)
     grad_k *= scale
-    if wide is not None:
-        column = tl.arange(0, BLOCK_D)
-        at, inside = ((b * H + h) * M + c) * D + column, column < D
-        dk_mean, dv_mean = tl.load(dwide + at, inside, 0.0), tl.load(dwide + half + at, inside, 0.0)
-        shift = tl.load(wide + at, inside, 0.0) * dk_mean + tl.load(wide + half + at, inside, 0.0) * dv_mean
-        surrogate = tl.load(surrogates + (h * M + c) * D + column, inside, 0.0).to(tl.float32)
+    if mean_v is not None:
+        at = ((b * H + h) * M + c) * D
+        to_v = load_row(dmean_v + at, D, BLOCK_D)
+        dp, shift = tl.sum(value.to(tl.float32) * to_v[None, :], 1), load_row(mean_v + at, D, BLOCK_D) * to_v
+        to_k = tl.zeros([BLOCK_D], tl.float32)
+        if mean_k is not None:
+            to_k = load_row(dmean_k + at, D, BLOCK_D)
+            dp += tl.sum(key.to(tl.float32) * to_k[None, :], 1)
+            shift += load_row(mean_k + at, D, BLOCK_D) * to_k
+        surrogate = load_row(surrogates + (h * M + c) * D, D, BLOCK_D)
         route = key
         if dk_route is not None:
             route = load_rows(k_route + b * r_b + h * r_h, rows, real, r_n, D, BLOCK_D)
         p, draw, dlean = _through_summary(
-            key, value, route, real, surrogate, tl.load(phi + b * N + rows, mask=real, other=0.0),
-            tl.load(share_lse + (b * H + h) * M + c), dk_mean, dv_mean, tl.sum(shift, 0), scale, log2_scale,
+            route, real, surrogate, tl.load(phi + b * N + rows, mask=real, other=0.0),
+            tl.load(share_lse + (b * H + h) * M + c), dp, tl.sum(shift, 0), scale, log2_scale,
         )  # fmt: skip
-        grad_v += p[:, None] * dv_mean[None, :]
-        grad_k += p[:, None] * dk_mean[None, :]
+        grad_v += p[:, None] * to_v[None, :]
+        grad_k += p[:, None] * to_k[None, :]
         tl.store(dphi + (b * H + h) * N + rows, dlean, mask=present)
-        to = dsurrogates + (((b * H + h) * M + c) * BLOCKS + block) * D + column
-        tl.store(to, tl.sum(draw[:, None] * route.to(tl.float32), 0), inside)
+        to = dsurrogates + (((b * H + h) * M + c) * BLOCKS + block) * D
+        store_row(to, tl.sum(draw[:, None] * route.to(tl.float32), 0), D, BLOCK_D)
         if dk_route is not None:
             store_rows(dk_route + out, rows, present, H * D, draw[:, None] * surrogate[None, :], D, BLOCK_D)
         else:
@@ -211,53 +237,69 @@ def _member_gradient(
     store_rows(dv + out, rows, present, H * D, grad_v, D, BLOCK_D)
 
 
-class _State(NamedTuple):
-    """What the queries leave for the other kernels: q, the output's gradient; lse, delta (B, N, H), home (B, N)."""
+class State(NamedTuple):
+    """What the queries leave for the other kernels, about one softmax: its weights are 2^(logit - lse).
+
+    Attributes:
+        q: Queries, (B, N, H, D).
+        grad: Gradient of the output, likewise.
+        lse, delta: (B, N, H); delta is what the gradients of the weights are compared with.
+        home: Cluster of each token, (B, N).
+        phi: (B, N); if given, gate(phi) multiplies the logits.
+    """
 
     q: Tensor
     grad: Tensor
     lse: Tensor
     delta: Tensor
     home: Tensor
+    phi: Tensor | None = None
 
 
 def backward(problem: Problem, grad: Tensor, out: Tensor, lse: Tensor) -> dict[str, Tensor | None]:
     """Gradients by operand name, tokens in rows (B, N, H, D); None where an operand has no part in it."""
     summary = summarise(problem) if problem.options.summaries else None
-    prefix_k, prefix_v = prefix_rows(problem)
-    dq, state = _queries(problem, summary, with_unit_stride(grad), out, lse)
-    grads: dict[str, Tensor | None] = dict.fromkeys(("q_route", "k_route", "phi", "surrogates", "prefix_k", "prefix_v"))
-    grads["q"] = dq
-    if prefix_k is not None and prefix_v is not None:
-        both = _shared(problem, state, prefix_k, prefix_v, None)
-        grads["prefix_k"], grads["prefix_v"] = both[0].clone(), both[1].clone()  # an operator's results share no memory
-    dwide = None
+    home = torch.empty(lse.shape[:2], dtype=torch.int32, device=lse.device)
+    state = State(with_unit_stride(problem.q), with_unit_stride(grad), lse, torch.empty_like(lse), home)
+    dq = query_gradient(problem, state, summary, out, None)
+    dkeys = dvalues = None
     if summary is not None:
-        dwide = _shared(problem, state, summary.keys, summary.values, summary.log_count)
-    return grads | _members(problem, state, summary, dwide)
+        dkeys, dvalues = shared_gradient(problem, state, summary.keys, summary.values, summary.log_count)
+    members = member_gradient(problem, state, summary, dkeys, dvalues)
+    return UNUSED | {"q": dq} | prefix_gradient(problem, state) | members
 
 
-def _queries(
-    problem: Problem, summary: Summary | None, grad: Tensor, out: Tensor, lse: Tensor
-) -> tuple[Tensor, _State]:
-    q, k, v = (with_unit_stride(x) for x in (problem.q, problem.k, problem.v))
-    dq, delta = torch.empty_like(out), torch.empty_like(lse)
-    home = torch.empty(lse.shape[:2], dtype=torch.int32, device=q.device)
+def prefix_gradient(problem: Problem, state: State) -> dict[str, Tensor]:
+    """Gradients of prefix keys and values, if there are any; ``state`` is that of the softmax they stand in."""
+    keys, values = prefix_rows(problem)
+    if keys is None or values is None:
+        return {}
+    both = shared_gradient(problem, state, keys, values, None)
+    return {"prefix_k": both[0].clone(), "prefix_v": both[1].clone()}  # an operator's results share no memory
+
+
+def query_gradient(
+    problem: Problem, state: State, summary: Summary | None, out: Tensor | None, more: Tensor | None
+) -> Tensor:
+    """Gradient dq (B, N, H, D), with ``more`` of it added; with the output ``out`` it fills state.delta and home."""
+    q, grad = state.q, state.grad
+    k, v = with_unit_stride(problem.k), with_unit_stride(problem.v)
+    dq = torch.empty(q.shape, dtype=problem.dtype, device=q.device)
     tiles = query_tiles(q, problem.cluster_size, problem.cluster_size)
     blocks = triton.cdiv(problem.cluster_size, tiles.rows)
     _query_gradient[problem.batch * problem.num_clusters * blocks * problem.heads,](
         q, k, v, *prefix_rows(problem), *summary_operands(summary), problem.index, mask_bytes(problem),
-        grad, out, lse, dq, delta, home,
+        grad, out, more, state.lse, dq, state.delta, state.home,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *grad.stride()[:3],
         problem.options.scale, problem.options.scale * LOG2E,
         problem.num_tokens, problem.num_clusters, problem.cluster_size, problem.num_prefix, problem.heads, blocks,
         D=problem.head_dim, BLOCK_D=tiles.block_d, BLOCK_Q=tiles.rows, BLOCK_K=tiles.step, BLOCK_P=16,
         PRECISION=tiles.precision, num_warps=8, num_stages=tiles.stages,
     )  # fmt: skip
-    return dq, _State(q, grad, lse, delta, home)
+    return dq
 
 
-def _shared(problem: Problem, state: _State, keys: Tensor, values: Tensor, log_count: Tensor | None) -> Tensor:
+def shared_gradient(problem: Problem, state: State, keys: Tensor, values: Tensor, log_count: Tensor | None) -> Tensor:
     """Gradients (2, B, H, T, D) fp32 of keys and values (B, H, T, D) that every cluster sees."""
     q, grad = state.q, state.grad
     count = keys.shape[2]
@@ -268,7 +310,7 @@ def _shared(problem: Problem, state: _State, keys: Tensor, values: Tensor, log_c
     part = torch.empty(2, spans, *keys.shape, device=q.device)
     rows = triton.cdiv(count, tiles.rows)
     _shared_gradient[problem.batch * spans * rows * problem.heads,](
-        q, keys, values, log_count, grad, state.lse, state.delta, state.home, part,
+        q, state.phi, keys, values, log_count, grad, state.lse, state.delta, state.home, part,
         *q.stride()[:3], *grad.stride()[:3], problem.options.scale, problem.options.scale * LOG2E,
         problem.num_tokens, count, problem.heads, rows, spans, span, part[0].numel(),
         D=problem.head_dim, BLOCK_D=tiles.block_d, BLOCK_T=tiles.rows, BLOCK_N=tiles.step,
@@ -277,9 +319,10 @@ def _shared(problem: Problem, state: _State, keys: Tensor, values: Tensor, log_c
     return part.sum(1)
 
 
-def _members(
-    problem: Problem, state: _State, summary: Summary | None, dwide: Tensor | None
-) -> dict[str, Tensor | None]:
+def member_gradient(
+    problem: Problem, state: State, summary: Summary | None, dkeys: Tensor | None, dvalues: Tensor | None
+) -> dict[str, Tensor]:
+    """Gradients by name of what belongs to members; dkeys, dvalues (B, H, M, D) are those of the summaries."""
     q, k, v, route = (with_unit_stride(x) for x in (problem.q, problem.k, problem.v, problem.k_route))
     dk, dv = (torch.empty(problem.v.shape, dtype=problem.dtype, device=q.device) for _ in range(2))
     own_route = summary is not None and problem.k_route is not problem.k
@@ -287,23 +330,19 @@ def _members(
     tiles = key_tiles(q, problem.cluster_size, problem.cluster_size)
     blocks = triton.cdiv(problem.cluster_size, tiles.rows)
     dphi = torch.empty(problem.batch, problem.heads, problem.num_tokens, device=q.device)
-    dsurrogates = torch.empty(
-        problem.batch, problem.heads, problem.num_clusters, blocks, problem.head_dim, device=q.device
-    )
-    wide, share_lse = (None, None) if summary is None else (summary.wide, summary.share_lse)
+    dsurrogates = torch.empty(*dphi.shape[:2], problem.num_clusters, blocks, problem.head_dim, device=q.device)
+    mean_k, mean_v, share_lse = (None, None, None) if summary is None else summary[2:5]
     _member_gradient[problem.batch * problem.num_clusters * blocks * problem.heads,](
         q, k, v, route, problem.surrogates.contiguous(), problem.phi.contiguous(), problem.index, mask_bytes(problem),
-        state.grad, state.lse, state.delta, wide, dwide, share_lse, dk, dv, droute, dphi, dsurrogates,
+        state.grad, state.lse, state.delta, mean_k, mean_v, dkeys, dvalues, share_lse,
+        dk, dv, droute, dphi, dsurrogates,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *route.stride()[:3], *state.grad.stride()[:3],
         problem.options.scale, problem.options.scale * LOG2E,
         problem.num_tokens, problem.num_clusters, problem.cluster_size, problem.heads, blocks,
-        0 if wide is None else wide[0].numel(),
         D=problem.head_dim, BLOCK_D=tiles.block_d, BLOCK_Q=tiles.step,
         BLOCK_K=tiles.rows, PRECISION=tiles.precision, num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     if summary is None:
         return {"k": dk, "v": dv}
-    return {
-        "k": dk, "v": dv, "k_route": droute, "phi": dphi.sum(1)[..., None],
-        "surrogates": dsurrogates.sum(3).sum(0),
-    }  # fmt: skip
+    grads = {"k": dk, "v": dv, "phi": dphi.sum(1)[..., None], "surrogates": dsurrogates.sum(3).sum(0)}
+    return grads if droute is None else grads | {"k_route": droute}

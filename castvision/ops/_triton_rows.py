@@ -25,11 +25,25 @@ def load_rows(pointer, ids, valid, stride, D, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
+def load_row(pointer, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The one row at ``pointer``, (BLOCK_D,) in fp32, zero beyond D."""
+    column = tl.arange(0, BLOCK_D)
+    return tl.load(pointer + column, mask=column < D, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def store_rows(pointer, ids, valid, stride, rows, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """Write (rows, BLOCK_D) to the rows ``ids`` that are valid, in the pointer's dtype."""
     column = tl.arange(0, BLOCK_D)
     at = pointer + ids.to(tl.int64)[:, None] * stride + column[None, :]
     tl.store(at, rows.to(pointer.dtype.element_ty), mask=valid[:, None] & (column < D)[None, :])
+
+
+@triton.jit
+def store_row(pointer, row, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Write (BLOCK_D,) to the one row at ``pointer``."""
+    column = tl.arange(0, BLOCK_D)
+    tl.store(pointer + column, row, mask=column < D)
 
 
 @triton.jit

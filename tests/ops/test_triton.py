@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,12 +52,12 @@ DEFAULT = Options(0.5, "joint", "softmax", False, True, True, 0.0)
 
 def test_what_is_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_problem, "arithmetic_dtype", lambda x: x.dtype)  # as on CUDA
-    assert _triton._unsupported(problem(DEFAULT)) is None
+    for mixing in ("joint", "surrogate"):
+        assert _triton._unsupported(problem(replace(DEFAULT, mixing=mixing))) is None
     for options in (
-        Options(0.5, "surrogate", "softmax", False, True, True, 0.0),
-        Options(0.5, "joint", "laplace", False, True, True, 0.0),
-        Options(0.5, "joint", "softmax", False, True, False, 0.0),
-        Options(0.5, "joint", "softmax", False, True, True, 0.1),
+        replace(DEFAULT, activation="laplace"),
+        replace(DEFAULT, is_partition=False),
+        replace(DEFAULT, dropout_p=0.1),
     ):
         assert _triton._unsupported(problem(options)) is not None
     assert "float64" in str(_triton._unsupported(problem(DEFAULT, torch.float64)))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from castvision.ops import _affinity, _triton
+from castvision.ops import _affinity, _problem, _triton
 from castvision.ops._problem import Options, Problem
 
 triton = pytest.importorskip("triton")
@@ -83,20 +83,19 @@ def usage(log: str) -> tuple[int, int]:
     return int(registers[1]), sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", log))
 
 
-def launch_all(head_dim: int, dtype: torch.dtype) -> None:
+def launch_all(head_dim: int, dtype: torch.dtype, mixing: str, *, own_route: bool = False) -> None:
     """Forward and backward with a prefix and a mask, and routing; 128 clusters of 128. Numbers are never read."""
-    from castvision.ops import _triton_attend, _triton_backward
-
     size, heads = 128, 2
     q, k, v = torch.empty(1, size * size, 3, heads, head_dim, dtype=dtype).permute(2, 0, 3, 1, 4)
     surrogates, phi = torch.empty(heads, size, head_dim), torch.empty(1, size * size, 1)
     prefix, mask = torch.empty(1, heads, 1, head_dim, dtype=dtype), torch.ones(1, size * size, dtype=torch.bool)
     index = torch.empty(1, size, size, dtype=torch.long)
-    options = Options(0.1, "joint", "softmax", False, True, True, 0.0)
-    problem = Problem(q, k, v, surrogates, phi, index, prefix, prefix, None, None, mask, options)
+    options = Options(0.1, mixing, "softmax", False, True, True, 0.0)
+    route = (q, k) if own_route else (None, None)
+    problem = Problem(q, k, v, surrogates, phi, index, prefix, prefix, *route, mask, options)
     assert _triton._unsupported(problem) is None
-    out, lse = _triton_attend.forward(problem)
-    _triton_backward.backward(problem, torch.empty_like(out), out, lse)
+    out, lse = _triton.forward(problem)
+    _triton.backward(problem, torch.empty_like(out), out, lse)
 
 
 def check(kernels: list[Compiled], arch: int) -> None:
@@ -108,12 +107,16 @@ def compile_on(arch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from triton.runtime import driver
 
     monkeypatch.setattr(driver, "_active", Driver(arch))
+    monkeypatch.setattr(_problem, "arithmetic_dtype", lambda x: x.dtype)  # as on CUDA, not fp32 for half precision
 
 
-def test_default_size_on_hopper(compiled: list[Compiled], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("mixing", "more"), [("joint", set()), ("surrogate", {"_mixing_gradient"})])
+def test_default_size_on_hopper(
+    mixing: str, more: set[str], compiled: list[Compiled], monkeypatch: pytest.MonkeyPatch
+) -> None:
     compile_on(90, monkeypatch)
-    launch_all(64, torch.bfloat16)
-    assert {kernel.name for kernel in compiled} == {
+    launch_all(64, torch.bfloat16, mixing)
+    assert {kernel.name for kernel in compiled} == more | {
         "_summarise", "_attend", "_query_gradient", "_shared_gradient", "_member_gradient"
     }  # fmt: skip
     check(compiled, 90)
@@ -154,14 +157,27 @@ def check_scores_agree(kernels: list[Compiled]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize("mixing", ["joint", "surrogate"])
 @pytest.mark.parametrize("arch", [80, 90, 100])
-def test_all_architectures(arch: int, compiled: list[Compiled], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Head widths 32, 64 and 128, K = M of 128 and 256, in every dtype that the architecture takes."""
+def test_attention_on_all_architectures(
+    arch: int, mixing: str, compiled: list[Compiled], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Head widths 32, 64 and 128, in every dtype that the architecture takes."""
     compile_on(arch, monkeypatch)
     for head_dim in (32, 64, 128):
-        launch_all(head_dim, torch.bfloat16)
+        launch_all(head_dim, torch.bfloat16, mixing)
+        launch_all(head_dim, torch.float16, mixing, own_route=True)
         if arch >= 90 and head_dim <= 64:
-            launch_all(head_dim, torch.float32)
+            launch_all(head_dim, torch.float32, mixing)
+    check(compiled, arch)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_routing_on_all_architectures(arch: int, compiled: list[Compiled], monkeypatch: pytest.MonkeyPatch) -> None:
+    """K = M of 128 and 256."""
+    compile_on(arch, monkeypatch)
     for num_clusters in (128, 256):
         route(64, num_clusters)
     check(compiled, arch)
