@@ -20,7 +20,7 @@ from castvision.ops._compiled import compiled
 
 Array = NDArray[Any]
 
-_CLUSTERS_PER_THREAD = 16
+_CLUSTERS_PER_THREAD = 64
 
 
 class Rows(NamedTuple):
