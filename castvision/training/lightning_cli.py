@@ -97,7 +97,7 @@ class TrainingCLI(LightningCLI):
             trainer["enable_checkpointing"] = False  # Lightning's own callback would take over the state of ours
         if trainer.get("logger") is None:
             trainer["logger"] = self._loggers() if is_fit and not trainer.get("fast_dev_run") else False
-        return self._instantiate_trainer(trainer, self._callbacks(trainer) if is_fit else self._watchers())
+        return self._instantiate_trainer(trainer, self._callbacks(trainer) if is_fit else self._watchers(trainer))
 
     def _loggers(self) -> list[CSVLogger | TensorBoardLogger]:
         return [
@@ -108,7 +108,7 @@ class TrainingCLI(LightningCLI):
     def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
         config = self.config[self.line.verb]
         monitor = self.model.monitor
-        callbacks = self._watchers()
+        callbacks = self._watchers(trainer)
         if config.ema is not None:
             callbacks.insert(0, EMAWeightAveraging(decay=config.ema))
         if config.early_stopping is not None:
@@ -118,9 +118,11 @@ class TrainingCLI(LightningCLI):
             callbacks += _checkpoints(self.folder, monitor)
         return callbacks
 
-    def _watchers(self) -> list[Callback]:
+    def _watchers(self, trainer: dict[str, Any]) -> list[Callback]:
         self.report = Report(self.folder)
-        callbacks: list[Callback] = [TrainingBar(), self.report]
+        callbacks: list[Callback] = [self.report]
+        if trainer.get("enable_progress_bar") is not False:
+            callbacks.append(TrainingBar())
         if self.line.verb == "predict":
             callbacks.append(PredictionFile(self.folder / "predictions.pt"))
         return callbacks
