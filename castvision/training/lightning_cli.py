@@ -155,8 +155,10 @@ class TrainingCLI(LightningCLI):
         if report.validated_step != self.trainer.global_step and self.trainer.limit_val_batches != 0:
             report.is_finishing = True
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-            if report.best_step == self.trainer.global_step and self.trainer.checkpoint_callback is not None:
-                self.trainer.save_checkpoint(self.folder / BEST)
+            if self.trainer.checkpoint_callback is not None:
+                is_best = report.best_step == self.trainer.global_step
+                for name in (LAST, BEST) if is_best else (LAST,):
+                    self.trainer.save_checkpoint(self.folder / name)
         if self.trainer.is_global_zero:
             report.write(self.trainer, self.model)
 

@@ -174,6 +174,7 @@ def test_resume_fails_loudly(write_config, tmp_path, capsys):
 def test_stopped_in_the_middle_of_an_epoch_still_counts_and_keeps_the_best(write_config, tmp_path):
     folder = tmp_path / "run"
     assert train("--config", write_config("image"), "--run_dir", folder, "--trainer.max_steps", 7) == 0
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 7
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["best"]["step"] == metrics["training"]["steps"] == 7
     assert (folder / "best.ckpt").exists()
