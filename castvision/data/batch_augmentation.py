@@ -35,7 +35,7 @@ class BatchAugmentation(nn.Module):
         ValueError: A probability outside 0..1, a negative strength, or no range of factors.
     """
 
-    def __init__(  # noqa: PLR0913, RUF100  # the signature is the configuration
+    def __init__(  # noqa: PLR0913  # the signature is the configuration
         self,
         hflip: float = 0.5,
         vflip: float = 0.0,
@@ -90,7 +90,7 @@ def _geometry(
     hflip: float, vflip: float, rot90: float, degrees: float, frame: tuple[float, tuple[float, float]]
 ) -> nn.Module | None:
     # NOTE: imported here: it takes seconds, and few need it.
-    from kornia import augmentation as K  # noqa: N812, RUF100
+    from kornia import augmentation as K
     from kornia.constants import DataKey
 
     translate, scale = frame

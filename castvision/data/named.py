@@ -107,7 +107,7 @@ class NamedDataset(PixelDataset):
         in_chans: See `PixelDataset`.
     """
 
-    def __init__(  # noqa: PLR0913, RUF100  # an adapter takes what it adapts
+    def __init__(
         self,
         source: Any,
         name: str,

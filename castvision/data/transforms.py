@@ -22,7 +22,7 @@ from castvision.data.labels import IGNORED
 from castvision.data.samples import to_float
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask a server for its newest release
-import albumentations as A  # noqa: E402, N812, RUF100
+import albumentations as A
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

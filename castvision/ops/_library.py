@@ -10,14 +10,14 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from castvision.ops import _fused
 from castvision.ops._problem import Options, Problem
 from castvision.ops.routing import learned_clusters, random_clusters, window_clusters, window_size
 from castvision.ops.surrogates import resampling_matrix
 
-_custom_op = cast(Callable[..., Callable[[Callable[..., Any]], Any]], torch.library.custom_op)
+_custom_op = cast(Callable[..., Callable[[Callable[..., Any]], Any]], library.custom_op)
 
 
 @_custom_op("castvision::route", mutates_args=())

@@ -29,7 +29,7 @@ class LRAPathfinderDataModule(ImageDataModule):
         ValueError: Metadata that is no such table, images of another size, or a number out of range.
     """
 
-    def __init__(  # noqa: PLR0913, RUF100  # the signature is the configuration
+    def __init__(
         self,
         root: str,
         resolution: int = 32,

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from torch import library
 
 from castvision.ops import cast_attention
 from tests.ops.cases import make_case
@@ -129,12 +130,12 @@ def test_operators_obey_the_rules_of_torch_library() -> None:
     q, k, v = (o[n][:, :, 1:].clone().requires_grad_() for n in ("q", "k", "v"))
     index = case.options["routing"].index
     prefix = (o["k"][:, :, :1].clone(), o["v"][:, :, :1].clone())
-    torch.library.opcheck(
+    library.opcheck(
         torch.ops.castvision.attend.default,
         (q, k, v, o["surrogates"].clone().requires_grad_(), o["phi"], index, *prefix, None, None, None, None,
          0.5, "joint", "softmax", False, True, True, 0.0),
     )  # fmt: skip
-    torch.library.opcheck(
+    library.opcheck(
         torch.ops.castvision.route.default,
         (q.detach(), k.detach(), o["surrogates"], o["phi"], None, 4, "sa_topk", "softmax", "affinity"),
     )
