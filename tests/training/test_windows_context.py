@@ -195,7 +195,7 @@ def test_context_solves_from_training_to_disk_what_tiles_alone_cannot(tmp_path):
     new = write_images(tmp_path / "new", 8, seed=1)
     shares = {}
     for name, flags in (("windows_context", CONTEXT), ("windows", ())):
-        assert train(root, tmp_path / name, 200, *flags, config=name) == 0
+        assert train(root, tmp_path / name, 300, *flags, config=name) == 0
         arguments = ["--model", str(tmp_path / name / "best.ckpt"), "--output", str(tmp_path / f"{name}_masks")]
         assert predict([str(new / "images"), *arguments, "--no-overlay"]) == 0
         found = np.stack([pixels_of(tmp_path / f"{name}_masks/masks/{number}.png") for number in range(8)])
