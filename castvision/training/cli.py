@@ -116,13 +116,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _PlainLines(logging.Handler):
+    """Messages as lines on what is standard error when they come; it may be another at the next call."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{self.format(record)}\n")
+
+
 def _show_messages() -> None:
     """Ours, as plain lines."""
     ours = logging.getLogger("castvision")
     if not ours.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        ours.addHandler(handler)
+        ours.addHandler(_PlainLines())
         ours.propagate = False
     ours.setLevel(logging.INFO)
 
