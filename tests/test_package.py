@@ -119,7 +119,8 @@ PUBLIC = {
         "checkpoint_filter_fn", "cluster_maps", "make_context",
     },
     "castvision.ops": {
-        "ASSIGNMENTS", "Routing", "cast_attention", "coverage", "make_routing", "resample_surrogates", "window_size",
+        "ASSIGNMENTS", "AttentionOptions", "Routing", "cast_attention", "check_choice", "coverage", "make_options",
+        "resample_surrogates",
     },
 }  # fmt: skip
 

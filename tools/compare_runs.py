@@ -28,9 +28,15 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def make_rows(runs: dict[Path, dict[str, Any]]) -> list[list[str]]:
-    """A heading row, then one row for each property and figure; a figure that one run lacks is left blank."""
-    rows = [["", *(folder.name for folder in runs)]]
-    rows.append(["model", *(run["model"]["name"] for run in runs.values())])
+    """A heading row, then one row for each property and figure; a figure that one run lacks is left blank.
+
+    A model that all runs share stands in the first heading: beside each other the names would not fit a terminal.
+    """
+    models = [run["model"]["name"] for run in runs.values()]
+    is_one = len(set(models)) == 1
+    rows = [[models[0] if is_one else "", *(folder.name for folder in runs)]]
+    if not is_one:
+        rows.append(["model", *models])
     kwargs = [" ".join(f"{k}={v}" for k, v in run["model"]["kwargs"].items()) for run in runs.values()]
     if any(kwargs):
         rows.append(["with", *kwargs])

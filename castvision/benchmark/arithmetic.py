@@ -1,41 +1,55 @@
-"""Floating-point operations, two for a multiply-add: the floor of time, and what torch's counter lacks."""
+"""Floating-point operations, two for a multiply-add: the floor of time, and what torch's counter cannot follow."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+
+from castvision.ops import AttentionOptions
+from castvision.ops.partitions import cluster_grid, window_size_for
 
 
-def attend_flops(tokens: int, clusters: int, cluster_size: int, width: int) -> int:
-    """Attention of N queries to K members and M summaries, and the summaries' keys and values."""
-    return 4 * tokens * (cluster_size + clusters) * width + 6 * tokens * width
+def most_square(tokens: int) -> tuple[int, int]:
+    """The grid (rows, cols) of N tokens that is nearest to a square, rows <= cols."""
+    rows = next(rows for rows in range(math.isqrt(tokens), 0, -1) if tokens % rows == 0)
+    return rows, tokens // rows
 
 
-def route_flops(tokens: int, clusters: int, width: int) -> int:
-    """Scores of N queries and N keys with M surrogates."""
-    return 4 * tokens * clusters * width
+def attend_flops(tokens: int, near: int, far: int, width: int) -> int:
+    """Attention of N queries to so many neighbours and summaries each: the scores and the weighted sum."""
+    return 4 * tokens * (near + far) * width
 
 
-def layer_flops(tokens: int, clusters: int, width: int) -> int:
-    """A CAST layer: the projections to q, k, v and back, routing, attention, with K = ceil(N / M)."""
-    size = -(-tokens // clusters)
-    return 8 * tokens * width**2 + route_flops(tokens, clusters, width) + attend_flops(tokens, clusters, size, width)
+def route_flops(tokens: int, clusters: int, head_dim: int, passes: int) -> int:
+    """Scores of N head means with M surrogates, as often as tokens join the nearest."""
+    return 2 * passes * tokens * clusters * head_dim
+
+
+def near_far_flops(
+    rows: int, cols: int, width: int, num_heads: int, options: AttentionOptions, num_prefix_tokens: int = 0
+) -> int:
+    """Near and far on a grid of tokens, routing included, projections not.
+
+    A token sees prefix tokens, its window of w² and M summaries. R anchors cost 2 R more: N keys for each of them, and
+    R keys for each of N. Sums over clusters are left out: they are additions, a few for each number.
+
+    Raises:
+        ValueError: Not near and far over nearest clusters.
+    """
+    if options.neighborhood != "window" or options.assignment != "nearest":
+        raise ValueError(f"expected windows and nearest clusters, got {options.neighborhood} and {options.assignment}")
+    tokens, prefix = rows * cols, num_prefix_tokens
+    size = options.window_size or window_size_for(tokens)
+    clusters = math.prod(cluster_grid(rows, cols, options.num_clusters))
+    seen = attend_flops(tokens, prefix + size**2, clusters + 2 * options.anchors, width)
+    to_all = attend_flops(prefix, prefix + tokens, 0, width)
+    return seen + to_all + route_flops(tokens, clusters, width // num_heads, 1 + options.refinements)
+
+
+def layer_flops(tokens: int, width: int, num_heads: int, options: AttentionOptions) -> int:
+    """A layer on the most square grid: near and far, and the projections to q, k, v and back."""
+    return 8 * tokens * width**2 + near_far_flops(*most_square(tokens), width, num_heads, options)
 
 
 def operand_bytes(tokens: int, width: int, itemsize: int) -> int:
     """What every attention layer holds: its input, q, k, v and its output."""
     return 5 * tokens * width * itemsize
-
-
-def flop_formulas() -> dict[Any, Any]:
-    """Formulas of our operators for :class:`torch.utils.flop_counter.FlopCounterMode`, which sees each as one node."""
-    import torch
-
-    def attend(q: Any, k: Any, v: Any, surrogates: Any, phi: Any, index: Any, *rest: Any, **named: Any) -> int:
-        batch, heads, tokens, head_dim = q
-        return int(batch * attend_flops(tokens, index[1], index[2], heads * head_dim))
-
-    def route(q: Any, k: Any, surrogates: Any, *rest: Any, **named: Any) -> int:
-        batch, heads, tokens, head_dim = q
-        return int(batch * route_flops(tokens, surrogates[1], heads * head_dim))
-
-    return {torch.ops.castvision.attend: attend, torch.ops.castvision.route: route}

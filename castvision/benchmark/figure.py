@@ -11,9 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LABELS = {
-    "cast": "CAST", "cast-surrogate": "CAST, the paper's mixing", "sdpa": "full attention (SDPA)",
-    "sdpa-flash": "FlashAttention-2", "sdpa-flash3": "FlashAttention-3", "sdpa-cudnn": "cuDNN",
-    "sdpa-efficient": "memory-efficient", "no-core": "attention's core removed",
+    "cast": "CAST", "cast-anchors": "CAST, 64 anchors", "cast-paper": "CAST, the paper's",
+    "sdpa": "full attention (SDPA)", "no-core": "attention's core removed",
 }  # fmt: skip
 _STYLES = {"forward": "-", "training": "--"}
 _ITEMSIZES = {"fp32": 4, "bf16": 2}
@@ -92,14 +91,14 @@ def _draw_floors(time_axes: Axes, memory_axes: Axes, results: Results, level: st
     if level != "layer":
         return
     from castvision.benchmark.arithmetic import layer_flops, operand_bytes
-    from castvision.benchmark.subjects import WIDTH
-    from castvision.layers.cast_attention import default_num_clusters
+    from castvision.benchmark.subjects import HEADS, WIDTH
+    from castvision.ops import make_options
 
     sizes = _sizes(results, level)
     line: dict[str, Any] = {"color": "grey", "linestyle": ":"}
     rates = [f.value for k, f in results.figures.items() if k.quantity == "flops/s" and k.dtype == dtype]
     if rates:
-        floor = [layer_flops(size, default_num_clusters(size), WIDTH) / rates[0] for size in sizes]
+        floor = [layer_flops(size, WIDTH, HEADS, make_options()) / rates[0] for size in sizes]
         time_axes.plot(sizes, floor, label="CAST's arithmetic at the rate of a matrix product", **line)
     weights = [operand_bytes(size, WIDTH, _ITEMSIZES[dtype]) / (1 << 20) for size in sizes]
     memory_axes.plot(sizes, weights, label="input, q, k, v and output", **line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 
 
 def describe_machine() -> dict[str, str | int]:
@@ -17,8 +18,7 @@ def describe_machine() -> dict[str, str | int]:
     described: dict[str, str | int] = {
         **describe_processor(),
         "cores": os.cpu_count() or 1,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "bf16": "in hardware" if has_bf16() else "emulated",
+        "instructions": "+".join(find_instructions()),
         "system": platform.platform(),
         "torch": torch.__version__,
         "timm": timm.__version__,
@@ -29,21 +29,36 @@ def describe_machine() -> dict[str, str | int]:
     return described
 
 
+def name_processor(machine: Mapping[str, str | int], device: str) -> str:
+    """What a run on ``device`` ran on, of a described machine: "AMD EPYC, AVX512+bf16"."""
+    processor = f"{machine['cpu']}, {machine['instructions']}"
+    return f"{machine['gpu']} beside {processor}" if device == "cuda" else processor
+
+
 def find_hardware(device: str) -> frozenset[str]:
-    """What goals may ask for and is here, when the run is on ``device``: "cpu", "cpu bf16", "2 cores", "cuda"."""
+    """What goals may ask for and is here, when the run is on ``device``: "cpu", "cpu amx", "2 cores", "cuda"."""
     if device == "cuda":
         return frozenset({"cuda"})
     found = {"cpu"}
-    if has_bf16():
-        found.add("cpu bf16")
+    if "AMX" in find_instructions():
+        found.add("cpu amx")
     if (os.cpu_count() or 1) >= 2:
         found.add("2 cores")
     return frozenset(found)
 
 
-def has_bf16() -> bool:
-    """Whether this processor multiplies bf16 itself; otherwise torch converts every product's operands to fp32."""
+def find_instructions() -> list[str]:
+    """The vectors torch uses here, such as AVX512, then "bf16" and "AMX" where there are instructions for them."""
     import torch
 
-    cpu = torch.cpu
-    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+    found = [torch.backends.cpu.get_cpu_capability()]
+    if torch.cpu._is_avx512_bf16_supported():
+        found.append("bf16")
+    if torch.cpu._is_amx_tile_supported():
+        found.append("AMX")
+    return found
+
+
+def has_bf16() -> bool:
+    """Whether this processor multiplies bf16 itself; otherwise torch converts every product's operands to fp32."""
+    return not {"bf16", "AMX"}.isdisjoint(find_instructions())

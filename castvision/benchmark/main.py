@@ -27,7 +27,8 @@ QUICK_IMG_SIZE = 256
 _EPILOG = f"""\
 A full run writes benchmark.json and benchmark.png to the output folder; a run that was cut off goes on when it is given
 the same folder. --quick stays at {QUICK_LIMIT:,} tokens and ends in a minute. --check measures what the goals need and
-exits 1 if one is missed; goals whose hardware is absent are listed as not measured and do not count.
+exits 1 if one is missed; goals whose hardware is absent are listed as not measured and do not count: those in bf16 need
+a CPU with AMX.
 Levels: op (attention alone), layer (with its projections: time, routing's share, memory), block (beside attention
 removed), model (whole models on one image), data (the Pathfinder generator and its loader), tiled (a large image).
 """
@@ -116,7 +117,7 @@ def run(settings: Settings, output: Path) -> int:
 
     from castvision.benchmark.figure import save_figure
     from castvision.benchmark.goals import MISSED, judge
-    from castvision.benchmark.machine import describe_machine, find_hardware
+    from castvision.benchmark.machine import describe_machine, find_hardware, name_processor
     from castvision.benchmark.record import Results
     from castvision.benchmark.report import print_goals, print_results
 
@@ -135,7 +136,7 @@ def run(settings: Settings, output: Path) -> int:
     print_results(results, console)
     verdicts = [judge(goal, results.figures, hardware) for goal in goals]
     if settings.check:
-        print_goals(verdicts, console)
+        print_goals(verdicts, name_processor(machine, settings.device), console)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)
     console.print(f"{settings.threads} thread(s), {settings.clock}; {output / 'benchmark.json'}", highlight=False)
     return int(settings.check and any(verdict.outcome == MISSED for verdict in verdicts))

@@ -79,7 +79,7 @@ def measure_peak(key: Key) -> Peak:
     from castvision.benchmark.timing import make_clock
 
     small = Key("layer", "cast", _WARM_UP_TOKENS, key.dtype, key.phase, key.device)
-    warm = make_subject(small)
+    warm = make_subject(key.of(size=_WARM_UP_TOKENS) if key.level == "layer" else small)
     with warm.ready():
         warm.run()
     del warm

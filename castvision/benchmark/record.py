@@ -17,7 +17,7 @@ class Key:
 
     Attributes:
         level: A name of :data:`castvision.benchmark.levels.LEVELS`.
-        subject: The competitor: "cast", "sdpa", a model's name …
+        subject: The competitor: "cast", "cast-anchors", "sdpa", a model's name …
         size: Tokens N, or pixels a side for "model" and "data".
         dtype: "fp32" or "bf16".
         phase: "forward" or "training" (forward and backward).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from castvision.benchmark.goals import HELD, MISSED, Verdict, is_at_least
@@ -30,11 +30,11 @@ def print_results(results: Results, console: Console) -> None:
         console.print(f"[yellow]no figure for {title}: {reason}", highlight=False)
 
 
-def print_goals(verdicts: Sequence[Verdict], console: Console) -> None:
-    """Every goal, its measured ratio and whether it holds."""
+def print_goals(verdicts: Sequence[Verdict], processor: str, console: Console) -> None:
+    """Every goal, its measured ratio and whether it holds; ``processor`` says where."""
     from rich.table import Table
 
-    table = Table(title="goals", title_justify="left")
+    table = Table(title=f"goals on {processor}", title_justify="left")
     for name in ("goal", "bound", "measured", "", "remark"):
         table.add_column(name, justify="right" if name in ("bound", "measured") else "left")
     for verdict in verdicts:
@@ -87,13 +87,12 @@ def _table(title: str, figures: Sequence[Figure]) -> Table:
     return table
 
 
-def _baseline(row: Iterable[Figure | None]) -> Figure | None:
-    """The fastest full attention of a row, or the block without its core, or the whole layer beside its routing."""
-    present = [figure for figure in row if figure is not None]
-    for names in (("sdpa", "sdpa-flash", "sdpa-flash3", "sdpa-cudnn", "sdpa-efficient"), ("no-core",), ("cast",)):
-        rivals = [figure for figure in present if figure.key.subject in names]
-        if rivals:
-            return min(rivals, key=lambda figure: figure.value)
+def _baseline(row: Sequence[Figure | None]) -> Figure | None:
+    """Full attention of a row, or the block without its core, or the whole layer beside its routing."""
+    for name in ("sdpa", "no-core", "cast"):
+        found = next((figure for figure in row if figure is not None and figure.key.subject == name), None)
+        if found is not None:
+            return found
     return None
 
 

@@ -45,7 +45,7 @@ class Settings:
     @property
     def budget(self) -> float:
         """Seconds of repeats a competitor may take in a group."""
-        return 0.4 if self.quick else 10.0
+        return 0.4 if self.quick else 5.0 if self.check else 10.0
 
     @property
     def least(self) -> int:

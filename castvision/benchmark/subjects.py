@@ -1,44 +1,38 @@
-"""Builds what a key names, ready to be timed or weighed: width 384, 6 heads, batch 1, M = K = sqrt(N).
+"""Builds what a key names, ready to be timed or weighed: width 384, 6 heads, batch 1, the most square grid of N tokens.
 
     op       cast_attention, or scaled_dot_product_attention, on queries, keys and values that are given
     layer    with both projections: CastAttention, or FullAttention on a fused kernel
     block    CastBlock, or the same with the attention's core replaced by the values ("no-core")
     model    a registered model on one image
 
-Subjects of full attention: "sdpa" lets torch choose the kernel; "sdpa-flash", "sdpa-flash3", "sdpa-cudnn" and
-"sdpa-efficient" name it (CUDA). "sdpa-head" is the core of one head, "sdpa-thin" a layer of one head on its share of
-the width: they stand for sizes where all heads would take minutes.
+Ours: "cast" is near and far as it comes, "cast-anchors" the same with 64 anchors, "cast-paper" the paper's attention
+over a partition into sqrt(N) clusters of learned surrogates; "routing" is what forms the clusters of "cast", alone.
+Full attention: "sdpa", on the kernel that torch chooses; "sdpa-head" is the core of one head, "sdpa-thin" a layer of
+one head on its share of the width: they stand for sizes where all heads would take minutes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, activate_flash_attention_impl, restore_flash_attention_impl, sdpa_kernel
 
+from castvision.benchmark.arithmetic import most_square
 from castvision.benchmark.record import Key
 from castvision.layers import CastAttention, CastBlock, FullAttention
-from castvision.layers.cast_attention import default_num_clusters
-from castvision.ops import cast_attention
+from castvision.ops import cast_attention, make_options
+from castvision.ops.surrogates import form_clusters
 
 WIDTH, HEADS = 384, 6
 HEAD_DIM = WIDTH // HEADS
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-BACKENDS = {
-    "sdpa-flash": SDPBackend.FLASH_ATTENTION,
-    "sdpa-flash3": SDPBackend.FLASH_ATTENTION,
-    "sdpa-cudnn": SDPBackend.CUDNN_ATTENTION,
-    "sdpa-efficient": SDPBackend.EFFICIENT_ATTENTION,
-}
-MIXINGS = {"cast": "joint", "cast-surrogate": "surrogate"}
-
-Context = Callable[[], AbstractContextManager[Any]]
+VARIANTS = ("cast", "cast-anchors", "cast-paper")
 
 
 class Subject:
@@ -50,7 +44,6 @@ class Subject:
         phase: "forward" (without gradients) or "training" (forward, then backward from a fixed random gradient).
         module: Whose gradients are dropped before each run.
         blank: Share of the tokens (axis 1) of the first input that are all alike.
-        context: Entered around each run, outside the clock.
     """
 
     def __init__(
@@ -60,20 +53,18 @@ class Subject:
         phase: str,
         module: nn.Module | None = None,
         blank: float = 0.0,
-        context: Context = nullcontext,
     ) -> None:
         self.call, self.inputs, self.training = call, inputs, phase == "training"
-        self.module, self.blank, self.context = module, blank, context
+        self.module, self.blank = module, blank
         self.grad: Tensor | None = None
         for leaf in inputs:
             leaf.requires_grad_(self.training)
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Fresh inputs, no gradients, and the context; run inside."""
+        """Fresh inputs, no gradients; run inside."""
         self.refill()
-        with self.context():
-            yield
+        yield
 
     def refill(self) -> None:
         """Draw the inputs and drop old gradients."""
@@ -120,14 +111,19 @@ class RoutingSubject(Subject):
         if not isinstance(layer, CastAttention):
             raise TypeError(f"expected a CastAttention, got {type(layer).__name__}")
         with torch.no_grad():
-            qkv = layer.qkv(x).unflatten(2, (3, layer.num_heads, layer.head_dim)).permute(2, 0, 3, 1, 4)
-            size = -(-x.shape[1] // layer.num_clusters)
-            self.operands = (qkv[0], qkv[1], layer.surrogate_tokens.detach(), layer.phi(x), size)
+            self.q, self.k, _ = layer.qkv(x).unflatten(2, (3, layer.num_heads, layer.head_dim)).unbind(2)
+        self.options, self.grid = layer.options, list(most_square(x.shape[1]))
 
     def run(self) -> None:
         """Route."""
-        q, k, surrogates, phi, size = self.operands
-        torch.ops.castvision.route(q, k, surrogates, phi, None, size, "sa_topk", "softmax", "affinity")
+        form_clusters(self.q, self.k, self.options, self.grid, None, None, None, 0)
+
+
+def variant_options(name: str, tokens: int) -> dict[str, Any]:
+    """Options of the attention that one of ``VARIANTS`` names."""
+    if name == "cast-paper":
+        return {"attention": "paper", "assignment": "sa_topk", "num_clusters": round(tokens**0.5)}
+    return {"anchors": 64} if name == "cast-anchors" else {}
 
 
 def make_subject(key: Key) -> Subject:
@@ -135,7 +131,6 @@ def make_subject(key: Key) -> Subject:
 
     Raises:
         ValueError: An unknown level or subject.
-        RuntimeError: A fused kernel this torch or this device lacks (on running it, too).
     """
     if key.level not in _MAKERS:
         raise ValueError(f"expected a level of {', '.join(_MAKERS)}, got {key.level!r}")
@@ -154,15 +149,16 @@ def _new(key: Key, *shape: int) -> Tensor:
 def _make_op(key: Key) -> Subject:
     heads = 1 if key.subject == "sdpa-head" else HEADS
     rows = [_new(key, 1, key.size, heads, HEAD_DIM) for _ in range(3)]  # as qkv lays them out
-    if key.subject not in MIXINGS:
-        return Subject(_full, rows, key.phase, context=_context(key))
-    clusters = default_num_clusters(key.size)
+    if key.subject not in VARIANTS:
+        return Subject(_full, rows, key.phase)
+    options, grid = make_options(**variant_options(key.subject, key.size)), list(most_square(key.size))
+    if options.surrogates == "learned":
+        rows += [_new(key, HEADS, options.num_clusters or 1, HEAD_DIM), _new(key, 1, key.size, 1)]
 
-    def call(q: Tensor, k: Tensor, v: Tensor, surrogates: Tensor, phi: Tensor) -> Tensor:
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        return cast_attention(q, k, v, surrogates, phi, mixing=MIXINGS[key.subject])[0]
+    def call(q: Tensor, k: Tensor, v: Tensor, surrogates: Tensor | None = None, phi: Tensor | None = None) -> Tensor:
+        return cast_attention(q, k, v, options, grid, surrogate_tokens=surrogates, phi=phi)[0]
 
-    return Subject(call, [*rows, _new(key, HEADS, clusters, HEAD_DIM), _new(key, 1, key.size, 1)], key.phase)
+    return Subject(call, rows, key.phase)
 
 
 def _full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -174,35 +170,38 @@ def _make_layer(key: Key) -> Subject:
         return _make_op(key)
     width, heads = (HEAD_DIM, 1) if key.subject == "sdpa-thin" else (WIDTH, HEADS)
     layer: nn.Module
-    if key.subject in (*MIXINGS, "routing"):
-        mixing = MIXINGS.get(key.subject, "joint")
-        layer = CastAttention(width, heads, qkv_bias=True, num_clusters=default_num_clusters(key.size), mixing=mixing)
+    if key.subject in (*VARIANTS, "routing"):
+        layer = CastAttention(width, heads, qkv_bias=True, **variant_options(key.subject, key.size))
     elif key.subject == "no-core":
         layer = ValueAttention(width, heads, qkv_bias=True)
-    else:
+    elif key.subject in ("sdpa", "sdpa-thin"):
         layer = FullAttention(width, heads, qkv_bias=True)
-    layer.to(key.device, DTYPES[key.dtype]).train(key.phase == "training")
+    else:
+        raise ValueError(f"expected a subject of level layer, got {key.subject!r}")
     made = RoutingSubject if key.subject == "routing" else Subject
-    inputs = [_new(key, 1, key.size, width)]
-    return made(layer, inputs, key.phase, layer, blank_share(key.inputs), _context(key))
+    call = partial(_prepare(layer, key), grid_size=list(most_square(key.size)))
+    return made(call, [_new(key, 1, key.size, width)], key.phase, layer, blank_share(key.inputs))
 
 
 def _make_block(key: Key) -> Subject:
     if key.subject not in ("cast", "no-core"):
         raise ValueError(f"expected cast or no-core at level block, got {key.subject!r}")
-    clusters = {"num_clusters": default_num_clusters(key.size)}
-    block = CastBlock(WIDTH, HEADS, qkv_bias=True, attn_kwargs=clusters)
+    block = CastBlock(WIDTH, HEADS, qkv_bias=True)
     if key.subject == "no-core":
         block.attn = ValueAttention(WIDTH, HEADS, qkv_bias=True)
-    block.to(key.device, DTYPES[key.dtype]).train(key.phase == "training")
-    return Subject(block, [_new(key, 1, key.size, WIDTH)], key.phase, block)
+    call = partial(_prepare(block, key), grid_size=list(most_square(key.size)))
+    return Subject(call, [_new(key, 1, key.size, WIDTH)], key.phase, block)
 
 
 def _make_model(key: Key) -> Subject:
-    model = create_model(key.subject, key.size).to(key.device, DTYPES[key.dtype])
-    model.train(key.phase == "training")
+    model = create_model(key.subject, key.size)
     channels = model.default_cfg["input_size"][0]
-    return Subject(model, [_new(key, 1, channels, key.size, key.size)], key.phase, model)
+    return Subject(_prepare(model, key), [_new(key, 1, channels, key.size, key.size)], key.phase, model)
+
+
+def _prepare(module: nn.Module, key: Key) -> nn.Module:
+    """The module on the key's device, in its dtype and mode."""
+    return module.to(key.device, DTYPES[key.dtype]).train(key.phase == "training")
 
 
 def create_model(name: str, img_size: int) -> Any:
@@ -211,24 +210,6 @@ def create_model(name: str, img_size: int) -> Any:
         return timm.create_model(name, img_size=img_size)
     except TypeError:
         return timm.create_model(name)
-
-
-def _context(key: Key) -> Context:
-    """The kernel that the subject's name asks for, chosen around its runs."""
-    backend = BACKENDS.get(key.subject)
-    if backend is None:
-        return nullcontext
-
-    @contextmanager
-    def chosen() -> Iterator[None]:
-        with ExitStack() as stack:
-            if key.subject == "sdpa-flash3":
-                activate_flash_attention_impl("FA3")
-                stack.callback(restore_flash_attention_impl)
-            stack.enter_context(sdpa_kernel(backend))
-            yield
-
-    return chosen
 
 
 _MAKERS: dict[str, Callable[[Key], Subject]] = {

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _DESCRIPTION = """\
-Show what a model does with images: for each one its prediction and, layer by layer, its clusters.
+Show what a model does with images: for each one its prediction and, layer by layer, its windows and clusters.
 
-Written for each image, under OUTPUT/NAME/: clusters.png (one overlay per layer, with the share of tokens in clusters),
-layer_*.png (each overlay alone), prediction.png (a trained model: the most probable classes, or the mask laid over the
-image) and mask.png (segmentation: the class of each pixel, at the image's size). For all: contact_sheet.png and
-summary.json. An untrained model shows its clusters only.
+Written for each image, under OUTPUT/NAME/: clusters.png (one overlay per layer: clusters tinted, white lines between
+windows), layer_*.png (each overlay alone), prediction.png (a trained model: the most probable classes, or the mask laid
+over the image) and mask.png (segmentation: the class of each pixel, at the image's size). For all: contact_sheet.png
+and summary.json. An untrained model shows its windows and clusters only.
 """
 
 _EPILOG = """\

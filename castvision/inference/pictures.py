@@ -1,9 +1,9 @@
-"""Pictures as arrays: an image as a person sees it, clusters and masks laid over it. numpy and Pillow only."""
+"""Pictures as arrays: an image as a person sees it, windows, clusters and masks laid over it. numpy and Pillow only."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -11,41 +11,20 @@ from PIL import Image
 from castvision.data.images import LUMA, Pixels, stretch_range
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from castvision.models import ClusterMap
 
 RGB = np.ndarray[Any, np.dtype[np.uint8]]
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 
-_PALETTE_SIZE = 256
+_PALETTE_SIZE = 512
 _LIFT = 48.0
-
-
-class ClusterMapLike(Protocol):
-    """What the pictures read of a `castvision.models.ClusterMap`."""
-
-    @property
-    def layer(self) -> str:
-        """Name of the block."""
-
-    @property
-    def index(self) -> Tensor:
-        """(M, K) int64, token of each slot, N = padding."""
-
-    @property
-    def membership(self) -> Tensor:
-        """(rows, cols) int64, first cluster of each token, -1 = none."""
-
-    @property
-    def coverage(self) -> tuple[float, float, float]:
-        """Share of tokens in 0, 1 and several clusters."""
 
 
 def display_picture(image: Pixels, *, min_side: int = 384, max_side: int = 1024) -> RGB:
     """Make an image visible: 8-bit RGB, small ones enlarged by a whole factor without smoothing, large ones reduced.
 
     8-bit images keep their values; others are stretched between their 0.1 and 99.9 percentiles. One channel becomes
-    grey, two
-    become red and green, of more the first three are shown.
+    grey, two become red and green, of more the first three are shown.
 
     Args:
         image: (height, width, channels), any numeric dtype.
@@ -95,7 +74,7 @@ def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
 
 @lru_cache(maxsize=1)
 def _palette() -> RGB:
-    """256 colours, each as far (CIELAB) from all earlier ones as possible, so that any first n are well apart."""
+    """512 colours, each as far (CIELAB) from all earlier ones as possible, so that any first n are well apart."""
     steps = np.linspace(0, 255, 18)
     candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
     lab = _srgb_to_lab(candidates)
@@ -124,7 +103,7 @@ def cluster_colours(count: int) -> RGB:
     """Colours of clusters (or classes) 0..count-1: always the same, the first ones the most different.
 
     Args:
-        count: How many, >= 1; beyond 256 they repeat.
+        count: How many, >= 1; beyond 512 they repeat.
 
     Returns:
         (count, 3) uint8.
@@ -190,21 +169,28 @@ def _near_border(labels: Labels, distance: int) -> np.ndarray[Any, np.dtype[np.b
     return border
 
 
-def overlay_clusters(picture: RGB, cluster_map: ClusterMapLike, *, opacity: float = 0.5) -> RGB:
-    """Lay one layer's clusters over the picture; tokens in no cluster are darkened.
+def overlay_clusters(picture: RGB, cluster_map: ClusterMap, *, opacity: float = 0.5) -> RGB:
+    """Lay one layer's clusters over the picture, white lines between its windows; tokens in no cluster are darkened.
 
     Args:
         picture: (height, width, 3) uint8, the image the model saw, at any size.
-        cluster_map: One entry of `castvision.models.cluster_maps`.
+        cluster_map: One entry of `castvision.models.cluster_maps`; without clusters its windows are tinted.
         opacity: Of the tint, 0..1.
 
     Returns:
         (height, width, 3) uint8.
     """
-    labels = cluster_map.membership.detach().cpu().numpy()
+    clusters = (cluster_map.membership if cluster_map.num_clusters else cluster_map.windows).detach().cpu().numpy()
     height, width = picture.shape[:2]
-    cell = min(height / labels.shape[0], width / labels.shape[1])
-    return overlay_labels(picture, resize_labels(labels, (height, width)), opacity=opacity, line=line_width(cell))
+    cell = min(height / clusters.shape[0], width / clusters.shape[1])
+    labels = resize_labels(clusters, (height, width))
+    line = line_width(cell)
+    result = overlay_labels(picture, labels, opacity=opacity, line=line)
+    if cluster_map.window_size is not None:
+        windows = resize_labels(cluster_map.windows.detach().cpu().numpy(), (height, width))
+        result[_near_border(windows, line // 2 + 1)] = 0  # white shows on dark tints, its black seam on light ones
+        result[_near_border(windows, line // 2)] = 255
+    return result
 
 
 def line_width(cell: float) -> int:
@@ -212,7 +198,7 @@ def line_width(cell: float) -> int:
     return max(1, min(4, round(cell / 14)))
 
 
-def layer_name(cluster_map: ClusterMapLike) -> str:
+def layer_name(cluster_map: ClusterMap) -> str:
     """The block's name without wrappers and the attention inside: "backbone.blocks.3.attn" becomes "blocks.3"."""
     name = cluster_map.layer.removesuffix(".attn")
     for wrapper in ("backbone.", "model."):
@@ -220,13 +206,23 @@ def layer_name(cluster_map: ClusterMapLike) -> str:
     return name
 
 
-def coverage_text(cluster_map: ClusterMapLike) -> str:
-    """One line: how many clusters hold tokens and how the tokens are covered."""
-    tokens = cluster_map.membership.numel()
-    used = int((cluster_map.index < tokens).any(dim=1).sum())
-    none, one, several = cluster_map.coverage  # noqa: RUF059
-    covered = f"{_percent(one + several)} of {tokens:,} tokens in {used} clusters"
-    return covered if several == 0 else f"{covered}, {_percent(several)} in several"
+def cluster_text(cluster_map: ClusterMap) -> str:
+    """One line on windows and clusters, and a second where clusters are empty or tokens in none or in several."""
+    options, size = cluster_map.options, cluster_map.window_size
+    count = cluster_map.num_clusters
+    kind = {"random": "random cluster", "blocks": "block"}.get(options.assignment, "content cluster")
+    clusters = f"{count:,} {kind}{'' if count == 1 else 's'}" if count else "no clusters"
+    shifted = "shifted " if options.shift_windows else ""
+    windows = "" if size is None else f", {shifted}windows of {size[0]} × {size[1]}"
+    none, _, several = cluster_map.coverage
+    notes = []
+    if cluster_map.num_dead_clusters:
+        notes.append(f"{cluster_map.num_dead_clusters:,} without a token")
+    if count and none:
+        notes.append(f"{_percent(none)} of tokens in none")
+    if several:
+        notes.append(f"{_percent(several)} in several" if none else f"{_percent(several)} of tokens in several")
+    return clusters + windows + ("\n" + ", ".join(notes) if notes else "")
 
 
 def _percent(share: float) -> str:

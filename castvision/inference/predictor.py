@@ -141,7 +141,7 @@ class Predictor:
 
     @torch.inference_mode()
     def cluster_maps(self, prepared: Tensor) -> list[ClusterMap]:
-        """Where each token went, for each CAST block.
+        """Windows and clusters of each CAST block, as the model forms them when it predicts.
 
         Args:
             prepared: (1, C, height, width), from `prepare`.
@@ -153,7 +153,7 @@ class Predictor:
 
         if not self.parts.has_clusters:
             return []
-        return cluster_maps(self.model, prepared)
+        return cluster_maps(self.model, prepared, **self._surroundings(prepared))
 
 
 def _whole_patches(side: float, patch: int, max_size: int) -> int:

@@ -201,7 +201,7 @@ class _ImageWriter:
             overlay = pictures.overlay_clusters(self.picture, cluster_map, opacity=opacity)
             layer = pictures.layer_name(cluster_map)
             self.write(f"layer_{layer}.png", _png(overlay))
-            panels.append(Panel(f"{layer}\n{pictures.coverage_text(cluster_map)}", overlay))
+            panels.append(Panel(f"{layer}\n{pictures.cluster_text(cluster_map)}", overlay))
         heading = self.heading if is_trained else f"{self.heading}\n{UNTRAINED}"
         figure = figures.grid_figure([Panel("image", self.picture), *panels], heading)
         self.write("clusters.png", figures.save_figure(figure))
@@ -249,14 +249,13 @@ def has_background(names: Sequence[str]) -> bool:
 
 def _layer_record(cluster_map: ClusterMap) -> dict[str, Any]:
     none, one, several = cluster_map.coverage
-    clusters, cluster_size = cluster_map.index.shape
-    used = (cluster_map.index < cluster_map.membership.numel()).any(dim=1).sum()
     return {
         "layer": pictures.layer_name(cluster_map),
         "grid_size": list(cluster_map.grid_size),
-        "num_clusters": clusters,
-        "cluster_size": cluster_size,
-        "clusters_used": int(used),
+        "window_size": cluster_map.window_size,
+        "num_clusters": cluster_map.num_clusters,
+        "num_dead_clusters": cluster_map.num_dead_clusters,
+        "largest_cluster": max(cluster_map.cluster_sizes.tolist(), default=0),
         "coverage": {"none": round(none, 6), "one": round(one, 6), "several": round(several, 6)},
     }
 

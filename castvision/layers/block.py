@@ -1,7 +1,7 @@
 """The pre-norm block of a ViT around CAST attention, full attention or none; state-dict keys are timm's."""
 
 from collections.abc import Callable
-from typing import Any, List, Optional  # noqa: UP035 - TorchScript reads these annotations
+from typing import Any
 
 import torch
 from timm.layers import DropPath, LayerNorm, LayerScale, Mlp
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from castvision.layers.cast_attention import CastAttention
 from castvision.layers.full_attention import FullAttention
-from castvision.ops.attention import check_choice
+from castvision.ops import check_choice
 
 ATTN_LAYERS = ("cast", "full", "none")
 
@@ -41,7 +41,7 @@ class CastBlock(nn.Module):
         dtype: Of the parameters.
     """
 
-    def __init__(  # noqa: PLR0913 - timm's signature
+    def __init__(
         self,
         dim: int,
         num_heads: int,
@@ -95,9 +95,9 @@ class CastBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        rope: Optional[Tensor] = None,  # noqa: UP045
-        grid_size: Optional[List[int]] = None,  # noqa: UP006, UP045
-        token_mask: Optional[Tensor] = None,  # noqa: UP045
+        rope: Tensor | None = None,
+        grid_size: list[int] | None = None,
+        token_mask: Tensor | None = None,
     ) -> Tensor:
         """Arguments but x as :class:`CastAttention`'s; x: (B, P + N, C). Returns (B, P + N, C)."""
         if self.attn is not None:

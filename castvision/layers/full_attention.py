@@ -1,7 +1,5 @@
 """Full attention behind the interface of CastAttention: the baseline that CAST approximates."""
 
-from typing import List, Optional  # noqa: UP035 - TorchScript reads these annotations
-
 import torch
 from timm.layers import Attention, apply_rot_embed_cat
 from torch import Tensor
@@ -25,9 +23,9 @@ class FullAttention(Attention):  # type: ignore[misc]
     def forward(
         self,
         x: Tensor,
-        rope: Optional[Tensor] = None,  # noqa: UP045
-        grid_size: Optional[List[int]] = None,  # noqa: UP006, UP045
-        token_mask: Optional[Tensor] = None,  # noqa: UP045
+        rope: Tensor | None = None,
+        grid_size: list[int] | None = None,
+        token_mask: Tensor | None = None,
     ) -> Tensor:
         """Attend. x: (B, P + N, C); rope: (N, 2D) or (B, 1, N, 2D); token_mask: (B, N) bool. Returns (B, P + N, C)."""
         batch, length, _ = x.shape
@@ -38,7 +36,7 @@ class FullAttention(Attention):  # type: ignore[misc]
             p = self.num_prefix_tokens
             q = torch.cat([q[:, :, :p], apply_rot_embed_cat(q[:, :, p:], rope)], 2)
             k = torch.cat([k[:, :, :p], apply_rot_embed_cat(k[:, :, p:], rope)], 2)
-        seen: Optional[Tensor] = None  # noqa: UP045
+        seen: Tensor | None = None
         if token_mask is not None:
             seen = F.pad(token_mask, (self.num_prefix_tokens, 0), value=1.0)[:, None, None]
         drop = self.attn_drop.p if self.training else 0.0

@@ -18,7 +18,7 @@ class ConvStem(PatchEmbed):  # type: ignore[misc]
         ValueError: A patch size that is no power of two or not square, or a width not divisible by it.
     """
 
-    def __init__(  # noqa: PLR0913 - timm's signature
+    def __init__(
         self,
         img_size: int | tuple[int, int] | None = 224,
         patch_size: int | tuple[int, int] = 4,

@@ -2,12 +2,12 @@
 
 Differs from timm's ``VisionTransformer``: blocks are :class:`castvision.layers.CastBlock`; images of any size are
 taken at run time (padded to whole patches, position embeddings resampled); rotary 2-D positions are an option.
-Annotations of scripted methods are those TorchScript reads.
+Annotations of scripted methods are those TorchScript reads (no postponed ones).
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Dict, List, Optional, Set, Tuple, Union  # noqa: UP035 - TorchScript reads these annotations
+from typing import Any
 
 import torch
 from timm.layers import PatchEmbed, register_notrace_function, resample_abs_pos_embed
@@ -17,16 +17,15 @@ from torch import Tensor, nn
 from castvision._timm_compat import feature_take_indices
 from castvision.layers import CastAttention, CastBlock, ConvStem, RotaryPositions
 from castvision.layers.block import ATTN_LAYERS
-from castvision.layers.cast_attention import default_num_clusters
 from castvision.models.checkpoint import checkpoint_filter_fn as checkpoint_filter_fn
 from castvision.models.extra_tokens import ExtraTokens, append_extra
-from castvision.ops.attention import check_choice
+from castvision.ops import AttentionOptions, check_choice
 
 STEMS: dict[str, Callable[..., nn.Module]] = {"patch": PatchEmbed, "conv": ConvStem}
 
 
 @register_notrace_function  # whether to resample depends on the grid's size, which FX cannot follow
-def _resample(pos_embed: Tensor, grid: Tensor, old_size: Tuple[int, int], num_prefix_tokens: int) -> Tensor:  # noqa: UP006
+def _resample(pos_embed: Tensor, grid: Tensor, old_size: tuple[int, int], num_prefix_tokens: int) -> Tensor:
     """Position embedding (1, P + N', C) for the token map (B, rows, cols, C)."""
     size = [grid.shape[1], grid.shape[2]]
     out: Tensor = resample_abs_pos_embed(pos_embed, size, list(old_size), num_prefix_tokens)
@@ -37,7 +36,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
     """Vision transformer with clustered attention.
 
     Args:
-        img_size: Native (height, width): decides the number of clusters; other sizes work at run time.
+        img_size: Native (height, width); other sizes work at run time, windows and clusters follow the image.
         patch_size: Pixels per token and axis.
         in_chans: Image channels.
         num_classes: Classes of the head, 0 for none.
@@ -55,19 +54,15 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         use_rot_pos_emb: Rotary 2-D positions on queries and keys.
         stem: "patch" (one convolution) or "conv" (3x3 convolutions).
         attn_layer: "cast", "full" or "none", for comparisons.
-        num_clusters: M. Default: round(sqrt(N)) at ``img_size``.
-        cluster_size: K instead, see :class:`castvision.layers.CastAttention`.
-        assignment: One for all blocks, or one per block.
-        mixing: One for all blocks, or one per block.
         local_branch: Depthwise convolution beside attention.
-        rope_in_routing: Route by queries and keys after rotary positions.
-        activation: "softmax" or "laplace".
-        laplace_norm: Divide Laplace weights by the number of keys.
-        summaries: False: own clusters only (a control).
-        routing_score: "affinity" or "linear".
+        rope_in_routing: Form clusters after rotary positions: of places more than of content. Default: for the paper's
+            attention, as there; not for near and far.
         learned_scale: A learned factor of the logits per head.
-        freeze_surrogates: Surrogates keep their start (a control).
-        **timm_arguments: All others of timm's ``VisionTransformer``; unknown ones raise TypeError there.
+        freeze_surrogates: Learned surrogates keep their start (a control).
+        **arguments: ``attention="near_far"`` or ``"paper"`` and any field of :class:`castvision.ops.AttentionOptions`
+            (``window_size``, ``num_clusters``, ``anchors``, …), one for all blocks or a list with one per block;
+            ``shift_windows=True`` shifts those of every other block. All others are timm's ``VisionTransformer``'s;
+            unknown ones raise TypeError there.
 
     Raises:
         ValueError: An option or a size that does not fit.
@@ -94,46 +89,37 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         use_rot_pos_emb: bool = False,
         stem: str = "patch",
         attn_layer: str = "cast",
-        num_clusters: int | None = None,
-        cluster_size: int | None = None,
-        assignment: str | Sequence[str] = "sa_topk",
-        mixing: str | Sequence[str] = "joint",
         local_branch: bool = False,
-        rope_in_routing: bool = True,
-        activation: str = "softmax",
-        laplace_norm: bool = False,
-        summaries: bool = True,
-        routing_score: str = "affinity",
+        rope_in_routing: bool | None = None,
         learned_scale: bool = False,
         freeze_surrogates: bool = False,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
-        **timm_arguments: Any,
+        **arguments: Any,
     ) -> None:
-        _check(stem, attn_layer, dynamic_img_size, timm_arguments)
+        options = {name: arguments.pop(name) for name in AttentionOptions._fields if name in arguments}
+        _check(stem, attn_layer, dynamic_img_size, arguments)
         grid = _grid_size(img_size, patch_size)
         shared = dict(
-            num_clusters=default_num_clusters(grid[0] * grid[1]) if num_clusters is None else num_clusters,
-            cluster_size=cluster_size, local_branch=local_branch, rope_in_routing=rope_in_routing,
-            activation=activation, laplace_norm=laplace_norm, summaries=summaries, routing_score=routing_score,
-            learned_scale=learned_scale, freeze_surrogates=freeze_surrogates, grid_size=grid,
+            local_branch=local_branch, rope_in_routing=rope_in_routing, learned_scale=learned_scale,
+            freeze_surrogates=freeze_surrogates, grid_size=grid,
         )  # fmt: skip
         super().__init__(
             img_size=img_size, patch_size=patch_size, in_chans=in_chans, num_classes=num_classes,
             global_pool=global_pool, embed_dim=embed_dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
             qkv_bias=qkv_bias, class_token=class_token, pos_embed=pos_embed, reg_tokens=reg_tokens,
             dynamic_img_size=True, dynamic_img_pad=dynamic_img_pad, embed_layer=STEMS[stem], attn_layer=attn_layer,
-            block_fn=_BlockFactory(
-                int(class_token) + reg_tokens, shared, _per_block("assignment", assignment, depth),
-                _per_block("mixing", mixing, depth),
+            block_fn=partial(
+                _make_block, num_prefix_tokens=int(class_token) + reg_tokens, shared=shared,
+                per_block=_per_block(options, depth)
             ),
-            device=device, dtype=dtype, **timm_arguments,
+            device=device, dtype=dtype, **arguments,
         )  # fmt: skip
-        self._has_default_clusters = num_clusters is None
+        self._has_default_clusters = options.get("num_clusters") is None
         self.rope = RotaryPositions(embed_dim // num_heads, device=device) if use_rot_pos_emb else None
 
     @torch.jit.ignore
-    def no_weight_decay(self) -> Set[str]:  # noqa: UP006
+    def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay must not touch."""
         own = {"blocks.*.attn.surrogate_tokens", "blocks.*.attn.log_scale"}
         return own.union(super().no_weight_decay())
@@ -143,23 +129,23 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
     ) -> None:
         """Make the model as if built for another native size.
 
-        Position embeddings and, unless their number was given, surrogate tokens are resampled.
+        Position embeddings and, unless their number was given, learned surrogates are resampled.
         """
         super().set_input_size(img_size=img_size, patch_size=patch_size)
         if not self._has_default_clusters:
             return
         rows, cols = self.patch_embed.grid_size
         for module in self.modules():
-            if isinstance(module, CastAttention):
-                module.set_num_clusters(default_num_clusters(rows * cols))
+            if isinstance(module, CastAttention) and module.options.surrogates != "sampled":
+                module.set_num_clusters(max(1, round((rows * cols) ** 0.5)))
 
-    def _tokens(self, x: Tensor) -> Tuple[Tensor, Optional[Tensor], List[int]]:  # noqa: UP006, UP045
+    def _tokens(self, x: Tensor) -> tuple[Tensor, Tensor | None, list[int]]:
         """Tokens (B, P + N, C) with positions, rotary codes (N, 2D) or None, and the grid (rows, cols)."""
         if not torch.jit.is_scripting():
             _check_images(x, self.in_chans)
         x = self.patch_embed(x)  # B, rows, cols, C
         grid = [x.shape[1], x.shape[2]]
-        rope: Optional[Tensor] = None  # noqa: UP045
+        rope: Tensor | None = None
         if self.rope is not None:
             rope = self.rope(x)
         return self.norm_pre(self.patch_drop(self._pos_embed(x))), rope, grid
@@ -188,13 +174,13 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
     def forward_features(
         self,
         x: Tensor,
-        attn_mask: Optional[Tensor] = None,  # noqa: UP045
+        attn_mask: Tensor | None = None,
         is_causal: bool = False,
-        token_mask: Optional[Tensor] = None,  # noqa: UP045
+        token_mask: Tensor | None = None,
     ) -> Tensor:
         """Features (B, P + N, C) of images (B, in_chans, height, width); token_mask: (B, N) bool, True where real."""
         _refuse_masks(attn_mask, is_causal)
-        mask: Optional[Tensor] = None  # noqa: UP045
+        mask: Tensor | None = None
         if isinstance(token_mask, Tensor):  # under FX an argument is never None, but it is no tensor either
             mask = token_mask
         x, rope, grid = self._tokens(x)
@@ -209,9 +195,9 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
     def forward(
         self,
         x: Tensor,
-        attn_mask: Optional[Tensor] = None,  # noqa: UP045
+        attn_mask: Tensor | None = None,
         is_causal: bool = False,
-        token_mask: Optional[Tensor] = None,  # noqa: UP045
+        token_mask: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, num_classes) of images (B, in_chans, height, width)."""
         out: Tensor = self.forward_head(self.forward_features(x, attn_mask, is_causal, token_mask))
@@ -221,18 +207,18 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
     def forward_intermediates(  # noqa: PLR0913 - timm's signature
         self,
         x: Tensor,
-        indices: Optional[Union[int, List[int]]] = None,  # noqa: UP006, UP007, UP045
+        indices: int | list[int] | None = None,
         return_prefix_tokens: bool = False,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
         output_dict: bool = False,
-        attn_mask: Optional[Tensor] = None,  # noqa: UP045
+        attn_mask: Tensor | None = None,
         is_causal: bool = False,
-        token_mask: Optional[Tensor] = None,  # noqa: UP045
-        extra: Optional[ExtraTokens] = None,  # noqa: UP045
-    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]], Dict[str, Any]]:  # noqa: UP006, UP007
+        token_mask: Tensor | None = None,
+        extra: ExtraTokens | None = None,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]] | dict[str, Any]:
         """Features after chosen blocks, as timm's: (features, intermediates), intermediates alone, or a dict.
 
         Intermediates are (B, C, rows, cols) for "NCHW" and (B, N, C) for "NLC". ``extra`` tokens run beside the image's
@@ -271,25 +257,26 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         return taps if intermediates_only else (self.norm(x[:, :length]), taps)
 
 
-class _BlockFactory:
-    """Makes the block at a depth, with its assignment and mixing."""
-
-    def __init__(
-        self, num_prefix_tokens: int, shared: dict[str, Any], assignment: list[str], mixing: list[str]
-    ) -> None:
-        self.make = partial(CastBlock, num_prefix_tokens=num_prefix_tokens)
-        self.shared, self.assignment, self.mixing = shared, assignment, mixing
-
-    def __call__(self, depth: int, **timm_arguments: Any) -> CastBlock:
-        own = {**self.shared, "assignment": self.assignment[depth], "mixing": self.mixing[depth]}
-        return self.make(depth=depth, attn_kwargs=own, **timm_arguments)
+def _make_block(
+    depth: int, num_prefix_tokens: int, shared: dict[str, Any], per_block: list[dict[str, Any]], **timm_arguments: Any
+) -> CastBlock:
+    """The block at a depth, with its own options."""
+    attn_kwargs = {**shared, **per_block[depth]}
+    return CastBlock(depth=depth, num_prefix_tokens=num_prefix_tokens, attn_kwargs=attn_kwargs, **timm_arguments)
 
 
-def _per_block(name: str, value: str | Sequence[str], depth: int) -> list[str]:
-    values = [value] * depth if isinstance(value, str) else list(value)
-    if len(values) != depth:
-        raise ValueError(f"expected one {name} or one per block ({depth}), got {len(values)}: {values}")
-    return values
+def _per_block(options: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+    """Options of each block from options of the model, where a list names one per block."""
+    blocks: list[dict[str, Any]] = [{} for _ in range(depth)]
+    for name, value in options.items():
+        values = [value] * depth if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
+        if len(values) != depth:
+            raise ValueError(f"expected one {name} or one per block ({depth}), got {len(values)}: {values}")
+        if name == "shift_windows" and value is True:
+            values = [bool(i % 2) for i in range(depth)]
+        for block, one in zip(blocks, values, strict=True):
+            block[name] = one
+    return blocks
 
 
 def _grid_size(img_size: int | tuple[int, int], patch_size: int | tuple[int, int]) -> tuple[int, int]:
@@ -322,6 +309,6 @@ def _check_images(x: Any, in_chans: int) -> None:
         raise TypeError(f"expected floating-point images, got {x.dtype}; scale and normalise them first")
 
 
-def _refuse_masks(attn_mask: Optional[Tensor], is_causal: bool) -> None:  # noqa: UP045
+def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
     if isinstance(attn_mask, Tensor) or (isinstance(is_causal, bool) and is_causal):
         raise ValueError("expected no attn_mask and is_causal=False: CAST has no pairwise mask; use token_mask")

@@ -1,4 +1,4 @@
-"""Which token went where: the clusters of every CAST layer of any model, on one image."""
+"""Whom each token attends to: the windows and clusters of every CAST layer of any model, on one image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from castvision.layers import CastAttention
-from castvision.ops import Routing, coverage
+from castvision.ops import AttentionOptions, Routing, coverage
+from castvision.ops.partitions import labels_of, window_index, window_size_for
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -17,34 +18,48 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClusterMap:
-    """Clusters of one layer.
+    """Windows and clusters of one layer.
 
     Attributes:
         layer: Name of the attention module, e.g. "blocks.3.attn".
-        grid_size: (rows, cols) of the token grid.
-        index: Tokens of each cluster, (M, K) int64, padding = N.
-        membership: Each token's first cluster, (rows, cols) int64, -1 for none.
-        coverage: Share of tokens in no, one and several clusters.
+        options: What kind of attention it is.
+        grid_size: (rows, cols) of the image's token grid.
+        membership: Each token's cluster, the first of several, (rows, cols) int64, -1 for none.
+        windows: Each token's window, whose tokens it attends to one by one, (rows, cols) int64, -1 for none. Where it
+            attends to those of its cluster instead, the same as ``membership``.
+        window_size: (rows, cols) of a whole window; None where the windows are the clusters.
+        cluster_sizes: Tokens in each cluster, (M,) int64, tokens beside the image's included; M = 0 for a layer without
+            clusters (``summaries="none"``).
+        coverage: Share of the image's tokens in no, one and several clusters.
     """
 
     layer: str
+    options: AttentionOptions
     grid_size: tuple[int, int]
-    index: Tensor
     membership: Tensor
+    windows: Tensor
+    window_size: tuple[int, int] | None
+    cluster_sizes: Tensor
     coverage: tuple[float, float, float]
+
+    @property
+    def num_clusters(self) -> int:
+        """M, the number of clusters."""
+        return len(self.cluster_sizes)
 
     @property
     def num_dead_clusters(self) -> int:
         """Clusters without a token."""
-        return int((self.index == self.membership.numel()).all(1).sum())
+        return int((self.cluster_sizes == 0).sum())
 
 
-def cluster_maps(model: nn.Module, image: Tensor) -> list[ClusterMap]:
-    """Run ``model`` on one image and report the clusters of each of its CAST layers.
+def cluster_maps(model: nn.Module, image: Tensor, **arguments: Any) -> list[ClusterMap]:
+    """Run ``model`` on one image and report the windows and clusters of each of its CAST layers.
 
     Args:
         model: Any module that contains :class:`castvision.layers.CastAttention` layers given the token grid.
         image: (C, H, W) or (1, C, H, W), as the model takes it.
+        **arguments: What else the model is given.
 
     Returns:
         One map per CAST layer, in the order they ran; empty for a model without any.
@@ -60,12 +75,12 @@ def cluster_maps(model: nn.Module, image: Tensor) -> list[ClusterMap]:
     for name, module in model.named_modules():
         if isinstance(module, CastAttention):
             handles.append(module.register_forward_pre_hook(_ask, with_kwargs=True))
-            handles.append(module.register_forward_hook(_Collector(name, found), with_kwargs=True))
+            handles.append(module.register_forward_hook(_Collector(name, module.options, found), with_kwargs=True))
     was_training = model.training
     try:
         model.eval()
         with torch.no_grad():
-            model(batch)
+            model(batch, **arguments)
     finally:
         model.train(was_training)
         for handle in handles:
@@ -80,23 +95,56 @@ def _ask(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
 class _Collector:
     """Takes the routing out of a layer's output and hands the output on."""
 
-    def __init__(self, name: str, found: list[ClusterMap]) -> None:
-        self.name, self.found = name, found
+    def __init__(self, name: str, options: AttentionOptions, found: list[ClusterMap]) -> None:
+        self.name, self.options, self.found = name, options, found
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Tensor, Routing]
     ) -> Tensor:
         out, routing = output
-        grid = kwargs.get("grid_size") or (1, args[0].shape[1] - module.num_prefix_tokens)
-        self.found.append(_make_map(self.name, (int(grid[0]), int(grid[1])), routing))
+        num_tokens = args[0].shape[1] - module.num_prefix_tokens
+        grid, mask = kwargs.get("grid_size"), kwargs.get("token_mask")
+        is_real = torch.ones(num_tokens, dtype=torch.bool) if mask is None else mask[0].cpu()
+        self.found.append(_make_map(self.name, self.options, grid, routing, is_real))
         return out
 
 
-def _make_map(name: str, grid: tuple[int, int], routing: Routing) -> ClusterMap:
-    num_tokens = grid[0] * grid[1]
-    index = routing.index[0].cpu()
-    membership = torch.full((num_tokens + 1,), -1)
-    for cluster in range(len(index) - 1, -1, -1):
-        membership[index[cluster]] = cluster
-    none, one, several = coverage(routing, num_tokens)[0].tolist()
-    return ClusterMap(name, grid, index, membership[:num_tokens].view(grid), (none, one, several))
+def _make_map(
+    name: str, options: AttentionOptions, grid_size: list[int] | None, routing: Routing, is_real: Tensor
+) -> ClusterMap:
+    """The map of a batch's first image; is_real: (N,) bool."""
+    rows, cols = (int(side) for side in (grid_size or (1, len(is_real)))[:2])
+    own = rows * cols  # tokens of further grids follow them
+    has_windows = options.neighborhood == "window"
+    sizes, first, shares = _clusters(routing, len(is_real), own)
+    if has_windows and options.summaries == "none":  # nobody attends to them
+        sizes, first, shares = sizes[:0], torch.full_like(first, -1), (1.0, 0.0, 0.0)
+    size = None
+    windows = first
+    if has_windows:
+        side = options.window_size or window_size_for(own)
+        size = (side, side) if grid_size else (1, side * side)
+        index = window_index(rows, cols, *size, options.shift_windows, is_real)
+        windows = labels_of(index[None], own)[0].masked_fill(~is_real[:own], -1)
+    grid = (rows, cols)
+    return ClusterMap(name, options, grid, first.view(grid), windows.view(grid), size, sizes, shares)
+
+
+def _clusters(routing: Routing, num_tokens: int, own: int) -> tuple[Tensor, Tensor, tuple[float, float, float]]:
+    """Sizes of all clusters (M,), and of the first ``own`` tokens the first cluster (own,) and the coverage."""
+    clusters = routing.num_clusters
+    if routing.labels is not None:
+        labels = routing.labels[:1].cpu()
+        sizes = labels[0].bincount(minlength=clusters + 1)[:clusters]
+        first = labels[0, :own].masked_fill(labels[0, :own] == clusters, -1)
+        routing = routing._replace(labels=labels[:, :own])
+    else:
+        index = routing.index[:1].cpu()  # type: ignore[index] # one of the two is there
+        sizes = (index[0] < num_tokens).sum(1)
+        first = torch.full((num_tokens + 1,), -1)
+        for cluster in range(clusters - 1, -1, -1):
+            first[index[0, cluster]] = cluster
+        first = first[:own]
+        routing = routing._replace(index=index.clamp(max=own))
+    none, one, several = coverage(routing, own)[0].tolist()
+    return sizes, first, (none, one, several)

@@ -1,9 +1,10 @@
 """Tiles that know their surroundings: the whole image at low resolution as extra tokens beside a tile's own.
 
 A tile of a large image shows detail and no context. Here the backbone embeds both, the tile and the whole image resized
-to a small fixed size; clusters are formed over the union, so that the extra tokens cost what they add to N and no more;
-only the tile's tokens reach the head. Rotary codes give the context's tokens the place where they truly lie, in the
-tile's frame and in units of its tokens, and a learned embedding says that they are coarse.
+to a small fixed size. Clusters are formed over the union, so that the tile's tokens attend to the context through them
+and the extra tokens cost what they add to N and no more; only the tile's tokens reach the head. Rotary codes give the
+context's tokens the place where they truly lie, in the tile's frame and in units of its tokens, and a learned embedding
+says that they are coarse.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from castvision.layers import CastAttention
 from castvision.models.cast_vit import CastVisionTransformer
 from castvision.models.extra_tokens import ExtraTokens
 from castvision.models.segmenter import Segmenter, create_segmenter, pad_to_patches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from castvision.ops import AttentionOptions
 
 
 class ContextSegmenter(Segmenter):
@@ -33,7 +37,8 @@ class ContextSegmenter(Segmenter):
 
     Raises:
         TypeError: Another backbone.
-        ValueError: A backbone without rotary positions, with learned ones or with window attention, or a size below 1.
+        ValueError: A backbone without rotary positions or with learned ones, one whose attention never reaches from a
+            tile to the context (``summaries="none"`` with windows or blocks), or a size below 1.
     """
 
     def __init__(
@@ -122,10 +127,22 @@ def _check(backbone: nn.Module, context_size: tuple[int, int]) -> None:
             "expected a backbone whose positions reach beyond the tile; create it with use_rot_pos_emb=True and "
             "pos_embed='none'"
         )
-    if any(getattr(block.attn, "assignment", None) == "window" for block in backbone.blocks):
-        raise ValueError("expected an assignment other than 'window': windows of a tile hold no token of the context")
+    layers = [block.attn for block in backbone.blocks]
+    if not backbone.num_prefix_tokens and all(
+        isinstance(layer, CastAttention) and not _reaches_other_grids(layer.options) for layer in layers
+    ):
+        raise ValueError(
+            "expected blocks in which a tile's tokens attend to the context's, got summaries='none' in all, without "
+            "clusters that hold both; choose summaries='mean' or 'query_weighted'"
+        )
     if min(context_size) < 1:
         raise ValueError(f"expected context_size >= 1, got {context_size=}")
+
+
+def _reaches_other_grids(options: AttentionOptions) -> bool:
+    """Whether a tile's tokens attend to the context's: a window holds tokens of one grid, and so does a block."""
+    shares_clusters = options.neighborhood == "cluster" and options.assignment != "blocks"
+    return options.summaries != "none" or options.anchors > 0 or shares_clusters
 
 
 def create_context_segmenter(

@@ -1,6 +1,6 @@
 """Tokens beside an image's own, such as those of a coarse view of its surroundings."""
 
-from typing import List, NamedTuple, Optional, Tuple  # noqa: UP035 - as in the backbone, which is scripted
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,16 +17,16 @@ class ExtraTokens(NamedTuple):
 
     tokens: Tensor
     rope: Tensor
-    grid_size: Tuple[int, int]  # noqa: UP006
+    grid_size: tuple[int, int]
 
 
 def append_extra(
     x: Tensor,
-    rope: Optional[Tensor],  # noqa: UP045
-    grid: List[int],  # noqa: UP006
-    token_mask: Optional[Tensor],  # noqa: UP045
+    rope: Tensor | None,
+    grid: list[int],
+    token_mask: Tensor | None,
     extra: ExtraTokens,
-) -> Tuple[Tensor, Tensor, List[int], Optional[Tensor]]:  # noqa: UP006, UP045
+) -> tuple[Tensor, Tensor, list[int], Tensor | None]:
     """What the blocks are given, with the extra tokens after the image's."""
     if rope is None:
         raise ValueError("expected use_rot_pos_emb=True with extra tokens: nothing else says where they lie")

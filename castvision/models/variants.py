@@ -140,9 +140,7 @@ def cast_vit_base_patch8_pyramid_224(pretrained: bool = False, **kwargs: Any) ->
 @register_model
 def cast_vit_atto_patch4_32(pretrained: bool = False, **kwargs: Any) -> CastVisionTransformer:
     """Grey 32 px images, 64 tokens: small enough to learn in minutes on a CPU."""
-    return _create(
-        "cast_vit_atto_patch4_32", pretrained, {"img_size": 32, "patch_size": 4, "num_clusters": 8, **_ATTO}, kwargs
-    )
+    return _create("cast_vit_atto_patch4_32", pretrained, {"img_size": 32, "patch_size": 4, **_ATTO}, kwargs)
 
 
 @register_model

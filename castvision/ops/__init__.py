@@ -1,25 +1,26 @@
-"""Pure functions on tensors: routing tokens to clusters and CAST attention over them.
+"""Pure functions on tensors: clustered attention, near and far or the paper's.
 
-Shape letters, used everywhere in the package:
+Where to read: :mod:`.attention`, the front end; :mod:`.near_far`, what the library is for; :mod:`.reference`, both
+attentions written down as definitions. Shape letters, used everywhere in the package:
 
     B batch    N tokens (prefix tokens not counted)    C channels    H heads    D head width (C = H * D)
-    M clusters = surrogate tokens    K tokens per cluster    P prefix tokens
+    M clusters    K tokens per window or cluster    W windows    P prefix tokens    R anchors
 
-Sizes of images and grids are (height, width) and (rows, cols). Importing this package registers the custom operators
-``torch.ops.castvision.*``, which compile, export, FX and TorchScript see as single nodes.
+Tokens come before heads, (B, N, H, D). Sizes of images and grids are (height, width) and (rows, cols).
 """
 
-from castvision.ops import _library as _library
 from castvision.ops.attention import cast_attention
-from castvision.ops.routing import ASSIGNMENTS, Routing, coverage, make_routing, window_size
+from castvision.ops.options import AttentionOptions, check_choice, make_options
+from castvision.ops.partitions import ASSIGNMENTS, Routing, coverage
 from castvision.ops.surrogates import resample_surrogates
 
 __all__ = [
     "ASSIGNMENTS",
+    "AttentionOptions",
     "Routing",
     "cast_attention",
+    "check_choice",
     "coverage",
-    "make_routing",
+    "make_options",
     "resample_surrogates",
-    "window_size",
 ]

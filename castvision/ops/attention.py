@@ -1,276 +1,363 @@
-"""CAST attention on queries, keys and values that are given: the functional front end.
+"""Clustered attention on queries, keys and values that are given: the front end, for users and layers alike.
 
-Reference: van Engelenhoven, Strisciuglio, Talavera, *CAST: Clustering Self-Attention using Surrogate Tokens for
-Efficient Transformers*, arXiv 2402.04239. This is our reading of it; no official code is public.
+It checks, has the clusters formed, and chooses the implementation, here and nowhere else:
 
-    paper          here            shape       meaning
-    X W_q, W_k, W_v  q, k, v       B, H, N, D  projections of the tokens
-    S              surrogates      H, M, D     learnable surrogate tokens, one per cluster and head
-    N_c            M               int         number of clusters
-    kappa          K               int         tokens per cluster
-    phi            phi             B, N, 1     does a token lean on its query or on its key side?
-    A_g            routing score   B, N, M     affinity of tokens and clusters, one clustering for all heads
+    near and far   :mod:`.near_far` (plain, at once) or :mod:`.streaming` (by chunks, in eager mode), then
+    :mod:`.anchors` the paper's    :mod:`.paper`
+    the oracle     :mod:`.reference`, for tests
 
-Differs from the paper in: *joint* mixing (the default) puts the members of a token's own cluster and the summaries of
-the others in one softmax, with log n_c added to a summary that stands for n_c tokens; the paper's mixing
-(``mixing="surrogate"``) weighs whole clusters by a softmax over surrogates. Prefix tokens, token masks, the Laplace
-function's normalisation and the controls (random, window, no summaries) are ours too.
+It keeps no keyword-only arguments, since TorchScript knows none; do give the options by name.
 """
-
-import difflib
-from typing import Optional
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from castvision.ops import _reference
-from castvision.ops._functions import laplace
-from castvision.ops.routing import ASSIGNMENTS, Routing, make_routing
+from castvision.ops import anchors, near_far, paper, reference, streaming
+from castvision.ops.near_far import is_eager
+from castvision.ops.options import AttentionOptions, check_choice
+from castvision.ops.partitions import Routing, check_routing, cluster_grid, window_index, window_size_for
+from castvision.ops.softmax import arithmetic_dtype, laplace
+from castvision.ops.surrogates import form_clusters
 
-MIXINGS = ("joint", "surrogate")
-ACTIVATIONS = ("softmax", "laplace")
-ROUTING_SCORES = ("affinity", "linear")
-BACKENDS = ("fused", "reference")
+BACKENDS = ("fast", "reference")
 
 
-def cast_attention(  # noqa: PLR0913 - every option of the mechanism, each with its name
+def cast_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    surrogates: Tensor,
-    phi: Tensor,
-    *,
-    routing: Routing | None = None,
-    cluster_size: int | None = None,
-    assignment: str = "sa_topk",
-    mixing: str = "joint",
+    options: AttentionOptions,
+    grid_size: list[int] | None = None,
     num_prefix_tokens: int = 0,
+    token_mask: Tensor | None = None,
     q_route: Tensor | None = None,
     k_route: Tensor | None = None,
-    token_mask: Tensor | None = None,
-    grid_size: tuple[int, int] | None = None,
+    surrogate_tokens: Tensor | None = None,
+    phi: Tensor | None = None,
+    routing: Routing | None = None,
     scale: float | None = None,
-    activation: str = "softmax",
-    laplace_norm: bool = False,
-    summaries: bool = True,
-    routing_score: str = "affinity",
     dropout_p: float = 0.0,
     seed: int = 0,
-    backend: str = "fused",
+    backend: str = "fast",
 ) -> tuple[Tensor, Routing]:
-    """Attention inside clusters of tokens, combined with summaries of the other clusters.
+    """Attention of tokens to their neighbours one by one, and to clusters of all others through summaries.
+
+    ``cast_attention(q, k, v, make_options(), [64, 64])`` is near and far on a grid of 64 x 64 tokens. Differentiable in
+    all floating operands; memory O(N) forward and backward in eager mode.
 
     Args:
-        q: Queries, (B, H, P + N, D): prefix tokens first.
-        k: Keys, (B, H, P + N, D).
-        v: Values, (B, H, P + N, D).
-        surrogates: Surrogate tokens, (H, M, D).
-        phi: Lean of each token, (B, N, 1), any real number; 0 leans on neither side.
-        routing: Clusters to use instead of routing anew, for N tokens; positions in it do not count the prefix.
-        cluster_size: K, at least ceil(N / M) for a partition. Default: ceil(N / M).
-        assignment: "sa_topk" (a partition), "topk" (clusters may overlap), "random" or "window".
-        mixing: "joint" (ours) or "surrogate" (the paper's).
-        num_prefix_tokens: P, class and register tokens: keys for everyone, never routed.
-        q_route: Queries (B, H, P + N, D) for routing and for the paper's mixing, e.g. before rotary positions; None: q.
-        k_route: Keys (B, H, P + N, D) for routing and summaries; None: k.
-        token_mask: True where a token is real, (B, N) bool; others act as padding and give 0.
-        grid_size: (rows, cols) with rows * cols = N, for "window".
+        q: Queries, (B, P + N, H, D): prefix tokens first, then the tokens of the grid row by row.
+        k: Keys, (B, P + N, H, D).
+        v: Values, (B, P + N, H, D).
+        options: Which attention, see :func:`castvision.ops.make_options`.
+        grid_size: (rows, cols) of the N tokens. Where further grids follow, (rows, cols, rows, cols, …): they take
+            part in clusters, and each is a window of its own. None: no grid, windows are runs of ``window_size ** 2``
+            tokens.
+        num_prefix_tokens: P, class and register tokens: everybody's keys, never clustered; as queries they see all
+            tokens.
+        token_mask: True where a token is real, (B, N) bool; others change nothing and give 0.
+        q_route: Queries (B, N, H, D) for learned surrogates, e.g. before rotary positions; None: those of ``q``.
+        k_route: Keys (B, N, H, D) that clusters are formed on; None: those of ``k``.
+        surrogate_tokens: (H, M, D) for surrogates="learned", (M, D) for "averaged"; else None.
+        phi: Lean of each token, (B, N, 1), for surrogates="learned".
+        routing: Clusters to use instead of forming them.
         scale: Factor of the logits. Default: D ** -0.5.
-        activation: "softmax" or "laplace".
-        laplace_norm: Divide Laplace weights by the number of keys.
-        summaries: False: attention inside own clusters only (a control).
-        routing_score: "affinity" (step 1 of the paper) or "linear", a cheaper definition.
-        dropout_p: Dropout of the attention weights (paper's mixing: of those inside clusters), in [0, 1).
-        seed: Of dropout and of the "random" assignment.
-        backend: "fused" (O(N) memory) or "reference" (dense, slow, obvious; no dropout).
+        dropout_p: Dropout of the attention weights, in [0, 1).
+        seed: Of assignment="random", and of the paper's dropout.
+        backend: "fast", or "reference": dense, slow, obvious; no dropout.
 
     Returns:
-        Output (B, H, P + N, D) in v's dtype, and the routing it used.
+        Output (B, P + N, H, D) in v's dtype, and the clusters.
 
     Raises:
-        ValueError: A shape, an option or a combination that does not fit; the message says which and what would.
+        ValueError: A shape, an option or a routing that does not fit; the message says which and what would.
         TypeError: Operands of different dtypes.
     """
-    _check_choices(assignment=assignment, mixing=mixing, activation=activation, routing_score=routing_score)
-    check_choice("backend", backend, BACKENDS)
-    num_tokens = _check_shapes(q, k, v, surrogates, phi, num_prefix_tokens, token_mask)
-    if not 0 <= dropout_p < 1 or (dropout_p and backend == "reference"):
-        raise ValueError(f"expected 0 <= dropout_p < 1, and 0 for the reference back end, got {dropout_p=} {backend=}")
-    p = num_prefix_tokens
-    own_q = None if q_route is None else q_route[:, :, p:]
-    own_k = None if k_route is None else k_route[:, :, p:]
-    if routing is None:
-        index = _new_index(
-            q[:, :, p:] if own_q is None else own_q, k[:, :, p:] if own_k is None else own_k, surrogates, phi,
-            token_mask, cluster_size, assignment, activation, routing_score, grid_size, seed,
-        )  # fmt: skip
-        routing = make_routing(index, num_tokens, is_partition=assignment != "topk")
-    _check_routing(routing, surrogates, num_tokens, q.shape[0])
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if backend == "reference":
-        out = _reference.cast_attention(
-            q, k, v, surrogates, phi, routing.index, p, own_q, own_k, token_mask,
-            scale, mixing, activation, laplace_norm, summaries,
-        )  # fmt: skip
-        return out, routing
-    rows = attend(
-        q, k, v, surrogates, phi, routing.index, p, own_q, own_k, token_mask,
-        torch.tensor(seed) if dropout_p else None, scale, mixing, activation, laplace_norm, summaries,
-        routing.is_partition, dropout_p,
+    factor = float(q.shape[3]) ** -0.5 if scale is None else scale
+    if not torch.jit.is_scripting():
+        _check(q, k, v, options, grid_size, num_prefix_tokens, token_mask, surrogate_tokens, phi, dropout_p, backend)
+        if routing is not None:
+            parameters = None if surrogate_tokens is None else surrogate_tokens.shape[-2]
+            check_routing(routing, options.assignment, q.shape[0], q.shape[1] - num_prefix_tokens, parameters)
+        if torch.is_autocast_enabled(q.device.type):  # it would round routing and sums to half precision
+            with torch.autocast(q.device.type, enabled=False):
+                return _attend(
+                    q, k, v, options, grid_size, num_prefix_tokens, token_mask, q_route, k_route, surrogate_tokens, phi,
+                    routing, factor, dropout_p, seed, backend,
+                )  # fmt: skip
+    return _attend(
+        q, k, v, options, grid_size, num_prefix_tokens, token_mask, q_route, k_route, surrogate_tokens, phi, routing,
+        factor, dropout_p, seed, backend,
     )  # fmt: skip
-    return rows.view(*rows.shape[:2], q.shape[1], q.shape[3]).transpose(1, 2), routing
 
 
-def attend(  # noqa: PLR0913 - traced by FX and TorchScript, which want plain arguments
+def _attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    surrogates: Tensor,
-    phi: Tensor,
-    index: Tensor,
+    options: AttentionOptions,
+    grid_size: list[int] | None,
     num_prefix_tokens: int,
-    q_route: Optional[Tensor],  # noqa: UP045
-    k_route: Optional[Tensor],  # noqa: UP045
-    token_mask: Optional[Tensor],  # noqa: UP045
-    seed: Optional[Tensor],  # noqa: UP045
-    scale: float,
-    mixing: str,
-    activation: str,
-    laplace_norm: bool,
-    summaries: bool,
-    is_partition: bool,
-    dropout_p: float,
-) -> Tensor:
-    """The fused back end without checks, as rows (B, P + N, C); arguments as :func:`cast_attention` explains them.
-
-    q_route and k_route come without their prefix tokens.
-    """
-    prefix_k: Optional[Tensor] = None  # noqa: UP045
-    prefix_v: Optional[Tensor] = None  # noqa: UP045
-    own_q, own_k, own_v = q, k, v
-    if num_prefix_tokens > 0:
-        prefix_k, prefix_v = k[:, :, :num_prefix_tokens], v[:, :, :num_prefix_tokens]
-        own_q, own_k, own_v = q[:, :, num_prefix_tokens:], k[:, :, num_prefix_tokens:], v[:, :, num_prefix_tokens:]
-    out: Tensor = torch.ops.castvision.attend(
-        own_q, own_k, own_v, surrogates, phi, index, prefix_k, prefix_v, q_route, k_route, token_mask, seed,
-        scale, mixing, activation, laplace_norm, summaries, is_partition, dropout_p,
-    )[0].flatten(2)  # fmt: skip
-    if num_prefix_tokens > 0:
-        first = attend_prefix(
-            q[:, :, :num_prefix_tokens], k, v, token_mask, num_prefix_tokens, scale, activation, laplace_norm, dropout_p
-        )
-        out = torch.cat([first.transpose(1, 2).flatten(2), out], dim=1)
-    return out
-
-
-def attend_prefix(  # noqa: PLR0913
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    token_mask: Optional[Tensor],  # noqa: UP045
-    num_prefix_tokens: int,
-    scale: float,
-    activation: str,
-    laplace_norm: bool,
-    dropout_p: float,
-) -> Tensor:
-    """Prefix queries (B, H, P, D) attend to all P + N tokens with plain f; (B, H, P, D)."""
-    seen: Optional[Tensor] = None  # noqa: UP045
-    if token_mask is not None:
-        seen = F.pad(token_mask, (num_prefix_tokens, 0), value=1.0)[:, None, None]  # B, 1, 1, P + N
-    if activation == "softmax":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout_p, scale=scale)
-    logits = q @ k.transpose(-1, -2) * scale
-    weight = laplace(logits if logits.dtype == torch.float64 else logits.float())
-    if laplace_norm:
-        weight = weight / k.shape[2] if seen is None else weight / seen.sum(-1, keepdim=True)
-    if seen is not None:
-        weight = weight * seen
-    return F.dropout(weight, dropout_p).to(v.dtype) @ v
-
-
-def _new_index(  # noqa: PLR0913
-    q: Tensor,
-    k: Tensor,
-    surrogates: Tensor,
-    phi: Tensor,
     token_mask: Tensor | None,
-    cluster_size: int | None,
-    assignment: str,
-    activation: str,
-    routing_score: str,
-    grid_size: tuple[int, int] | None,
+    q_route: Tensor | None,
+    k_route: Tensor | None,
+    surrogate_tokens: Tensor | None,
+    phi: Tensor | None,
+    routing: Routing | None,
+    scale: float,
+    dropout_p: float,
     seed: int,
+    backend: str,
+) -> tuple[Tensor, Routing]:
+    dtype, p = v.dtype, num_prefix_tokens
+    working = arithmetic_dtype(v)
+    q, k, v = q.to(working), k.to(working), v.to(working)
+    if token_mask is not None:  # whatever masked tokens hold, NaN too, reaches nobody
+        hidden = ~F.pad(token_mask, (p, 0), value=1.0)[:, :, None, None]
+        q, k, v = q.masked_fill(hidden, 0.0), k.masked_fill(hidden, 0.0), v.masked_fill(hidden, 0.0)
+    own_q, own_k, own_v = q, k, v
+    prefix_q = q[:, :0]
+    prefix_k: Tensor | None = None
+    prefix_v: Tensor | None = None
+    if p > 0:  # split, since a slice's gradient is a whole tensor of zeros
+        sizes = [p, q.shape[1] - p]
+        prefix_q, own_q = q.split_with_sizes(sizes, 1)
+        prefix_k, own_k = k.split_with_sizes(sizes, 1)
+        prefix_v, own_v = v.split_with_sizes(sizes, 1)
+    grid = [1, own_q.shape[1]]
+    if grid_size is not None:
+        grid = grid_size
+    clusters = routing
+    if clusters is None:
+        first = own_q if q_route is None else q_route
+        second = own_k if k_route is None else k_route
+        clusters = form_clusters(first, second, options, grid, token_mask, surrogate_tokens, phi, seed)
+    exact_q = prefix_q
+    chosen = torch.zeros([q.shape[0], 0], dtype=torch.long, device=q.device)
+    if options.mixing == "surrogate":
+        out = _attend_paper(
+            own_q, own_k, own_v, options, prefix_k, prefix_v, q_route, k_route, surrogate_tokens, phi, clusters,
+            token_mask, scale, dropout_p, seed, backend,
+        )  # fmt: skip
+    else:
+        center: Tensor | None = None
+        if options.summaries == "query_weighted":
+            center = near_far.mean_query(own_q, token_mask)
+        labels = clusters.labels
+        if options.summaries == "none":
+            labels = None
+        windows = _windows(options, grid, grid_size is not None, clusters, own_q)
+        out = _attend_near_far(
+            own_q, own_k, own_v, windows, labels, clusters.num_clusters, prefix_k, prefix_v, token_mask, center, scale,
+            dropout_p, backend,
+        )  # fmt: skip
+        if options.anchors > 0:
+            chosen = anchors.choose_anchors(
+                own_q, options.anchors, options.anchor_selection, grid[0], grid[1], token_mask
+            )
+            exact_q = torch.cat([exact_q, near_far.gather_tokens(own_q, chosen[:, None])[:, 0]], 1)
+    if p > 0 or options.anchors > 0:
+        exact = _attend_to_all(exact_q, k, v, token_mask, p, options, scale, dropout_p)
+        if options.anchors > 0:
+            out = anchors.correct(own_q, out, chosen, exact[:, p:], scale, options.empty_anchor)
+            if token_mask is not None:
+                out = out.masked_fill(~token_mask[:, :, None, None], 0.0)
+        out = torch.cat([exact[:, :p], out], 1)
+    return out.to(dtype), clusters
+
+
+def _attend_near_far(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    windows: list[Tensor],
+    labels: Tensor | None,
+    num_clusters: int,
+    prefix_k: Tensor | None,
+    prefix_v: Tensor | None,
+    token_mask: Tensor | None,
+    center: Tensor | None,
+    scale: float,
+    dropout_p: float,
+    backend: str,
 ) -> Tensor:
-    num_tokens, num_clusters = q.shape[2], surrogates.shape[1]
-    least = -(-num_tokens // num_clusters)
-    size = least if cluster_size is None else cluster_size
-    if not 1 <= size <= num_tokens or (size < least and assignment in ("sa_topk", "random")):
-        raise ValueError(
-            f"expected 1 <= cluster_size <= N, and M * cluster_size >= N for a partition, got cluster_size={size}, "
-            f"N={num_tokens}, M={num_clusters}; give at least {least} or leave it out"
-        )
-    if assignment == "window":
-        if grid_size is None or grid_size[0] * grid_size[1] != num_tokens:
-            raise ValueError(f"expected grid_size=(rows, cols) with rows * cols = {num_tokens}, got {grid_size=}")
-    if assignment in ("window", "random"):
-        rows, cols = grid_size or (0, 0)
-        return torch.ops.castvision.fixed_clusters(q, num_clusters, size, rows, cols, seed, assignment)  # type: ignore[no-any-return]
-    return torch.ops.castvision.route(  # type: ignore[no-any-return]
-        q, k, surrogates, phi, token_mask, size, assignment, activation, routing_score
+    """Rows of the patch tokens, (B, N, H, D), by the implementation that fits."""
+    if not torch.jit.is_scripting():
+        if backend == "reference":
+            return reference.near_far(
+                q, k, v, windows, labels, num_clusters, prefix_k, prefix_v, token_mask, center, scale
+            )
+        if is_eager() and dropout_p == 0.0:
+            return streaming.near_far(
+                q, k, v, windows, labels, num_clusters, prefix_k, prefix_v, token_mask, center, scale
+            )
+    return near_far.near_far(
+        q, k, v, windows, labels, num_clusters, prefix_k, prefix_v, token_mask, center, scale, dropout_p
     )
 
 
-def check_choice(name: str, value: str, options: tuple[str, ...]) -> None:
-    """Raise a ValueError that lists the options, and the nearest, unless ``value`` is one of them."""
-    if value in options:
-        return
-    near = difflib.get_close_matches(str(value), options, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"expected {name} to be one of {', '.join(options)}, got {value!r}{hint}")
+def _attend_paper(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    options: AttentionOptions,
+    prefix_k: Tensor | None,
+    prefix_v: Tensor | None,
+    q_route: Tensor | None,
+    k_route: Tensor | None,
+    surrogate_tokens: Tensor | None,
+    phi: Tensor | None,
+    routing: Routing,
+    token_mask: Tensor | None,
+    scale: float,
+    dropout_p: float,
+    seed: int,
+    backend: str,
+) -> Tensor:
+    index = routing.index
+    torch._assert(surrogate_tokens is not None and phi is not None and index is not None, "expected surrogates and phi")
+    out = q
+    if surrogate_tokens is not None and phi is not None and index is not None:
+        partition = options.assignment != "topk"
+        if not torch.jit.is_scripting():
+            if backend == "reference":
+                return reference.paper_attention(
+                    q, k, v, surrogate_tokens, phi, index, partition, prefix_k, prefix_v, q_route, k_route, token_mask,
+                    scale, options, dropout_p, seed,
+                )  # fmt: skip
+        out = paper.paper_attention(
+            q, k, v, surrogate_tokens, phi, index, partition, prefix_k, prefix_v, q_route, k_route, token_mask, scale,
+            options, dropout_p, seed,
+        )  # fmt: skip
+    return out
 
 
-def _check_choices(assignment: str, mixing: str, activation: str, routing_score: str) -> None:
-    check_choice("assignment", assignment, ASSIGNMENTS)
-    check_choice("mixing", mixing, MIXINGS)
-    check_choice("activation", activation, ACTIVATIONS)
-    check_choice("routing_score", routing_score, ROUTING_SCORES)
+def _windows(
+    options: AttentionOptions, grid: list[int], has_grid: bool, routing: Routing, like: Tensor
+) -> list[Tensor]:
+    """Index of whom each token sees one by one, (1 or B, W, K) for each size of window; together a partition of N."""
+    index = routing.index
+    if options.neighborhood == "cluster" and index is not None:
+        return [index]
+    rows, cols = grid[0], grid[1]
+    given = options.window_size
+    size = window_size_for(rows * cols) if given is None else given
+    height, width = size, size
+    if not has_grid:
+        height, width = 1, size * size
+    num_tokens = like.shape[1]
+    first = window_index(rows, cols, height, width, options.shift_windows, like)
+    windows = [torch.where(first == rows * cols, num_tokens, first)[None]]
+    start = rows * cols
+    for i in range(2, len(grid), 2):
+        number = grid[i] * grid[i + 1]
+        windows.append(torch.arange(start, start + number, device=like.device)[None, None])
+        start += number
+    return windows
 
 
-def _check_shapes(  # noqa: PLR0913
-    q: Tensor, k: Tensor, v: Tensor, surrogates: Tensor, phi: Tensor, num_prefix_tokens: int, token_mask: Tensor | None
-) -> int:
+def _attend_to_all(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    token_mask: Tensor | None,
+    num_prefix_tokens: int,
+    options: AttentionOptions,
+    scale: float,
+    dropout_p: float,
+) -> Tensor:
+    """Exact rows of some queries, (B, R, H, D), over all P + N tokens."""
+    seen: Tensor | None = None
+    if token_mask is not None:
+        seen = F.pad(token_mask, (num_prefix_tokens, 0), value=1.0)[:, None, None]  # B, 1, 1, P + N
+        if num_prefix_tokens == 0:  # an image without a real token: finite numbers that nobody looks at
+            seen = seen | ~seen.any(-1, keepdim=True)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    if options.activation == "softmax":
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout_p, scale=scale)
+        return out.transpose(1, 2)
+    logits = q @ k.transpose(-1, -2) * scale
+    weight = laplace(logits if logits.dtype == torch.float64 else logits.float())
+    number = torch.full([1, 1, 1, 1], k.shape[2], device=q.device)
+    if seen is not None:
+        weight = weight.masked_fill(~seen, 0.0)
+        number = seen.sum(-1, keepdim=True)
+    if options.laplace_norm:
+        weight = weight / number
+    return (F.dropout(weight, dropout_p).to(v.dtype) @ v).transpose(1, 2)
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    options: AttentionOptions,
+    grid_size: list[int] | None,
+    num_prefix_tokens: int,
+    token_mask: Tensor | None,
+    surrogate_tokens: Tensor | None,
+    phi: Tensor | None,
+    dropout_p: float,
+    backend: str,
+) -> None:
+    """Shapes, dtypes and what the options ask for; nothing that depends on data."""
+    check_choice("backend", backend, BACKENDS)
     if q.ndim != 4 or q.shape != k.shape or q.shape != v.shape:
         raise ValueError(
-            f"expected q, k, v of one shape (B, H, N, D), got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+            f"expected q, k, v of one shape (B, N, H, D), got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
         )
     if not q.is_floating_point() or not q.dtype == k.dtype == v.dtype:
         raise TypeError(f"expected q, k, v of one floating dtype, got {q.dtype}, {k.dtype}, {v.dtype}; cast them first")
-    num_tokens = q.shape[2] - num_prefix_tokens
+    batch, length, heads, head_dim = q.shape
+    num_tokens = length - num_prefix_tokens
     if num_prefix_tokens < 0 or num_tokens < 1:
-        raise ValueError(f"expected 0 <= num_prefix_tokens < {q.shape[2]} tokens, got {num_prefix_tokens=}")
-    if surrogates.ndim != 3 or surrogates.shape[0] != q.shape[1] or surrogates.shape[2] != q.shape[3]:
-        raise ValueError(f"expected surrogates (H={q.shape[1]}, M, D={q.shape[3]}), got {tuple(surrogates.shape)}")
-    if surrogates.shape[1] < 1:
-        raise ValueError("expected at least one surrogate token, got M=0")
-    if phi.shape != (q.shape[0], num_tokens, 1):
-        raise ValueError(f"expected phi ({q.shape[0]}, {num_tokens}, 1), got {tuple(phi.shape)}")
-    if token_mask is not None and (token_mask.shape != (q.shape[0], num_tokens) or token_mask.dtype != torch.bool):
+        raise ValueError(f"expected 0 <= num_prefix_tokens < {length} tokens, got {num_prefix_tokens=}")
+    if grid_size is not None:
+        _check_grid(grid_size, num_tokens)
+    if token_mask is not None and (token_mask.shape != (batch, num_tokens) or token_mask.dtype != torch.bool):
         raise ValueError(
-            f"expected token_mask ({q.shape[0]}, {num_tokens}) bool, got {tuple(token_mask.shape)} {token_mask.dtype}"
+            f"expected token_mask ({batch}, {num_tokens}) bool, got {tuple(token_mask.shape)} {token_mask.dtype}"
         )
-    return num_tokens
+    if not 0 <= dropout_p < 1 or (dropout_p and backend == "reference"):
+        raise ValueError(f"expected 0 <= dropout_p < 1, and 0 for the reference back end, got {dropout_p=} {backend=}")
+    shapes = {"learned": (heads, "M", head_dim), "averaged": ("M", head_dim), "sampled": None}
+    wanted = shapes[options.surrogates]
+    given = None if surrogate_tokens is None else tuple(surrogate_tokens.shape)
+    if (wanted is None) != (given is None) or (
+        wanted is not None
+        and given is not None
+        and (len(given) != len(wanted) or given[-1] != head_dim or given[:-2] != wanted[:-2])
+    ):
+        raise ValueError(f"expected surrogate_tokens {wanted} with surrogates={options.surrogates!r}, got {given}")
+    if options.surrogates == "learned" and (phi is None or phi.shape != (batch, num_tokens, 1)):
+        got = None if phi is None else tuple(phi.shape)
+        raise ValueError(f"expected phi ({batch}, {num_tokens}, 1) with surrogates='learned', got {got}")
+    if surrogate_tokens is not None and options.assignment == "blocks":
+        rows, cols = (1, num_tokens) if grid_size is None else grid_size[:2]
+        down, across = cluster_grid(rows, cols, options.num_clusters)
+        if down * across != surrogate_tokens.shape[-2]:
+            raise ValueError(
+                f"expected as many surrogate tokens as blocks, {down} x {across}, got {surrogate_tokens.shape[-2]}; "
+                "resample_surrogates makes them"
+            )
+    size, clusters = (
+        options.cluster_size,
+        options.num_clusters if surrogate_tokens is None else surrogate_tokens.shape[-2],
+    )
+    if size is not None and clusters is not None and options.assignment in ("sa_topk", "random"):
+        if clusters * size < num_tokens:
+            raise ValueError(
+                f"expected num_clusters * cluster_size >= N={num_tokens}, room for all, got {clusters} * {size}; "
+                "leave cluster_size out"
+            )
 
 
-def _check_routing(routing: Routing, surrogates: Tensor, num_tokens: int, batch: int) -> None:
-    index = routing.index
-    if index.ndim != 3 or index.shape[0] != batch or index.shape[1] != surrogates.shape[1]:
+def _check_grid(grid_size: list[int], num_tokens: int) -> None:
+    numbers = list(grid_size)
+    total = sum(a * b for a, b in zip(numbers[::2], numbers[1::2], strict=False))
+    if len(numbers) < 2 or len(numbers) % 2 or min(numbers) < 1 or total != num_tokens:
         raise ValueError(
-            f"expected a routing with index (B={batch}, M={surrogates.shape[1]}, K), got {tuple(index.shape)}; "
-            "resample the surrogates to as many clusters (resample_surrogates)"
+            f"expected grid_size=(rows, cols) with rows * cols = {num_tokens}, or pairs of them that add up to it, "
+            f"got {grid_size}"
         )
-    if routing.inverse is not None and routing.inverse.shape[1] != num_tokens:
-        raise ValueError(f"expected a routing of N={num_tokens} tokens, got one of {routing.inverse.shape[1]}")
-    if routing.offsets is not None and routing.offsets.shape[1] != num_tokens + 1:
-        raise ValueError(f"expected a routing of N={num_tokens} tokens, got one of {routing.offsets.shape[1] - 1}")

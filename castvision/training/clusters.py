@@ -1,4 +1,4 @@
-"""Coverage and dead clusters of each CAST block, in the logs."""
+"""Sizes of clusters, and tokens left out, in each CAST block: in the logs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 
 class ClusterStatistics(Callback):
-    """After each round of held-out images: where a few of them went. Says nothing of models without CAST blocks.
+    """After each round of held-out images: the clusters of a few of them. Says nothing of models without clusters.
 
-    Logged for each block, as ``clusters/LAYER/…``: ``in_none``, ``in_one``, ``in_several`` (shares of tokens), ``dead``
-    (clusters without a token), and for segmentation ``foreground_in_none``: of the tokens on some object, the share in
-    no cluster.
+    Logged for each block, as ``clusters/LAYER/…``: ``dead`` (clusters without a token) and ``largest`` (tokens of the
+    largest cluster over the mean, N / M). Except for "nearest", which leaves no token out, also ``in_none``,
+    ``in_one``, ``in_several`` (shares of tokens), and for segmentation ``foreground_in_none``: of the tokens on some
+    object, the share in no cluster.
 
     Args:
         num_images: How many held-out images are looked at.
@@ -52,7 +53,7 @@ class ClusterStatistics(Callback):
 
 
 def cluster_figures(backbone: torch.nn.Module, images: Tensor, targets: Tensor) -> dict[str, float]:
-    """Coverage of tokens by clusters, for each CAST block.
+    """What `ClusterStatistics` logs.
 
     Args:
         backbone: Any model.
@@ -74,13 +75,17 @@ def cluster_figures(backbone: torch.nn.Module, images: Tensor, targets: Tensor) 
 
 
 def _figures(clusters: ClusterMap, target: Tensor) -> dict[str, float]:
-    rows, cols = clusters.grid_size
-    in_none, in_one, in_several = clusters.coverage
-    dead = float(clusters.num_dead_clusters)
-    figures = {"in_none": in_none, "in_one": in_one, "in_several": in_several, "dead": dead}
+    sizes = clusters.cluster_sizes
+    if not clusters.num_clusters:
+        return {}
+    largest = float(sizes.max()) * clusters.num_clusters / clusters.membership.numel()
+    figures = {"dead": float(clusters.num_dead_clusters), "largest": largest}
+    if clusters.options.assignment == "nearest":
+        return figures
+    figures |= dict(zip(("in_none", "in_one", "in_several"), clusters.coverage, strict=True))
     if target.ndim == 2:
         is_object = ((target > 0) & (target != 255)).float()[None, None]
-        on_object = functional.adaptive_max_pool2d(is_object, (rows, cols))[0, 0] > 0  # (rows, cols)
+        on_object = functional.adaptive_max_pool2d(is_object, clusters.grid_size)[0, 0] > 0  # (rows, cols)
         orphans = (clusters.membership.to(target.device) < 0) & on_object
         figures["foreground_in_none"] = float(orphans.sum() / on_object.sum().clamp(min=1))
     return figures

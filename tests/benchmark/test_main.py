@@ -10,9 +10,10 @@ import pytest
 import castvision
 from castvision.benchmark import levels, main
 from castvision.benchmark.goals import Goal, make_goals
-from castvision.benchmark.machine import describe_machine
+from castvision.benchmark.machine import describe_machine, find_hardware, has_bf16, name_processor
 from castvision.benchmark.memory import Peak
 from castvision.benchmark.record import Key, Results, load_results, single_figure
+from castvision.benchmark.subjects import VARIANTS
 
 ROOT = Path(castvision.__file__).parent
 
@@ -84,7 +85,8 @@ def test_a_tiny_run_end_to_end(tmp_path, capsys, single_runs, monkeypatch):
     results = load_results(output / "benchmark.json")
     assert (results.finished, results.failures) == (True, {})
     seen = {(key.level, key.subject, key.phase, key.quantity) for key in results.figures}
-    for level, subject in (("op", "sdpa"), ("layer", "cast"), ("layer", "cast-surrogate"), ("block", "no-core")):
+    ours = [(level, name) for level in ("op", "layer") for name in VARIANTS]
+    for level, subject in (*ours, ("op", "sdpa"), ("block", "cast"), ("block", "no-core")):
         assert (level, subject, "training", "seconds") in seen
     assert ("layer", "sdpa", "training", "bytes") in seen
     assert ("layer", "routing", "forward", "seconds") in seen
@@ -138,6 +140,7 @@ def test_check_judges_and_decides_the_exit_code(tmp_path, capsys, monkeypatch, b
     make_world(monkeypatch, 2.0, bound)
     assert main.main(["layer", "--check", "--output", str(tmp_path)]) == code
     text = capsys.readouterr().out
+    assert f"goals on {name_processor(describe_machine(), 'cpu')}" in text
     assert "not measured" in text
     assert f"{1 - code} held, {code} missed, 1 not measured" in text
 
@@ -151,16 +154,38 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path, monkeypatch):
     assert done == [1]
 
 
-def test_goals_and_tasks_agree_on_their_keys():
-    args = main.build_parser().parse_args([])
-    tasks = levels.make_tasks(main.make_settings(args))
-    given = {key for task in tasks for key in task.keys}
-    assert {key for goal in make_goals() if goal.needs in ("cpu", "2 cores") for key in goal.keys} <= given
-    quick = levels.make_tasks(main.make_settings(main.build_parser().parse_args(["--quick"])))
-    given = {key for task in quick for key in task.keys}
-    assert {
-        k for goal in make_goals() if goal.needs in ("cpu", "2 cores") and goal.is_quick for k in goal.keys
-    } <= given
+@pytest.mark.parametrize(
+    ("bf16", "amx", "words", "native"), [(0, 0, [], False), (1, 0, ["bf16"], True), (1, 1, ["bf16", "AMX"], True)]
+)
+def test_only_amx_is_the_hardware_of_goals_in_bf16(monkeypatch, bf16, amx, words, native):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bool(bf16))
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: bool(amx))
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
+    assert has_bf16() == native
+    machine = {**describe_machine(), "gpu": "H"}
+    assert name_processor(machine, "cpu") == f"{machine['cpu']}, {'+'.join(['AVX512', *words])}"
+    assert name_processor(machine, "cuda").startswith("H beside ")
+    assert ("cpu amx" in find_hardware("cpu")) == bool(amx)
+    args = main.build_parser().parse_args(["layer", "--check"])
+    settings = main.make_settings(args)
+    goals = main.select_goals(settings, find_hardware("cpu"))
+    assert sum(goal.needs == "cpu amx" for goal in goals) == 4  # listed, wherever
+    tasks = main.select_tasks(settings, goals, find_hardware("cpu"))
+    assert any(key.dtype == "bf16" for task in tasks for key in task.keys) == bool(amx)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("options", [[], ["--quick"]])
+def test_goals_and_tasks_agree_on_their_keys(device, options, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    arguments = [*options, "--device", device, "--dtype", "fp32", "bf16"]
+    settings = main.make_settings(main.build_parser().parse_args(arguments))
+    given = {key for task in levels.make_tasks(settings) for key in task.keys}
+    goals = [
+        goal for goal in make_goals() if (goal.needs == "cuda") == (device == "cuda") and (goal.is_quick or not options)
+    ]
+    assert goals
+    assert {key for goal in goals for key in goal.keys} <= given
 
 
 def test_results_without_a_file_are_not_written(tmp_path):

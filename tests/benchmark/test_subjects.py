@@ -4,20 +4,31 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from castvision.benchmark.arithmetic import attend_flops, layer_flops, route_flops
+import castvision.ops.attention
+import castvision.ops.surrogates
+from castvision.benchmark.arithmetic import attend_flops, layer_flops, most_square, near_far_flops, route_flops
 from castvision.benchmark.attention_levels import _whole_from_one_head
 from castvision.benchmark.memory import weigh
 from castvision.benchmark.model_level import count_flops
 from castvision.benchmark.record import Key, single_figure
-from castvision.benchmark.subjects import ValueAttention, blank_share, create_model, make_subject
+from castvision.benchmark.subjects import (
+    VARIANTS,
+    ValueAttention,
+    blank_share,
+    create_model,
+    make_subject,
+    variant_options,
+)
+from castvision.layers import CastAttention
+from castvision.ops import make_options
 
 
 @pytest.mark.parametrize("phase", ["forward", "training"])
 @pytest.mark.parametrize(
     ("level", "name"),
     [
-        ("op", "cast"), ("op", "cast-surrogate"), ("op", "sdpa"), ("op", "sdpa-head"), ("layer", "cast"),
-        ("layer", "sdpa"), ("layer", "sdpa-thin"), ("layer", "no-core"), ("block", "cast"), ("block", "no-core"),
+        *((level, name) for level in ("op", "layer") for name in (*VARIANTS, "sdpa", "sdpa-head")),
+        ("layer", "sdpa-thin"), ("layer", "no-core"), ("block", "cast"), ("block", "no-core"),
     ],
 )  # fmt: skip
 def test_runs_on_inputs_that_are_new_each_time_and_in_the_same_memory(level, name, phase):
@@ -52,6 +63,8 @@ def test_blank_images_repeat_one_token():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="expected a level of op"):
         make_subject(Key("tiles", "cast", 64))
+    with pytest.raises(ValueError, match="subject of level layer, got 'sdpa-flash'"):
+        make_subject(Key("layer", "sdpa-flash", 64))
     with pytest.raises(ValueError, match="expected cast or no-core"):
         make_subject(Key("block", "sdpa", 64))
 
@@ -65,11 +78,63 @@ def test_one_head_times_six_and_the_projections():
     assert _whole_from_one_head([rest]) == []
 
 
+def test_options_of_our_variants():
+    assert make_options(**variant_options("cast", 1024)) == make_options()
+    assert make_options(**variant_options("cast-anchors", 1024)) == make_options(anchors=64)
+    paper = make_options("paper", assignment="sa_topk", num_clusters=32)
+    assert make_options(**variant_options("cast-paper", 1024)) == paper
+
+
+@pytest.mark.parametrize(
+    ("tokens", "grid"), [(65536, (256, 256)), (1 << 20, (1024, 1024)), (2048, (32, 64)), (7, (1, 7)), (1, (1, 1))]
+)
+def test_most_square_grid(tokens, grid):
+    assert most_square(tokens) == grid
+
+
+@pytest.mark.parametrize("level", ["op", "layer", "block"])
+def test_ours_attends_on_the_grid(level, monkeypatch):
+    seen = []
+    real = castvision.ops.attention.window_index
+
+    def look(rows, cols, *rest):
+        seen.append((rows, cols))
+        return real(rows, cols, *rest)
+
+    monkeypatch.setattr("castvision.ops.attention.window_index", look)
+    subject = make_subject(Key(level, "cast", 32))
+    with subject.ready():
+        subject.run()
+    assert seen == [(4, 8)]
+
+
+def test_routing_subject_forms_the_clusters_of_the_layer(monkeypatch):
+    subject = make_subject(Key("layer", "routing", 64))
+    made = []
+    real = castvision.ops.surrogates.form_clusters
+
+    def keep(*operands):
+        made.append(real(*operands))
+        return made[-1]
+
+    monkeypatch.setattr("castvision.benchmark.subjects.form_clusters", keep)
+    with subject.ready():
+        subject.run()
+    assert isinstance(subject.module, CastAttention)
+    _, routing = subject.module(subject.inputs[0], grid_size=[8, 8], return_routing=True)
+    assert torch.equal(made[0].labels, routing.labels)
+
+
 def test_arithmetic_of_a_small_layer():
-    # N = 4, M = 2, K = 2, C = 3: scores 2 x 2 x N x M x C; four products of C x C a token
-    assert route_flops(4, 2, 3) == 96
-    assert attend_flops(4, 2, 2, 3) == 2 * 2 * 4 * (2 + 2) * 3 + 2 * 3 * 4 * 3
-    assert layer_flops(4, 2, 3) == 2 * 4 * 4 * 9 + 96 + 264
+    # N = 16 on 4 x 4: windows of 2 x 2, M = 8 as 3 x 3 = 9; C = 6, two heads of width 3
+    assert route_flops(16, 9, 3, 2) == 2 * 2 * 16 * 9 * 3
+    assert attend_flops(16, 4, 9, 6) == 2 * 2 * 16 * (4 + 9) * 6
+    near_far = 2 * 2 * 16 * (4 + 9) * 6 + 2 * 2 * 16 * 9 * 3
+    assert near_far_flops(4, 4, 6, 2, make_options()) == near_far
+    assert near_far_flops(4, 4, 6, 2, make_options(anchors=5)) == near_far + 2 * (2 * 2 * 5 * 16 * 6)
+    assert layer_flops(16, 6, 2, make_options()) == near_far + 4 * 2 * 16 * 6 * 6
+    with pytest.raises(ValueError, match="expected windows and nearest clusters"):
+        near_far_flops(4, 4, 6, 2, make_options("paper"))
 
 
 def test_flops_of_models_by_hand():
@@ -78,10 +143,9 @@ def test_flops_of_models_by_hand():
     full, _ = count_flops(Key("model", "vit_tiny_patch16_224", 224))
     assert full == linear + 12 * 4 * (tokens + 1) ** 2 * width
     ours, parameters = count_flops(Key("model", "cast_vit_tiny_patch16_224", 224))
-    clusters = route_flops(tokens, 14, width) + attend_flops(tokens, 14, 14, width)
-    prefix = 4 * (tokens + 1) * width  # the class token's own attention
-    phi = 2 * (tokens + 1) * width
-    assert ours == linear + 12 * (clusters + prefix + phi)
+    # 14 x 14 tokens: windows of 4 x 4, 5 x 6 clusters, the class token seen by all and seeing all
+    clusters = 4 * tokens * (1 + 16 + 30) * width + 2 * 2 * tokens * 30 * 64
+    assert ours == linear + 12 * (clusters + 4 * (tokens + 1) * width)
     assert parameters == sum(p.numel() for p in create_model("cast_vit_tiny_patch16_224", 224).parameters())
 
 

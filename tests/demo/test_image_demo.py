@@ -73,7 +73,10 @@ def test_photographs_through_an_untrained_model(tmp_path, capsys):
     assert len(first["layers"]) == 12
     for layer in first["layers"]:
         assert layer["grid_size"] == [5, 8]
-        assert sum(layer["coverage"].values()) == pytest.approx(1, abs=1e-5)
+        assert layer["window_size"] == [4, 4]
+        assert layer["num_clusters"] == 12  # about 2 √40, spaced evenly
+        assert 4 <= layer["largest_cluster"] <= 40
+        assert layer["coverage"] == {"none": 0, "one": 1, "several": 0}
     with Image.open(output / "coffee/layer_blocks.0.png") as overlay:
         assert overlay.size == (600, 400)
 

@@ -44,7 +44,10 @@ def texts_inside(figure):
 
 
 def test_grid_shows_every_panel_and_cuts_no_title():
-    panels = [Panel(f"blocks.{place}\n100% of 1,024 tokens in 14 clusters", PICTURE) for place in range(5)]
+    panels = [
+        Panel(f"blocks.{place}\n1,024 content clusters, windows of 16 × 16\n20 without a token", PICTURE)
+        for place in range(5)
+    ]
     figure = grid_figure(panels, "a heading\nof two lines", columns=4)
     assert red_share(drawn(figure)) > 0.25
     assert texts_inside(figure)

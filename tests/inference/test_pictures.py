@@ -1,32 +1,32 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
 from castvision.inference.pictures import (
     cluster_colours,
-    coverage_text,
+    cluster_text,
     display_picture,
     layer_name,
     overlay_clusters,
     overlay_labels,
     resize_labels,
 )
+from castvision.models import ClusterMap
+from castvision.ops import make_options
 
 
-def cluster_map(membership, clusters=4, coverage=(0.0, 1.0, 0.0), layer="blocks.0.attn"):
+def cluster_map(membership, windows=None, clusters=4, coverage=(0.0, 1.0, 0.0), layer="blocks.0.attn", **options):
     membership = torch.as_tensor(membership)
-    tokens = membership.numel()
-    index = torch.full((clusters, tokens), tokens)
-    for cluster in range(clusters):
-        members = (membership.flatten() == cluster).nonzero().flatten()
-        index[cluster, : len(members)] = members
-    return SimpleNamespace(
-        layer=layer, grid_size=tuple(membership.shape), index=index, membership=membership, coverage=coverage
-    )
+    sizes = membership.flatten().add(1).bincount(minlength=clusters + 1)[1:]
+    if windows is None:
+        size, windows = None, membership
+    else:
+        windows = torch.as_tensor(windows)
+        size = tuple(int((windows[0, 0] == line).sum()) for line in (windows[:, 0], windows[0]))
+    grid = tuple(membership.shape)
+    return ClusterMap(layer, make_options(**options), grid, membership, windows, size, sizes, coverage)
 
 
 def test_small_images_are_enlarged_without_smoothing():
@@ -72,10 +72,10 @@ def test_labels_are_resized_by_hand():
 
 
 def test_colours_are_stable_and_distinguishable():
-    colours = cluster_colours(256)
+    colours = cluster_colours(512)
     np.testing.assert_array_equal(cluster_colours(8), colours[:8])
-    assert len(np.unique(colours, axis=0)) == 256
-    np.testing.assert_array_equal(cluster_colours(300)[256:], colours[:44])
+    assert len(np.unique(colours, axis=0)) == 512
+    np.testing.assert_array_equal(cluster_colours(600)[512:], colours[:88])
     first = colours[:16].astype(int)
     distance = np.abs(first[:, None] - first[None]).sum(-1) + 1000 * np.eye(16, dtype=int)
     assert distance.min() > 60
@@ -135,13 +135,53 @@ def test_cluster_overlay_follows_the_token_grid():
     assert middles[1, 1].max() < 60
 
 
-def test_coverage_in_words():
-    everything = cluster_map([[0, 1], [2, 2]])
-    assert coverage_text(everything) == "100% of 4 tokens in 3 clusters"
-    some = cluster_map([[0, -1], [1, 1]], coverage=(0.25, 0.5, 0.25))
-    assert coverage_text(some) == "75% of 4 tokens in 2 clusters, 25% in several"
-    almost = cluster_map([[0, 1], [2, 2]], coverage=(0.001, 0.999, 0.0))
-    assert coverage_text(almost).startswith("99.9% of 4")
+def test_white_lines_between_windows_leave_the_tints():
+    picture = np.full((64, 96, 3), 128, np.uint8)
+    membership = [[0, 1, 2], [3, 0, 0]]
+    plain = overlay_clusters(picture, cluster_map(membership))
+    lined = overlay_clusters(picture, cluster_map(membership, windows=[[0, 0, 1], [0, 0, 1]]))
+    white = (lined == 255).all(-1)
+    assert white[:, 64 - 1 : 64 + 1].all()
+    assert white.sum() == 2 * 64
+    far = np.abs(np.arange(96) - 63.5) > 2
+    np.testing.assert_array_equal(lined[:, far], plain[:, far])
+
+
+def test_windows_are_tinted_where_there_are_no_clusters():
+    none = cluster_map([[-1] * 4] * 4, windows=np.kron([[0, 1], [2, 3]], np.ones((2, 2), np.int64)), clusters=0)
+    middles = overlay_clusters(np.full((64, 64, 3), 128, np.uint8), none)[8::16, 8::16]
+    assert len(np.unique(middles.reshape(-1, 3), axis=0)) == 4
+    np.testing.assert_array_equal(middles[0, 0], middles[1, 1])
+
+
+SQUARES = np.kron([[0, 1]], np.ones((2, 2), np.int64))
+ROWS = [[0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (cluster_map(ROWS, SQUARES), "4 content clusters, windows of 2 × 2"),
+        (cluster_map(ROWS, SQUARES, shift_windows=True), "4 content clusters, shifted windows of 2 × 2"),
+        (cluster_map(ROWS, SQUARES, 1024), "1,024 content clusters, windows of 2 × 2\n1,020 without a token"),
+        (cluster_map(ROWS, SQUARES, assignment="random"), "4 random clusters, windows of 2 × 2"),
+        (cluster_map([[0] * 4], [[0, 0, 1, 1]], 1, assignment="blocks"), "1 block, windows of 1 × 2"),
+        (
+            cluster_map([[-1] * 4] * 2, SQUARES, 0, (1.0, 0.0, 0.0), summaries="none"),
+            "no clusters, windows of 2 × 2",
+        ),
+        (
+            cluster_map([[0, -1, 1, 3]], None, 4, (0.25, 0.5, 0.25), attention="paper"),
+            "4 content clusters\n1 without a token, 25% of tokens in none, 25% in several",
+        ),
+        (
+            cluster_map(ROWS, None, 4, (0.0, 0.999, 0.001), attention="paper"),
+            "4 content clusters\n0.1% of tokens in several",
+        ),
+    ],
+)
+def test_windows_and_clusters_in_words(given, text):
+    assert cluster_text(given) == text
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import timm
 import torch
 
 from castvision.inference.predictor import load_model
+from castvision.models.context import create_context_segmenter
 from castvision.models.segmenter import create_segmenter
 
 ATTO = "cast_vit_atto_patch4_32"
@@ -105,6 +106,16 @@ def test_a_segmenters_checkpoint_predicts_what_the_model_does(tmp_path, segmente
         "backbone.blocks.0.attn",
         "backbone.blocks.1.attn",
     ]
+
+
+def test_cluster_maps_of_a_model_with_context_are_those_of_its_prediction(tmp_path):
+    kwargs = {"depth": 1, "use_rot_pos_emb": True, "pos_embed": "none"}
+    model = create_context_segmenter(ATTO, 3, context_size=(16, 24), model_kwargs=kwargs)
+    description = facts(model_kwargs=kwargs, head_kwargs={}, context_size=[16, 24])
+    predictor = load_model(save_checkpoint(tmp_path / "a.ckpt", model, description))
+    (found,) = predictor.cluster_maps(predictor.prepare(GREY))
+    assert found.grid_size == (8, 8)
+    assert found.cluster_sizes.sum() == 8 * 8 + 4 * 6
 
 
 def test_a_classifiers_checkpoint(tmp_path, classifier):

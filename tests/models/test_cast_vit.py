@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -18,12 +20,35 @@ def create(**kwargs: object) -> torch.nn.Module:
     return timm.create_model("cast_vit_tiny_patch16_224", **{**TINY, **kwargs}).eval()
 
 
-def test_plain_vit_with_one_cluster_is_the_plain_vit() -> None:
+@pytest.mark.parametrize("options", [{"window_size": 4}, {"window_size": 2, "num_clusters": 16}], ids=str)
+def test_a_plain_vits_weights_load_strictly_and_are_the_plain_vit(options: dict[str, object], tmp_path: Path) -> None:
+    """One window over the grid, or a cluster for each token: full attention. By every door, with no key left over."""
     vit = timm.create_model("vit_tiny_patch16_224", **TINY).eval()
-    cast = create(num_clusters=1)
-    cast.load_state_dict(checkpoint_filter_fn(vit.state_dict(), cast))
+    cast = create(**options)
+    assert list(cast.state_dict()) == list(vit.state_dict())
+    cast.load_state_dict(vit.state_dict())
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(cast(x), vit(x), rtol=1e-4, atol=1e-5)
+    torch.save(vit.state_dict(), tmp_path / "vit.pth")
+    torch.testing.assert_close(create(**options, checkpoint_path=str(tmp_path / "vit.pth"))(x), cast(x))
+    torch.testing.assert_close(
+        create(
+            **options, pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "vit.pth"), "num_classes": 3}
+        )(x),
+        cast(x),
+    )
+
+
+def test_windows_and_clusters_follow_the_image() -> None:
+    model = create(patch_size=4)
+    for size, clusters in (((32, 32), 16), ((64, 128), 46)):
+        maps = cluster_maps(model, torch.randn(3, *size))
+        assert abs(maps[0].num_clusters - clusters) <= 4
+
+
+def test_windows_of_every_other_block_are_shifted() -> None:
+    model = create(depth=4, shift_windows=True)
+    assert [block.attn.options.shift_windows for block in model.blocks] == [False, True, False, True]
 
 
 def test_a_timm_vit_takes_our_attention() -> None:
@@ -33,7 +58,9 @@ def test_a_timm_vit_takes_our_attention() -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 71), (8, 8), (5, 100)])
-@pytest.mark.parametrize("kwargs", [{}, {"cluster_size": 6}, {"use_rot_pos_emb": True, "pos_embed": "none"}], ids=str)
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"attention": "paper", "cluster_size": 6}, {"use_rot_pos_emb": True, "pos_embed": "none"}], ids=str
+)
 def test_any_size(size: tuple[int, int], kwargs: dict[str, object]) -> None:
     with torch.no_grad():
         assert create(**kwargs)(torch.randn(2, 3, *size)).shape == (2, 3)
@@ -42,10 +69,14 @@ def test_any_size(size: tuple[int, int], kwargs: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     "kwargs",
     [
-        {"assignment": "topk"}, {"assignment": "random"}, {"assignment": "window"}, {"mixing": "surrogate"},
-        {"assignment": ["window", "sa_topk"], "mixing": ["joint", "surrogate"]}, {"local_branch": True},
-        {"activation": "laplace", "laplace_norm": True}, {"summaries": False}, {"routing_score": "linear"},
-        {"learned_scale": True, "mixing": "surrogate"}, {"freeze_surrogates": True}, {"cluster_size": 5},
+        {}, {"attention": "paper"}, {"assignment": "random"}, {"assignment": "blocks"}, {"summaries": "none"},
+        {"summaries": "query_weighted", "anchors": 4}, {"anchors": 4, "empty_anchor": True, "anchor_selection": "grid"},
+        {"attention": ["near_far", "paper"], "assignment": ["sa_topk", "sa_topk"]}, {"local_branch": True},
+        {"attention": "paper", "activation": "laplace", "laplace_norm": True}, {"refinements": 0},
+        {"attention": "paper", "routing_score": "linear"}, {"attention": "paper", "assignment": "blocks"},
+        {"learned_scale": True}, {"attention": "paper", "learned_scale": True}, {"surrogates": "learned"},
+        {"attention": "paper", "freeze_surrogates": True}, {"attention": "paper", "cluster_size": 5},
+        {"surrogates": "averaged"}, {"neighborhood": "cluster", "assignment": "sa_topk"}, {"shift_windows": True},
         {"use_rot_pos_emb": True, "rope_in_routing": False}, {"attn_layer": "full"}, {"attn_layer": "none"},
         {"stem": "conv", "reg_tokens": 2}, {"class_token": False, "global_pool": "avg", "attn_drop_rate": 0.1},
     ],
@@ -69,11 +100,29 @@ def test_checkpointing_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
-def test_surrogates_follow_another_number_of_clusters() -> None:
-    source, target = create(num_clusters=4), create(num_clusters=7)
+def test_learned_surrogates_follow_another_number_of_clusters() -> None:
+    source, target = (create(attention="paper", num_clusters=number) for number in (4, 7))
     target.load_state_dict(checkpoint_filter_fn(source.state_dict(), target))
     expected = source.blocks[0].attn.surrogate_tokens[:, [0, 1, 2, 3, 0, 1, 2]]
     assert torch.equal(target.blocks[0].attn.surrogate_tokens, expected)
+
+
+def test_averaged_surrogates_move_to_those_who_join_them() -> None:
+    """They start on the first image, move while training, stay in evaluation, and travel in the state dict."""
+    torch.manual_seed(0)
+    model, x = create(surrogates="averaged", num_clusters=4, depth=1), torch.randn(2, 3, 32, 32)
+    assert not model.blocks[0].attn.surrogate_means.any()
+    model(x)
+    assert not model.blocks[0].attn.surrogate_means.any()
+    model.train()
+    model(x)
+    first = model.blocks[0].attn.surrogate_means.clone()
+    assert first.norm(dim=1).min() > 0
+    model(torch.randn(2, 3, 32, 32))
+    second = model.blocks[0].attn.surrogate_means.clone()
+    assert 0 < (second - first).norm() < 0.1 * first.norm()
+    model.eval()(x)
+    assert torch.equal(model.state_dict()["blocks.0.attn.surrogate_means"], second)
 
 
 def test_token_mask_hides_tokens() -> None:
@@ -84,18 +133,6 @@ def test_token_mask_hides_tokens() -> None:
     x[:, :, 24:] = 9.0
     torch.testing.assert_close(model(x, token_mask=mask), expected)
     assert not torch.allclose(model(x), expected)
-
-
-def test_cluster_maps() -> None:
-    maps = cluster_maps(create(assignment=["topk", "sa_topk"]), torch.randn(3, 32, 48))
-    assert [m.layer for m in maps] == ["blocks.0.attn", "blocks.1.attn"]
-    assert maps[1].grid_size == (4, 6) and maps[1].coverage == (0.0, 1.0, 0.0)
-    assert sum(maps[0].coverage) == pytest.approx(1)
-    for row, members in enumerate(maps[1].index):
-        assert (maps[1].membership.flatten()[members[members < 24]] == row).all()
-    assert cluster_maps(create(attn_layer="full"), torch.randn(3, 32, 32)) == []
-    with pytest.raises(ValueError, match="one image"):
-        cluster_maps(create(), torch.randn(2, 3, 32, 32))
 
 
 @pytest.mark.parametrize("patch", [8, 16])
@@ -115,8 +152,10 @@ def test_pyramid(patch: int, output_stride: int) -> None:
     ("kwargs", "error", "message"),
     [
         ({"not_an_argument": 1}, TypeError, "not_an_argument"),
-        ({"num_clusters": 0}, ValueError, "num_clusters >= 1"),
-        ({"cluster_size": 0}, ValueError, "cluster_size >= 1"),
+        ({"num_clusters": 0}, ValueError, "num_clusters to be a whole number >= 1"),
+        ({"attention": "paper", "cluster_size": 0}, ValueError, "cluster_size to be a whole number >= 1"),
+        ({"freeze_surrogates": True}, ValueError, "surrogates='learned'"),
+        ({"assignment": "topk"}, ValueError, "mixing='joint'"),
         ({"assignment": "sa_topkk"}, ValueError, "did you mean 'sa_topk'"),
         ({"assignment": ["topk"]}, ValueError, "one per block"),
         ({"stem": "convs"}, ValueError, "did you mean 'conv'"),

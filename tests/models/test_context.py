@@ -46,7 +46,16 @@ def test_places_by_hand():
 
 
 @pytest.mark.parametrize("tile", [(16, 16), (21, 14)])
-@pytest.mark.parametrize("changes", [{}, {"attn_layer": "full"}, {"class_token": True}, {"assignment": "topk"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, {"attn_layer": "full"}, {"class_token": True}, {"attention": "paper"}, {"assignment": "blocks"},
+        {"summaries": ["none", "mean"]}, {"summaries": "none", "anchors": 2},
+        {"summaries": "none", "class_token": True},
+        {"summaries": "none", "neighborhood": "cluster", "assignment": "sa_topk"},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_logits_have_the_tiles_size_and_every_parameter_learns(tile, changes):
     model = _model(**changes)
     image, context, window = _inputs(tile=tile)
@@ -68,6 +77,8 @@ def test_without_context_it_is_a_plain_segmenter():
 
 def test_context_and_window_count():
     model = _model().eval()
+    for block in model.backbone.blocks:
+        nn.init.normal_(block.attn.qkv.weight, std=0.2)  # at the start queries hardly look at keys
     image, context, window = _inputs()
     with torch.no_grad():
         logits = model(image, context=context, window=window)
@@ -83,10 +94,10 @@ def test_context_and_window_count():
 def test_the_local_branch_keeps_the_grids_apart():
     attention = _model().backbone.blocks[0].attn
     nn.init.normal_(attention.local_conv.weight)
-    values = torch.randn(1, 2, 16 + 6, 16)
+    values = torch.randn(1, 16 + 6, 2, 16)
     both = attention._local(values, [4, 4, 2, 3], None)
-    torch.testing.assert_close(both[:, :16], attention._local(values[:, :, :16], [4, 4], None))
-    torch.testing.assert_close(both[:, 16:], attention._local(values[:, :, 16:], [2, 3], None))
+    torch.testing.assert_close(both[:, :16], attention._local(values[:, :16], [4, 4], None))
+    torch.testing.assert_close(both[:, 16:], attention._local(values[:, 16:], [2, 3], None))
 
 
 def test_masked_pixels_of_a_tile_make_no_difference():
@@ -111,8 +122,10 @@ def test_errors_at_the_door():
         model(image, context=context[..., :16], window=window)
     with pytest.raises(ValueError, match="pos_embed='none'"):
         _model(pos_embed="learn")
-    with pytest.raises(ValueError, match="'window'"):
-        _model(assignment="window")
+    with pytest.raises(ValueError, match="summaries='none' in all"):
+        _model(summaries="none")
+    with pytest.raises(ValueError, match="summaries='none' in all"):
+        _model(summaries="none", neighborhood="cluster", assignment="blocks")
     with pytest.raises(ValueError, match="context_size"):
         _model(context_size=(0, 32))
     plain = create_segmenter("vit_tiny_patch16_224", 2, model_kwargs={"depth": 1})

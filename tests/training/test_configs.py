@@ -12,6 +12,7 @@ from PIL import Image
 
 from castvision.data.lra_image import LRAImage
 from castvision.models.segmenter import create_segmenter
+from castvision.ops.partitions import window_size_for
 from castvision.training import cli
 from castvision.training.config_files import config_folder, config_names, find_config
 from tests.training.test_lra import TinyCIFAR, write_cifar
@@ -88,7 +89,8 @@ def test_two_steps(name, tmp_path, monkeypatch):
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics["training"]["steps"] == 2
     assert torch.load(tmp_path / "run/best.ckpt", weights_only=True)["castvision"]["model_name"]
-    has_clusters = content["model"]["init_args"]["model_name"].startswith("cast_") and "no_attention" not in name
+    is_control = name.startswith("quickstart_")
+    has_clusters = content["model"]["init_args"]["model_name"].startswith("cast_") and not is_control
     assert bool(metrics["clusters"]) == has_clusters
 
 
@@ -100,12 +102,21 @@ def test_a_configuration_is_short_and_says_how_to_run_it(name):
     assert f"castvision train --config {name}" in header
 
 
-def test_the_control_differs_from_the_quick_start_by_its_attention_only():
-    model, control = (
-        yaml.safe_load(find_config(name).read_text()) for name in ("quickstart", "quickstart_no_attention")
-    )
-    assert control["model"]["init_args"].pop("model_kwargs") == {"attn_layer": "none"}
+@pytest.mark.parametrize(
+    ("name", "difference"),
+    [("quickstart_no_summaries", {"summaries": "none"}), ("quickstart_no_attention", {"attn_layer": "none"})],
+)
+def test_a_control_differs_from_the_quick_start_by_its_attention_only(name, difference):
+    model, control = (yaml.safe_load(find_config(each).read_text()) for each in ("quickstart", name))
+    assert control["model"]["init_args"].pop("model_kwargs") == difference
     assert model == control
+
+
+def test_the_quick_start_counts_images_and_looks_beyond_a_window():
+    content = yaml.safe_load(find_config("quickstart").read_text())
+    assert "max_time" not in content["trainer"]  # a clock would give each machine another result
+    grid = create_segmenter(content["model"]["init_args"]["model_name"], 2).backbone.patch_embed.grid_size
+    assert (window_size_for(grid[0] * grid[1]), grid) == (4, (8, 8))
 
 
 @pytest.mark.parametrize("name", [name for name in config_names() if name.endswith("_cnn")])

@@ -178,7 +178,7 @@ def test_evaluate_shows_each_tile_the_whole_image(run, tmp_path, monkeypatch):
         (("--data.context_size", "null"), "got model.context_size=(32, 32), data.context_size=None"),
         (("--data.context_size", "[32, 64]"), "square context_size with symmetries"),
         (("--model.context_size", "[0, 32]"), "context_size >= 1"),
-        (("--model.model_kwargs.assignment", "window"), "windows of a tile hold no token of the context"),
+        (("--model.model_kwargs.summaries", "none"), "summaries"),
         (("--model.model_name", "vit_tiny_patch16_224", "--model.model_kwargs", "{}"), "cast_vit_* backbone"),
     ],
 )

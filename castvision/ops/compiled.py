@@ -1,24 +1,52 @@
-"""The compiled half of SA Top-K on a CPU: tokens propose, clusters keep their best (Gale-Shapley with heaps).
+"""Loops compiled by numba for the CPU, and the one switch that turns them off.
 
-Imported at the first CPU routing, since numba takes a quarter of a second to import. Arrays, for one image:
+``CASTVISION_NUMBA=0`` in the environment keeps numba from being imported at all; every compiled loop has a form in
+PyTorch that gives the same. Import this module where a loop is needed, not at the top: numba takes a quarter of a
+second to import.
 
-    scores (rows, M) float   tokens (rows,) int64: token id of each row   row_of (N + 1,) int32: row of a token or -1
-    heap_score (M, K) float, heap_token (M, K) int64: each cluster's members, worst first   fill (M,) int32: its size
+The matching of clusters (:func:`place`) works on arrays of one image:
+
+    scores (rows, M) float, no NaN    tokens (rows,) int64: token id of each row    row_of (N + 1,) int32: row or -1
+    heap_score (M, K) float, heap_token (M, K) int64: each cluster's members, worst first    fill (M,) int32: its size
 
 Order of pairs: score descending, then token ascending, then cluster ascending. A pair better than a full cluster's
 worst member clears its bar. Bars only rise, so a token need not remember where it was refused.
 """
 
-from __future__ import annotations
-
-from typing import Any
+import os
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from castvision.ops._compiled import compiled
-
 Array = NDArray[Any]
+
+
+def is_enabled() -> bool:
+    """Whether compiled loops may be used: unless the environment says ``CASTVISION_NUMBA=0``."""
+    return os.environ.get("CASTVISION_NUMBA", "1") != "0"
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Compile a function with numba, without the interpreter's lock; unchanged where compiled loops are turned off.
+
+    Args:
+        function: What numba can compile.
+        **options: Further options of ``numba.njit``.
+
+    Returns:
+        The compiled function, cached on disk where a folder can be written, else in memory.
+    """
+    if not is_enabled():
+        return function
+    import numba
+
+    try:
+        done = numba.njit(cache=True, nogil=True, **options)(function)
+    except RuntimeError:  # numba's "cannot cache function: no locator available"
+        done = numba.njit(nogil=True, **options)(function)
+    return cast(Callable[..., Any], done)
 
 
 @compiled
@@ -64,15 +92,7 @@ def _best_cluster(row: Array, token: int, bar_score: Array, bar_token: Array) ->
 
 
 @compiled
-def _first_with_room(fill: Array, cluster_size: int) -> int:
-    for c in range(fill.shape[0]):
-        if fill[c] < cluster_size:
-            return c
-    return -1
-
-
-@compiled
-def propose(  # noqa: PLR0913 - numba takes arrays, not objects
+def place(
     scores: Array,
     tokens: Array,
     row_of: Array,
@@ -81,38 +101,48 @@ def propose(  # noqa: PLR0913 - numba takes arrays, not objects
     fill: Array,
     pending: Array,
 ) -> int:
-    """Place the tokens of this chunk; returns how many of other chunks were evicted and written to ``pending``."""
+    """Place the tokens of a chunk: each goes to the best cluster that takes it, and may push a worse member out.
+
+    Args:
+        scores: Of the chunk's tokens, see the module for all shapes.
+        tokens: Their ids.
+        row_of: Row of each token in ``scores``, -1 for tokens of other chunks.
+        heap_score: Scores of the members so far; changed.
+        heap_token: The members so far; changed.
+        fill: Sizes of the clusters; changed.
+        pending: Takes the ids of tokens that are pushed out and whose scores are not here, (N,) int64.
+
+    Returns:
+        How many were written to ``pending``.
+    """
     num_clusters, cluster_size = heap_score.shape
     bar_score = np.full(num_clusters, -np.inf, scores.dtype)
     bar_token = np.full(num_clusters, np.iinfo(np.int64).max, np.int64)
     for c in range(num_clusters):
         if fill[c] == cluster_size:
             bar_score[c], bar_token[c] = heap_score[c, 0], heap_token[c, 0]
-    evicted = 0
+    waiting = 0
     for first in range(tokens.shape[0]):
         token = tokens[first]
         while token >= 0:
-            row = scores[row_of[token]]
-            c = _best_cluster(row, token, bar_score, bar_token)
-            if c < 0:  # NaN or -inf scores: any free place; one exists, since M * K >= N
-                c = _first_with_room(fill, cluster_size)
-                if c < 0:
-                    break
-            score = row[c] if row[c] == row[c] else -np.inf
+            score = scores[row_of[token]]
+            c = _best_cluster(score, token, bar_score, bar_token)
+            if c < 0:  # cannot be while M * K >= N
+                break
             if fill[c] < cluster_size:
-                heap_score[c, fill[c]], heap_token[c, fill[c]] = score, token
+                heap_score[c, fill[c]], heap_token[c, fill[c]] = score[c], token
                 _sift_up(heap_score[c], heap_token[c], fill[c])
                 fill[c] += 1
                 token = -1
             else:
                 loser = heap_token[c, 0]
-                heap_score[c, 0], heap_token[c, 0] = score, token
+                heap_score[c, 0], heap_token[c, 0] = score[c], token
                 _sift_down(heap_score[c], heap_token[c], cluster_size)
                 token = loser
                 if row_of[loser] < 0:
-                    pending[evicted] = loser
-                    evicted += 1
+                    pending[waiting] = loser
+                    waiting += 1
                     token = -1
             if fill[c] == cluster_size:
                 bar_score[c], bar_token[c] = heap_score[c, 0], heap_token[c, 0]
-    return evicted
+    return waiting

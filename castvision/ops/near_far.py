@@ -1,0 +1,257 @@
+"""Near and far: attention to the tokens of one's window one by one, and to all others through content clusters.
+
+A query q of token n, in window w(n), sees P prefix keys, the keys of its window, and for every cluster c one key and
+value that stand for the cluster's members *outside* the window. They are expanded around the mean query m of the
+image and head:
+
+    e_i = exp(scale m.k_i - top_c)     Z = sum e_i     k~ = sum e_i k_i / Z     v~ = sum e_i v_i / Z
+    logit of the cluster = scale (q - m).k~ + log Z + top_c
+
+over the members i outside the window, top_c the largest exponent in the cluster. For q = m this is full attention
+exactly. ``summaries="mean"`` is m = 0: plain means, and log of their number. One softmax runs over all keys. The sums
+outside a window are those of the whole cluster less those inside; where less than a thousandth of Z is left, k~ and
+v~ are the whole cluster's, since what would be left of a difference in fp32 is rounding. No parameter belongs to any
+of this.
+
+Here stand the plain form, at once, in operations that FX, TorchScript, export, ONNX and compile know, and the parts it
+shares with :mod:`castvision.ops.streaming`, which does the same by chunks.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from castvision.ops.softmax import wide_dtype
+
+
+def is_eager() -> bool:
+    """Whether Python runs operation by operation: no script, no compilation, no export, no trace."""
+    if not torch.jit.is_scripting():
+        return not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[no-untyped-call]
+    return False
+
+
+def is_sparse(left: Tensor, whole: Tensor) -> Tensor:
+    """Whether what is left of a cluster's Z outside a window is too little for a difference of sums to resolve."""
+    return left < 1e-3 * whole
+
+
+def mean_query(q: Tensor, token_mask: Tensor | None) -> Tensor:
+    """Mean over an image's real tokens, (B, H, D) in fp32 or float64, of queries (B, N, H, D)."""
+    wide = q.to(wide_dtype(q.dtype))
+    if token_mask is None:
+        return wide.mean(1)
+    real = token_mask[:, :, None, None].to(wide.dtype)
+    return (wide * real).sum(1) / real.sum(1).clamp(min=1)
+
+
+def exponents(k: Tensor, center: Tensor, labels: Tensor, num_clusters: int, scale: float) -> tuple[Tensor, Tensor]:
+    """Weight e of each token in its cluster, (B, N, H), and the largest exponent of each cluster, (B, M + 1, H).
+
+    k: (B, N, H, D); center: the mean query, (B, H, D). A cluster without a member has top 0.
+    """
+    wide = center.dtype
+    logit = torch.einsum("bnhd,bhd->bnh", k.to(wide), center) * scale
+    at = labels[:, :, None].expand(-1, -1, logit.shape[2])
+    lowest = torch.full([k.shape[0], num_clusters + 1, k.shape[2]], -torch.inf, dtype=wide, device=k.device)
+    top = lowest.scatter_reduce(1, at, logit.detach(), "amax")
+    top = torch.where(top == -torch.inf, torch.zeros_like(top), top)
+    return torch.exp(logit - top.gather(1, at)), top
+
+
+def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of x (B, N, …) at index (B, W, K) with values in 0…N-1: (B, W, K, …)."""
+    image = torch.arange(x.shape[0], device=x.device)[:, None, None]
+    return x[image, index]
+
+
+def inverse_of(index: Tensor, num_tokens: int) -> Tensor:
+    """Where each token stands in index (B, L), padding = N: (B, N) int64."""
+    length = index.shape[1]
+    place = torch.arange(length, device=index.device)[None].expand(index.shape[0], -1)
+    start = torch.zeros([index.shape[0], num_tokens + 1], dtype=torch.long, device=index.device)
+    return start.scatter(1, index, place)[:, :num_tokens]
+
+
+def near_far(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    windows: list[Tensor],
+    labels: Tensor | None,
+    num_clusters: int,
+    prefix_k: Tensor | None,
+    prefix_v: Tensor | None,
+    token_mask: Tensor | None,
+    center: Tensor | None,
+    scale: float,
+    dropout_p: float,
+) -> Tensor:
+    """Attention of N patch tokens, all windows at once.
+
+    Args:
+        q: Queries, (B, N, H, D).
+        k: Keys, (B, N, H, D).
+        v: Values, (B, N, H, D).
+        windows: Indices (1 or B, W, K) of tokens, padding = N; together they list every token once.
+        labels: Each token's cluster, (B, N), M for none; None: neighbours only, no summaries.
+        num_clusters: M.
+        prefix_k: Keys of prefix tokens, (B, P, H, D), or None.
+        prefix_v: Their values.
+        token_mask: True where a token is real, (B, N) bool; others must hold finite numbers.
+        center: The mean query, (B, H, D), or None for plain means.
+        scale: Factor of the logits.
+        dropout_p: Dropout of the weights.
+
+    Returns:
+        (B, N, H, D) in v's dtype; rows of masked tokens are 0.
+    """
+    batch, num_tokens = q.shape[0], q.shape[1]
+    members: Members | None = None
+    totals: Members | None = None
+    if labels is not None:
+        members = make_members(k, v, labels, num_clusters, center, scale)
+        totals = _sums(members, labels, num_clusters)
+    rows: list[Tensor] = []
+    slots: list[Tensor] = []
+    for window in windows:
+        index = window.expand(batch, -1, -1)
+        ids = index.clamp(max=num_tokens - 1)
+        seen = index < num_tokens
+        if token_mask is not None:
+            seen = seen & gather_tokens(token_mask, ids)
+        keys, values = gather_tokens(k, ids), gather_tokens(v, ids)  # B, W, K, H, D
+        bias = torch.where(seen, 0.0, -torch.inf)[..., None].to(wide_dtype(q.dtype))  # B, W, K, 1
+        if labels is not None and members is not None and totals is not None:
+            own = torch.where(seen, gather_tokens(labels, ids), num_clusters)
+            inside = Members(gather_tokens(members.light, ids), gather_tokens(members.heavy, ids), members.top)
+            far_k, far_v, far_bias = outside(_sums(inside, own, num_clusters), totals, center, scale)
+            keys = torch.cat([keys, far_k.to(keys.dtype)], 2)
+            values = torch.cat([values, far_v.to(values.dtype)], 2)
+            bias = torch.cat([bias.expand(-1, -1, -1, far_bias.shape[3]), far_bias], 2)
+        if prefix_k is not None and prefix_v is not None:
+            over = [-1, keys.shape[1], -1, -1, -1]
+            keys = torch.cat([prefix_k[:, None].expand(over), keys], 2)
+            values = torch.cat([prefix_v[:, None].expand(over), values], 2)
+            bias = F.pad(bias, (0, 0, prefix_k.shape[1], 0))
+        out = attend_biased(
+            gather_tokens(q, ids).flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1), bias.flatten(0, 1),
+            scale, dropout_p,
+        )  # fmt: skip
+        # a copy, since exporters exchange the fused call for one whose result lies otherwise in memory
+        out = out.clone(memory_format=torch.contiguous_format)
+        rows.append(out.view(batch, index.shape[1] * index.shape[2], out.shape[2], out.shape[3]))
+        slots.append(index.reshape(batch, -1))
+    place = inverse_of(torch.cat(slots, 1), num_tokens)
+    result = gather_tokens(torch.cat(rows, 1), place[:, None])[:, 0]
+    if token_mask is not None:
+        result = result.masked_fill(~token_mask[:, :, None, None], 0.0)
+    return result
+
+
+def attend_biased(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float, dropout_p: float) -> Tensor:
+    """Softmax attention under a bias per key in one fused call.
+
+    Args:
+        q: (G, K, H, D).
+        keys: (G, S, H, D).
+        values: (G, S, H, D).
+        bias: Added to the logits, (G, S, 1 or H) in fp32 or float64; -inf hides a key. Where all are hidden, all are
+            seen: nobody looks at such a row, and so it holds no NaN.
+        scale: Factor of the products.
+        dropout_p: Dropout of the weights.
+
+    Returns:
+        (G, K, H, D).
+    """
+    blind = (bias == -torch.inf).all(1, keepdim=True)
+    bias = torch.where(blind, torch.zeros_like(bias), bias).transpose(1, 2)[:, :, None]  # G, 1 or H, 1, S
+    q, keys, values = q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+    if q.dtype != bias.dtype and q.device.type != "cpu":
+        # fused kernels of accelerators take a mask in the operands' dtype, too coarse for log Z: two more channels
+        # hold it
+        hidden = bias == -torch.inf
+        extra = (torch.where(hidden, torch.zeros_like(bias), bias) / scale)[:, :, 0, :, None]  # G, 1 or H, S, 1
+        high = extra.to(q.dtype)
+        low = (extra - high.to(extra.dtype)).to(q.dtype)
+        channels = torch.cat([high, low], -1).expand(-1, keys.shape[1], -1, -1)
+        q = F.pad(q, (0, 2), value=1.0)
+        keys = torch.cat([keys, channels], -1)
+        values = F.pad(values, (0, 2))
+        mask = torch.where(hidden, -torch.inf, 0.0).to(q.dtype)
+        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, dropout_p=dropout_p, scale=scale)
+        return out[..., :-2].transpose(1, 2)
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, dropout_p=dropout_p, scale=scale).transpose(
+        1, 2
+    )
+
+
+class Members(NamedTuple):
+    """What tokens add to the summary of their cluster, or sums of it.
+
+    Attributes:
+        light: 1 and e, (…, N or M, 1 + h), h = 1 for plain means, else H. In float64, since what is left of a
+            difference of sums may be little; on devices without it in fp32.
+        heavy: e k and e v, (…, N or M, 2, H, D) in fp32 or float64.
+        top: Largest exponent of each cluster, (B, M, h).
+    """
+
+    light: Tensor
+    heavy: Tensor
+    top: Tensor
+
+
+def make_members(
+    k: Tensor, v: Tensor, labels: Tensor, num_clusters: int, center: Tensor | None, scale: float
+) -> Members:
+    """Of every token; arguments as :func:`near_far`."""
+    wide = wide_dtype(k.dtype)
+    heavy = torch.stack([k, v], 2).to(wide)  # B, N, 2, H, D
+    one = torch.ones_like(heavy[:, :, 0, :1, 0])  # B, N, 1
+    if center is None:
+        top = torch.zeros([k.shape[0], num_clusters, 1], dtype=wide, device=k.device)
+        return Members(_exact(torch.cat([one, one], 2)), heavy, top)
+    e, top = exponents(k, center, labels, num_clusters, scale)
+    return Members(_exact(torch.cat([one, e], 2)), heavy * e[:, :, None, :, None], top[:, :num_clusters])
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x if x.device.type == "mps" else x.double()
+
+
+def _sums(members: Members, labels: Tensor, num_clusters: int) -> Members:
+    """Sums over each cluster; labels (…, N) as the members'."""
+    inside = labels[..., None] == torch.arange(num_clusters, device=labels.device)  # …, N, M
+    inside = inside.transpose(-1, -2)
+    light = inside.to(members.light.dtype) @ members.light
+    heavy = inside.to(members.heavy.dtype) @ members.heavy.flatten(-3)
+    return Members(light, heavy.reshape(list(heavy.shape[:-1]) + list(members.heavy.shape[-3:])), members.top)
+
+
+def outside(inside: Members, totals: Members, center: Tensor | None, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Summaries of the clusters' members outside each window.
+
+    Args:
+        inside: Sums over the members inside, light (B, W, M, 1 + h), heavy (B, W, M, 2, H, D).
+        totals: Sums over all members, light (B, M, 1 + h), heavy (B, M, 2, H, D).
+        center: The mean query, (B, H, D), or None for plain means.
+        scale: Factor of the logits.
+
+    Returns:
+        Keys and values (B, W, M, H, D), and the bias of their logits (B, W, M, h), -inf where nobody is left.
+    """
+    wide = totals.heavy.dtype
+    left = totals.light[:, None] - inside.light
+    z, whole = left[..., 1:], totals.light[:, None, :, 1:]
+    sparse = is_sparse(z, whole)
+    z_of_mean = torch.where(sparse, whole, z)
+    z_of_mean = torch.where(z_of_mean > 0, z_of_mean, torch.ones_like(z_of_mean)).to(wide)
+    total = totals.heavy[:, None]
+    means = torch.where(sparse[..., None, :, None], total, total - inside.heavy) / z_of_mean[..., None, :, None]
+    bias = z.clamp(min=1e-30).log().to(wide) + totals.top[:, None]
+    if center is not None:
+        bias = bias - scale * (means[..., 0, :, :] * center[:, None, None]).sum(-1)
+    bias = torch.where(left[..., :1] > 0.5, bias, torch.full_like(bias, -torch.inf))
+    return means[..., 0, :, :], means[..., 1, :, :], bias

@@ -1,0 +1,59 @@
+"""Anchors: which rows are exact, and how what they are off is shared."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from castvision.ops.anchors import choose_anchors, correct
+from tests.ops.near_far_cases import make_case
+from tests.ops.test_near_far import full_attention
+
+
+def test_farthest_first_by_hand() -> None:
+    """From the middle on, each next one is the farthest from all chosen; all heads side by side; masked ones never."""
+    x = torch.tensor([0.0, 10.0, 1.0, 6.0, 2.0]).view(1, 5, 1, 1)
+    assert choose_anchors(x, 4, "farthest", 1, 5, None).tolist() == [[2, 1, 3, 0]]
+    mask = torch.tensor([[True, False, True, True, True]])
+    assert choose_anchors(x, 3, "farthest", 1, 5, mask).tolist() == [[2, 3, 0]]
+    two_heads = torch.stack([x[..., 0], torch.tensor([0.0, 0.0, 0.0, 0.0, 50.0]).view(1, 5, 1)], 2)
+    assert choose_anchors(two_heads, 2, "farthest", 1, 5, None).tolist() == [[2, 4]]
+
+
+def test_anchors_on_a_grid() -> None:
+    x = torch.randn(2, 16, 1, 4)
+    assert choose_anchors(x, 4, "grid", 4, 4, None).tolist() == [[0, 3, 12, 15]] * 2
+    mask = torch.ones(2, 16, dtype=torch.bool)
+    mask[0, 0] = False
+    assert choose_anchors(x, 4, "grid", 4, 4, mask).tolist() == [[1, 3, 12, 15], [0, 3, 12, 15]]
+
+
+def test_an_only_anchor_shares_its_difference_with_all() -> None:
+    q, out = torch.randn(1, 6, 2, 4), torch.randn(1, 6, 2, 4)
+    exact = torch.randn(1, 1, 2, 4)
+    shared = correct(q, out, torch.tensor([[2]]), exact, 0.5, False)
+    torch.testing.assert_close(shared, out + (exact - out[:, 2:3]))
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_the_kernel_is_a_normalised_gaussian(empty: bool) -> None:
+    q, out, exact = (torch.randn(1, 7, 1, 4, dtype=torch.float64) for _ in range(3))
+    anchors, scale = torch.tensor([[1, 4, 6]]), 0.5
+    exact = exact[:, :3]
+    logits = -0.5 * torch.cdist(q[0, :, 0], q[0, anchors[0], 0]).square() * scale * 2
+    between = torch.cdist(q[0, anchors[0], 0], q[0, anchors[0], 0]).square() * scale
+    if empty:
+        nearest = (-between).masked_fill(torch.eye(3, dtype=torch.bool), -torch.inf).amax(1)
+        logits = torch.cat([logits, 2 * nearest.mean().expand(7, 1)], 1)
+    weight = logits.softmax(1)[:, :3]
+    expected = out[0, :, 0] + weight @ (exact - out[:, anchors[0]])[0, :, 0]
+    torch.testing.assert_close(correct(q, out, anchors, exact, scale, empty)[0, :, 0], expected)
+
+
+@pytest.mark.parametrize("selection", ["farthest", "grid"])
+def test_as_many_anchors_as_far_apart_queries_are_full_attention(selection: str) -> None:
+    """With every token an anchor, and queries so far apart that each takes its own difference, all rows are exact."""
+    case = make_case((3, 4), prefix=1, window_size=2, num_clusters=3, anchors=12, anchor_selection=selection)
+    with torch.no_grad():
+        case.operands[0] *= 40
+    torch.testing.assert_close(case.run(), full_attention(case))
