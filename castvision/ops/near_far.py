@@ -33,6 +33,11 @@ def is_eager() -> bool:
     return False
 
 
+def on_cpu(x: Tensor) -> bool:
+    """Whether fused attention takes masks of another dtype and gives its log-sum-exp, and sums have an order."""
+    return x.device.type == "cpu"
+
+
 def is_sparse(left: Tensor, whole: Tensor) -> Tensor:
     """Whether what is left of a cluster's Z outside a window is too little for a difference of sums to resolve."""
     return left < 1e-3 * whole
@@ -169,7 +174,7 @@ def attend_biased(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: 
     blind = (bias == -torch.inf).all(1, keepdim=True)
     bias = torch.where(blind, torch.zeros_like(bias), bias).transpose(1, 2)[:, :, None]  # G, 1 or H, 1, S
     q, keys, values = q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
-    if q.dtype != bias.dtype and q.device.type != "cpu":
+    if q.dtype != bias.dtype and not on_cpu(q):
         # fused kernels of accelerators take a mask in the operands' dtype, too coarse for log Z: two more channels
         # hold it
         hidden = bias == -torch.inf

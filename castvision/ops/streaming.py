@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from castvision.ops import near_far as near_far_ops
 from castvision.ops.near_far import attend_biased, exponents, is_sparse
 from castvision.ops.softmax import wide_dtype
 
@@ -29,6 +30,9 @@ SHARE = 4
 
 LEAST_WORKSPACE = 1 << 17
 """But no less than this: smaller chunks cost more time in Python than they are worth."""
+
+SMALL_IMAGES = 1 << 19
+"""Elements of a chunk that holds whole images, at least."""
 
 _TOKENS = 1 << 9
 """Tokens whose rows are copied at once on the way into sums."""
@@ -158,7 +162,7 @@ class _Call:
         self.num_prefix = 0 if prefix_k is None else prefix_k.shape[1]
         self.wide = wide_dtype(q.dtype)
         self.exact = torch.float32 if q.device.type == "mps" else torch.float64
-        self.has_flash = q.device.type == "cpu"  # where torch hands out the log-sum-exp
+        self.has_flash = near_far_ops.on_cpu(q)  # where torch hands out the log-sum-exp
         self.e: Tensor | None = None  # weight of every token, (B, N, H); None for plain means
         self.top: Tensor | None = None
         if center is not None and labels is not None:
@@ -173,7 +177,7 @@ class _Call:
     def forward(self) -> tuple[Tensor, Tensor]:
         """Output (B, N, H, D), and its log-sum-exp (B, N, H) where backward can use it, else nothing."""
         out = self._room()
-        lse = self._room(self.heads, dtype=self.wide) if self.has_flash else out.new_empty(0)
+        lse = self._room(self.heads, dtype=self.wide) if self.has_flash else out.new_empty(self.batch, 0)
         for chunk in self._chunks():
             if self.has_flash:
                 q, keys, values, mask = _heads_first(chunk)
@@ -256,6 +260,8 @@ class _Call:
         for windows in self.windows:
             number, size = windows.numbers.shape[1], windows.numbers.shape[3]
             row = 2 * (self.num_prefix + size + self.num_clusters + 1) * self.heads * self.head_dim
+            if number * row <= room:  # many small images: fewer chunks of more of them
+                room = max(room, SMALL_IMAGES)
             per = max(1, room // row)
             images, count = max(1, min(self.batch, per // number)), min(per, number)
             for b in range(0, self.batch, images):
@@ -420,7 +426,7 @@ class _Call:
         full = _open_if_blind(F.pad(full, (0, 0, self.num_prefix, 0)))
         sparse = is_sparse(left, whole)
         # nobody looks at a remainder without members, whatever its mean
-        self.has_sparse |= sparse.device.type != "cpu" or bool((sparse & (count > 0.5)).any())
+        self.has_sparse |= not near_far_ops.on_cpu(sparse) or bool((sparse & (count > 0.5)).any())
         numbers = torch.stack([index, ids, labels, twin], 2)
         return _Windows(numbers, left.to(self.wide), sparse, torch.where(sparse, 1, left).to(self.wide), full)
 
@@ -533,7 +539,7 @@ def _sum_inside(x: Tensor, labels: Tensor, twin: Tensor) -> Tensor:
 
     labels: (G, K); twin: (G * K,) rows of the tokens' twins.
     """
-    if x.device.type != "cpu":
+    if not near_far_ops.on_cpu(x):
         same = (labels[:, :, None] == labels[:, None]).to(x.dtype)  # G, K, K
         return (same @ x.flatten(3)).view_as(x)
     rows = x.flatten(1, 2)
@@ -542,7 +548,7 @@ def _sum_inside(x: Tensor, labels: Tensor, twin: Tensor) -> Tensor:
 
 def _add_rows(total: Tensor, labels: Tensor, rows: Tensor) -> None:
     """Add rows (n, …) to those of total (M, …) that labels (n,) name, in the same order every time."""
-    if total.device.type == "cpu":
+    if near_far_ops.on_cpu(total):
         total.index_add_(0, labels, rows)
         return
     member = labels == torch.arange(len(total), device=labels.device)[:, None]

@@ -19,12 +19,15 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.b
 SUMMARIES = pytest.mark.parametrize("summaries", ["mean", "query_weighted"])
 
 
-@pytest.fixture(params=["streamed", "by chunks of one window", "at once"])
+@pytest.fixture(params=["streamed", "by chunks of one window", "as on a GPU", "at once"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The implementations: by chunks as they come, by the smallest chunks, and the plain form."""
+    """The implementations: by chunks as they come, by the smallest chunks, as accelerators have it, the plain form."""
+    if request.param == "as on a GPU":
+        monkeypatch.setattr(near_far, "on_cpu", lambda x: False)
     if request.param == "by chunks of one window":
         monkeypatch.setattr(streaming, "WORKSPACE", 1)
         monkeypatch.setattr(streaming, "LEAST_WORKSPACE", 1)
+        monkeypatch.setattr(streaming, "SMALL_IMAGES", 1)
     if request.param == "at once":
         monkeypatch.setattr(streaming, "near_far", lambda *operands: near_far.near_far(*operands, 0.0))
     return str(request.param)
