@@ -38,7 +38,7 @@ def near_far_flops(
     if options.neighborhood != "window" or options.assignment != "nearest":
         raise ValueError(f"expected windows and nearest clusters, got {options.neighborhood} and {options.assignment}")
     tokens, prefix = rows * cols, num_prefix_tokens
-    size = options.window_size or window_size_for(tokens)
+    size = options.window_size or window_size_for(rows, cols)
     clusters = math.prod(cluster_grid(rows, cols, options.num_clusters))
     seen = attend_flops(tokens, prefix + size**2, clusters + 2 * options.anchors, width)
     to_all = attend_flops(prefix, prefix + tokens, 0, width)

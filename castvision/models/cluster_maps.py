@@ -122,7 +122,7 @@ def _make_map(
     size = None
     windows = first
     if has_windows:
-        side = options.window_size or window_size_for(own)
+        side = options.window_size or window_size_for(rows, cols)
         size = (side, side) if grid_size else (1, side * side)
         index = window_index(rows, cols, *size, options.shift_windows, is_real)
         windows = labels_of(index[None], own)[0].masked_fill(~is_real[:own], -1)

@@ -242,7 +242,7 @@ def _windows(
         return [index]
     rows, cols = grid[0], grid[1]
     given = options.window_size
-    size = window_size_for(rows * cols) if given is None else given
+    size = window_size_for(rows, cols) if given is None else given
     height, width = size, size
     if not has_grid:
         height, width = 1, size * size

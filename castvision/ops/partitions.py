@@ -135,19 +135,47 @@ def index_of(labels: Tensor, num_clusters: int, cluster_size: int) -> Tensor:
     return index.scatter(0, label * cluster_size + rank, order).view(num_clusters, cluster_size)
 
 
-def free_size(size: int, least: int = 1) -> int:
+def free_size(size: int) -> int:
     """The same number; to an export a size of its own, instead of an expression that grows with all made of it."""
     if not torch.jit.is_scripting():
         if torch.compiler.is_exporting():
             free: int = torch.scalar_tensor(size, dtype=torch.long).item()  # type: ignore[assignment]
-            torch._check(free >= least)
+            torch._check(free >= 1)
             return free
     return size
 
 
-def window_size_for(num_tokens: int) -> int:
-    """Side of a window by default: the least even number not below N ** (1/4); 4 at 64 tokens, 8 at 4k, 16 at 64k."""
-    return free_size(2 * math.ceil(num_tokens**0.25 / 2), 2)
+def window_size_for(rows: int, cols: int) -> int:
+    """Side of a window by default: the even number from N ** (1/4) to 1.5 N ** (1/4) whose windows pad the grid least.
+
+    The smaller of equals, at least 2: 4 for 8 x 8 tokens, 8 for 32 x 32 and 64 x 64, 16 for 128 x 128 and 256 x 256.
+    """
+    if not torch.jit.is_scripting():
+        if torch.compiler.is_exporting():
+            return _exported_window_size(rows, cols)
+    root: float = (rows * cols) ** 0.25
+    best = 2 * math.ceil(root / 2 - 1e-6)
+    for size in (best + 2, best + 4):
+        if size <= 1.5 * root and _padded(rows, cols, size) < _padded(rows, cols, best):
+            best = size
+    return best
+
+
+def _padded(rows: int, cols: int, size: int) -> int:
+    """Tokens of the grid filled up to whole windows."""
+    return ((rows + size - 1) // size) * ((cols + size - 1) // size) * size * size
+
+
+def _exported_window_size(rows: int, cols: int) -> int:
+    """The same by tensors: an export may not branch on sizes, and what comes out of a tensor is a size of its own."""
+    down, across = (torch.scalar_tensor(n, dtype=torch.float64) for n in (rows, cols))
+    root = (down * across) ** 0.25
+    sizes = 2 * torch.ceil(root / 2 - 1e-6) + torch.arange(0, 6, 2)
+    padded = torch.ceil(down / sizes) * torch.ceil(across / sizes) * sizes * sizes
+    padded = torch.where((sizes > 1.5 * root) & (sizes > sizes[:1]), torch.inf, padded)
+    size: int = sizes[padded.argmin()].long().item()  # type: ignore[assignment]
+    torch._check(size >= 2)
+    return size
 
 
 def cluster_grid(rows: int, cols: int, num_clusters: int | None) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import torch
 from castvision.layers import CastAttention
 from castvision.ops import AttentionOptions, Routing, cast_attention, coverage, make_options, resample_surrogates
 from castvision.ops.partitions import (
+    _exported_window_size,
     block_labels,
     cluster_grid,
     index_of,
@@ -136,13 +137,22 @@ class TestRoutings:
 
 
 def test_default_sizes_follow_the_number_of_tokens() -> None:
-    assert [window_size_for(n) for n in (16, 64, 1024, 4096, 16384, 65536)] == [2, 4, 6, 8, 12, 16]
+    sides = (4, 8, 16, 32, 37, 64, 128, 256)
+    assert [window_size_for(n, n) for n in sides] == [2, 4, 4, 8, 8, 8, 16, 16]
+    assert window_size_for(1, 1) == 2
     assert [cluster_grid(n, n, None) for n in (8, 32, 128)] == [(4, 4), (8, 8), (16, 16)]
     assert cluster_grid(3, 4, 12) == (3, 4)
     assert cluster_grid(3, 4, 99) == (3, 4)
     assert cluster_grid(1, 10, 5) == (1, 5)
     down, across = cluster_grid(64, 16, 64)
     assert (down, across) == (16, 4)
+
+
+def test_an_export_chooses_the_same_windows() -> None:
+    """By tensors, since it may not branch on sizes."""
+    for rows in (1, 2, 3, 7, 16, 31, 64, 100, 256):
+        for cols in (1, 2, 5, 8, 17, 32, 77, 128, 256):
+            assert _exported_window_size(rows, cols) == window_size_for(rows, cols), (rows, cols)
 
 
 def test_positions_and_blocks_by_hand() -> None:

@@ -116,7 +116,7 @@ def test_the_quick_start_counts_images_and_looks_beyond_a_window():
     content = yaml.safe_load(find_config("quickstart").read_text())
     assert "max_time" not in content["trainer"]  # a clock would give each machine another result
     grid = create_segmenter(content["model"]["init_args"]["model_name"], 2).backbone.patch_embed.grid_size
-    assert (window_size_for(grid[0] * grid[1]), grid) == (4, (8, 8))
+    assert (window_size_for(*grid), grid) == (4, (8, 8))
 
 
 @pytest.mark.parametrize("name", [name for name in config_names() if name.endswith("_cnn")])
