@@ -278,7 +278,7 @@ class _Call:
         starts = self._count(groups)
         clusters, twin = labels, twin + starts * size
         if number > 1:
-            image = torch.div(starts, groups // number, rounding_mode="floor")
+            image = _image_of(starts, number)
             ids, clusters = ids + image * self.num_tokens, labels + image * (self.num_clusters + 1)
         chunk = _Chunk(
             images,
@@ -361,9 +361,11 @@ class _Call:
 
     def _put(self, rows: Tensor, chunk: _Chunk, part: Tensor) -> None:
         """Write the chunk's rows (G, K, …) to their tokens."""
-        index, part = _by_image(chunk.index, chunk), _by_image(part, chunk)
-        for i, b in enumerate(range(self.batch)[chunk.images]):
-            rows[b].index_put_((index[i],), part[i])
+        number = chunk.images.stop - chunk.images.start
+        at = chunk.index
+        if number > 1:
+            at = at + _image_of(self._count(len(at)), number) * (self.num_tokens + 1)
+        rows[chunk.images].flatten(0, 1).index_put_((at,), part)
 
     # Sums over clusters and windows
 
@@ -374,13 +376,11 @@ class _Call:
         if self.e is not None:
             light = torch.cat([light, self.e.to(self.exact)], 2)
         few = light.new_zeros(self.batch, clusters, light.shape[2])
-        for b in range(self.batch):
-            _add_rows(few[b], labels[b], light[b])
-            for start in range(0, self.num_tokens, _TOKENS):
-                some = slice(start, start + _TOKENS)
-                for total, x in zip(sums, self.pair, strict=True):
-                    rows = x[b, some].to(self.wide).contiguous()
-                    _add_rows(total[b], labels[b, some], rows if self.e is None else rows * self.e[b, some, :, None])
+        _add_rows(few, labels, light)
+        for some in self._blocks():
+            for total, x in zip(sums, self.pair, strict=True):
+                rows = x[:, some].to(self.wide).contiguous()
+                _add_rows(total, labels[:, some], rows if self.e is None else rows * self.e[:, some, :, None])
         count = few[..., 0]
         z = few[..., :1] if self.e is None else few[..., 1:]
         means = sums / torch.where(count[..., None] > 0, z, 1).to(self.wide)[None, ..., None]
@@ -390,6 +390,11 @@ class _Call:
         bias = bias.masked_fill(count[..., None] == 0, -torch.inf)
         bias[:, self.num_clusters] = -torch.inf
         return _Totals(count, z, sums, means, bias)
+
+    def _blocks(self) -> Iterator[slice]:
+        """Some tokens of all images, whose rows are copied at once."""
+        step = max(1, _TOKENS // self.batch)
+        return (slice(start, start + step) for start in range(0, self.num_tokens, step))
 
     def _describe(self, index: Tensor) -> _Windows:
         """All that is light about windows with index (B, W, K)."""
@@ -491,27 +496,20 @@ class _FarGradient:
         call = self.call
         if call.labels is None:
             return None
-        for b in range(call.batch):
-            for start in range(0, call.num_tokens, _TOKENS):
-                some = slice(start, start + _TOKENS)
-                labels = call.labels[b, some]
-                share_k, share_v = self.sums[:, b].index_select(1, labels)  # tokens, H, D
-                if (
-                    call.e is not None
-                    and call.center is not None
-                    and self.d_e is not None
-                    and self.d_center is not None
-                ):
-                    e = call.e[b, some]
-                    keys, values = (x[b, some].to(call.wide) for x in call.pair)
-                    d_e = self.d_e[b, some] + self.z[b].index_select(0, labels)
-                    d_e += (share_k * keys).sum(-1) + (share_v * values).sum(-1)
-                    d_exponent = d_e * e * call.scale
-                    self.d_center[b] += (d_exponent[..., None] * keys).sum(0)
-                    share_k = share_k * e[..., None] + d_exponent[..., None] * call.center[b]
-                    share_v = share_v * e[..., None]
-                dk[b, some] += share_k.to(dk.dtype)
-                dv[b, some] += share_v.to(dv.dtype)
+        for some in call._blocks():
+            labels = call.labels[:, some]
+            share_k, share_v = (_rows_at(total, labels) for total in self.sums)  # B, tokens, H, D
+            if call.e is not None and call.center is not None and self.d_e is not None and self.d_center is not None:
+                e = call.e[:, some]
+                keys, values = (x[:, some].to(call.wide) for x in call.pair)
+                d_e = self.d_e[:, some] + _rows_at(self.z, labels)
+                d_e += (share_k * keys).sum(-1) + (share_v * values).sum(-1)
+                d_exponent = d_e * e * call.scale
+                self.d_center += (d_exponent[..., None] * keys).sum(1)
+                share_k = share_k * e[..., None] + d_exponent[..., None] * call.center[:, None]
+                share_v = share_v * e[..., None]
+            dk[:, some] += share_k.to(dk.dtype)
+            dv[:, some] += share_v.to(dv.dtype)
         return self.d_center
 
 
@@ -547,12 +545,29 @@ def _sum_inside(x: Tensor, labels: Tensor, twin: Tensor) -> Tensor:
 
 
 def _add_rows(total: Tensor, labels: Tensor, rows: Tensor) -> None:
-    """Add rows (n, …) to those of total (M, …) that labels (n,) name, in the same order every time."""
+    """Add rows (B, n, …) to those of total (B, M, …) that labels (B, n) name, in the same order every time."""
     if near_far_ops.on_cpu(total):
-        total.index_add_(0, labels, rows)
+        total.flatten(0, 1).index_add_(0, _flat(labels, total.shape[1]), rows.flatten(0, 1))
         return
-    member = labels == torch.arange(len(total), device=labels.device)[:, None]
-    total += (member.to(rows.dtype) @ rows.reshape(len(rows), -1)).view_as(total)
+    member = labels[:, None] == torch.arange(total.shape[1], device=labels.device)[:, None]  # B, M, n
+    total += (member.to(rows.dtype) @ rows.flatten(2)).view_as(total)
+
+
+def _rows_at(x: Tensor, labels: Tensor) -> Tensor:
+    """Rows of x (B, M, …) that labels (B, n) name, (B, n, …)."""
+    return x.flatten(0, 1).index_select(0, _flat(labels, x.shape[1])).view(*labels.shape, *x.shape[2:])
+
+
+def _flat(labels: Tensor, length: int) -> Tensor:
+    """Numbers 0…length-1 of each image, (B, n), among those of all images one after the other, (B * n,)."""
+    if len(labels) == 1:
+        return labels[0]
+    return (labels + torch.arange(len(labels), device=labels.device)[:, None] * length).flatten()
+
+
+def _image_of(windows: Tensor, number: int) -> Tensor:
+    """Which of ``number`` images each of the windows 0, 1, … (G, 1) belongs to."""
+    return torch.div(windows, len(windows) // number, rounding_mode="floor")
 
 
 def _by_image(x: Tensor, chunk: _Chunk) -> Tensor:

@@ -151,11 +151,12 @@ def nearest(features: Tensor, surrogates: Tensor, usable: Tensor) -> Tensor:
 def cluster_sums(rows: Tensor, labels: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
     """Number (B, M, 1) and sum (B, M, F) of the rows (B, N, F) with each label (B, N); M: of none."""
     if rows.device.type == "cpu" and is_eager():
-        count = torch.zeros([rows.shape[0], num_clusters + 1, 1], dtype=rows.dtype)
-        total = torch.zeros([rows.shape[0], num_clusters + 1, rows.shape[2]], dtype=rows.dtype)
-        for b in range(rows.shape[0]):
-            count[b].index_add_(0, labels[b], torch.ones_like(rows[b, :, :1]))
-            total[b].index_add_(0, labels[b], rows[b])
+        batch, places = rows.shape[0], num_clusters + 1
+        at = (labels + torch.arange(batch)[:, None] * places).flatten()
+        flat = rows.flatten(0, 1)
+        count = torch.zeros([batch * places, 1], dtype=rows.dtype).index_add_(0, at, torch.ones_like(flat[:, :1]))
+        total = torch.zeros([batch * places, rows.shape[2]], dtype=rows.dtype).index_add_(0, at, flat)
+        count, total = count.view(batch, places, 1), total.view(batch, places, rows.shape[2])
         return count[:, :num_clusters], total[:, :num_clusters]
     member = (labels[:, None] == torch.arange(num_clusters, device=labels.device)[:, None]).to(rows.dtype)  # B, M, N
     return member.sum(2, keepdim=True), member @ rows
