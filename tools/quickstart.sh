@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a bare machine with Python 3.11 or newer to a trained model and pictures of its clusters:
-#   bash tools/quickstart.sh            trains three times on 56,000 images, ten minutes in all on two CPU cores
+#   bash tools/quickstart.sh            trains three times on 48,000 images, ten minutes in all on two CPU cores
 #   bash tools/quickstart.sh --smoke    the same way in 20 steps, to see that everything works
 # A small model learns to mark the path that joins two dots; the controls are the same model without the summaries of its
 # clusters, and without attention. Every run gets a folder of its own, quickstart/001, 002, …: nothing earlier is touched.

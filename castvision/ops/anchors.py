@@ -30,23 +30,15 @@ def choose_anchors(q: Tensor, number: int, selection: str, rows: int, cols: int,
         cols: Of the grid.
         token_mask: True where a token is real, (B, N); others are never chosen, unless none is real.
     """
-    batch, num_tokens = q.shape[0], q.shape[1]
-    if selection == "grid" and token_mask is None:
-        down, across = cluster_grid(rows, cols, number)
-        return sample_positions(rows, cols, down, across, q)[None].expand(batch, -1)
-    x = q.detach().flatten(2).to(wide_dtype(q.dtype))  # B, N, C
-    wanted = torch.arange(number, device=q.device)[None].expand(batch, -1)
-    hidden = torch.zeros([batch, num_tokens], dtype=torch.bool, device=q.device)
+    hidden = torch.zeros_like(q[:, :, 0, 0], dtype=torch.bool)
     if token_mask is not None:
         hidden = ~token_mask
     if selection == "grid":
         down, across = cluster_grid(rows, cols, number)
-        wanted = sample_positions(rows, cols, down, across, q)[None].expand(batch, -1)
-        apart = (torch.arange(num_tokens, device=q.device) - wanted[..., None]).abs()  # B, R, N
-        return apart.masked_fill(hidden[:, None], num_tokens).argmin(2)
-    middle = (rows // 2) * cols + cols // 2
-    apart = (torch.arange(num_tokens, device=q.device) - middle).abs()[None].expand(batch, -1)
-    newest = apart.masked_fill(hidden, num_tokens).argmin(1)  # B
+        return _closest_real(sample_positions(rows, cols, down, across, q), hidden)
+    middle = torch.full([1], (rows // 2) * cols + cols // 2, device=q.device)
+    newest = _closest_real(middle, hidden)[:, 0]  # B
+    x = q.detach().flatten(2).to(wide_dtype(q.dtype))  # B, N, C
     square = x.square().sum(2)
     distance = torch.full_like(square, torch.inf).masked_fill(hidden, -torch.inf)
     chosen = [newest]
@@ -57,6 +49,12 @@ def choose_anchors(q: Tensor, number: int, selection: str, rows: int, cols: int,
         newest = distance.argmax(1)
         chosen.append(newest)
     return torch.stack(chosen, 1)
+
+
+def _closest_real(wanted: Tensor, hidden: Tensor) -> Tensor:
+    """For each wanted token (R,) the one nearest in order that is not hidden (B, N): (B, R)."""
+    apart = (torch.arange(hidden.shape[1], device=hidden.device) - wanted[:, None]).abs()  # R, N
+    return apart.expand(hidden.shape[0], -1, -1).masked_fill(hidden[:, None], hidden.shape[1]).argmin(2)
 
 
 def correct(q: Tensor, out: Tensor, anchors: Tensor, exact: Tensor, scale: float, empty: bool) -> Tensor:
