@@ -107,8 +107,7 @@ def test_runs_are_compared_in_one_table(tmp_path: Path):
     )
     (tmp_path / "test_metrics.json").write_text('{"figures": {"test/loss": 0.1, "test/miou": 0.51234}}')
     assert tool.make_rows({tmp_path: tool.read_run(tmp_path)}) == [
-        ["", tmp_path.name],
-        ["model", "m"],
+        ["m", tmp_path.name],
         ["with", "attn_layer=none"],
         ["parameters", "1,234"],
         ["images trained on", "320"],

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train small models from scratch under seven kinds of attention, each on as many images, and compare what they learn.
+"""Train small models from scratch under eight kinds of attention, each on as many images, and compare what they learn.
 
 Four dense tasks at 256 tokens, where a window of 4 x 4 holds 16 of them. Each finished run is a row of the JSON; rows
 that are there are not run again, so stop it and start it again at any time. At the end, or at once with --report, the
@@ -31,7 +31,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "near_far, rope in routing": {"window_size": 4, "rope_in_routing": True},
     "paper": {"attention": "paper"},
     "window only": {"window_size": 4, "summaries": "none"},
-    "full attention": {"attn_layer": "full"},
+    "full attention": {
+        "window_size": 16,
+        "summaries": "none",
+    },  # one window: with the local branch, as the others have it
+    "full attention, no local branch": {"attn_layer": "full"},
     "attention removed": {"attn_layer": "none"},
 }
 SEEDS = (0, 1)
