@@ -237,8 +237,9 @@ class CastAttention(nn.Module):
             q = torch.cat([q[:, :p], turned_q], 1) if p > 0 else turned_q
             k = torch.cat([k[:, :p], turned_k], 1) if p > 0 else turned_k
         surrogates, phi = self._surrogates(x, length - p, grid_size)
-        if self.surrogate_means is not None:
-            surrogates = self._started(k[:, p:] if k_route is None else k_route, self.surrogate_means)
+        means = self.surrogate_means
+        if means is not None:
+            surrogates = self._started(k[:, p:] if k_route is None else k_route, means)
         if self.log_scale is not None:
             factor = self.log_scale.exp()[:, None]  # H, 1
             if q_route is None:

@@ -80,7 +80,9 @@ def cast_attention(
         if routing is not None:
             parameters = None if surrogate_tokens is None else surrogate_tokens.shape[-2]
             check_routing(routing, options.assignment, q.shape[0], q.shape[1] - num_prefix_tokens, parameters)
-        if torch.is_autocast_enabled(q.device.type):  # it would round routing and sums to half precision
+        if not q.is_meta and torch.is_autocast_enabled(
+            q.device.type
+        ):  # it would round routing and sums to half precision
             with torch.autocast(q.device.type, enabled=False):
                 return _attend(
                     q, k, v, options, grid_size, num_prefix_tokens, token_mask, q_route, k_route, surrogate_tokens, phi,

@@ -90,6 +90,25 @@ def test_every_option_trains(kwargs: dict[str, object]) -> None:
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {}, {"summaries": "query_weighted", "anchors": 4, "empty_anchor": True}, {"attention": "paper"},
+        {"attention": "paper", "assignment": "sa_topk", "activation": "laplace"}, {"surrogates": "averaged"},
+        {"use_rot_pos_emb": True, "local_branch": True, "learned_scale": True},
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_scripts_and_compiles_and_runs_on_meta(kwargs: dict[str, object]) -> None:
+    model, x = create(**kwargs), torch.randn(2, 3, 40, 32)
+    expected = model(x)
+    torch.testing.assert_close(torch.jit.script(model)(x), expected)
+    torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(x), expected)
+    torch._dynamo.reset()
+    assert model.to("meta")(x.to("meta")).shape == (2, 3)
+
+
 def test_checkpointing_changes_nothing() -> None:
     model, x, grads = create().train(), torch.randn(2, 3, 32, 32), []
     for enable in (False, True):
