@@ -2,6 +2,6 @@
 
 import sys
 
-from castvision.cli import main
+from castvision_cli import main
 
 sys.exit(main())

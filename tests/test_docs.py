@@ -14,7 +14,7 @@ import pytest
 import timm
 
 import castvision  # noqa: F401 (registers the models)
-from castvision.cli import VERBS
+from castvision_cli import VERBS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ def test_help_of_a_script_answers_at_once(script: Path):
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
 def test_help_of_a_verb_answers_at_once(verb: str):
-    text, seconds = answer_help(f"from castvision.cli import main; sys.exit(main({[*verb.split(), '--help']!r}))")
+    text, seconds = answer_help(f"from castvision_cli import main; sys.exit(main({[*verb.split(), '--help']!r}))")
     assert "usage" in text.lower()
     assert seconds < 5
 

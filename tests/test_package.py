@@ -17,9 +17,10 @@ import pytest
 import castvision
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("castvision", "castvision_cli")
 HEAVY = (
-    "albumentations", "gradio", "jsonargparse", "kornia", "lightning", "matplotlib", "numba", "pytorch_lightning",
-    "skimage", "tensorboard", "torchmetrics",
+    "albumentations", "castvision.data", "castvision.training", "gradio", "jsonargparse", "kornia", "lightning",
+    "matplotlib", "numba", "pytorch_lightning", "skimage", "tensorboard", "torchmetrics",
 )  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("build")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
-    for name in ("castvision", "configs"):
+    for name in ("castvision", "castvision_cli", "configs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder / "dist")]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
@@ -46,7 +47,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_import_registers_the_models_and_stays_light(tmp_path: Path):
     source = (
         "import json, sys, timm; before = set(sys.modules); import castvision;"
-        "new = {name.partition('.')[0] for name in set(sys.modules) - before};"
+        "new = set(sys.modules) - before;"
         f"print(json.dumps([timm.list_models('cast_vit_*'), sorted(new & set({HEAVY!r}))]))"
     )
     models, heavy = json.loads(run_python(source, tmp_path, ROOT))
@@ -58,7 +59,7 @@ def test_setup_cfg_lists_every_package():
     config = configparser.ConfigParser(interpolation=None)
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     listed = set(config["options"]["packages"].split())
-    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "castvision").rglob("*.py")}
+    folders = {path.parent.relative_to(ROOT) for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
     assert listed == {".".join(folder.parts) for folder in folders} | {"castvision.configs"}
 
 
@@ -69,7 +70,7 @@ def test_requirements_have_one_home():
 def test_wheel_holds_the_package_and_its_configurations(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    expected = {str(path.relative_to(ROOT)) for path in (ROOT / "castvision").rglob("*.py")}
+    expected = {str(path.relative_to(ROOT)) for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
     expected |= {f"castvision/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
     expected |= {"castvision/py.typed", "castvision/configs/__init__.py"}
     packaged = {name for name in names if ".dist-info/" not in name}
@@ -83,45 +84,45 @@ def test_installed_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Pat
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     source = (
-        "import castvision; from castvision.training.config_files import find_config;"
+        "import castvision; from castvision_cli.config_files import find_config;"
         "print(castvision.__file__); print(find_config('quickstart')); print(castvision.__version__)"
     )
     package, config, version = run_python(source, elsewhere, site).splitlines()
     assert Path(package) == site / "castvision" / "__init__.py"
     assert Path(config) == site / "castvision" / "configs" / "quickstart.yaml"
     assert version == castvision.__version__
-    help_text = run_python("from castvision.cli import main; main(['train', '--help'])", elsewhere, site)
+    help_text = run_python("from castvision_cli import main; main(['train', '--help'])", elsewhere, site)
     assert "quickstart" in help_text
 
 
 PUBLIC = {
-    "castvision": {"__version__"},
+    "castvision": {"__version__", "models"},
     "castvision.data": {
         "Augmentation", "BatchAugmentation", "ChannelJitter", "ChannelStatistics", "CocoSegmentation", "Georeference",
         "ImageReader", "ImageSources", "LabelMap", "Level", "MultiLabelDataset", "NamedDataset", "SampleTransform",
-        "SegmentationDataset", "WindowDataset", "find_pairs", "open_array", "open_image", "open_mask", "open_named",
-        "pad_collate", "read_coco", "read_label_table", "read_mask", "split_by_block", "split_by_source",
+        "SegmentationDataset", "WindowDataset", "find_pairs", "make_context", "open_array", "open_image", "open_mask",
+        "open_named", "pad_collate", "read_coco", "read_label_table", "read_mask", "split_by_block", "split_by_source",
     },
-    "castvision.data.readers": {
+    "castvision.data.reading": {
         "Georeference", "ImageReader", "Level", "open_array", "open_image", "open_mask", "read_mask",
     },
-    "castvision.data.dense": {
+    "castvision.data.synthetic": {
         "DenseBatch", "DenseDataset", "MazeDataset", "PathfinderSegDataset", "RegionDataset",
     },
-    "castvision.data.pathfinder": {
+    "castvision.data.synthetic.pathfinder": {
         "Mode", "PathfinderDataset", "PathfinderSample", "PathfinderSpec", "make_pathfinder",
     },
     "castvision.heads": {"FpnHead", "LinearHead", "MlpHead", "UperHead", "UpsamplingHead"},
     "castvision.inference": {"FileSink", "Seam", "Sink", "Skip", "TiledResult", "tiled_inference"},
     "castvision.layers": {"CastAttention", "CastBlock", "ConvStem", "FullAttention", "RotaryPositions"},
     "castvision.models": {
-        "CastVisionTransformer", "ClusterMap", "ContextSegmenter", "FeaturePyramid", "Segmenter",
-        "checkpoint_filter_fn", "cluster_maps", "make_context",
+        "CastVisionTransformer", "ContextSegmenter", "FeaturePyramid", "Segmenter", "checkpoint_filter_fn",
     },
     "castvision.ops": {
         "ASSIGNMENTS", "AttentionOptions", "Routing", "cast_attention", "check_choice", "coverage", "make_options",
         "resample_surrogates",
     },
+    "castvision.visualization": {"ClusterMap", "cluster_maps"},
 }  # fmt: skip
 
 

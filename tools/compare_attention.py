@@ -62,26 +62,26 @@ class Task(NamedTuple):
 
 
 def _join(split: str, seed: int) -> Any:
-    from castvision.data.pathfinder import PathfinderDataset, PathfinderSpec
+    from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec
 
     return PathfinderDataset(PathfinderSpec.lra(32, 6, "clean"), "join", split, seed=seed)
 
 
 def _region(split: str, seed: int) -> Any:
-    from castvision.data.dense import RegionDataset
+    from castvision.data.synthetic import RegionDataset
 
     return RegionDataset(64, radius=3, split=split, seed=seed)
 
 
 def _maze(split: str, seed: int) -> Any:
-    from castvision.data.dense import MazeDataset
+    from castvision.data.synthetic import MazeDataset
 
     return MazeDataset(64, cell=8, winding=0.5, split=split, seed=seed)
 
 
 def _pathfinder_seg(split: str, seed: int) -> Any:
-    from castvision.data.dense import PathfinderSegDataset
-    from castvision.data.dense.pathfinder import segmentation_spec
+    from castvision.data.synthetic import PathfinderSegDataset
+    from castvision.data.synthetic.pathfinder_segmentation import segmentation_spec
 
     return PathfinderSegDataset(32, "three-class", segmentation_spec(32, 6), split, seed=seed)
 
@@ -100,9 +100,9 @@ def train(task: str, setting: str, seed: int, images: int) -> dict[str, Any]:
     from torch.nn import functional
     from torch.utils.data import default_collate
 
-    from castvision.benchmark.machine import describe_machine
+    from benchmarks.machine import describe_machine
     from castvision.models.segmenter import create_segmenter
-    from castvision.training.optimization import Schedule, parameter_groups
+    from castvision.training.optim import Schedule, parameter_groups
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)

@@ -22,7 +22,7 @@ def load_run(folder: Path) -> tuple[Any, Any]:
     """The trained model and the data set of test images it was configured for."""
     import yaml
 
-    import castvision.training.dense as modules
+    import castvision.training.data.dense as modules
     from castvision.inference.predictor import load_model
 
     content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["data"]
@@ -35,7 +35,7 @@ def evaluate(model: Any, dataset: Any, count: int) -> dict[str, Any]:
     import torch
     from torch.utils.data import default_collate
 
-    from castvision.data.batch import Batch
+    from castvision.data.datasets.batch import Batch
     from castvision.metrics import DISTANCE_EDGES, DistanceIoU, per_class_figures
 
     num_classes = len(dataset.class_names)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from castvision.heads._features import (
+from castvision.heads.features import (
     ConvNormAct,
     Laterals,
     add_top_down,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from castvision.heads._features import FeatureMaps, check_layout, check_options, resample
+from castvision.heads.features import FeatureMaps, check_layout, check_options, resample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

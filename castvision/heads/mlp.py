@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from castvision.heads._features import ConvNormAct, Laterals, check_layout, check_options, gather, resample
+from castvision.heads.features import ConvNormAct, Laterals, check_layout, check_options, gather, resample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from castvision.heads._features import FeatureMaps, check_layout, resample
+from castvision.heads.features import FeatureMaps, check_layout, resample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from castvision.data.images import Pixels, to_model_input
-from castvision.data.overview import make_context
-from castvision.inference._loading import LoadedParts, load_parts
+from castvision.data.reading.images import Pixels, to_model_input
+from castvision.data.reading.overview import make_context
+from castvision.inference.loading import LoadedParts, load_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from castvision.models import ClusterMap
+    from castvision.visualization.clusters import ClusterMap
 
 DEFAULT_PATCHES = 64
 """Patches along the longer side of the largest input by default: at most 4,096 tokens, seconds on a CPU."""
@@ -149,7 +149,7 @@ class Predictor:
         Returns:
             One entry for each block with clusters; empty for a model without any.
         """
-        from castvision.models import cluster_maps
+        from castvision.visualization.clusters import cluster_maps
 
         if not self.parts.has_clusters:
             return []

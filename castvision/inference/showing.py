@@ -18,9 +18,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import castvision
-from castvision.data.images import Pixels, read_image, stretch_range
-from castvision.inference import figures, pictures
-from castvision.inference.figures import Panel
+from castvision.data.reading.images import Pixels, read_image, stretch_range
+from castvision.visualization import figures, pictures
+from castvision.visualization.figures import Panel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from castvision.inference.files import OutputFolder
     from castvision.inference.predictor import Prediction, Predictor
-    from castvision.models import ClusterMap
+    from castvision.visualization.clusters import ClusterMap
 
 _TOP = 5
 _SHEET_LAYERS = 6

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from castvision.data.overview import read_overview
+from castvision.data.reading.overview import read_overview
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from castvision.data.symmetries import Symmetry
+    from castvision.data.transforms.symmetries import Symmetry
     from castvision.inference.tile_source import Mask, Patch, TileSource
     from castvision.inference.tiling import Tile
 

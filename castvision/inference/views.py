@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from castvision.data.symmetries import Symmetry
+from castvision.data.transforms.symmetries import Symmetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,13 +10,13 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castvision.training.config_files import find_config
 from castvision.training.run_folder import (
     check_new,
     checkpoint_to_evaluate,
     checkpoint_to_resume,
     default_folder,
 )
+from castvision_cli.config_files import find_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,23 +13,23 @@ from torch.nn import functional
 from torch.optim import AdamW
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelStatScores
 
-from castvision.data.batch import Batch
-from castvision.data.batch_augmentation import BatchAugmentation
-from castvision.data.multilabel import LabelTable, MultiLabelDataset, read_label_table
-from castvision.data.segmentation_files import held_out
-from castvision.data.transforms import Augmentation
+from castvision.data.datasets.batch import Batch
+from castvision.data.datasets.multilabel import LabelTable, MultiLabelDataset, read_label_table
+from castvision.data.datasets.segmentation_files import held_out
+from castvision.data.transforms.augmentation import Augmentation
+from castvision.data.transforms.batch_augmentation import BatchAugmentation
 from castvision.training.building import build_classifier
+from castvision.training.data.pixel_data import ImageFormat, PixelDataModule
 from castvision.training.metrics import metric_key
-from castvision.training.optimization import Schedule
-from castvision.training.pixel_data import ImageFormat, PixelDataModule
-from castvision.training.task import Task
+from castvision.training.optim import Schedule
+from castvision.training.tasks.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 class MultiLabelCsvDataModule(PixelDataModule):
-    """Lists of images and their labels; see `castvision.data.multilabel.read_label_table` for the two forms.
+    """Lists of images and their labels; see `castvision.data.datasets.multilabel.read_label_table` for the two forms.
 
     Args:
         root: A folder with ``train.csv``, ``val.csv`` and, if there is one, ``test.csv``; or one CSV file.

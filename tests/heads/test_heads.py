@@ -6,7 +6,7 @@ from torch import nn
 
 import castvision.heads
 from castvision.heads import FpnHead, LinearHead, MlpHead, UperHead, UpsamplingHead
-from castvision.heads._features import resample
+from castvision.heads.features import resample
 from castvision.heads.uper import mean_regions
 
 HEADS = [getattr(castvision.heads, name) for name in castvision.heads.__all__]

@@ -10,7 +10,8 @@ import torch
 
 import castvision
 from castvision.layers import CastAttention
-from castvision.models import checkpoint_filter_fn, cluster_maps
+from castvision.models import checkpoint_filter_fn
+from castvision.visualization.clusters import cluster_maps
 
 assert castvision.__version__
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 3}

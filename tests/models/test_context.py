@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from castvision.data import make_context
 from castvision.layers import RotaryPositions
-from castvision.models import make_context
 from castvision.models.context import ContextSegmenter, create_context_segmenter
 from castvision.models.segmenter import create_segmenter
 

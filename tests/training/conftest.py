@@ -7,8 +7,8 @@ import torch
 import yaml
 from torch.utils.data import Dataset
 
-from castvision.training.data import ImageDataModule
-from castvision.training.sampling import FreshSampler
+from castvision.training.data.data_module import ImageDataModule
+from castvision.training.data.sampling import FreshSampler
 
 TINY_VIT = {
     "embed_dim": 32,

@@ -10,13 +10,13 @@ import torch
 import yaml
 from PIL import Image
 
-from castvision.data.lra_image import LRAImage
+from castvision.data.datasets.lra_image import LRAImage
 from castvision.models.segmenter import create_segmenter
 from castvision.ops.partitions import window_size_for
 from castvision.training import cli
-from castvision.training.config_files import config_folder, config_names, find_config
-from tests.training.test_lra import TinyCIFAR, write_cifar
-from tests.training.test_windows import write_rasters
+from castvision_cli.config_files import config_folder, config_names, find_config
+from tests.training.data.test_lra import TinyCIFAR, write_cifar
+from tests.training.data.test_windows import write_rasters
 
 SMALL = {
     "PathfinderDataModule": ["--data.train_length", "64", "--data.val_length", "8", "--data.img_size", "32"],

@@ -5,7 +5,7 @@ import timm
 import torch
 
 from castvision.models.segmenter import create_segmenter
-from castvision.training.optimization import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
+from castvision.training.optim import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
 
 TINY_VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 4, "img_size": 16, "num_classes": 2}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from castvision.inference.pictures import cluster_colours
+from castvision.visualization.pictures import cluster_colours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

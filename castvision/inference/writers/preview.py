@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from castvision.inference.pictures import RGB, Labels, display_picture, line_width, overlay_labels, resize_labels
+from castvision.visualization.pictures import RGB, Labels, display_picture, line_width, overlay_labels, resize_labels
 
 if TYPE_CHECKING:
     from castvision.data import ImageReader
-    from castvision.data.images import Pixels
+    from castvision.data.reading.images import Pixels
     from castvision.inference.sinks import FileSink
 
 _BAND_BYTES = 1 << 25

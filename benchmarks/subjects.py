@@ -1,0 +1,220 @@
+"""Builds what a key names, ready to be timed or weighed: width 384, 6 heads, batch 1, the most square grid of N tokens.
+
+    op       cast_attention, or scaled_dot_product_attention, on queries, keys and values that are given
+    layer    with both projections: CastAttention, or FullAttention on a fused kernel
+    block    CastBlock, or the same with the attention's core replaced by the values ("no-core")
+    model    a registered model on one image
+
+Ours: "cast" is near and far as it comes, "cast-anchors" the same with 64 anchors, "cast-paper" the paper's attention
+over a partition into sqrt(N) clusters of learned surrogates; "routing" is what forms the clusters of "cast", alone.
+Full attention: "sdpa", on the kernel that torch chooses; "sdpa-head" is the core of one head, "sdpa-thin" a layer of
+one head on its share of the width: they stand for sizes where all heads would take minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.arithmetic import most_square
+from benchmarks.record import Key
+from castvision.layers import CastAttention, CastBlock, FullAttention
+from castvision.ops import cast_attention, make_options
+from castvision.ops.surrogates import form_clusters
+
+WIDTH, HEADS = 384, 6
+HEAD_DIM = WIDTH // HEADS
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+VARIANTS = ("cast", "cast-anchors", "cast-paper")
+
+
+class Subject:
+    """A call on inputs that are drawn anew before each run, into the same memory.
+
+    Args:
+        call: What to run on the inputs.
+        inputs: Leaf tensors, filled from N(0, 1); with gradients for "training".
+        phase: "forward" (without gradients) or "training" (forward, then backward from a fixed random gradient).
+        module: Whose gradients are dropped before each run.
+        blank: Share of the tokens (axis 1) of the first input that are all alike.
+    """
+
+    def __init__(
+        self,
+        call: Callable[..., Tensor],
+        inputs: Sequence[Tensor],
+        phase: str,
+        module: nn.Module | None = None,
+        blank: float = 0.0,
+    ) -> None:
+        self.call, self.inputs, self.training = call, inputs, phase == "training"
+        self.module, self.blank = module, blank
+        self.grad: Tensor | None = None
+        for leaf in inputs:
+            leaf.requires_grad_(self.training)
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Fresh inputs, no gradients; run inside."""
+        self.refill()
+        yield
+
+    def refill(self) -> None:
+        """Draw the inputs and drop old gradients."""
+        if self.module is not None:
+            self.module.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for leaf in self.inputs:
+                leaf.grad = None
+                leaf.normal_()
+            if self.blank:
+                tokens = self.inputs[0]
+                drawn = round(tokens.shape[1] * (1 - self.blank))
+                tokens[:, drawn:] = tokens[:, max(0, drawn - 1) : max(0, drawn - 1) + 1].clone()
+
+    def run(self) -> None:
+        """The call that is timed."""
+        if not self.training:
+            with torch.no_grad():
+                self.call(*self.inputs)
+            return
+        out = self.call(*self.inputs)
+        if self.grad is None:
+            self.grad = torch.randn_like(out)
+        torch.autograd.backward(out, self.grad)
+
+
+class ValueAttention(FullAttention):
+    """Attention with its core removed: the values go straight to ``proj``; ``qkv`` and ``proj`` do their full work."""
+
+    def forward(self, x: Tensor, *unused: object, **also_unused: object) -> Tensor:
+        """x: (B, N, C). Returns (B, N, C)."""
+        values = self.qkv(x).unflatten(2, (3, self.attn_dim))[:, :, 2]  # B, N, C
+        out: Tensor = self.proj(values)
+        return out
+
+
+class RoutingSubject(Subject):
+    """The routing of a CAST layer alone, on the queries and keys the layer makes of its input."""
+
+    def refill(self) -> None:
+        """New tokens, projected outside the clock."""
+        super().refill()
+        layer, x = self.module, self.inputs[0]
+        if not isinstance(layer, CastAttention):
+            raise TypeError(f"expected a CastAttention, got {type(layer).__name__}")
+        with torch.no_grad():
+            self.q, self.k, _ = layer.qkv(x).unflatten(2, (3, layer.num_heads, layer.head_dim)).unbind(2)
+        self.options, self.grid = layer.options, list(most_square(x.shape[1]))
+
+    def run(self) -> None:
+        """Route."""
+        form_clusters(self.q, self.k, self.options, self.grid, None, None, None, 0)
+
+
+def variant_options(name: str, tokens: int) -> dict[str, Any]:
+    """Options of the attention that one of ``VARIANTS`` names."""
+    if name == "cast-paper":
+        return {"attention": "paper", "assignment": "sa_topk", "num_clusters": round(tokens**0.5)}
+    return {"anchors": 64} if name == "cast-anchors" else {}
+
+
+def make_subject(key: Key) -> Subject:
+    """What ``key`` names; its quantity does not matter.
+
+    Raises:
+        ValueError: An unknown level or subject.
+    """
+    if key.level not in _MAKERS:
+        raise ValueError(f"expected a level of {', '.join(_MAKERS)}, got {key.level!r}")
+    return _MAKERS[key.level](key)
+
+
+def blank_share(inputs: str) -> float:
+    """Share of blank tokens that ``Key.inputs`` names: "random" or, for instance, "50% blank"."""
+    return 0.0 if inputs == "random" else float(inputs.removesuffix("% blank")) / 100
+
+
+def _new(key: Key, *shape: int) -> Tensor:
+    return torch.empty(*shape, dtype=DTYPES[key.dtype], device=key.device)
+
+
+def _make_op(key: Key) -> Subject:
+    heads = 1 if key.subject == "sdpa-head" else HEADS
+    rows = [_new(key, 1, key.size, heads, HEAD_DIM) for _ in range(3)]  # as qkv lays them out
+    if key.subject not in VARIANTS:
+        return Subject(_full, rows, key.phase)
+    options, grid = make_options(**variant_options(key.subject, key.size)), list(most_square(key.size))
+    if options.surrogates == "learned":
+        rows += [_new(key, HEADS, options.num_clusters or 1, HEAD_DIM), _new(key, 1, key.size, 1)]
+
+    def call(q: Tensor, k: Tensor, v: Tensor, surrogates: Tensor | None = None, phi: Tensor | None = None) -> Tensor:
+        return cast_attention(q, k, v, options, grid, surrogate_tokens=surrogates, phi=phi)[0]
+
+    return Subject(call, rows, key.phase)
+
+
+def _full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+
+
+def _make_layer(key: Key) -> Subject:
+    if key.subject == "sdpa-head":
+        return _make_op(key)
+    width, heads = (HEAD_DIM, 1) if key.subject == "sdpa-thin" else (WIDTH, HEADS)
+    layer: nn.Module
+    if key.subject in (*VARIANTS, "routing"):
+        layer = CastAttention(width, heads, qkv_bias=True, **variant_options(key.subject, key.size))
+    elif key.subject == "no-core":
+        layer = ValueAttention(width, heads, qkv_bias=True)
+    elif key.subject in ("sdpa", "sdpa-thin"):
+        layer = FullAttention(width, heads, qkv_bias=True)
+    else:
+        raise ValueError(f"expected a subject of level layer, got {key.subject!r}")
+    made = RoutingSubject if key.subject == "routing" else Subject
+    call = partial(_prepare(layer, key), grid_size=list(most_square(key.size)))
+    return made(call, [_new(key, 1, key.size, width)], key.phase, layer, blank_share(key.inputs))
+
+
+def _make_block(key: Key) -> Subject:
+    if key.subject not in ("cast", "no-core"):
+        raise ValueError(f"expected cast or no-core at level block, got {key.subject!r}")
+    block = CastBlock(WIDTH, HEADS, qkv_bias=True)
+    if key.subject == "no-core":
+        block.attn = ValueAttention(WIDTH, HEADS, qkv_bias=True)
+    call = partial(_prepare(block, key), grid_size=list(most_square(key.size)))
+    return Subject(call, [_new(key, 1, key.size, WIDTH)], key.phase, block)
+
+
+def _make_model(key: Key) -> Subject:
+    model = create_model(key.subject, key.size)
+    channels = model.default_cfg["input_size"][0]
+    return Subject(_prepare(model, key), [_new(key, 1, channels, key.size, key.size)], key.phase, model)
+
+
+def _prepare(module: nn.Module, key: Key) -> nn.Module:
+    """The module on the key's device, in its dtype and mode."""
+    return module.to(key.device, DTYPES[key.dtype]).train(key.phase == "training")
+
+
+def create_model(name: str, img_size: int) -> Any:
+    """A registered model made for square images; ``img_size`` is left out for those that take any size."""
+    try:
+        return timm.create_model(name, img_size=img_size)
+    except TypeError:
+        return timm.create_model(name)
+
+
+_MAKERS: dict[str, Callable[[Key], Subject]] = {
+    "op": _make_op,
+    "layer": _make_layer,
+    "block": _make_block,
+    "model": _make_model,
+}

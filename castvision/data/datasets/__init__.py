@@ -1,0 +1,1 @@
+"""Data sets of files: what a torch `DataLoader` is given."""

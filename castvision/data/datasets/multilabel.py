@@ -1,0 +1,124 @@
+"""Images with any number of labels each, listed in CSV files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
+from castvision.data.datasets.segmentation_files import read_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from castvision.data.datasets.samples import Transform
+    from castvision.data.reading.images import Pixels
+
+_PATH = "path"
+_LIST = "labels"
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Labels of a list of images.
+
+    Attributes:
+        images: Files.
+        class_names: In the order of the targets' columns.
+        targets: (images, classes) float32, 1 = the image has the label, 0 = it has not.
+    """
+
+    images: list[Path]
+    class_names: list[str]
+    targets: np.ndarray[Any, np.dtype[np.float32]] = field(repr=False)
+
+
+def read_label_table(path: str | Path, class_names: Sequence[str] | None = None) -> LabelTable:
+    """Read a list of images and their labels.
+
+    Two forms: the header ``path,NAME1,NAME2,…`` with 0 or 1 in every column, or the header ``path,labels`` with names
+    separated by ``;`` (none is allowed). Paths are relative to the list.
+
+    Args:
+        path: The CSV file.
+        class_names: The classes, in order; None = the columns, or all names of the list in alphabetical order.
+
+    Returns:
+        The table.
+
+    Raises:
+        FileNotFoundError: No such list, or an image that is missing.
+        ValueError: A wrong header, value or name, with the line's number; an image listed twice; an empty file.
+    """
+    path = Path(path)
+    rows = list(read_rows(path, (_PATH,)))
+    columns = [name for name in rows[0][1] if name != _PATH]
+    if not columns:
+        raise ValueError(f"{path}, line 1: expected path,{_LIST} or path and one column for each class, got path only")
+    marked = _from_names(rows) if columns == [_LIST] else _from_columns(rows, columns)
+    if class_names is None:
+        class_names = columns if columns != [_LIST] else sorted(set().union(*marked))
+    place_of = {name: place for place, name in enumerate(class_names)}
+    if columns != [_LIST] and set(columns) != set(place_of):
+        differing = sorted(set(columns) ^ set(place_of))
+        raise ValueError(f"{path}, line 1: expected the columns {', '.join(class_names)}, differing: {differing[:8]}")
+    targets = np.zeros((len(rows), len(class_names)), dtype=np.float32)
+    for number, ((place, _), names) in enumerate(zip(rows, marked, strict=True)):
+        for name in names:
+            if name not in place_of:
+                raise ValueError(f"{place}: unknown label {name!r}; expected some of {', '.join(class_names)}")
+            targets[number, place_of[name]] = 1
+    images = [path.parent / row[_PATH] for _, row in rows]
+    _check_unique(rows)
+    check_files(images)
+    return LabelTable(images, list(class_names), targets)
+
+
+def _from_names(rows: Sequence[tuple[str, Any]]) -> list[list[str]]:
+    return [[name.strip() for name in row[_LIST].split(";") if name.strip()] for _, row in rows]
+
+
+def _from_columns(rows: Sequence[tuple[str, Any]], columns: Sequence[str]) -> list[list[str]]:
+    for place, row in rows:
+        for name in columns:
+            if row[name] not in ("0", "1"):
+                raise ValueError(f"{place}: expected 0 or 1 in the column {name!r}, got {row[name]!r}")
+    return [[name for name in columns if row[name] == "1"] for _, row in rows]
+
+
+def _check_unique(rows: Sequence[tuple[str, Any]]) -> None:
+    first: dict[str, str] = {}
+    for place, row in rows:
+        if row[_PATH] in first:
+            raise ValueError(f"{place}: {row[_PATH]!r} stands on {first[row[_PATH]]} already; keep one of the lines")
+        first[row[_PATH]] = place
+
+
+class MultiLabelDataset(PixelDataset):
+    """Items are (image (C, height, width) float32, labels (classes,) float32 zeros and ones).
+
+    Args:
+        table: See `read_label_table`.
+        transform: See `PixelDataset`.
+        in_chans: See `PixelDataset`.
+    """
+
+    def __init__(self, table: LabelTable, *, transform: Transform | None = None, in_chans: int | None = None) -> None:
+        self.table = table
+        self.transform = transform
+        self.in_chans = in_chans
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.table.images)
+
+    def name(self, index: int) -> str:
+        """The image's path."""
+        return str(self.table.images[index])
+
+    def read(self, index: int) -> tuple[Pixels, Pixels]:
+        """See `PixelDataset.read`."""
+        return load_pixels(self.table.images[index], self.in_chans), self.table.targets[index]

@@ -1,0 +1,186 @@
+"""Any data set of torchvision or timm by its name; nothing is fetched unless that is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from castvision.data.datasets.samples import PixelDataset, check_finite, to_channels
+from castvision.data.reading.labels import LabelMap, check_same_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from castvision.data.datasets.samples import Transform
+    from castvision.data.reading.images import Pixels
+
+_FETCHING = ("hfds/", "hfids/", "tfds/", "wds/")
+_KEPT_MODES = ("L", "RGB", "I", "F")  # with LA and RGBA, whose opacity counts as a channel
+_FOLDERS = {"train": ("train", "training"), "validation": ("val", "valid", "validation", "eval", "evaluation")}
+_STREAMED = ("hfids/", "tfds/", "wds/")
+
+
+def open_named(name: str, root: str, *, download: bool = False, **arguments: Any) -> Any:
+    """Open a data set.
+
+    Args:
+        name: ``torchvision/CLASS``, such as ``torchvision/OxfordIIITPet``, or ``timm/NAME`` with a name of
+            ``timm.data.create_dataset``, such as ``timm/torch/cifar10`` or ``timm/`` for a folder.
+        root: Where the files are.
+        download: Let the library fetch what is missing.
+        **arguments: For the class or for ``create_dataset``, such as ``split``.
+
+    Returns:
+        A map-style data set of (image, target).
+
+    Raises:
+        FileNotFoundError: The files are not there, or damaged.
+        ValueError: An unknown name, or an argument the data set does not take.
+    """
+    library, _, rest = name.partition("/")
+    if library not in ("torchvision", "timm"):
+        raise ValueError(f"expected name torchvision/CLASS or timm/NAME, got {name=}")
+    try:
+        return (_open_torchvision if library == "torchvision" else _open_timm)(rest, root, download, arguments)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ValueError(f"cannot open {name}: {_one_line(error)}") from error
+    except (RuntimeError, OSError) as error:
+        hint = "" if download else "; set download: true to fetch it, or check root"
+        raise FileNotFoundError(f"cannot open {name} in {root!r}: {_one_line(error)}{hint}") from error
+
+
+def _open_torchvision(name: str, root: str, download: bool, arguments: dict[str, Any]) -> Any:
+    make = torchvision_class(name)
+    known = inspect.signature(make.__init__).parameters
+    own: dict[str, Any] = {"root": root} if "root" in known else {}
+    if download:
+        own["download"] = True
+    return make(**own, **arguments)
+
+
+def torchvision_class(name: str) -> Any:
+    """A class of ``torchvision.datasets``.
+
+    Raises:
+        ValueError: There is none of that name; near misses are named.
+    """
+    from torchvision import datasets
+
+    names = [known for known in datasets.__all__ if inspect.isclass(getattr(datasets, known))]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+        raise ValueError(f"no data set {name!r} in torchvision.datasets, {' or '.join(near) or 'see its list'}?")
+    return getattr(datasets, name)
+
+
+def _open_timm(name: str, root: str, download: bool, arguments: dict[str, Any]) -> Any:
+    from timm.data import create_dataset
+
+    if name.lower().startswith(_STREAMED):
+        raise ValueError("streamed data sets have no places to draw from; use one that is map-style")
+    if name.lower().startswith(_FETCHING) and not download:
+        raise ValueError("it may fetch files; set download: true if that is wanted")
+    if "/" not in name and "split" in arguments:
+        folders = _FOLDERS.get(arguments["split"], (arguments["split"],))
+        if not any((Path(root) / folder).is_dir() for folder in folders):  # timm would take the whole root instead
+            raise ValueError(f"expected a folder {' or '.join(folders)} in {root!r}, found none")
+    arguments = {"input_img_mode": "", **arguments}  # no conversion to 8-bit RGB
+    dataset = create_dataset(name, root=root, download=download, **arguments)
+    if hasattr(dataset, "_max_retries"):
+        dataset._max_retries = 1  # timm would take the next image for one it cannot read
+    return dataset
+
+
+class NamedDataset(PixelDataset):
+    """Another library's data set with our items; its target decides: a number, a list of zeros and ones, or a mask.
+
+    Args:
+        source: Map-style, items (image, target): PIL images, arrays, or tensors (C, height, width).
+        name: For messages.
+        labels: From labels to classes; for masks and for numbers.
+        places: Which items; None = all.
+        transform: See `PixelDataset`.
+        in_chans: See `PixelDataset`.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        name: str,
+        labels: LabelMap,
+        places: Sequence[int] | None = None,
+        *,
+        transform: Transform | None = None,
+        in_chans: int | None = None,
+    ) -> None:
+        self.source = source
+        self.title = name
+        self.labels = labels
+        self.places = range(len(source)) if places is None else list(places)
+        self.transform = transform
+        self.in_chans = in_chans
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self.places)
+
+    def name(self, index: int) -> str:
+        """The data set's name and the item's place."""
+        return f"{self.title}[{self.places[index]}]"
+
+    def read(self, index: int) -> tuple[Pixels, Pixels]:
+        """See `PixelDataset.read`."""
+        name = self.name(index)
+        try:
+            item = self.source[self.places[index]]
+        except (OSError, RuntimeError, SyntaxError) as error:
+            raise ValueError(f"cannot read {name}: {_one_line(error)}; replace the file or leave it out") from error
+        if not isinstance(item, tuple) or len(item) != 2:
+            raise ValueError(f"expected (image, target) from {name}, got {type(item).__name__}")
+        pixels = _pixels(item[0], name)
+        check_finite(pixels, name)
+        target = self._target(item[1], name)
+        if target.ndim == 2:
+            check_same_size(pixels, target, name, f"the mask of {name}")
+        return to_channels(pixels, self.in_chans, name), target
+
+    def _target(self, target: Any, name: str) -> Pixels:
+        if isinstance(target, (tuple, dict, str)) or target is None:
+            raise ValueError(
+                f"expected one target from {name}: a class, zeros and ones, or a mask; got {type(target).__name__}; "
+                "choose one kind of target by the data set's arguments"
+            )
+        values = np.asarray(target)
+        if values.ndim == 0:
+            return self.labels.apply(values.reshape(1, 1), name).astype(np.int64).reshape(())
+        if values.ndim == 1:
+            if len(values) != len(self.labels.class_names) or not np.isin(values, (0, 1)).all():
+                raise ValueError(f"expected {len(self.labels.class_names)} zeros and ones from {name}, got {target}")
+            return values.astype(np.float32)
+        return self.labels.apply(values, name)
+
+
+def _pixels(image: Any, name: str) -> Pixels:
+    """(height, width, channels); tensors come channels first."""
+    mode = getattr(image, "mode", None)  # PIL's images have one
+    if isinstance(mode, str) and not mode.startswith(_KEPT_MODES):
+        image = image.convert("L" if mode == "1" else "RGB")
+    try:
+        pixels = np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"cannot read {name}: {_one_line(error)}; replace the file or leave it out") from error
+    if not isinstance(image, np.ndarray) and hasattr(image, "permute") and pixels.ndim == 3:
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.size == 0 or pixels.dtype.kind not in "buif":
+        raise ValueError(f"expected an image from {name}, got {type(image).__name__} of {pixels.shape=}")
+    return pixels
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,177 @@
+"""Map-style data sets of image files: what they share, from a file's pixels to a model's tensors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from castvision.data.datasets.batch import Sample
+from castvision.data.reading.images import Pixels, match_channels, read_image
+from castvision.data.transforms.statistics import unit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif"})
+_WITH_ALPHA = (2, 4)
+
+
+class Transform(Protocol):
+    """What a data set does with the pixels it read; see `castvision.data.transforms.augmentation.SampleTransform`."""
+
+    def image(self, pixels: Pixels) -> Tensor:
+        """(height, width, C) in the file's dtype to (C, height', width') float32."""
+
+    def pair(self, pixels: Pixels, mask: Pixels) -> Sample:
+        """The same, and (height, width) uint8 labels to (height', width') int64; with extras where it pads."""
+
+
+class PlainTransform:
+    """No change but the layout: (height, width, C) of any dtype to (C, height, width) float32, see `to_float`."""
+
+    def image(self, pixels: Pixels) -> Tensor:
+        """(C, height, width) float32."""
+        return torch.from_numpy(np.ascontiguousarray(to_float(pixels).transpose(2, 0, 1)))
+
+    def pair(self, pixels: Pixels, mask: Pixels) -> tuple[Tensor, Tensor]:
+        """(C, height, width) float32 and (height, width) int64."""
+        return self.image(pixels), torch.from_numpy(mask.astype(np.int64))
+
+
+class PixelDataset(Dataset[Sample], ABC):
+    """Template: a subclass reads pixels and target of one sample, the transform makes them tensors.
+
+    Items are (image, target): image (C, height, width) float32; target (height, width) int64 with 255 = ignored, or
+    the label () int64, or (classes,) float32 zeros and ones. Masks whose transform pads come with the extra
+    ``pixel_mask``, (height, width) bool, True where there is an image.
+
+    Attributes:
+        transform: From pixels to tensors; None = `PlainTransform`.
+        in_chans: Channels images are brought to (grey and RGB are turned into one another); None = as they come.
+    """
+
+    transform: Transform | None = None
+    in_chans: int | None = None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[Pixels, Pixels]:
+        """Read one sample as stored.
+
+        Returns:
+            (height, width, C) in the file's dtype, and the target: (height, width) uint8, () int64 or (classes,)
+            float32.
+
+        Raises:
+            ValueError: Pixels or target cannot be used; the message names the file.
+        """
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What to call a sample in messages and captions."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """One sample as tensors."""
+        pixels, target = self.read(index)
+        transform = self.transform or PlainTransform()
+        if target.ndim == 2:
+            return transform.pair(pixels, target)
+        return transform.image(pixels), torch.from_numpy(np.array(target))
+
+
+def load_pixels(path: str | Path, in_chans: int | None = None) -> Pixels:
+    """Read one image for training: nothing cut, nothing missing, as many channels as wanted.
+
+    Args:
+        path: The file; see `castvision.data.reading.images.read_image`.
+        in_chans: Channels of the result. 2 and 4 keep an opacity channel (such as the infra-red that many 4-band TIFFs
+            declare so); for others it is composed over white. None = as it comes.
+
+    Returns:
+        (height, width, C), the file's dtype.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not an image, damaged, of other channels, or with NaN or infinite pixels; the message names it.
+    """
+    pixels = read_image(path, alpha="keep" if in_chans in _WITH_ALPHA else "white")
+    check_finite(pixels, str(path))
+    return to_channels(pixels, in_chans, str(path))
+
+
+def check_finite(pixels: Pixels, name: str) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        ValueError: There are some; the message says how many and where.
+    """
+    if pixels.dtype.kind != "f":
+        return
+    wrong = int(pixels.size - np.isfinite(pixels).sum())
+    if wrong:
+        raise ValueError(
+            f"expected finite pixels in {name!r}, got {wrong:,} of {pixels.size:,} values NaN or infinite; "
+            "fill them in the image and mark their place 255 in its mask, or leave the image out"
+        )
+
+
+def to_channels(pixels: Pixels, in_chans: int | None, name: str) -> Pixels:
+    """Grey to RGB or RGB to grey where another number of channels is wanted, in the same dtype.
+
+    Args:
+        pixels: (height, width, channels).
+        in_chans: Channels of the result; None = as they are.
+        name: Of the image, for the message.
+
+    Raises:
+        ValueError: Other numbers of channels.
+    """
+    if in_chans is None or pixels.shape[-1] == in_chans:
+        return pixels
+    try:
+        wanted = match_channels(pixels.astype(np.float32), in_chans)
+    except ValueError:
+        raise ValueError(
+            f"expected {in_chans} channel(s) in {name!r} as in the images before it, got {pixels.shape[-1]}; "
+            "give all images the same channels, or set in_chans to the number meant"
+        ) from None
+    return (np.rint(wanted) if pixels.dtype.kind in "bui" else wanted).astype(pixels.dtype)
+
+
+def to_float(pixels: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Unsigned integers become 0..1 (divided by their dtype's largest value), all others keep their values.
+
+    Reflectances, heights and Hounsfield units therefore stay in their own units; mean and std of the data are in the
+    same units.
+
+    Args:
+        pixels: Any shape, numeric or bool.
+
+    Returns:
+        float32, same shape.
+    """
+    if pixels.dtype.kind == "u":
+        return np.divide(pixels, unit(pixels.dtype), dtype=np.float32)
+    return pixels.astype(np.float32, copy=False)
+
+
+def check_files(paths: list[Path]) -> None:
+    """Refuse missing and empty files before anything is read.
+
+    Raises:
+        FileNotFoundError: A file that is missing.
+        ValueError: A file without content.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"expected an image file at {str(path)!r}, found none; check the list or the path")
+        if path.stat().st_size == 0:
+            raise ValueError(f"the file {str(path)!r} is empty (0 bytes); remove it or fetch it again")

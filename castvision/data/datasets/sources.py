@@ -1,0 +1,190 @@
+"""Images and their masks as a source of windows: a few open at a time, sizes and labels checked."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from castvision.data.reading import ImageReader, open_image, open_mask
+from castvision.data.reading.decoding import Pixels
+from castvision.data.reading.labels import IGNORED
+from castvision.data.reading.overview import read_overview
+from castvision.data.reading.reader import Alpha
+from castvision.data.transforms.statistics import is_missing, unit
+
+logger = logging.getLogger(__name__)
+
+Pair = tuple[str | os.PathLike[str], str | os.PathLike[str] | None]
+_MAX_OPEN = 8
+_CACHE_BYTES = 32 << 20
+
+
+class ImageSources:
+    """Pairs of an image and its mask, of any size.
+
+    Pickles without its open files, so that loader processes open their own.
+
+    Args:
+        pairs: (image, mask or None), paths; a mask has its image's size, or that of the level that is read.
+        level: Of the images that is read; masks are sampled to it without blending.
+        num_classes: Labels are below it; None = any up to 254. 255 is ignored, and so is a mask's nodata value.
+        alpha: What becomes of an image's opacity channel; see `castvision.data.open_image`.
+        context_size: (height, width) of an overview of each image that is read now and kept, so that windows come with
+            their surroundings; None = none.
+
+    Attributes:
+        overviews: (*context_size, C) float32 of each image in the units of `ChannelStatistics`; empty without context.
+        sizes: (height, width) of each image at the level.
+        channels: Of every image.
+        has_nodata: Whether any image has a value that stands for no data.
+
+    Raises:
+        FileNotFoundError: A file that is missing.
+        ValueError: No pairs, a file that cannot be read, a mask of another size than its image, different numbers of
+            channels, a level an image has not, or a size below 1.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        level: int = 0,
+        num_classes: int | None = None,
+        alpha: Alpha = "white",
+        context_size: Sequence[int] | None = None,
+    ) -> None:
+        if not pairs:
+            raise ValueError("expected one pair of image and mask or more, got none")
+        if context_size is not None and min(context_size) < 1:
+            raise ValueError(f"expected context_size >= 1, got {context_size=}")
+        self.images = [Path(image) for image, _ in pairs]
+        self.masks = [None if mask is None else Path(mask) for _, mask in pairs]
+        self.level = level
+        self.num_classes = num_classes
+        self.alpha = alpha
+        self._open: OrderedDict[tuple[bool, int], ImageReader] = OrderedDict()
+        self.sizes = [self._size(number) for number in range(len(pairs))]
+        self.channels = self.image(0).channels
+        self.has_nodata = False
+        for number in range(len(pairs)):
+            self._check(number)
+        self.context_size = None if context_size is None else (context_size[0], context_size[1])
+        self.overviews = [] if self.context_size is None else self._read_overviews(self.context_size)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def image(self, number: int) -> ImageReader:
+        """The reader of an image; it may be closed when another is asked for."""
+        return self._reader(False, number)
+
+    def close(self) -> None:
+        """Close all files; they open again when needed."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def read_image(self, number: int, y: int, x: int, height: int, width: int) -> Pixels:
+        """A window of an image at the level; see `ImageReader.read`."""
+        return self.image(number).read(y, x, height, width, self.level)
+
+    def read_labels(self, number: int, y: int, x: int, height: int, width: int) -> Pixels:
+        """A window of a mask, in pixels of the image's level.
+
+        Returns:
+            (height, width) uint8; 255 everywhere without a mask.
+
+        Raises:
+            ValueError: A label that is no class; the mask is named.
+        """
+        if self.masks[number] is None:
+            return np.full((height, width), IGNORED, np.uint8)
+        mask = self._reader(True, number)
+        labels, rows, columns = self._sampled(mask, number, (y, x, height, width))
+        if mask.nodata is not None:
+            labels = np.where(is_missing(labels, mask.nodata), IGNORED, labels)
+        limit = IGNORED if self.num_classes is None else self.num_classes
+        is_unknown = (labels >= limit) & (labels != IGNORED)
+        if labels.dtype.kind == "i":
+            is_unknown |= labels < 0
+        if is_unknown.any():
+            row, column = np.argwhere(is_unknown)[0]
+            raise ValueError(
+                f"expected labels 0..{limit - 1} (or 255, ignored) in {str(self.masks[number])!r}, got "
+                f"{labels[row, column]} at row {rows[row]}, column {columns[column]}"
+            )
+        return labels.astype(np.uint8)
+
+    def _sampled(
+        self, mask: ImageReader, number: int, window: tuple[int, int, int, int]
+    ) -> tuple[Pixels, Pixels, Pixels]:
+        """Labels of a window of the image's level, and the rows and columns of the mask they stand in."""
+        y, x, height, width = window
+        if (mask.height, mask.width) == self.sizes[number]:
+            labels = mask.read(y, x, height, width)[..., 0]
+            return labels, np.arange(y, y + height), np.arange(x, x + width)
+        rows, columns = (
+            ((np.arange(start, start + length) + 0.5) * full / here).astype(np.int64)
+            for start, length, full, here in zip(
+                (y, x), (height, width), (mask.height, mask.width), self.sizes[number], strict=True
+            )
+        )
+        near = mask.read(rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)[..., 0]
+        return near[np.ix_(rows - rows[0], columns - columns[0])], rows, columns
+
+    def _reader(self, is_mask: bool, number: int) -> ImageReader:
+        key = is_mask, number
+        reader = self._open.pop(key, None)
+        if reader is None:
+            path = self.masks[number] if is_mask else self.images[number]
+            if path is None:
+                raise ValueError(f"expected a mask for {str(self.images[number])!r}")
+            if is_mask:
+                reader = open_mask(path, cache_bytes=_CACHE_BYTES)
+            else:
+                reader = open_image(path, alpha=self.alpha, cache_bytes=_CACHE_BYTES)
+        self._open[key] = reader
+        while len(self._open) > _MAX_OPEN:
+            self._open.popitem(last=False)[1].close()
+        return reader
+
+    def _size(self, number: int) -> tuple[int, int]:
+        image = self.image(number)
+        if not 0 <= self.level < len(image.levels):
+            raise ValueError(f"expected level in 0..{len(image.levels) - 1} of {image.name!r}, got level={self.level}")
+        return image.levels[self.level].height, image.levels[self.level].width
+
+    def _read_overviews(self, size: tuple[int, int]) -> list[Pixels]:
+        # NOTE: at once and not by each loader process when it needs one: a large image without a pyramid takes long
+        logger.info("reading %d images for their overviews", len(self))
+        overviews = []
+        for number in range(len(self)):
+            image = self.image(number)
+            overviews.append(read_overview(image, size).permute(1, 2, 0).numpy() / np.float32(unit(image.dtype)))
+        return overviews
+
+    def _check(self, number: int) -> None:
+        image = self.image(number)
+        self.has_nodata |= image.nodata is not None
+        if image.channels != self.channels:
+            raise ValueError(
+                f"expected {self.channels} channel(s) as in {str(self.images[0])!r}, got {image.channels} in "
+                f"{image.name!r}"
+            )
+        if self.masks[number] is None:
+            return
+        size = image.height, image.width
+        mask = self._reader(True, number)
+        if (mask.height, mask.width) not in (size, self.sizes[number]):
+            raise ValueError(
+                f"expected a mask of its image's size {size[0]} × {size[1]} ({image.name!r}), got "
+                f"{mask.height} × {mask.width} in {mask.name!r}"
+            )

@@ -1,0 +1,13 @@
+"""One reader for images of any size: TIFF in all its forms, zarr, slides, rasters, and ordinary pictures.
+
+`open_image(path)` recognises the file by its content; windows of any level are read without the rest.
+"""
+
+from __future__ import annotations
+
+from castvision.data.reading.georeference import Georeference
+from castvision.data.reading.memory import open_array
+from castvision.data.reading.opening import open_image, open_mask, read_mask
+from castvision.data.reading.reader import ImageReader, Level
+
+__all__ = ["Georeference", "ImageReader", "Level", "open_array", "open_image", "open_mask", "read_mask"]

@@ -1,0 +1,307 @@
+"""Photographs and scientific images: file to pixels (`read_image`), pixels to a model's input (`to_model_input`)."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from castvision.data.reading.decoding import MAX_BYTES, Decoded, decode
+from castvision.data.reading.decoding import Pixels as Pixels
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+_BAND = 1 << 22
+LUMA = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in grey (Rec. 601)."""
+
+# What decoders raise when they are given damaged bytes (a fuzzer found most of these).
+DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    Warning,  # where warnings are errors
+    Image.DecompressionBombError,
+    struct.error,
+    zlib.error,
+)
+
+
+class UnreadableImageError(ValueError):
+    """An image file that cannot be read; the message names it."""
+
+
+def read_image(
+    path: str | os.PathLike[str],
+    *,
+    alpha: Literal["white", "drop", "keep"] = "white",
+    page: int | None = None,
+    palette: Literal["colour", "index"] = "colour",
+) -> Pixels:
+    """Read one image without losing bits.
+
+    PNG, JPEG, TIFF, WebP, BMP and GIF (its first frame), recognised by content, not by name. Palettes, CMYK and YCbCr
+    become RGB (without colour management), bilevel images become 0/255, EXIF and TIFF orientation is applied. 16-bit,
+    32-bit and float channels keep their dtype; a TIFF's pages of one size, or its planes, become channels.
+
+    Args:
+        path: The file.
+        alpha: What becomes of an opacity channel: composed over white (what a viewer shows), dropped, or kept as the
+            last channel.
+        page: One page of a multi-page TIFF, for stacks whose pages are not channels.
+        palette: Whether pixels of an image with a palette, and of a bilevel one, are colours or, as masks want them,
+            the numbers stored.
+
+    Returns:
+        (height, width, channels), the file's dtype (uint8, uint16, ..., float32).
+
+    Raises:
+        FileNotFoundError: No such file.
+        PermissionError: The file may not be read.
+        UnreadableImageError: Not a file, empty, not an image, damaged, truncated, too large, or a stack without
+            ``page``.
+        ValueError: An unknown option.
+    """
+    if alpha not in ("white", "drop", "keep"):
+        raise ValueError(f"expected alpha to be 'white', 'drop' or 'keep', got {alpha=}")
+    if palette not in ("colour", "index"):
+        raise ValueError(f"expected palette to be 'colour' or 'index', got {palette=}")
+    path = check_file(path)
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise UnreadableImageError(
+            f"cannot read image {str(path)!r}: expected a file of at most {MAX_BYTES:,} bytes, got {size:,}; "
+            "read it by windows (castvision.data.open_image)"
+        )
+    data = path.read_bytes()
+    try:
+        decoded = decode(data, page, palette == "index")
+    except DECODER_ERRORS as error:
+        raise UnreadableImageError(f"cannot read image {str(path)!r}: {one_line(error)}") from error
+    pixels = orient(resolve_alpha(decoded, alpha), decoded.orientation)
+    return np.ascontiguousarray(pixels)
+
+
+def check_file(path: str | os.PathLike[str]) -> Path:
+    """A file with something in it.
+
+    Raises:
+        FileNotFoundError: No such file.
+        UnreadableImageError: Not a file, or an empty one.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no such image: {str(path)!r}; check the path")
+    if not path.is_file():
+        raise UnreadableImageError(f"expected an image file, got a folder or device: {str(path)!r}")
+    if path.stat().st_size == 0:
+        raise UnreadableImageError(
+            f"cannot read image {str(path)!r}: the file is empty (0 bytes); copy or export it again"
+        )
+    return path
+
+
+def one_line(error: BaseException) -> str:
+    """The message on one line, or the error's name."""
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def resolve_alpha(decoded: Decoded, alpha: str) -> Pixels:
+    """Compose over white, drop or keep the opacity channel; see `read_image`."""
+    pixels = decoded.pixels
+    if decoded.alpha == "none" or alpha == "keep":
+        return pixels
+    if alpha == "drop":
+        return pixels[..., :-1]
+    flat = np.empty_like(pixels[..., :-1], order="C")
+    rows = max(1, _BAND // max(1, pixels[:1].size))  # by bands: a whole image in float64 is 8 times its size
+    for start in range(0, len(pixels), rows):
+        flat[start : start + rows] = _over_white(pixels[start : start + rows], decoded.alpha)
+    return flat
+
+
+def _over_white(pixels: Pixels, alpha: str) -> Pixels:
+    top = _top(pixels.dtype)
+    opacity = pixels[..., -1:].astype(np.float64) / top
+    colour = pixels[..., :-1].astype(np.float64)
+    if alpha == "straight":
+        colour *= opacity
+    flat = colour + top * (1 - opacity)
+    if pixels.dtype.kind in "ui":
+        flat = np.rint(flat).clip(0, top)
+    return flat.astype(pixels.dtype)
+
+
+def orient(pixels: Pixels, orientation: int) -> Pixels:
+    """Apply EXIF orientation 1..8 to (height, width, channels)."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    flip_rows = orientation in (3, 4, 7, 8)
+    flip_columns = orientation in (2, 3, 6, 7)
+    return pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+
+
+def _top(dtype: np.dtype[Any]) -> float:
+    return float(np.iinfo(dtype).max) if dtype.kind in "ui" else 1.0
+
+
+def to_unit_range(image: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Scale pixels to 0..1 by their dtype.
+
+    Unsigned integers are divided by their dtype's largest value. Floats within 0..1 stay; other floats and signed
+    integers, which have no agreed range, are scaled from their own smallest to their largest finite value. Non-finite
+    pixels become 0.
+
+    Args:
+        image: Array of any shape, numeric or bool.
+
+    Returns:
+        float32, same shape, 0..1.
+
+    Raises:
+        TypeError: Neither numbers nor bool.
+    """
+    if image.dtype.kind not in "buif":
+        raise TypeError(f"expected an array of real numbers, got {image.dtype=}")
+    if image.dtype.kind in "bu":
+        return np.divide(image, 1 if image.dtype.kind == "b" else _top(image.dtype), dtype=np.float32)
+    values = image.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if image.dtype.kind == "f" and low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    return _scale(values, low, high)
+
+
+def stretch_range(
+    image: Pixels, percentiles: tuple[float, float] = (0.1, 99.9)
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Scale pixels so that the given percentiles of all finite values become 0 and 1 (clipped).
+
+    For looking at images that use a small part of their dtype's range, such as 12-bit cameras in 16-bit files.
+
+    Args:
+        image: Array of any shape, numeric or bool.
+        percentiles: Lower and upper percentile, 0 <= lower < upper <= 100.
+
+    Returns:
+        float32, same shape, 0..1; non-finite pixels become 0.
+
+    Raises:
+        ValueError: Percentiles out of order or range.
+    """
+    if not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise ValueError(f"expected 0 <= lower < upper <= 100, got {percentiles=}")
+    values = image.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, percentiles) if finite.size else (0.0, 1.0)
+    return _scale(values, float(low), float(high))
+
+
+def _scale(
+    values: np.ndarray[Any, np.dtype[np.float64]], low: float, high: float
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    span = high - low
+    scaled = (values - low) / (span if span > 0 else 1.0)
+    return np.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0).clip(0, 1).astype(np.float32)
+
+
+def match_channels(image: Pixels, in_chans: int) -> Pixels:
+    """Turn grey into RGB or RGB into grey (Rec. 601 luma) where a model asks for it; other counts must agree.
+
+    Args:
+        image: (height, width, channels), float.
+        in_chans: Channels the model takes.
+
+    Returns:
+        (height, width, in_chans).
+
+    Raises:
+        ValueError: The counts differ and neither is a plain grey/RGB pair.
+    """
+    channels = image.shape[-1]
+    if channels == in_chans:
+        return image
+    if channels == 1 and in_chans == 3:
+        return np.repeat(image, 3, axis=-1)
+    if channels == 3 and in_chans == 1:
+        grey: Pixels = image @ np.asarray(LUMA, dtype=image.dtype)[:, None]
+        return grey
+    raise ValueError(
+        f"expected an image with {in_chans} channels for this model, got {channels}; "
+        f"select channels, or create the model with in_chans={channels}"
+    )
+
+
+def to_model_input(  # noqa: PLR0913 - one step with all that it depends on
+    image: Pixels,
+    in_chans: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: tuple[int, int] | None = None,
+    *,
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic",
+    keep_units: bool = False,
+) -> Tensor:
+    """Turn pixels into a model's input: range 0..1, channels, size, normalisation.
+
+    Args:
+        image: (height, width, channels) or (height, width), any numeric dtype (see `to_unit_range`).
+        in_chans: Channels the model takes; grey and RGB are turned into one another.
+        mean: Per channel, or one for all, in units of 0..1.
+        std: Per channel, or one for all, > 0.
+        size: (height, width) of the result, with antialiasing; None keeps the image's.
+        interpolation: Of the resizing.
+        keep_units: Leave signed and float pixels in their own units, which are those of ``mean`` and ``std``.
+
+    Returns:
+        (C, height, width) float32, C = in_chans.
+
+    Raises:
+        ValueError: Empty image, wrong dimensions, channels, mean/std or size.
+        TypeError: Not an array of numbers.
+    """
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"expected a numpy array (height, width, channels), got {type(image).__name__}")
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.size == 0:
+        raise ValueError(f"expected a non-empty image (height, width, channels), got {image.shape=}")
+    shift, scale = (_per_channel(values, in_chans, name) for values, name in ((mean, "mean"), (std, "std")))
+    if (scale <= 0).any():
+        raise ValueError(f"expected std > 0, got {std=}")
+    has_units = keep_units and image.dtype.kind in "if"
+    pixels = match_channels(image.astype(np.float32) if has_units else to_unit_range(image), in_chans)
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))  # (C, height, width)
+    if size is not None and tuple(size) != tuple(tensor.shape[-2:]):
+        if min(size) < 1:
+            raise ValueError(f"expected size (height, width) >= 1, got {size=}")
+        tensor = F.interpolate(tensor[None], tuple(size), mode=interpolation, antialias=True)[0]
+        tensor = tensor if has_units else tensor.clamp(0, 1)
+    return (tensor - shift) / scale
+
+
+def _per_channel(values: Sequence[float], in_chans: int, name: str) -> Tensor:
+    tensor = torch.as_tensor(list(values), dtype=torch.float32)
+    if len(tensor) not in (1, in_chans):
+        raise ValueError(
+            f"expected {name} of length 1 or {in_chans} (in_chans), got {len(tensor)} values: {tuple(values)}"
+        )
+    return tensor.view(-1, 1, 1)

@@ -1,0 +1,176 @@
+"""Masks as files to class numbers: palettes keep their indices, label maps translate, unknown labels are refused."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from castvision.data.reading import read_mask
+from castvision.data.reading.images import Pixels, read_image
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+IGNORED = 255
+"""The label of pixels that count nowhere."""
+_MAX_CLASSES = 255
+_HEX = re.compile(r"#?([0-9a-fA-F]{6})$")
+
+
+class LabelMap:
+    """From the labels in mask files to classes 0..num_classes-1, and 255 for ignored pixels.
+
+    Args:
+        class_names: In the order of the classes.
+        mapping: From a label (a number, or a colour ``"#rrggbb"`` or ``"r, g, b"``) to a class (its number or name) or
+            ``"ignore"``; all labels in the masks must stand in it. None = labels are class numbers, 255 is ignored.
+
+    Raises:
+        ValueError: No or more than 255 classes, labels that are neither numbers nor colours, or classes that are none.
+    """
+
+    def __init__(self, class_names: Sequence[str], mapping: Mapping[int | str, int | str] | None = None) -> None:
+        if not 1 <= len(class_names) <= _MAX_CLASSES:
+            raise ValueError(f"expected 1..{_MAX_CLASSES} class names, got {len(class_names)}")
+        self.class_names = list(class_names)
+        numbers = dict.fromkeys(range(len(class_names)), 0)
+        pairs: dict[int, int] = {**{number: number for number in numbers}, IGNORED: IGNORED}
+        self.has_colours = False
+        if mapping is not None:
+            kinds = {_is_colour(label) for label in mapping}
+            if len(kinds) != 1:
+                raise ValueError(f"expected a label map of numbers or of colours ('#rrggbb'), got {dict(mapping)}")
+            self.has_colours = kinds == {True}
+            pairs = {_parse_label(label): self._parse_class(value) for label, value in mapping.items()}
+        self._labels = np.array(sorted(pairs), dtype=np.int64)
+        self._classes = np.array([pairs[label] for label in self._labels.tolist()], dtype=np.uint8)
+
+    def _parse_class(self, value: int | str) -> int:
+        if value in ("ignore", IGNORED):
+            return IGNORED
+        if isinstance(value, int) and 0 <= value < len(self.class_names):
+            return value
+        if value in self.class_names:
+            return self.class_names.index(str(value))
+        names = ", ".join(self.class_names[:8])
+        raise ValueError(
+            f"expected a class 0..{len(self.class_names) - 1}, its name ({names}) or 'ignore', got {value!r}"
+        )
+
+    def read(self, path: str | Path) -> Pixels:
+        """Read one mask.
+
+        Args:
+            path: PNG, TIFF, BMP or GIF; 8 or 16 bits, a palette, bilevel, or colours if the map has colours.
+
+        Returns:
+            (height, width) uint8, classes and 255.
+
+        Raises:
+            FileNotFoundError: No such file.
+            ValueError: Not a mask, or labels without a class; the message names the file and the labels.
+        """
+        return self.apply(self._stored(path), str(path))
+
+    def _stored(self, path: str | Path) -> Pixels:
+        if not self.has_colours:
+            try:
+                return read_mask(path)
+            except ValueError:
+                pass  # several channels, perhaps grey ones alike, which `apply` looks at; or damaged, as said below
+        return read_image(path, alpha="drop")
+
+    def apply(self, pixels: Pixels, name: str) -> Pixels:
+        """Translate one mask.
+
+        Args:
+            pixels: (height, width) or (height, width, channels) integers.
+            name: Of the mask, for messages.
+
+        Returns:
+            (height, width) uint8, classes and 255.
+
+        Raises:
+            ValueError: See `read`.
+        """
+        labels = self._plane(pixels if pixels.ndim == 3 else pixels[..., None], name)
+        if labels.dtype == np.uint8:
+            table, known = self._translate(np.arange(256))
+            mask, is_known = table[labels], known[labels]
+        else:
+            mask, is_known = self._translate(labels)
+        if not is_known.all():
+            raise ValueError(self._explain(np.unique(labels[~is_known]), name))
+        return mask
+
+    def _plane(self, pixels: Pixels, name: str) -> Pixels:
+        """(height, width) integers; colours are packed into one number."""
+        if pixels.dtype.kind not in "bui":
+            raise ValueError(
+                f"expected whole numbers in the mask {name!r}, got {pixels.dtype}; save labels as integers"
+            )
+        if self.has_colours:
+            if pixels.shape[-1] != 3 or pixels.dtype != np.uint8:
+                raise ValueError(
+                    f"expected 8-bit RGB in the mask {name!r} (the label map has colours), got {pixels.shape[-1]} "
+                    f"channel(s) of {pixels.dtype}; give numbers in the label map"
+                )
+            red, green, blue = (pixels[..., place].astype(np.int64) for place in range(3))
+            return (red << 16) + (green << 8) + blue
+        if pixels.shape[-1] > 1 and (pixels != pixels[..., :1]).any():
+            colours = np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)[:8]
+            found = ", ".join(str(tuple(colour)) for colour in colours.tolist())
+            raise ValueError(
+                f"expected one number a pixel in the mask {name!r}, got colours {found}; "
+                "give a label map from colours to classes, such as label_map: {'#ff0000': 1}"
+            )
+        return pixels[..., 0]
+
+    def _translate(self, labels: Pixels) -> tuple[Pixels, Pixels]:
+        places = np.searchsorted(self._labels, labels).clip(max=len(self._labels) - 1)
+        return self._classes[places], self._labels[places] == labels
+
+    def _explain(self, unknown: Pixels, name: str) -> str:
+        shown = [f"#{label:06x}" if self.has_colours else str(label) for label in unknown.tolist()]
+        found = ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
+        known = [f"#{label:06x}" if self.has_colours else str(label) for label in self._labels.tolist()]
+        wanted = ", ".join(known[:16]) + (", …" if len(known) > 16 else "")
+        lossy = "; JPEG changes labels: save masks as PNG" if name.lower().endswith((".jpg", ".jpeg")) else ""
+        return (
+            f"expected labels {wanted} in the mask {name!r} for {len(self.class_names)} classes, got {found}; "
+            f"translate them by label_map, such as {{{shown[0]!r}: ignore}}{lossy}"
+        )
+
+
+def _is_colour(label: int | str) -> bool:
+    return isinstance(label, str) and not label.strip().lstrip("-").isdecimal()
+
+
+def _parse_label(label: int | str) -> int:
+    if not _is_colour(label):
+        return int(label)
+    text = str(label).strip()
+    if match := _HEX.match(text):
+        return int(match[1], 16)
+    parts = [part.strip() for part in text.strip("()[]").split(",")]
+    if len(parts) == 3 and all(part.isdecimal() and int(part) < 256 for part in parts):
+        red, green, blue = map(int, parts)
+        return (red << 16) + (green << 8) + blue
+    raise ValueError(f"expected a colour such as '#ff8000' or '255, 128, 0' in the label map, got {label!r}")
+
+
+def check_same_size(pixels: Pixels, mask: Pixels, image_name: str, mask_name: str) -> None:
+    """Refuse a mask of another size than its image.
+
+    Raises:
+        ValueError: Sizes differ; the message names both.
+    """
+    if pixels.shape[:2] != mask.shape[:2]:
+        sizes = [f"{shape[0]} × {shape[1]}" for shape in (pixels.shape, mask.shape)]
+        raise ValueError(
+            f"expected image and mask of one size, got {image_name!r} with {sizes[0]} (height × width) and "
+            f"{mask_name!r} with {sizes[1]}; export the mask again at the image's size"
+        )

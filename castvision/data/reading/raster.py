@@ -1,0 +1,72 @@
+"""Rasters only GDAL reads, such as JPEG 2000, VRT and Erdas Imagine, by rasterio (extra ``large-images``)."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from castvision.data.reading.decoding import Pixels
+from castvision.data.reading.georeference import Georeference, georeference_from_epsg
+from castvision.data.reading.reader import Facts, ImageReader, make_levels, missing_package
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class RasterReader(ImageReader):
+    """Windows of all bands; overviews are the levels."""
+
+    path: Path
+    _levels: tuple[Any, ...] = ()
+
+    def _connect(self) -> Facts:
+        try:
+            import rasterio
+            from rasterio.errors import NotGeoreferencedWarning, RasterioError
+        except ImportError as error:
+            raise missing_package(self.path, "rasterio") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            try:
+                base = rasterio.open(self.path)
+                overviews = range(len(base.overviews(1)))
+                self._levels = (base, *(rasterio.open(self.path, overview_level=level) for level in overviews))
+            except RasterioError as error:
+                raise ValueError(f"GDAL cannot read it: {error}") from error
+            if len(set(base.dtypes)) > 1 or np.dtype(base.dtypes[0]).kind not in "buif":
+                raise ValueError(f"expected bands of one real type, got {base.dtypes}")
+            place = _georeference(base)
+        names = tuple(name or "" for name in base.descriptions)
+        return Facts(
+            make_levels([(level.height, level.width) for level in self._levels]),
+            base.count,
+            np.dtype(base.dtypes[0]),
+            None if place is None else place.pixel_size,
+            base.nodata,
+            place,
+            names if all(names) else None,
+        )
+
+    def _disconnect(self) -> None:
+        for level in self._levels:
+            level.close()
+
+    def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
+        from rasterio.errors import RasterioError
+        from rasterio.windows import Window
+
+        try:
+            bands = self._levels[level].read(window=Window(x, y, width, height))  # (channels, height, width)
+        except RasterioError as error:
+            raise ValueError(f"GDAL cannot read it: {error}") from error
+        return np.ascontiguousarray(np.moveaxis(bands, 0, -1))
+
+
+def _georeference(dataset: Any) -> Georeference | None:
+    if dataset.crs is None and dataset.transform.is_identity:
+        return None
+    crs = dataset.crs
+    wkt, epsg, is_geographic = ("", None, False) if crs is None else (crs.to_wkt(), crs.to_epsg(), crs.is_geographic)
+    return georeference_from_epsg(tuple(dataset.transform)[:6], wkt, epsg, is_geographic)

@@ -1,0 +1,224 @@
+"""What every reader of images offers, whatever the file."""
+
+from __future__ import annotations
+
+import operator
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from castvision.data.reading.decoding import Pixels
+from castvision.data.reading.images import DECODER_ERRORS, UnreadableImageError, one_line
+
+if TYPE_CHECKING:
+    from castvision.data.reading.georeference import Georeference
+
+Alpha = Literal["white", "drop", "keep"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of an image.
+
+    Attributes:
+        height: Pixels.
+        width: Pixels.
+        downsample: Pixels of level 0 along one pixel of this level; 1.0 for level 0.
+    """
+
+    height: int
+    width: int
+    downsample: float
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a file is to be read; see `castvision.data.open_image`."""
+
+    alpha: Alpha = "white"
+    page: int | None = None
+    cache_bytes: int = 64 << 20
+    is_mask: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file says of itself; see `ImageReader`."""
+
+    levels: tuple[Level, ...]
+    channels: int
+    dtype: np.dtype[Any]
+    mpp: float | None = None
+    nodata: float | None = None
+    georeference: Georeference | None = None
+    channel_names: tuple[str, ...] | None = None
+
+
+class ImageReader(ABC):
+    """Windows of one image, read when they are asked for. A context manager; pickles, and opens its file anew.
+
+    Attributes:
+        path: The file; None for pixels in memory.
+        height: Of level 0, in pixels.
+        width: Of level 0, in pixels.
+        channels: Of every level.
+        dtype: Of the pixels: the file's, in the machine's byte order.
+        levels: From full size down; at least one.
+        mpp: Microns per pixel of level 0, or ground units per pixel of a georeferenced image; None = not stated.
+        nodata: The value of pixels that were never measured (may be NaN); None = not stated.
+        georeference: Where the pixels of level 0 lie on the ground; None = not stated.
+        channel_names: One for each channel; None = not stated.
+    """
+
+    def __init__(self, path: Path | None, options: Options) -> None:
+        self.path = path
+        self.options = options
+        self._is_open = True
+        self._process = os.getpid()
+        try:
+            self._facts = self._connect()
+        except (FileNotFoundError, UnreadableImageError):  # these name the file themselves
+            raise
+        except DECODER_ERRORS as error:
+            self.close()
+            raise ValueError(f"cannot read image {self.name!r}: {one_line(error)}") from error
+        if options.is_mask and (self.channels != 1 or self.dtype.kind not in "ui"):
+            found = f"{self.channels} channel(s) of {self.dtype}"
+            self.close()
+            raise ValueError(f"expected a mask with one whole number a pixel in {self.name!r}, got {found}")
+
+    @abstractmethod
+    def _connect(self) -> Facts:
+        """Open the file; also called in a process that was forked off, where file positions must not be shared."""
+
+    @abstractmethod
+    def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
+        """A window that lies inside."""
+
+    def _disconnect(self) -> None:  # noqa: B027  # pixels in memory need none
+        """Close the file."""
+
+    @property
+    def name(self) -> str:
+        """The path, or a stand-in for pixels in memory."""
+        return "array" if self.path is None else str(self.path)
+
+    @property
+    def height(self) -> int:
+        """Of level 0."""
+        return self._facts.levels[0].height
+
+    @property
+    def width(self) -> int:
+        """Of level 0."""
+        return self._facts.levels[0].width
+
+    @property
+    def channels(self) -> int:
+        """Of every level."""
+        return self._facts.channels
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pixels."""
+        return self._facts.dtype
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """From full size down."""
+        return self._facts.levels
+
+    @property
+    def mpp(self) -> float | None:
+        """Microns or ground units per pixel of level 0."""
+        return self._facts.mpp
+
+    @property
+    def nodata(self) -> float | None:
+        """The value of pixels that were never measured."""
+        return self._facts.nodata
+
+    @property
+    def georeference(self) -> Georeference | None:
+        """Where level 0 lies on the ground."""
+        return self._facts.georeference
+
+    @property
+    def channel_names(self) -> tuple[str, ...] | None:
+        """One for each channel."""
+        return self._facts.channel_names
+
+    def read(self, y: int, x: int, height: int, width: int, level: int = 0) -> Pixels:
+        """Read a window.
+
+        Args:
+            y: First row, in pixels of the level.
+            x: First column, in pixels of the level.
+            height: Rows, >= 1.
+            width: Columns, >= 1.
+            level: Which of ``levels``.
+
+        Returns:
+            (height, width, channels), the file's dtype; a fresh, writable array.
+
+        Raises:
+            ValueError: No such level, a window that is not wholly inside, a closed reader, or damaged data.
+        """
+        y, x, height, width = (operator.index(number) for number in (y, x, height, width))
+        if not 0 <= level < len(self.levels):
+            raise ValueError(f"expected level in 0..{len(self.levels) - 1} of {self.name!r}, got {level=}")
+        whole = self.levels[level]
+        if min(height, width) < 1 or min(y, x) < 0 or y + height > whole.height or x + width > whole.width:
+            raise ValueError(
+                f"expected a window inside the {whole.height} × {whole.width} pixels of level {level} of "
+                f"{self.name!r}, got {y=}, {x=}, {height=}, {width=}"
+            )
+        if not self._is_open:
+            raise ValueError(f"the reader of {self.name!r} is closed; open the image again")
+        if os.getpid() != self._process:
+            self._process = os.getpid()
+            self._connect()
+        try:
+            return self._read(y, x, height, width, level)
+        except DECODER_ERRORS as error:
+            raise ValueError(
+                f"cannot read image {self.name!r} at {y=}, {x=}, {height=}, {width=}, {level=}: {one_line(error)}"
+            ) from error
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        if self._is_open:
+            self._is_open = False
+            self._disconnect()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_is_open"):
+            self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.options)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{level.height} × {level.width}" for level in self.levels)
+        return f"{type(self).__name__}({self.name!r}: {sizes}; {self.channels} channel(s) of {self.dtype})"
+
+
+def make_levels(sizes: list[tuple[int, int]]) -> tuple[Level, ...]:
+    """Levels from (height, width), full size first; the longer side, which is rounded least, gives the factor."""
+    longest = [max(size) for size in sizes]
+    return tuple(Level(*size, longest[0] / length) for size, length in zip(sizes, longest, strict=True))
+
+
+def missing_package(path: Path, package: str) -> ImportError:
+    """The error for a file that needs an extra."""
+    return ImportError(f"reading {str(path)!r} needs {package}: pip install 'castvision[large-images]'")

@@ -1,0 +1,141 @@
+"""Tiles and strips of a TIFF page: only those a window touches are read, and the last ones used stay decoded."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from castvision.data.reading.decoding import MAX_PIXELS, Pixels
+
+if TYPE_CHECKING:
+    import tifffile
+
+    Page = tifffile.TiffPage | tifffile.TiffFrame
+
+
+class NotByWindows(ValueError):
+    """A TIFF this reader cannot take apart, though another may read it whole."""
+
+
+class SegmentCache:
+    """Decoded segments, the least recently used one dropped first; safe in threads.
+
+    Args:
+        limit: Bytes held at most; the newest segment stays, whatever its size.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+        self._lock = threading.Lock()
+        self._segments: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
+
+    def get(self, key: tuple[int, int]) -> Pixels | None:
+        """The segment, now the most recently used one."""
+        with self._lock:
+            segment = self._segments.get(key)
+            if segment is not None:
+                self._segments.move_to_end(key)
+            return segment
+
+    def put(self, key: tuple[int, int], segment: Pixels) -> None:
+        """Keep a segment, and drop old ones beyond the limit."""
+        with self._lock:
+            if key in self._segments:
+                return
+            self._segments[key] = segment
+            self.size += segment.nbytes
+            while self.size > self.limit and len(self._segments) > 1:
+                self.size -= self._segments.popitem(last=False)[1].nbytes
+
+
+def segment_shape(page: tifffile.TiffPage) -> tuple[int, int]:
+    """Height and width of a page's tiles or strips.
+
+    Raises:
+        ValueError: Too large to be decoded.
+    """
+    if page.is_tiled:
+        shape = page.tilelength, page.tilewidth
+    else:
+        shape = min(page.rowsperstrip, page.imagelength), page.imagewidth
+    if shape[0] * shape[1] > MAX_PIXELS and not page.is_memmappable:
+        raise ValueError(
+            f"expected tiles or strips of at most {MAX_PIXELS:,} pixels, got {shape[0]} × {shape[1]}; "
+            "write the image again in tiles"
+        )
+    return shape
+
+
+def decode_segment(page: Page, data: bytes | None, index: int) -> Pixels | None:
+    """A tile or strip (height, width, samples); None where the file leaves it out."""
+    keyframe: Any = page.keyframe
+    tables = {}
+    if keyframe.compression in (6, 7, 34892, 33007):
+        tables = {"jpegtables": page.jpegtables, "jpegheader": keyframe.jpegheader}
+    segment, _, _ = keyframe.decode(data, index, **tables)
+    return None if segment is None else segment[0]
+
+
+def read_page(page: Page, number: int, window: tuple[int, int, int, int], cache: SegmentCache) -> Pixels:
+    """A window of one page.
+
+    Args:
+        page: The page.
+        number: Its number in the cache.
+        window: (y, x, height, width), inside the page.
+        cache: Of decoded segments.
+
+    Returns:
+        (height, width, samples), as stored.
+    """
+    keyframe: Any = page.keyframe
+    y, x, height, width = window
+    planes, _, _, _, contiguous = keyframe.shaped
+    if keyframe.is_memmappable and page.is_contiguous:
+        # NOTE: mapped anew for each window; the pages of a map that lives on would count as this process's memory.
+        mapped = page.asarray(out="memmap", squeeze=False)[:, 0, y : y + height, x : x + width]
+        return np.array(np.moveaxis(mapped, 0, -2), keyframe.dtype).reshape(height, width, -1)
+    fill = getattr(keyframe, "nodata", 0)
+    out = np.full((height, width, planes * contiguous), fill, keyframe.dtype)
+    wanted = _touched(keyframe, window)
+    missing = []
+    for index, place in wanted.items():
+        segment = cache.get((number, index))
+        if segment is None:
+            missing.append(index)
+        else:
+            _paste(out, segment, place, contiguous)
+    handle: Any = page.parent.filehandle
+    offsets, counts = ([values[index] for index in missing] for values in (page.dataoffsets, page.databytecounts))
+    for data, index in handle.read_segments(offsets, counts, indices=missing):
+        segment = decode_segment(page, data, index)
+        if segment is not None:
+            cache.put((number, index), segment)
+            _paste(out, segment, wanted[index], contiguous)
+    return out
+
+
+def _touched(page: tifffile.TiffPage, window: tuple[int, int, int, int]) -> dict[int, tuple[int, int, int]]:
+    """The segments under a window: index to (plane, first row, first column), counted from the window's corner."""
+    y, x, height, width = window
+    rows, columns = segment_shape(page)
+    down, across = -(-page.imagelength // rows), -(-page.imagewidth // columns)
+    return {
+        (plane * down + row) * across + column: (plane, row * rows - y, column * columns - x)
+        for plane in range(page.shaped[0])
+        for row in range(y // rows, (y + height - 1) // rows + 1)
+        for column in range(x // columns, (x + width - 1) // columns + 1)
+    }
+
+
+def _paste(out: Pixels, segment: Pixels, place: tuple[int, int, int], samples: int) -> None:
+    plane, row, column = place
+    top, left = max(row, 0), max(column, 0)
+    bottom, right = min(row + segment.shape[0], out.shape[0]), min(column + segment.shape[1], out.shape[1])
+    if bottom > top and right > left:
+        target = out[top:bottom, left:right, plane * samples : (plane + 1) * samples]
+        target[...] = segment[top - row : bottom - row, left - column : right - column]

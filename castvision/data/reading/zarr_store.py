@@ -1,0 +1,93 @@
+"""Zarr: plain arrays and OME-Zarr's multiscale images (extra ``large-images``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from castvision.data.reading.decoding import Pixels
+from castvision.data.reading.reader import Facts, ImageReader, make_levels, missing_package
+from castvision.data.reading.tiff_tags import MICRONS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MOST_CHANNELS = 64
+
+
+class ZarrReader(ImageReader):
+    """Windows of a zarr folder; only the chunks under a window are read."""
+
+    path: Path
+
+    def _connect(self) -> Facts:
+        try:
+            import zarr
+        except ImportError as error:
+            raise missing_package(self.path, "zarr") from error
+        node: Any = zarr.open(str(self.path), mode="r")
+        attributes = dict(node.attrs)
+        attributes = attributes.get("ome", attributes)
+        mpp, names = None, None
+        if hasattr(node, "ndim"):
+            self._arrays, axes = [node], _plain_axes(node)
+        else:
+            scales = attributes.get("multiscales")
+            if not scales:
+                raise ValueError("expected a zarr array or an OME-Zarr image, got a group; name one of its arrays")
+            self._arrays = [node[entry["path"]] for entry in scales[0]["datasets"]]
+            axes = [axis["name"] if isinstance(axis, dict) else axis for axis in scales[0].get("axes", "tczyx")]
+            mpp, names = _microns(scales[0], axes), _names(attributes)
+        self._axes = axes
+        _check(axes, self._arrays[0])
+        y, x = axes.index("y"), axes.index("x")
+        channels = self._arrays[0].shape[axes.index("c")] if "c" in axes else 1
+        levels = make_levels([(array.shape[y], array.shape[x]) for array in self._arrays])
+        names = names if names is not None and len(names) == channels else None
+        return Facts(levels, channels, self._arrays[0].dtype.newbyteorder("="), mpp, channel_names=names)
+
+    def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
+        spans = {"y": slice(y, y + height), "x": slice(x, x + width), "c": slice(None)}
+        window = np.asarray(self._arrays[level][tuple(spans.get(axis, 0) for axis in self._axes)])
+        kept = [axis for axis in self._axes if axis in spans]
+        if "c" not in kept:
+            kept, window = [*kept, "c"], window[..., None]
+        pixels = window.transpose([kept.index(axis) for axis in "yxc"])  # (height, width, channels)
+        return np.array(pixels, self.dtype, order="C")
+
+
+def _plain_axes(array: Any) -> list[str]:
+    """Names of an array's dimensions: its own, or by their number and lengths."""
+    names = getattr(array.metadata, "dimension_names", None) or dict(array.attrs).get("_ARRAY_DIMENSIONS")
+    if names and {"y", "x"} <= {str(name).lower() for name in names}:
+        short = [str(name).lower() for name in names]
+        return ["c" if name in ("band", "channel", "channels", "bands") else name for name in short]
+    if array.ndim == 2:
+        return ["y", "x"]
+    if array.ndim == 3 and array.shape[2] <= _MOST_CHANNELS:
+        return ["y", "x", "c"]
+    if array.ndim == 3 and array.shape[0] <= _MOST_CHANNELS:
+        return ["c", "y", "x"]
+    raise ValueError(f"expected (y, x), (y, x, channels) or (channels, y, x), got shape {tuple(array.shape)}")
+
+
+def _check(axes: list[str], array: Any) -> None:
+    if array.dtype.kind not in "buif" or 0 in array.shape:
+        raise ValueError(f"expected a non-empty array of real numbers, got {array.dtype}, shape {tuple(array.shape)}")
+    stack = [axis for axis, length in zip(axes, array.shape, strict=True) if axis not in "yxc" and length > 1]
+    if stack or not {"y", "x"} <= set(axes):
+        raise ValueError(f"expected one image, got a stack with axes={axes}, shape {tuple(array.shape)}")
+
+
+def _microns(scale: dict[str, Any], axes: list[str]) -> float | None:
+    steps = scale["datasets"][0].get("coordinateTransformations", [])
+    size = next((step["scale"][axes.index("x")] for step in steps if step.get("type") == "scale"), None)
+    axis = scale.get("axes", [None] * len(axes))[axes.index("x")]
+    factor = MICRONS.get(axis.get("unit", "")) if isinstance(axis, dict) else None
+    return None if size is None or factor is None else float(size) * factor
+
+
+def _names(attributes: dict[str, Any]) -> tuple[str, ...] | None:
+    channels = attributes.get("omero", {}).get("channels", [])
+    return tuple(str(channel.get("label", "")) for channel in channels) or None

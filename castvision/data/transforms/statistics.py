@@ -1,0 +1,187 @@
+"""Mean and standard deviation of each channel of images of any size, and what is done with them."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from castvision.data.reading import ImageReader, open_image
+from castvision.data.reading.decoding import Pixels
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """What is subtracted from each channel, and what it is divided by.
+
+    Both are in units of 0..1 for unsigned whole numbers (a value divided by the largest of its dtype, so that 8-bit and
+    16-bit copies of an image agree), and in the file's own units for floats and signed numbers.
+
+    Args:
+        mean: One for each channel, or one for all.
+        std: As many, > 0.
+
+    Raises:
+        ValueError: Different lengths, none, numbers that are not finite, or a std <= 0.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise ValueError(f"expected one mean and one std a channel, got {self.mean=}, {self.std=}")
+        if not np.isfinite([*self.mean, *self.std]).all() or min(self.std) <= 0:
+            raise ValueError(f"expected finite means and std > 0, got {self.mean=}, {self.std=}")
+
+    @classmethod
+    def of(
+        cls, images: Iterable[ImageReader | str | os.PathLike[str]], *, window: int = 1024, level: int = 0
+    ) -> ChannelStatistics:
+        """Measure images, window by window; nodata and non-finite values are left out.
+
+        Args:
+            images: Readers (they stay open) or paths.
+            window: Height and width of what is read at once.
+            level: Of all images. Smaller copies have a smaller std.
+
+        Raises:
+            ValueError: No values at all, or different numbers of channels.
+        """
+        running = RunningStatistics()
+        for image in images:
+            with nullcontext(image) if isinstance(image, ImageReader) else open_image(image) as reader:
+                for pixels in stream_windows(reader, window, level):
+                    running.add(pixels, reader.nodata)
+        return running.result()
+
+    def normalise(self, pixels: Pixels, nodata: float | None = None) -> Tensor:
+        """Pixels to a model's input.
+
+        Args:
+            pixels: (height, width, C), numbers as a file holds them.
+            nodata: Values that become 0, the mean; NaN for NaN.
+
+        Returns:
+            (C, height, width) float32.
+
+        Raises:
+            ValueError: Another number of channels.
+        """
+        if len(self.mean) not in (1, pixels.shape[-1]):
+            raise ValueError(f"expected {len(self.mean)} channels as in the statistics, got {pixels.shape=}")
+        exact: Any = np.float64 if pixels.dtype.itemsize > 2 else np.float32
+        scale, shift = (
+            np.array(numbers, exact)[:, None, None] * unit(pixels.dtype) for numbers in (self.std, self.mean)
+        )
+        planes = pixels.transpose(2, 0, 1)  # (C, height, width)
+        values = (planes.astype(exact, order="C") - shift) / scale
+        if nodata is not None:
+            values[is_missing(planes, nodata)] = 0
+        return torch.from_numpy(values.astype(np.float32, copy=False))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a small JSON file, whole or not at all."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.part")
+        temporary.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: No such file.
+            ValueError: Something else in it.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls(*(tuple(float(value) for value in content[key]) for key in ("mean", "std")))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"expected mean and std as JSON lists in {str(path)!r}: {error}") from error
+
+
+class RunningStatistics:
+    """Mean and variance of values that come in parts (Chan, Golub and LeVeque 1979), in float64."""
+
+    def __init__(self) -> None:
+        self.count: Any = 0
+        self.mean: Any = 0.0
+        self.squares: Any = 0.0  # sum of squared distances from the mean
+
+    def add(self, pixels: Pixels, nodata: float | None = None) -> None:
+        """Take in a window.
+
+        Args:
+            pixels: (height, width, C).
+            nodata: Values that do not count; non-finite ones never do.
+
+        Raises:
+            ValueError: Another number of channels than before.
+        """
+        channels = pixels.shape[-1]
+        if np.ndim(self.count) and len(self.count) != channels:
+            raise ValueError(f"expected {len(self.count)} channels as in the images before, got {channels}")
+        values = pixels.reshape(-1, channels).astype(np.float64) / unit(pixels.dtype)
+        is_valid = np.isfinite(values) & ~is_missing(pixels, nodata).reshape(-1, channels)
+        count = is_valid.sum(axis=0)
+        mean = np.where(is_valid, values, 0).sum(axis=0) / np.maximum(count, 1)
+        squares = (np.where(is_valid, values - mean, 0) ** 2).sum(axis=0)
+        total = self.count + count
+        distance = mean - self.mean
+        share = count / np.maximum(total, 1)
+        self.squares = self.squares + squares + distance**2 * self.count * share
+        self.mean = self.mean + distance * share
+        self.count = total
+
+    def result(self) -> ChannelStatistics:
+        """Of everything so far; the std of a channel that never varies is 1.
+
+        Raises:
+            ValueError: A channel without a single value.
+        """
+        if not np.ndim(self.count) or (self.count == 0).any():
+            raise ValueError(f"expected values in every channel, got counts {self.count}; are all pixels nodata?")
+        std = np.sqrt(self.squares / self.count)
+        std = np.where(std > 1e-12 * np.maximum(np.abs(self.mean), 1e-300), std, 1.0)
+        return ChannelStatistics(tuple(self.mean.tolist()), tuple(std.tolist()))
+
+
+def unit(dtype: np.dtype[Any]) -> float:
+    """What values of a dtype are divided by: the largest of unsigned whole numbers, 1 for all others."""
+    return float(np.iinfo(dtype).max) if dtype.kind == "u" else 1.0
+
+
+def is_missing(pixels: Pixels, nodata: float | None) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which values are nodata.
+
+    Args:
+        pixels: Any shape.
+        nodata: NaN stands for NaN; None for no such value.
+    """
+    if nodata is None:
+        return np.zeros(pixels.shape, np.bool_)
+    if np.isnan(nodata):
+        return np.isnan(pixels) if pixels.dtype.kind == "f" else np.zeros(pixels.shape, np.bool_)
+    with np.errstate(over="ignore"):
+        value = pixels.dtype.type(nodata) if pixels.dtype.kind == "f" else nodata  # -3.4e38 as a float32 holds it
+    return np.asarray(pixels == value)
+
+
+def stream_windows(reader: ImageReader, window: int, level: int = 0) -> Iterator[Pixels]:
+    """All pixels of a level, in windows of at most ``window`` × ``window``."""
+    whole = reader.levels[level]
+    for y in range(0, whole.height, window):
+        for x in range(0, whole.width, window):
+            yield reader.read(y, x, min(window, whole.height - y), min(window, whole.width - x), level)

@@ -1,0 +1,91 @@
+"""Sizes of clusters, and tokens left out, in each CAST block: in the logs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+from torch.nn import functional
+
+from castvision.layers import CastAttention
+from castvision.visualization.clusters import cluster_maps
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+    from castvision.visualization.clusters import ClusterMap
+
+
+class ClusterStatistics(Callback):
+    """After each round of held-out images: the clusters of a few of them. Says nothing of models without clusters.
+
+    Logged for each block, as ``clusters/LAYER/…``: ``dead`` (clusters without a token) and ``largest`` (tokens of the
+    largest cluster over the mean, N / M). Except for "nearest", which leaves no token out, also ``in_none``,
+    ``in_one``, ``in_several`` (shares of tokens), and for segmentation ``foreground_in_none``: of the tokens on some
+    object, the share in no cluster.
+
+    Args:
+        num_images: How many held-out images are looked at.
+    """
+
+    def __init__(self, num_images: int = 8) -> None:
+        if num_images < 1:
+            raise ValueError(f"expected num_images >= 1, got {num_images=}")
+        self.num_images = num_images
+        self._batch: tuple[Tensor, Tensor] | None = None
+
+    def on_validation_batch_start(  # Lightning's hook
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the first images."""
+        if batch_idx == 0 and not trainer.sanity_checking:
+            self._batch = batch[0][: self.num_images], batch[1][: self.num_images]
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the means over the images."""
+        backbone = getattr(pl_module, "backbone", None)
+        if self._batch is None or backbone is None or trainer.sanity_checking:
+            return
+        pl_module.log_dict(cluster_figures(backbone, *self._batch))
+        self._batch = None
+
+
+def cluster_figures(backbone: torch.nn.Module, images: Tensor, targets: Tensor) -> dict[str, float]:
+    """What `ClusterStatistics` logs.
+
+    Args:
+        backbone: Any model.
+        images: (B, C, height, width).
+        targets: (B,) labels, or (B, height, width) masks with 0 = background.
+
+    Returns:
+        Means over the images, by name; empty for a model without CAST blocks.
+    """
+    if not any(isinstance(module, CastAttention) for module in backbone.modules()):
+        return {}
+    sums: dict[str, list[float]] = {}
+    with torch.no_grad():
+        for image, target in zip(images, targets, strict=True):
+            for clusters in cluster_maps(backbone, image):
+                for name, value in _figures(clusters, target).items():
+                    sums.setdefault(f"clusters/{clusters.layer}/{name}", []).append(value)
+    return {name: sum(values) / len(values) for name, values in sums.items()}
+
+
+def _figures(clusters: ClusterMap, target: Tensor) -> dict[str, float]:
+    sizes = clusters.cluster_sizes
+    if not clusters.num_clusters:
+        return {}
+    largest = float(sizes.max()) * clusters.num_clusters / clusters.membership.numel()
+    figures = {"dead": float(clusters.num_dead_clusters), "largest": largest}
+    if clusters.options.assignment == "nearest":
+        return figures
+    figures |= dict(zip(("in_none", "in_one", "in_several"), clusters.coverage, strict=True))
+    if target.ndim == 2:
+        is_object = ((target > 0) & (target != 255)).float()[None, None]
+        on_object = functional.adaptive_max_pool2d(is_object, clusters.grid_size)[0, 0] > 0  # (rows, cols)
+        orphans = (clusters.membership.to(target.device) < 0) & on_object
+        figures["foreground_in_none"] = float(orphans.sum() / on_object.sum().clamp(min=1))
+    return figures

@@ -1,0 +1,231 @@
+"""At the end of a run, beside its checkpoints: ``metrics.json`` and ``report.png``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import platform
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch import Callback
+
+import castvision
+from castvision.data.datasets.batch import Batch
+from castvision.training.callbacks.report_figure import Examples, save_report
+from castvision.training.run_folder import BEST, METRICS, REPORT
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor
+
+    from castvision.training.tasks.task import Task
+
+logger = logging.getLogger(__name__)
+
+NUM_EXAMPLES = 12
+
+
+class Report(Callback):
+    """Measure the run and write its results.
+
+    Args:
+        folder: The run's.
+
+    Attributes:
+        validated_step: At which step the held-out images were counted last.
+        is_finishing: Whether a validation after training belongs to it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.validated_step = -1
+        self.is_finishing = False
+        self.images = 0
+        self.seconds = 0.0
+        self._started = 0.0
+        self._validating = 0.0
+        self._best: dict[str, float] = {}
+        self._best_confusion: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know."""
+        return {
+            "images": self.images,
+            "seconds": self._elapsed(),
+            "best": self._best,
+            "best_confusion": self._best_confusion,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.images, self.seconds = state_dict["images"], state_dict["seconds"]
+        self._best, self._best_confusion = state_dict["best"], state_dict["best_confusion"]
+
+    @property
+    def best_step(self) -> int:
+        """The step of the best round so far; -1 before the first."""
+        return int(self._best.get("step", -1))
+
+    def _elapsed(self) -> float:
+        return self.seconds + (time.perf_counter() - self._started if self._started else 0.0)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Held-out images are not training time."""
+        self._validating = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the figures of the best round."""
+        if self._started:
+            self._started += time.perf_counter() - self._validating
+        if trainer.sanity_checking or not (trainer.state.fn == "fit" or self.is_finishing):
+            return
+        self.validated_step = trainer.global_step
+        task: Task = pl_module  # type: ignore[assignment]
+        figures = _figures(trainer, "val/")
+        if figures.get(task.monitor, float("-inf")) > self._best.get(task.monitor, float("-inf")):
+            self._best = {**figures, "step": trainer.global_step}
+            self._best_confusion = task.last_confusion
+
+    def on_train_batch_end(  # Lightning's hook
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count images."""
+        self.images += len(batch[0])
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self.seconds, self._started = self._elapsed(), 0.0
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the test figures."""
+        if trainer.is_global_zero and self.folder.is_dir():
+            figures = _figures(trainer, "test/")
+            task: Task = pl_module  # type: ignore[assignment]
+            write_json(self.folder / f"test_{METRICS}", {"figures": figures, **_counts(task, task.last_confusion)})
+
+    def write(self, trainer: Trainer, task: Task) -> None:
+        """Write both files, ``metrics.json`` last: its presence says that the run is finished.
+
+        Args:
+            trainer: After training.
+            task: The trained task.
+        """
+        results = self._results(trainer, task)
+        curves = read_curves(self.folder)
+        examples = self._examples(trainer, task)
+        title = f"{self.folder.name}: {results['model']['name']}, {self.images:,} images in {self.seconds:,.0f} s"
+        save_report(self.folder / REPORT, title, curves, self._best_confusion, task.class_names, examples)
+        write_json(self.folder / METRICS, results)
+        logger.info("wrote %s and %s", self.folder / REPORT, self.folder / METRICS)
+
+    def _results(self, trainer: Trainer, task: Task) -> dict[str, Any]:
+        recipe = task.recipe()
+        parameters = sum(parameter.numel() for parameter in task.model.parameters())
+        return {
+            "best": self._best,
+            "last": _figures(trainer, "val/"),
+            "clusters": _figures(trainer, "clusters/"),
+            **_counts(task, self._best_confusion),
+            "class_names": task.class_names,
+            "training": {
+                "steps": trainer.global_step,
+                "images": self.images,
+                "seconds": round(self.seconds, 2),
+                "images_per_second": round(self.images / max(self.seconds, 1e-9), 1),
+            },
+            "model": {"name": recipe["model_name"], "kwargs": recipe["model_kwargs"], "parameters": parameters},
+            "started_from": None if task.init_report is None else str(task.init_report),
+            "hardware": hardware(trainer),
+            "versions": {
+                "castvision": castvision.__version__,
+                "torch": torch.__version__,
+                "lightning": lightning.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    def _examples(self, trainer: Trainer, task: Task) -> Examples | None:
+        """Held-out images with the best checkpoint's predictions."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if data is None:
+            return None
+        batch = _first(data, NUM_EXAMPLES)
+        best = self.folder / BEST
+        kept = {name: value.clone() for name, value in task.state_dict().items()}
+        try:
+            if best.is_file():
+                task.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+            predicted = _predict(task, batch)
+        finally:
+            task.load_state_dict(kept)
+        return Examples(batch.image, batch.target, predicted, data.mean, data.std)
+
+
+def _counts(task: Task, confusion: Tensor | None) -> dict[str, Any]:
+    """What is read off a confusion matrix, for tasks that have one."""
+    if confusion is None:
+        return {"per_class": [], "confusion": None}
+    return {"per_class": task.table(confusion), "confusion": confusion.tolist()}
+
+
+def _first(data: Any, number: int) -> Batch:
+    dataset = data.dataset("val")
+    return Batch(*data.collate([dataset[place] for place in range(min(number, len(dataset)))]))
+
+
+def _predict(task: Task, batch: Batch) -> Tensor:
+    was_training = task.training
+    task.eval()
+    with torch.inference_mode():
+        predicted = task.predict_step(move_data_to_device(batch, task.device), 0).cpu()
+    task.train(was_training)
+    return predicted
+
+
+def _figures(trainer: Trainer, prefix: str) -> dict[str, float]:
+    metrics = trainer.callback_metrics
+    return {name: float(value) for name, value in metrics.items() if name.startswith(prefix)}
+
+
+def hardware(trainer: Trainer) -> str:
+    """One line: the device and how many threads."""
+    if trainer.strategy.root_device.type == "cuda":
+        return f"{trainer.num_devices} × {torch.cuda.get_device_name(trainer.strategy.root_device)}"
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
+
+
+def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """All figures of a run's CSV logs, those of resumed parts one after the other.
+
+    Args:
+        folder: The run's.
+
+    Returns:
+        (step, value) pairs by name.
+    """
+    curves: dict[str, list[tuple[int, float]]] = {}
+    parts = sorted(folder.glob("logs/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
+    for part in parts:
+        with part.open(newline="") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value and name not in {"step", "epoch"}:
+                        curves.setdefault(name, []).append((int(row["step"]), float(value)))
+    return curves
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)

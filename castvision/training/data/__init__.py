@@ -1,0 +1,1 @@
+"""Lightning data modules: what to train on, what to hold out."""

@@ -1,0 +1,216 @@
+"""Segmentation on images that do not fit in memory: windows of slides and rasters with their masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from torch.utils.data import default_collate
+
+from castvision.data.datasets.batch import Batch, Sample
+from castvision.data.datasets.class_index import ClassIndex
+from castvision.data.datasets.collate import drop_full_mask
+from castvision.data.datasets.regions import Block, Region, split_by_block, split_by_source
+from castvision.data.datasets.sources import ImageSources, Pair
+from castvision.data.datasets.windows import WindowDataset, whole_images
+from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
+from castvision.training.data.data_module import ImageDataModule, Pairs, check_loading
+from castvision.training.data.sampling import FreshSampler
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch.utils.data import Sampler
+
+SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
+_SAMPLES = 256
+"""Windows that mean and standard deviation are measured on."""
+
+
+class WindowDataModule(ImageDataModule):
+    """``ROOT/images/NAME.*`` and ``ROOT/masks/NAME.*``, images of any size and masks of labels (255 = ignored).
+
+    Training windows are drawn at random, new ones each epoch; held-out windows are a grid over the held-out slides or
+    blocks, without those that hold no label. Class names stand in ``ROOT/classes.txt``, one a line, or are given.
+
+    Args:
+        root: The folder that holds ``images`` and ``masks``.
+        size: Height and width of a window.
+        level: Of the images' pyramids that is read.
+        context_size: (height, width) at which the whole image comes with each window, for a task of the same
+            ``context_size``. All images are read once for it before training. With blocks, a window's surroundings show
+            held-out ground, but never its labels. None = windows alone.
+        class_names: In the order of the labels; None = those of ``classes.txt``, or a number for each label found.
+        split: By "source" (whole images; for slides) or by "block" (squares of each image; for a few large rasters).
+        shares: Of the splits; None = 0.8 train, 0.1 val and 0.1 test.
+        block: Height and width of a block.
+        margin: Pixels left out between blocks.
+        balance: Draw training windows so that each class is met equally often; None = all ground equally often.
+        symmetries: Turn and mirror training windows.
+        train_length: Windows an epoch.
+        mean: Per channel; see `castvision.data.ChannelStatistics`. None = measured on training windows, with ``std``.
+        std: Per channel.
+        batch_size: Windows a step and process.
+        num_workers: Loader processes.
+        seed: Of the splits and of the windows.
+
+    Raises:
+        FileNotFoundError: A folder or file that is missing.
+        ValueError: Names that do not match, files or labels that cannot be used, too few images or blocks for the
+            splits, or a number out of range.
+    """
+
+    keeps_units = True
+
+    def __init__(  # noqa: PLR0913  # the signature is the configuration
+        self,
+        root: str,
+        size: int = 256,
+        level: int = 0,
+        context_size: tuple[int, int] | None = None,
+        class_names: list[str] | None = None,
+        split: Literal["source", "block"] = "source",
+        shares: dict[str, float] | None = None,
+        block: int = 2048,
+        margin: int = 0,
+        balance: Literal["class"] | None = "class",
+        symmetries: bool = True,
+        train_length: int = 8_000,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        batch_size: int = 16,
+        num_workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        check_loading(batch_size, num_workers)
+        if train_length < batch_size:
+            raise ValueError(f"expected train_length >= batch_size, got {train_length=}, {batch_size=}")
+        names = class_names or _read_names(Path(root) / "classes.txt")
+        num_classes = None if names is None else len(names)
+        sources = ImageSources(find_pairs(root), level=level, num_classes=num_classes, context_size=context_size)
+        how = dict(shares or SHARES)
+        if not {"train", "val"} <= set(how) <= {"train", "val", "test"}:
+            raise ValueError(f"expected shares of train, val and, if wanted, test, got {how}")
+        regions = _split(sources, split, how, (block, margin), seed)
+        self._datasets = {
+            name: WindowDataset(sources, size, sampling="grid", regions=parts).keep_labelled()
+            for name, parts in regions.items()
+            if name != "train"
+        }
+        train = WindowDataset(
+            sources, size, balance=balance, regions=regions["train"], symmetries=symmetries, seed=seed
+        )
+        if names is None:
+            names = _found_names(sources)
+        if mean is None or std is None:
+            statistics = _measure(sources, regions["train"], size, seed)
+        else:
+            statistics = ChannelStatistics(tuple(mean), tuple(std))
+        self._datasets["train"] = train
+        for name, dataset in self._datasets.items():
+            dataset.statistics = statistics
+            if len(dataset) == 0:
+                raise ValueError(f"expected labelled pixels in every split, found none for {name!r}; try another seed")
+        super().__init__(list(names), sources.channels, (size, size), statistics.mean, statistics.std)
+        self.context_size = sources.context_size
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.train_length = train_length
+
+    @staticmethod
+    def collate(samples: Sequence[Sample]) -> Batch:
+        """Windows are of one size."""
+        return drop_full_mask(Batch(*default_collate(list(samples))))
+
+    def dataset(self, split: str) -> Pairs:
+        """The endless training windows, or a split's grid.
+
+        Raises:
+            ValueError: No such split.
+        """
+        if split not in self._datasets:
+            raise ValueError(f"expected a split of {', '.join(self._datasets)}, got {split!r}; give it a share")
+        return self._datasets[split]
+
+    def sampler(self, dataset: Pairs) -> Sampler[int]:
+        """New windows each epoch."""
+        return FreshSampler(self.train_length)
+
+
+def find_pairs(root: str | Path) -> list[Pair]:
+    """Images and masks of one name.
+
+    Args:
+        root: The folder that holds ``images`` and ``masks``.
+
+    Returns:
+        (image, mask), sorted by name.
+
+    Raises:
+        FileNotFoundError: A folder that is missing or empty.
+        ValueError: Two files of one name in a folder, or names without a partner.
+    """
+    images, masks = (_by_name(Path(root) / folder) for folder in ("images", "masks"))
+    alone = sorted(images.keys() ^ masks.keys())
+    if alone:
+        raise ValueError(
+            f"expected an image and a mask of every name in {str(root)!r}, got only one of each of: "
+            f"{', '.join(alone[:8])}"
+        )
+    return [(images[name], masks[name]) for name in sorted(images)]
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """Files, and zarr folders, by their names without suffixes such as ``.tif`` and ``.ome.tif``."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"expected a folder {str(folder)!r}, found none")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or (path.is_dir() and path.suffix != ".zarr"):
+            continue
+        name = path.stem.removesuffix(".ome")
+        if name in found:
+            raise ValueError(f"expected one file for each name, got {str(found[name])!r} and {str(path)!r}")
+        found[name] = path
+    if not found:
+        raise FileNotFoundError(f"expected images in {str(folder)!r}, found none")
+    return found
+
+
+def _read_names(path: Path) -> list[str] | None:
+    if not path.is_file():
+        return None
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _found_names(sources: ImageSources) -> list[str]:
+    present = ClassIndex(sources, whole_images(sources)).present
+    return [f"class {label}" for label in range(max([*present, 1]) + 1)]
+
+
+def _split(
+    sources: ImageSources, split: str, shares: Mapping[str, float], cut: tuple[int, int], seed: int
+) -> dict[str, list[Region]]:
+    if split == "source":
+        whole = whole_images(sources)
+        owners = split_by_source(len(sources), shares, seed)
+        return {name: [whole[number] for number in numbers] for name, numbers in owners.items()}
+    parts: dict[str, list[Region]] = {name: [] for name in shares}
+    for number, (height, width) in enumerate(sources.sizes):
+        for name, blocks in split_by_block(height, width, cut[0], shares, seed + number, cut[1]).items():
+            parts[name] += [(number, Block(*area)) for area in blocks]
+    return parts
+
+
+def _measure(sources: ImageSources, regions: Sequence[Region], size: int, seed: int) -> ChannelStatistics:
+    """On random windows of the training regions, so that a set of slides takes seconds."""
+    drawn = WindowDataset(sources, size, regions=regions, seed=seed)
+    rng = np.random.default_rng((seed, 0))
+    running = RunningStatistics()
+    for _ in range(_SAMPLES):
+        source, inside = drawn.random_place(rng)
+        running.add(sources.read_image(source, *inside), sources.image(source).nodata)
+    sources.close()
+    return running.result()

@@ -1,0 +1,1 @@
+"""Lightning modules: what is learned, and how."""

@@ -1,0 +1,238 @@
+"""What every task shares: the loop's steps, figures from a confusion matrix, the optimiser, the checkpoint's facts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from castvision.data.datasets.batch import Batch
+from castvision.losses import IGNORED
+from castvision.training.callbacks.initialization import InitReport, freeze, initialize_from
+from castvision.training.optim import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+    from torch import nn
+
+    from castvision.training.data.data_module import ImageDataModule
+
+CHECKPOINT_KEY = "castvision"
+
+
+class Task(LightningModule, ABC):
+    """Template of a task: a subclass names its kind and its figures and says how logits become a loss.
+
+    Args:
+        model: Gives logits (B, num_classes) or (B, num_classes, height, width).
+        num_classes: Logits.
+        optimizer: Makes the optimiser from parameter groups.
+        schedule: The learning rate over the run.
+        weight_decay: For matrices; vectors and what the model's ``no_weight_decay()`` names have none.
+        layer_decay: Factor on the learning rate from one layer to the one below it; 1 = all alike.
+
+    Attributes:
+        monitor: The figure that chooses the best checkpoint; higher is better.
+        class_names: From the data module, in order.
+        init_report: What `start_from` used and left.
+        last_confusion: Of the round counted last, (classes, classes); None before it, and for tasks without one.
+    """
+
+    kind: str
+    monitor: str
+    last_confusion: Tensor | None = None
+
+    def __init__(  # the subclasses' constructors are the configuration
+        self,
+        model: nn.Module,
+        num_classes: int,
+        *,
+        optimizer: OptimizerCallable,
+        schedule: Schedule | None = None,
+        weight_decay: float = 0.05,
+        layer_decay: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.num_classes = num_classes
+        self.make_optimizer = optimizer
+        self.schedule = schedule or Schedule()
+        self.weight_decay = weight_decay
+        self.layer_decay = layer_decay
+        self.class_names = [f"class {place}" for place in range(num_classes)]
+        self.init_report: InitReport | None = None
+        self.confusions = torch.nn.ModuleDict(
+            {stage: MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED) for stage in ("val", "test")}
+        )
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The part with the blocks: the model itself unless it is a segmenter."""
+        return self.model
+
+    @abstractmethod
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The mean loss of a batch; ``target`` holds classes, or shares of classes where images were mixed."""
+
+    @abstractmethod
+    def figures(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+        """Figures by name from a data set's confusion matrix (rows = truth)."""
+
+    def other_figures(self, stage: str) -> dict[str, float]:
+        """Figures of a stage ("val" or "test") that no confusion matrix holds; called once, when all is counted."""
+        return {}
+
+    def table(self, confusion: Tensor) -> list[dict[str, Any]]:
+        """One row of figures for each class, for the report; by default none."""
+        return []
+
+    @abstractmethod
+    def recipe(self) -> dict[str, Any]:
+        """How to build the model again: plain values for the checkpoint."""
+
+    def augment(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix training images; by default they stay as they are."""
+        return image, target
+
+    def start_from(self, init_from: str | None, frozen: Sequence[str] | None) -> None:
+        """Load weights and freeze parts; see `initialize_from` and `freeze`.
+
+        Raises:
+            ValueError: See there.
+        """
+        if init_from is not None:
+            self.init_report = initialize_from(self.model, init_from)
+        if frozen:
+            freeze(self.model, frozen)
+
+    def take_over(self, data: ImageDataModule) -> None:
+        """Take the class names over from the data, and refuse data that do not fit.
+
+        Raises:
+            ValueError: Targets of another kind, or another number of classes or channels or another context than the
+                model's.
+        """
+        if data.task_kind not in (None, self.kind):
+            raise ValueError(f"expected a task for {data.task_kind} as the data are, got {type(self).__name__}")
+        if len(data.class_names) != self.num_classes:
+            raise ValueError(
+                f"expected model.num_classes: {len(data.class_names)} for the classes "
+                f"{', '.join(data.class_names[:8])}, got num_classes={self.num_classes}"
+            )
+        in_chans = getattr(self.backbone, "in_chans", None)
+        if in_chans not in (None, data.in_chans):
+            raise ValueError(
+                f"expected a model for images of {data.in_chans} channel(s), got {in_chans=}; "
+                f"set in_chans: {data.in_chans} in model_kwargs"
+            )
+        context_size = getattr(self.model, "context_size", None)
+        if context_size != data.context_size:
+            raise ValueError(
+                f"expected one context_size of model and data, got model.{context_size=}, data.context_size="
+                f"{data.context_size}"
+            )
+        if context_size is not None and data.batch_augmentation is not None:
+            raise ValueError("expected no batch_augmentation of data with context: the surroundings cannot follow it")
+        self.class_names = list(data.class_names)
+
+    def setup(self, stage: str) -> None:
+        """See `take_over`."""
+        data: ImageDataModule | None = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            self.take_over(data)
+
+    def forward(self, image: Tensor, **extras: Tensor) -> Tensor:
+        """Logits of images (B, in_chans, height, width); what the model is told beside them, see `Batch`."""
+        logits: Tensor = self.model(image, **extras)
+        return logits
+
+    def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
+        """One step; figures are logged only where the loggers take them (each call costs)."""
+        image, target, extras, _ = Batch(*batch)
+        image, target = self.augment(image, target)
+        loss = self.loss(self(image, **extras), target)
+        if self.trainer._logger_connector.should_update_logs:
+            self.log("train/loss", loss.detach(), batch_size=image.shape[0])
+            self.log("train/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
+        return loss
+
+    def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:
+        """Count one batch of held-out images."""
+        self._count("val", batch)
+
+    def test_step(self, batch: Sequence[Any], batch_idx: int) -> None:
+        """Count one batch of test images."""
+        self._count("test", batch)
+
+    def predict_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
+        """See `decide`."""
+        image, _, extras, _ = Batch(*batch)
+        return self.decide(self(image, **extras))
+
+    def decide(self, logits: Tensor) -> Tensor:
+        """The most probable class: (B,) or (B, height, width) int64."""
+        return logits.argmax(dim=1)
+
+    def _count(self, stage: str, batch: Sequence[Any]) -> None:
+        image, target, extras, truth = Batch(*batch)
+        logits = self(image, **extras)
+        self.count(stage, logits.argmax(dim=1), target, truth)
+        loss = self.loss(logits, target)
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=image.shape[0], sync_dist=True)
+
+    def count(self, stage: str, prediction: Tensor, target: Tensor, truth: Mapping[str, Tensor]) -> None:
+        """Add a batch of predicted classes to a stage's counts; ``truth``: see `Batch`."""
+        metric: Any = self.confusions[stage]
+        metric.update(prediction, target)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures of all held-out images."""
+        self._summarise("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the figures of all test images."""
+        self._summarise("test")
+
+    def _summarise(self, stage: str) -> None:
+        metric: Any = self.confusions[stage]
+        confusion = self.last_confusion = metric.compute().detach().cpu()
+        metric.reset()
+        figures = {**self.figures(confusion, self.class_names), **self.other_figures(stage)}
+        self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The injected optimiser on timm's groups, layer decay multiplied in, and the schedule of each step."""
+        groups = parameter_groups(self.model, self.weight_decay, self.layer_decay)
+        optimizer = self.make_optimizer(groups)
+        apply_lr_scale(optimizer)
+        scheduler = BudgetSchedule(optimizer, self.schedule, self.progress)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def progress(self, steps: float) -> float:
+        """Share of the run's budget used: of its steps, or of ``max_time`` if that runs out first."""
+        total = self.trainer.estimated_stepping_batches
+        share = steps / total if total not in (0, float("inf")) else 0.0
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set by the callback connector
+            if isinstance(callback, Timer) and callback._duration is not None:
+                share = max(share, callback.time_elapsed() / callback._duration)
+        return share
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to rebuild and feed the model without Lightning."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        checkpoint[CHECKPOINT_KEY] = {
+            "format": 1,
+            "task": self.kind,
+            "num_classes": self.num_classes,
+            "class_names": self.class_names,
+            **self.recipe(),
+            **(data.description() if data is not None else {}),
+        }

@@ -1,0 +1,229 @@
+"""Pictures as arrays: an image as a person sees it, windows, clusters and masks laid over it. numpy and Pillow only."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from castvision.data.reading.images import LUMA, Pixels, stretch_range
+
+if TYPE_CHECKING:
+    from castvision.visualization.clusters import ClusterMap
+
+RGB = np.ndarray[Any, np.dtype[np.uint8]]
+Labels = np.ndarray[Any, np.dtype[np.int64]]
+
+_PALETTE_SIZE = 512
+_LIFT = 48.0
+
+
+def display_picture(image: Pixels, *, min_side: int = 384, max_side: int = 1024) -> RGB:
+    """Make an image visible: 8-bit RGB, small ones enlarged by a whole factor without smoothing, large ones reduced.
+
+    8-bit images keep their values; others are stretched between their 0.1 and 99.9 percentiles. One channel becomes
+    grey, two become red and green, of more the first three are shown.
+
+    Args:
+        image: (height, width, channels), any numeric dtype.
+        min_side: Images whose longer side is smaller are enlarged to at least this.
+        max_side: Images whose longer side is larger are reduced to this.
+
+    Returns:
+        (height', width', 3) uint8.
+
+    Raises:
+        ValueError: Not (height, width, channels), or empty.
+    """
+    if image.ndim != 3 or image.size == 0:
+        raise ValueError(f"expected a non-empty image (height, width, channels), got {image.shape=}")
+    channels = image[..., :3]
+    if channels.dtype != np.uint8:
+        channels = np.rint(stretch_range(channels) * 255).astype(np.uint8)
+    if channels.shape[-1] == 1:
+        channels = np.repeat(channels, 3, axis=-1)
+    if channels.shape[-1] == 2:
+        channels = np.concatenate([channels, np.zeros_like(channels[..., :1])], axis=-1)
+    height, width = channels.shape[:2]
+    longer = max(height, width)
+    if longer > max_side:
+        size = tuple(max(1, round(side * max_side / longer)) for side in (width, height))
+        return np.asarray(Image.fromarray(channels).resize(size, Image.Resampling.LANCZOS))
+    factor = -(-min_side // longer)
+    return channels.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
+    """Nearest-neighbour resizing of a label map that covers the whole picture.
+
+    Args:
+        labels: (rows, cols), integers.
+        size: (height, width) of the result.
+
+    Returns:
+        (height, width), the same dtype.
+    """
+    rows, cols = labels.shape
+    height, width = size
+    row_of = (np.arange(height) * rows) // height
+    col_of = (np.arange(width) * cols) // width
+    return labels[row_of[:, None], col_of[None, :]]  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=1)
+def _palette() -> RGB:
+    """512 colours, each as far (CIELAB) from all earlier ones as possible, so that any first n are well apart."""
+    steps = np.linspace(0, 255, 18)
+    candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    lab = _srgb_to_lab(candidates)
+    lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
+    kept = (lightness > 48) & (lightness < 90) & (chroma > 38)
+    candidates, lab = candidates[kept], lab[kept]
+    chosen = [int(np.argmin(np.abs(candidates - (255, 60, 60)).sum(axis=1)))]
+    distance = np.full(len(lab), np.inf)
+    for _ in range(_PALETTE_SIZE - 1):
+        distance = np.minimum(distance, ((lab - lab[chosen[-1]]) ** 2).sum(axis=1))
+        chosen.append(int(distance.argmax()))
+    return np.rint(candidates[chosen]).astype(np.uint8)
+
+
+def _srgb_to_lab(colours: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """SRGB 0..255 (n, 3) to CIELAB (n, 3), D65."""
+    value = colours / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = linear @ to_xyz.T / np.array([0.9505, 1.0, 1.089])
+    root = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.stack([116 * root[:, 1] - 16, 500 * (root[:, 0] - root[:, 1]), 200 * (root[:, 1] - root[:, 2])], axis=-1)
+
+
+def cluster_colours(count: int) -> RGB:
+    """Colours of clusters (or classes) 0..count-1: always the same, the first ones the most different.
+
+    Args:
+        count: How many, >= 1; beyond 512 they repeat.
+
+    Returns:
+        (count, 3) uint8.
+    """
+    if count < 1:
+        raise ValueError(f"expected count >= 1, got {count=}")
+    return _palette()[np.arange(count) % _PALETTE_SIZE]
+
+
+def overlay_labels(
+    picture: RGB, labels: Labels, *, opacity: float = 0.5, untinted: int | None = None, line: int = 2
+) -> RGB:
+    """Tint each label's area in its own colour and draw its outline; the picture stays visible under the tint.
+
+    Args:
+        picture: (height, width, 3) uint8.
+        labels: (height, width) integers >= -1; -1 (no cluster) is darkened instead of tinted.
+        opacity: Of the tint, 0..1.
+        untinted: A label whose area is left as it is, such as a class "background"; None = every label is tinted.
+        line: Width of the outlines in pixels, >= 1: a dark line between areas and, from 2 on, inside each a band of its
+            full colour.
+
+    Returns:
+        (height, width, 3) uint8.
+
+    Raises:
+        ValueError: Sizes differ, opacity out of range, or line < 1.
+    """
+    if picture.shape[:2] != labels.shape:
+        raise ValueError(f"expected picture and labels of one size, got {picture.shape[:2]=}, {labels.shape=}")
+    if not 0 <= opacity <= 1 or line < 1:
+        raise ValueError(f"expected opacity in 0..1 and line >= 1, got {opacity=}, {line=}")
+    colours = cluster_colours(max(int(labels.max()) + 1, 1)).astype(np.float32)
+    base = picture.astype(np.float32)
+    grey = (base @ np.asarray(LUMA, dtype=np.float32))[..., None]
+    # less of the picture's own colour, all of its light and dark; lifted, so that tints show on black too
+    muted = _LIFT + (1 - _LIFT / 255) * (0.3 * base + 0.7 * grey)
+    tint = colours[np.maximum(labels, 0)]
+    result = (1 - opacity) * muted + opacity * tint
+    result[labels < 0] = 0.25 * grey[labels < 0]
+    tinted = labels >= 0
+    if untinted is not None:
+        result[labels == untinted] = base[labels == untinted]
+        tinted &= labels != untinted
+    if line > 1:
+        band = _near_border(labels, 2 * line) & tinted
+        result[band] = 0.25 * muted[band] + 0.75 * tint[band]
+    result[_near_border(labels, line // 2)] *= 0.5 if line == 1 else 0.3
+    return np.rint(result).clip(0, 255).astype(np.uint8)
+
+
+def _near_border(labels: Labels, distance: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Pixels whose label differs within ``distance`` in a row or column; 0: only the last pixel before a border."""
+    border = np.zeros(labels.shape, dtype=bool)
+    for shift in range(1, max(distance, 1) + 1):
+        rows = labels[shift:] != labels[:-shift]
+        cols = labels[:, shift:] != labels[:, :-shift]
+        border[:-shift] |= rows
+        border[:, :-shift] |= cols
+        if distance:
+            border[shift:] |= rows
+            border[:, shift:] |= cols
+    return border
+
+
+def overlay_clusters(picture: RGB, cluster_map: ClusterMap, *, opacity: float = 0.5) -> RGB:
+    """Lay one layer's clusters over the picture, white lines between its windows; tokens in no cluster are darkened.
+
+    Args:
+        picture: (height, width, 3) uint8, the image the model saw, at any size.
+        cluster_map: One entry of `castvision.visualization.clusters`; without clusters its windows are tinted.
+        opacity: Of the tint, 0..1.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    clusters = (cluster_map.membership if cluster_map.num_clusters else cluster_map.windows).detach().cpu().numpy()
+    height, width = picture.shape[:2]
+    cell = min(height / clusters.shape[0], width / clusters.shape[1])
+    labels = resize_labels(clusters, (height, width))
+    line = line_width(cell)
+    result = overlay_labels(picture, labels, opacity=opacity, line=line)
+    if cluster_map.window_size is not None:
+        windows = resize_labels(cluster_map.windows.detach().cpu().numpy(), (height, width))
+        result[_near_border(windows, line // 2 + 1)] = 0  # white shows on dark tints, its black seam on light ones
+        result[_near_border(windows, line // 2)] = 255
+    return result
+
+
+def line_width(cell: float) -> int:
+    """Outlines for areas made of cells this many pixels wide: thin enough to leave a cell's inside visible."""
+    return max(1, min(4, round(cell / 14)))
+
+
+def layer_name(cluster_map: ClusterMap) -> str:
+    """The block's name without wrappers and the attention inside: "backbone.blocks.3.attn" becomes "blocks.3"."""
+    name = cluster_map.layer.removesuffix(".attn")
+    for wrapper in ("backbone.", "model."):
+        name = name.removeprefix(wrapper)
+    return name
+
+
+def cluster_text(cluster_map: ClusterMap) -> str:
+    """One line on windows and clusters, and a second where clusters are empty or tokens in none or in several."""
+    options, size = cluster_map.options, cluster_map.window_size
+    count = cluster_map.num_clusters
+    kind = {"random": "random cluster", "blocks": "block"}.get(options.assignment, "content cluster")
+    clusters = f"{count:,} {kind}{'' if count == 1 else 's'}" if count else "no clusters"
+    shifted = "shifted " if options.shift_windows else ""
+    windows = "" if size is None else f", {shifted}windows of {size[0]} × {size[1]}"
+    none, _, several = cluster_map.coverage
+    notes = []
+    if cluster_map.num_dead_clusters:
+        notes.append(f"{cluster_map.num_dead_clusters:,} without a token")
+    if count and none:
+        notes.append(f"{_percent(none)} of tokens in none")
+    if several:
+        notes.append(f"{_percent(several)} in several" if none else f"{_percent(several)} of tokens in several")
+    return clusters + windows + ("\n" + ", ".join(notes) if notes else "")
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share in (0.0, 1.0) or 0.01 <= share <= 0.99 else f"{share:.1%}"

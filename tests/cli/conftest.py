@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.inference.conftest import classifier, photo, segmenter
+
+__all__ = ["classifier", "photo", "segmenter"]

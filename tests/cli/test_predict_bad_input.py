@@ -1,0 +1,80 @@
+"""Images that cannot be read are named at the end, the others are done, and nothing half-written is left."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from castvision_cli.predict import main as predict
+from tests.inference.prediction_cases import files_of, pixels_of
+
+
+@pytest.fixture
+def bad_folder(tmp_path, photo):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    good = photo.read_bytes()
+    (folder / "fine.png").write_bytes(good)
+    picture = Image.open(photo).convert("RGB")
+    picture.save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:900])
+    (folder / "empty.png").touch()
+    (folder / "text.png").write_text("these are no pixels")
+    picture.convert("CMYK").save(folder / "print.jpg")
+    picture.crop((0, 0, 1, 1)).save(folder / "dot.png")
+    Image.fromarray(np.zeros((100_000, 10, 3), np.uint8)).save(folder / "strip.png")
+    values = np.asarray(picture, np.float32)
+    values[3:5, 7:9] = np.nan
+    tifffile.imwrite(folder / "nan.tif", values, photometric="rgb")
+    tifffile.imwrite(folder / "five.tif", np.zeros((5, 40, 40), np.uint8), photometric="minisblack")
+    tifffile.imwrite(folder / "broken.tif", np.zeros((256, 256, 3), np.uint8), tile=(64, 64), photometric="rgb")
+    data = (folder / "broken.tif").read_bytes()
+    (folder / "broken.tif").write_bytes(data[: len(data) // 2])
+    return folder
+
+
+def test_bad_images_are_named_and_the_others_done(tmp_path, segmenter, bad_folder, monkeypatch, capsys):
+    # the files are the matter here: a model of one line, since the strip alone is thousands of tiles
+    def answer(self, batch, **told):
+        return batch.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+
+    monkeypatch.setattr("castvision.inference.prediction.TileModel.__call__", answer)
+    out = tmp_path / "out"
+    arguments = [str(bad_folder), "--model", str(segmenter), "--output", str(out), "--batch-size", "64", "--no-overlay"]
+    assert predict(arguments) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    for name in ("cut.jpg", "empty.png", "text.png", "five.tif", "broken.tif"):
+        assert told.count(name) == 1
+    assert "Traceback" not in told
+    assert "5 of 10 images done" in told
+    assert files_of(out / "masks") == ["dot.png", "fine.png", "nan.png", "print.png", "strip.png"]
+    assert pixels_of(out / "masks/strip.png").shape == (100_000, 10)
+    labels = pixels_of(out / "masks/nan.png")
+    assert (labels == 255).sum() == 4
+    summary = json.loads((out / "summary.json").read_text())
+    assert len(summary["failed"]) == 5
+
+
+def test_a_bomb_is_refused_by_name(tmp_path, segmenter, photo, monkeypatch, capsys):
+    monkeypatch.setattr("castvision.data.reading.decoding.MAX_PIXELS", 1000)
+    out = tmp_path / "out"
+    assert predict([str(photo), "--model", str(segmenter), "--output", str(out)]) == 1
+    assert "astronaut.png" in capsys.readouterr().out
+    assert files_of(out) == ["predictions.csv", "run.json", "summary.json"]
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, segmenter, photo, monkeypatch, capsys):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("castvision.inference.prediction.write_png", full)
+    out = tmp_path / "out"
+    assert predict([str(photo), "--model", str(segmenter), "--output", str(out)]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "No space left on device" in told
+    assert "masks/astronaut.png" in told
+    assert files_of(out) == ["predictions.csv", "run.json", "summary.json"]

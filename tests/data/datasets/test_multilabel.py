@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from castvision.data.datasets.multilabel import MultiLabelDataset, read_label_table
+
+
+@pytest.fixture
+def write(tmp_path):
+    for name in "abc":
+        Image.new("RGB", (8, 6), (51, 0, 0)).save(tmp_path / f"{name}.png")
+
+    def to_file(text):
+        (tmp_path / "train.csv").write_text(text)
+        return tmp_path / "train.csv"
+
+    return to_file
+
+
+def test_columns_and_names_say_the_same(write):
+    columns = read_label_table(write("path,cat,dog\na.png,1,0\nb.png,1,1\nc.png,0,0\n"))
+    names = read_label_table(write('path,labels\na.png,cat\nb.png,"dog; cat"\nc.png,\n'))
+    for table in (columns, names):
+        assert table.class_names == ["cat", "dog"]
+        assert table.targets.tolist() == [[1, 0], [1, 1], [0, 0]]
+        assert [path.name for path in table.images] == ["a.png", "b.png", "c.png"]
+
+
+def test_classes_may_be_given_in_another_order(write):
+    path = write("path,cat,dog\na.png,1,0\n")
+    assert read_label_table(path, ["dog", "cat"]).targets.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,cat\na.png,1\n", "line 1: expected the columns path"),
+        ("path\na.png\n", "line 1: expected path,labels"),
+        ("path,cat,dog\na.png,1,0\nb.png,1,2\n", r"train\.csv, line 3: expected 0 or 1 in the column 'dog', got '2'"),
+        ("path,cat,dog\na.png,1,\n", r"line 2: expected 0 or 1 in the column 'dog', got ''"),
+        ("path,cat,dog\na.png,1\n", "line 2: expected 3 values"),
+        ("path,cat,dog\na.png,1,1\na.png,0,0\n", r"line 3: 'a\.png' stands on .*line 2 already"),
+    ],
+)
+def test_wrong_lines(write, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_label_table(write(text))
+
+
+def test_labels_and_columns_that_are_no_classes(write):
+    with pytest.raises(ValueError, match="line 2: unknown label 'cow'; expected some of cat, dog"):
+        read_label_table(write("path,labels\na.png,cow\n"), ["cat", "dog"])
+    with pytest.raises(ValueError, match=r"line 1: expected the columns cat, dog, differing: \['cow', 'dog'\]"):
+        read_label_table(write("path,cat,cow\na.png,0,1\n"), ["cat", "dog"])
+
+
+def test_missing_files(write, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"z\.png"):
+        read_label_table(write("path,cat,dog\nz.png,1,0\n"))
+    with pytest.raises(FileNotFoundError, match="no such list"):
+        read_label_table(tmp_path / "none.csv")
+
+
+def test_items(write):
+    data = MultiLabelDataset(read_label_table(write("path,cat,dog\na.png,1,0\n")))
+    image, target = data[0]
+    assert image.shape == (3, 6, 8)
+    torch.testing.assert_close(image[0], torch.full((6, 8), 0.2))
+    assert (target.dtype, target.tolist()) == (torch.float32, [1, 0])

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from castvision.data.datasets.batch import Batch
+from castvision.training.data.dense import MazeDataModule, PathfinderSegDataModule, RegionDataModule
+
+SMALL = {"img_size": 64, "train_length": 8, "val_length": 6, "batch_size": 4, "num_workers": 0}
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "classes"),
+    [
+        (MazeDataModule, {"cell": 8, "winding": 0.5}, 2),
+        (RegionDataModule, {"radius": 3}, 2),
+        (PathfinderSegDataModule, {}, 3),
+        (PathfinderSegDataModule, {"form": "one-dot", "contour_length": 6}, 2),
+    ],
+)
+def test_batches_and_names(make, options, classes):
+    data = make(**SMALL, **options)
+    images, targets = next(iter(data.train_dataloader()))
+    assert (images.shape, targets.shape, targets.dtype) == ((4, 1, 64, 64), (4, 64, 64), torch.int64)
+    assert -1 == images.min() < images.max() == 1
+    assert len(data.class_names) == classes and targets.max() < classes
+    assert len(data.val_dataloader().dataset) == 6
+    batch = Batch(*next(iter(data.val_dataloader())))
+    assert batch.extras == {}
+    distance = batch.truth["distance"]
+    assert (distance.shape, distance.dtype) == (batch.target.shape, torch.float32)
+    along = torch.from_numpy(data.dataset("val").distance(1)) / 64
+    torch.testing.assert_close(distance[1][along.isfinite()], along[along.isfinite()])
+    y, x = data.dataset("val").make_batch(np.arange(2)).dots[1]
+    straight = np.hypot(*(np.indices((64, 64)) - [[[y]], [[x]]])) / 64
+    torch.testing.assert_close(distance[1], torch.from_numpy(straight).float().where(along.isinf(), along))
+    assert data.description() == {
+        "in_chans": 1,
+        "img_size": [64, 64],
+        "mean": [0.5],
+        "std": [0.5],
+        "keeps_units": False,
+    }
+
+
+def test_options_reach_the_data():
+    assert MazeDataModule(**SMALL, cell=16).dataset("val").cell == 16
+    assert RegionDataModule(**SMALL, share=0.55, seed=3).dataset("test").seed == 3
+    assert PathfinderSegDataModule(**SMALL, contour_length=7).dataset("train").spec.contour_length == 7
+
+
+def test_each_epoch_is_new_and_each_run_the_same():
+    def images(epoch):
+        loader = MazeDataModule(**SMALL, cell=8).train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        return torch.cat([batch[0] for batch in loader])
+
+    assert torch.equal(images(1), images(1))
+    assert not torch.equal(images(1), images(0))
+
+
+def test_numbers_are_checked():
+    with pytest.raises(ValueError, match="train_length >= batch_size"):
+        MazeDataModule(train_length=8, batch_size=16)
+    with pytest.raises(ValueError, match="form"):
+        PathfinderSegDataModule(64, form="two-dots")
+    with pytest.raises(ValueError, match="batch_size"):
+        RegionDataModule(64, batch_size=0)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import CIFAR10
+
+from castvision.data.datasets.lra_image import LRAImage
+from castvision.training.data.lra import CIFAR10_NAMES, LRAImageDataModule, LRAPathfinderDataModule
+
+
+class TinyCIFAR(CIFAR10):
+    """CIFAR's own format without the checksums of the real files."""
+
+    train_list = [("data_batch_1", None)]  # noqa: RUF012  # torchvision's attribute
+    test_list = [("test_batch", None)]  # noqa: RUF012
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": None}  # noqa: RUF012
+
+
+def write_cifar(root, count=40):
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("data_batch_1", "test_batch"):
+        content = {
+            "data": rng.integers(0, 256, (count, 3072), np.uint8),
+            "labels": [place % 10 for place in range(count)],
+        }
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": CIFAR10_NAMES}))
+
+
+def test_image_task(tmp_path, monkeypatch):
+    monkeypatch.setattr(LRAImage, "source", TinyCIFAR)
+    write_cifar(tmp_path)
+    data = LRAImageDataModule(str(tmp_path), batch_size=4, num_workers=0)
+    assert [len(data.dataset(split)) for split in ("train", "val", "test")] == [36, 4, 40]
+    images, labels = next(iter(data.test_dataloader()))
+    assert images.shape == (16, 1, 32, 32)
+    assert labels.tolist() == [place % 10 for place in range(16)]
+    assert data.class_names[int(labels[3])] == "cat"
+
+
+def test_missing_and_damaged_images(tmp_path):
+    with pytest.raises(FileNotFoundError, match="set download: true to fetch it"):
+        LRAImageDataModule(str(tmp_path))
+    write_cifar(tmp_path)
+    with pytest.raises(FileNotFoundError, match="cannot read CIFAR-10"):
+        LRAImageDataModule(str(tmp_path)).dataset("train")
+
+
+def _write_pathfinder(root, count=20, size=32):
+    (root / "imgs" / "0").mkdir(parents=True)
+    (root / "metadata").mkdir()
+    rows = []
+    for number in range(count):
+        name = f"sample_{number}.png"
+        Image.new("L", (size, size), 12 * number).save(root / "imgs" / "0" / name)
+        rows.append(" ".join(["imgs/0", name, str(number), str(number % 2), *["1"] * 7]))
+    (root / "metadata" / "0.npy").write_text("\n".join(rows) + "\n")
+
+
+def test_pathfinder_folder(tmp_path):
+    _write_pathfinder(tmp_path)
+    data = LRAPathfinderDataModule(str(tmp_path), batch_size=4, num_workers=0)
+    assert [len(data.dataset(split)) for split in ("train", "val", "test")] == [16, 2, 2]
+    images, labels = next(iter(data.train_dataloader()))
+    assert (images.shape, labels.shape) == ((4, 1, 32, 32), (4,))
+
+
+def test_pathfinder_folder_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match="castvision make-pathfinder"):
+        LRAPathfinderDataModule(str(tmp_path))
+    _write_pathfinder(tmp_path)
+    with pytest.raises(ValueError, match=r"expected images of 64 × 64 .* got \(32, 32\); set resolution"):
+        LRAPathfinderDataModule(str(tmp_path), resolution=64)
+    (tmp_path / "imgs/0/sample_3.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"sample_3\.png"):
+        LRAPathfinderDataModule(str(tmp_path))
+
+
+def test_too_few_images(tmp_path):
+    _write_pathfinder(tmp_path, count=4)
+    with pytest.raises(ValueError, match="ten images or more"):
+        LRAPathfinderDataModule(str(tmp_path))

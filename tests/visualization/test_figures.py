@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import io
+import sys
+from subprocess import run
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from castvision.visualization.figures import (
+    Panel,
+    classification_figure,
+    contact_sheet,
+    grid_figure,
+    save_figure,
+    segmentation_figure,
+    shorten,
+)
+
+PICTURE = np.full((40, 60, 3), (250, 20, 20), np.uint8)
+
+
+def drawn(figure):
+    return np.asarray(Image.open(io.BytesIO(save_figure(figure))).convert("RGB")).astype(int)
+
+
+def red_share(pixels):
+    return ((pixels[..., 0] > 200) & (pixels[..., 1] < 60)).mean()
+
+
+def texts_inside(figure):
+    """Every visible text lies inside the canvas: nothing is cut."""
+    save_figure(figure)
+    width, height = figure.bbox.size
+    shown = [
+        *figure.texts,
+        *(axis.title for axis in figure.axes),
+        *(text for axis in figure.axes for text in axis.texts),
+    ]
+    shown += [text for legend in figure.legends for text in legend.get_texts()]
+    boxes = [text.get_window_extent() for text in shown if text.get_text()]
+    return all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height for box in boxes)
+
+
+def test_grid_shows_every_panel_and_cuts_no_title():
+    panels = [
+        Panel(f"blocks.{place}\n1,024 content clusters, windows of 16 × 16\n20 without a token", PICTURE)
+        for place in range(5)
+    ]
+    figure = grid_figure(panels, "a heading\nof two lines", columns=4)
+    assert red_share(drawn(figure)) > 0.25
+    assert texts_inside(figure)
+    assert len(figure.axes) == 8
+
+
+def test_contact_sheet_of_rows_of_different_length_and_shape():
+    tall = np.full((90, 30, 3), (250, 20, 20), np.uint8)
+    figure = contact_sheet([[Panel("a", PICTURE), Panel("b", PICTURE)], [Panel("c", tall)]], "sheet")
+    assert red_share(drawn(figure)) > 0.15
+    assert texts_inside(figure)
+
+
+def test_long_sheets_stay_within_what_can_be_drawn():
+    pixels = drawn(contact_sheet([[Panel("a", PICTURE)]] * 40, "sheet"))
+    assert max(pixels.shape) < 65536
+
+
+def test_classification_bars_are_as_long_as_the_probabilities():
+    figure = classification_figure(PICTURE, ["cat", "$dog_{"], [0.75, 0.25], "heading")
+    assert [bar.get_width() for bar in figure.axes[1].patches] == [0.75, 0.25]
+    shown = [text.get_text() for text in figure.axes[1].texts]
+    assert shown == ["cat  75.0%", "$dog_{  25.0%"]
+    assert texts_inside(figure)
+
+
+def test_segmentation_legend_names_present_classes():
+    mask = np.zeros((10, 10), np.int64)
+    mask[:3] = 2
+    figure = segmentation_figure(PICTURE, PICTURE, mask, ["ground", "tree", "road"], "heading", untinted=0)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["ground 70.0%", "road 30.0%"]
+    assert texts_inside(figure)
+
+
+def test_names_the_font_lacks_do_not_warn():
+    drawn(grid_figure([Panel("猫 $x^", PICTURE)], "猫"))  # warnings are errors here
+
+
+def test_shorten_keeps_both_ends():
+    assert shorten("short.png", 20) == "short.png"
+    short = shorten("a_very_long_file_name_of_a_camera_0001.png", 20)
+    assert len(short) == 20
+    assert short.startswith("a_very")
+    assert short.endswith("0001.png")
+
+
+def test_nothing_to_draw():
+    with pytest.raises(ValueError, match="at least one panel"):
+        grid_figure([], "x")
+    with pytest.raises(ValueError, match="non-empty rows"):
+        contact_sheet([[]], "x")
+
+
+def test_matplotlib_is_imported_late():
+    code = "import castvision.visualization.figures, sys; sys.exit('matplotlib' in sys.modules)"
+    assert run([sys.executable, "-c", code], check=False).returncode == 0
