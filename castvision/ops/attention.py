@@ -2,9 +2,9 @@
 
 It checks, has the clusters formed, and chooses the implementation, here and nowhere else:
 
-    near and far   :mod:`.near_far` (plain, at once) or :mod:`.streaming` (by chunks, in eager mode), then
-    :mod:`.anchors` the paper's    :mod:`.paper`
-    the oracle     :mod:`.reference`, for tests
+    near and far   :mod:`.near_far`, or on a CPU in eager mode :mod:`.streaming`
+    the paper's    :mod:`.paper`
+    the oracles    :mod:`.reference`, for tests
 
 It keeps no keyword-only arguments, since TorchScript knows none; do give the options by name.
 """
@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from castvision.ops import anchors, near_far, paper, reference, streaming
-from castvision.ops.near_far import is_eager
-from castvision.ops.options import AttentionOptions, check_choice
+from castvision.ops import near_far, paper, reference, streaming
+from castvision.ops.arithmetic import arithmetic_dtype, is_eager, on_cpu
+from castvision.ops.options import AttentionOptions, Operands, check_choice
 from castvision.ops.partitions import Routing, check_routing, cluster_grid, window_index, window_size_for
-from castvision.ops.softmax import arithmetic_dtype, laplace
 from castvision.ops.surrogates import form_clusters
 
 BACKENDS = ("fast", "reference")
@@ -64,7 +63,7 @@ def cast_attention(
         routing: Clusters to use instead of forming them.
         scale: Factor of the logits. Default: D ** -0.5.
         dropout_p: Dropout of the attention weights, in [0, 1).
-        seed: Of assignment="random", and of the paper's dropout.
+        seed: Of assignment="random".
         backend: "fast", or "reference": dense, slow, obvious; no dropout.
 
     Returns:
@@ -74,164 +73,102 @@ def cast_attention(
         ValueError: A shape, an option or a routing that does not fit; the message says which and what would.
         TypeError: Operands of different dtypes.
     """
-    factor = float(q.shape[3]) ** -0.5 if scale is None else scale
+    p = num_prefix_tokens
     if not torch.jit.is_scripting():
-        _check(q, k, v, options, grid_size, num_prefix_tokens, token_mask, surrogate_tokens, phi, dropout_p, backend)
+        _check(q, k, v, options, grid_size, p, token_mask, surrogate_tokens, phi, dropout_p, backend)
         if routing is not None:
             parameters = None if surrogate_tokens is None else surrogate_tokens.shape[-2]
-            check_routing(routing, options.assignment, q.shape[0], q.shape[1] - num_prefix_tokens, parameters)
-        if not q.is_meta and torch.is_autocast_enabled(
-            q.device.type
-        ):  # it would round routing and sums to half precision
+            check_routing(routing, options.assignment, q.shape[0], q.shape[1] - p, parameters)
+        if not q.is_meta and torch.is_autocast_enabled(q.device.type):  # it would round routing and sums
             with torch.autocast(q.device.type, enabled=False):
-                return _attend(
-                    q, k, v, options, grid_size, num_prefix_tokens, token_mask, q_route, k_route, surrogate_tokens, phi,
-                    routing, factor, dropout_p, seed, backend,
+                return cast_attention(
+                    q, k, v, options, grid_size, p, token_mask, q_route, k_route, surrogate_tokens, phi, routing, scale,
+                    dropout_p, seed, backend,
                 )  # fmt: skip
-    return _attend(
-        q, k, v, options, grid_size, num_prefix_tokens, token_mask, q_route, k_route, surrogate_tokens, phi, routing,
-        factor, dropout_p, seed, backend,
-    )  # fmt: skip
-
-
-def _attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    options: AttentionOptions,
-    grid_size: list[int] | None,
-    num_prefix_tokens: int,
-    token_mask: Tensor | None,
-    q_route: Tensor | None,
-    k_route: Tensor | None,
-    surrogate_tokens: Tensor | None,
-    phi: Tensor | None,
-    routing: Routing | None,
-    scale: float,
-    dropout_p: float,
-    seed: int,
-    backend: str,
-) -> tuple[Tensor, Routing]:
-    dtype, p = v.dtype, num_prefix_tokens
-    working = arithmetic_dtype(v)
+    dtype, working = v.dtype, arithmetic_dtype(v)
     q, k, v = q.to(working), k.to(working), v.to(working)
     if token_mask is not None:  # whatever masked tokens hold, NaN too, reaches nobody
         hidden = ~F.pad(token_mask, (p, 0), value=1.0)[:, :, None, None]
         q, k, v = q.masked_fill(hidden, 0.0), k.masked_fill(hidden, 0.0), v.masked_fill(hidden, 0.0)
-    own_q, own_k, own_v = q, k, v
-    prefix_q = q[:, :0]
-    prefix_k: Tensor | None = None
-    prefix_v: Tensor | None = None
-    if p > 0:  # split, since a slice's gradient is a whole tensor of zeros
-        sizes = [p, q.shape[1] - p]
-        prefix_q, own_q = q.split_with_sizes(sizes, 1)
-        prefix_k, own_k = k.split_with_sizes(sizes, 1)
-        prefix_v, own_v = v.split_with_sizes(sizes, 1)
-    grid = [1, own_q.shape[1]]
+    x, exact_q = _split(q, k, v, p, token_mask, float(q.shape[3]) ** -0.5 if scale is None else scale)
+    grid = [1, x.q.shape[1]]
     if grid_size is not None:
         grid = grid_size
     clusters = routing
     if clusters is None:
-        first = own_q if q_route is None else q_route
-        second = own_k if k_route is None else k_route
+        first = x.q if q_route is None else q_route
+        second = x.k if k_route is None else k_route
         clusters = form_clusters(first, second, options, grid, token_mask, surrogate_tokens, phi, seed)
-    exact_q = prefix_q
     chosen = torch.zeros([q.shape[0], 0], dtype=torch.long, device=q.device)
     if options.mixing == "surrogate":
-        out = _attend_paper(
-            own_q, own_k, own_v, options, prefix_k, prefix_v, q_route, k_route, surrogate_tokens, phi, clusters,
-            token_mask, scale, dropout_p, seed, backend,
-        )  # fmt: skip
+        out = _attend_paper(x, options, q_route, k_route, surrogate_tokens, phi, clusters, dropout_p, backend)
     else:
-        center: Tensor | None = None
-        if options.summaries == "query_weighted":
-            center = near_far.mean_query(own_q, token_mask)
-        labels = clusters.labels
-        if options.summaries == "none":
-            labels = None
-        windows = _windows(options, grid, grid_size is not None, clusters, own_q)
         out = _attend_near_far(
-            own_q, own_k, own_v, windows, labels, clusters.num_clusters, prefix_k, prefix_v, token_mask, center, scale,
-            dropout_p, backend,
-        )  # fmt: skip
+            x, options, _windows(options, grid, grid_size is not None, clusters, x.q), clusters, dropout_p, backend
+        )
         if options.anchors > 0:
-            chosen = anchors.choose_anchors(
-                own_q, options.anchors, options.anchor_selection, grid[0], grid[1], token_mask
-            )
-            exact_q = torch.cat([exact_q, near_far.gather_tokens(own_q, chosen[:, None])[:, 0]], 1)
+            rows, cols = grid[0], grid[1]
+            chosen = near_far.choose_anchors(x.q, options.anchors, options.anchor_selection, rows, cols, token_mask)
+            exact_q = torch.cat([exact_q, near_far.gather_tokens(x.q, chosen[:, None])[:, 0]], 1)
     if p > 0 or options.anchors > 0:
-        exact = _attend_to_all(exact_q, k, v, token_mask, p, options, scale, dropout_p)
+        exact = _attend_to_all(exact_q, k, v, token_mask, p, options, x.scale, dropout_p)
         if options.anchors > 0:
-            out = anchors.correct(own_q, out, chosen, exact[:, p:], scale, options.empty_anchor)
+            out = near_far.share_differences(x.q, out, chosen, exact[:, p:], x.scale, options.empty_anchor)
             if token_mask is not None:
                 out = out.masked_fill(~token_mask[:, :, None, None], 0.0)
         out = torch.cat([exact[:, :p], out], 1)
     return out.to(dtype), clusters
 
 
+def _split(
+    q: Tensor, k: Tensor, v: Tensor, num_prefix_tokens: int, token_mask: Tensor | None, scale: float
+) -> tuple[Operands, Tensor]:
+    """Operands of the patch tokens, and the queries of the prefix tokens."""
+    if num_prefix_tokens == 0:
+        return Operands(q, k, v, None, None, token_mask, scale), q[:, :0]
+    sizes = [num_prefix_tokens, q.shape[1] - num_prefix_tokens]  # split, since a slice's gradient is all of zeros
+    prefix_q, q = q.split_with_sizes(sizes, 1)
+    prefix_k, k = k.split_with_sizes(sizes, 1)
+    prefix_v, v = v.split_with_sizes(sizes, 1)
+    return Operands(q, k, v, prefix_k, prefix_v, token_mask, scale), prefix_q
+
+
 def _attend_near_far(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    windows: list[Tensor],
-    labels: Tensor | None,
-    num_clusters: int,
-    prefix_k: Tensor | None,
-    prefix_v: Tensor | None,
-    token_mask: Tensor | None,
-    center: Tensor | None,
-    scale: float,
-    dropout_p: float,
-    backend: str,
+    x: Operands, options: AttentionOptions, windows: list[Tensor], routing: Routing, dropout_p: float, backend: str
 ) -> Tensor:
-    """Rows of the patch tokens, (B, N, H, D), by the implementation that fits."""
+    center: Tensor | None = None
+    if options.summaries == "query_weighted":
+        center = near_far.mean_query(x.q, x.token_mask)
+    labels = routing.labels
+    if options.summaries == "none":
+        labels = None
     if not torch.jit.is_scripting():
         if backend == "reference":
-            return reference.near_far(
-                q, k, v, windows, labels, num_clusters, prefix_k, prefix_v, token_mask, center, scale
-            )
-        if is_eager() and dropout_p == 0.0:
-            return streaming.near_far(
-                q, k, v, windows, labels, num_clusters, prefix_k, prefix_v, token_mask, center, scale
-            )
-    return near_far.near_far(
-        q, k, v, windows, labels, num_clusters, prefix_k, prefix_v, token_mask, center, scale, dropout_p
-    )
+            return reference.near_far(x, windows, labels, routing.num_clusters, center)
+        if is_eager() and on_cpu(x.q) and dropout_p == 0.0:
+            return streaming.near_far(x, windows, labels, routing.num_clusters, center)
+    return near_far.near_far(x, windows, labels, routing.num_clusters, center, dropout_p)
 
 
 def _attend_paper(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    x: Operands,
     options: AttentionOptions,
-    prefix_k: Tensor | None,
-    prefix_v: Tensor | None,
     q_route: Tensor | None,
     k_route: Tensor | None,
-    surrogate_tokens: Tensor | None,
+    surrogates: Tensor | None,
     phi: Tensor | None,
     routing: Routing,
-    token_mask: Tensor | None,
-    scale: float,
     dropout_p: float,
-    seed: int,
     backend: str,
 ) -> Tensor:
-    index = routing.index
-    torch._assert(surrogate_tokens is not None and phi is not None and index is not None, "expected surrogates and phi")
-    out = q
-    if surrogate_tokens is not None and phi is not None and index is not None:
-        partition = options.assignment != "topk"
+    index, out = routing.index, x.q
+    torch._assert(surrogates is not None and phi is not None and index is not None, "expected surrogates and phi")
+    if surrogates is not None and phi is not None and index is not None:
         if not torch.jit.is_scripting():
             if backend == "reference":
-                return reference.paper_attention(
-                    q, k, v, surrogate_tokens, phi, index, partition, prefix_k, prefix_v, q_route, k_route, token_mask,
-                    scale, options, dropout_p, seed,
-                )  # fmt: skip
-        out = paper.paper_attention(
-            q, k, v, surrogate_tokens, phi, index, partition, prefix_k, prefix_v, q_route, k_route, token_mask, scale,
-            options, dropout_p, seed,
-        )  # fmt: skip
+                return reference.paper_attention(x, surrogates, phi, index, q_route, k_route, options)
+        partition = options.assignment != "topk"
+        out = paper.paper_attention(x, surrogates, phi, index, partition, q_route, k_route, options, dropout_p)
     return out
 
 
@@ -280,7 +217,7 @@ def _attend_to_all(
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout_p, scale=scale)
         return out.transpose(1, 2)
     logits = q @ k.transpose(-1, -2) * scale
-    weight = laplace(logits if logits.dtype == torch.float64 else logits.float())
+    weight = paper.laplace(logits if logits.dtype == torch.float64 else logits.float())
     number = torch.full([1, 1, 1, 1], k.shape[2], device=q.device)
     if seen is not None:
         weight = weight.masked_fill(~seen, 0.0)

@@ -13,8 +13,16 @@ outside a window are those of the whole cluster less those inside; where less th
 v~ are the whole cluster's, since what would be left of a difference in fp32 is rounding. No parameter belongs to any
 of this.
 
-Here stand the plain form, at once, in operations that FX, TorchScript, export, ONNX and compile know, and the parts it
-shares with :mod:`castvision.ops.streaming`, which does the same by chunks.
+*Anchors* are R tokens whose rows a_s are computed exactly; what near and far got wrong there, a_s - o_s, is shared with
+the queries like them, by a normalised Gaussian kernel over queries per head:
+
+    o_n  +=  sum_s w_ns (a_s - o_s),    w_n = softmax over s of (q_n.q_s - |q_s|^2 / 2) scale / tau,    tau = 1/2
+
+An *empty* anchor has no difference; its logit is twice the mean, over anchors, of the logit to the nearest other one,
+so that it takes the queries that are like none. The kernel's logits need their - |q_n|^2 / 2 then, too.
+
+Operations here are those that FX, TorchScript, export, ONNX and compile know; :mod:`castvision.ops.streaming` does the
+same faster and in less memory on a CPU.
 """
 
 from typing import NamedTuple
@@ -22,20 +30,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from castvision.ops.softmax import wide_dtype
+from castvision.ops.arithmetic import is_eager, on_cpu, wide_dtype
+from castvision.ops.options import Operands
+from castvision.ops.partitions import cluster_grid, sample_positions
+from castvision.ops.surrogates import farthest_first
 
-
-def is_eager() -> bool:
-    """Whether Python runs operation by operation: no script, no compilation, no export, no trace."""
-    if not torch.jit.is_scripting():
-        return not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[no-untyped-call]
-    return False
-
-
-def on_cpu(x: Tensor) -> bool:
-    """Whether fused attention takes masks of another dtype and gives its log-sum-exp, and sums have an order."""
-    return x.device.type == "cpu"
+WORKSPACE = 1 << 24
+"""Elements of keys and values that windows hold at once in eager mode, at least one window's."""
 
 
 def is_sparse(left: Tensor, whole: Tensor) -> Tensor:
@@ -80,80 +83,111 @@ def inverse_of(index: Tensor, num_tokens: int) -> Tensor:
     return start.scatter(1, index, place)[:, :num_tokens]
 
 
+class Members(NamedTuple):
+    """What tokens add to the summary of their cluster, or sums of it.
+
+    Attributes:
+        light: 1 and e, (…, N or M, 1 + h), h = 1 for plain means, else H. In float64, since what is left of a
+            difference of sums may be little; on devices without it in fp32.
+        heavy: e k and e v, (…, N or M, 2, H, D) in fp32 or float64.
+        top: Largest exponent of each cluster, (B, M, h).
+    """
+
+    light: Tensor
+    heavy: Tensor
+    top: Tensor
+
+
 def near_far(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    x: Operands,
     windows: list[Tensor],
     labels: Tensor | None,
     num_clusters: int,
-    prefix_k: Tensor | None,
-    prefix_v: Tensor | None,
-    token_mask: Tensor | None,
     center: Tensor | None,
-    scale: float,
     dropout_p: float,
 ) -> Tensor:
-    """Attention of N patch tokens, all windows at once.
+    """Attention of N patch tokens; in eager mode by parts of the windows, which the backward computes again.
 
     Args:
-        q: Queries, (B, N, H, D).
-        k: Keys, (B, N, H, D).
-        v: Values, (B, N, H, D).
+        x: Operands; masked tokens must hold finite numbers.
         windows: Indices (1 or B, W, K) of tokens, padding = N; together they list every token once.
         labels: Each token's cluster, (B, N), M for none; None: neighbours only, no summaries.
         num_clusters: M.
-        prefix_k: Keys of prefix tokens, (B, P, H, D), or None.
-        prefix_v: Their values.
-        token_mask: True where a token is real, (B, N) bool; others must hold finite numbers.
         center: The mean query, (B, H, D), or None for plain means.
-        scale: Factor of the logits.
         dropout_p: Dropout of the weights.
 
     Returns:
         (B, N, H, D) in v's dtype; rows of masked tokens are 0.
     """
-    batch, num_tokens = q.shape[0], q.shape[1]
+    batch, num_tokens = x.q.shape[0], x.q.shape[1]
     members: Members | None = None
     totals: Members | None = None
     if labels is not None:
-        members = make_members(k, v, labels, num_clusters, center, scale)
+        members = make_members(x.k, x.v, labels, num_clusters, center, x.scale)
         totals = _sums(members, labels, num_clusters)
     rows: list[Tensor] = []
     slots: list[Tensor] = []
     for window in windows:
         index = window.expand(batch, -1, -1)
-        ids = index.clamp(max=num_tokens - 1)
-        seen = index < num_tokens
-        if token_mask is not None:
-            seen = seen & gather_tokens(token_mask, ids)
-        keys, values = gather_tokens(k, ids), gather_tokens(v, ids)  # B, W, K, H, D
-        bias = torch.where(seen, 0.0, -torch.inf)[..., None].to(wide_dtype(q.dtype))  # B, W, K, 1
-        if labels is not None and members is not None and totals is not None:
-            own = torch.where(seen, gather_tokens(labels, ids), num_clusters)
-            inside = Members(gather_tokens(members.light, ids), gather_tokens(members.heavy, ids), members.top)
-            far_k, far_v, far_bias = outside(_sums(inside, own, num_clusters), totals, center, scale)
-            keys = torch.cat([keys, far_k.to(keys.dtype)], 2)
-            values = torch.cat([values, far_v.to(values.dtype)], 2)
-            bias = torch.cat([bias.expand(-1, -1, -1, far_bias.shape[3]), far_bias], 2)
-        if prefix_k is not None and prefix_v is not None:
-            over = [-1, keys.shape[1], -1, -1, -1]
-            keys = torch.cat([prefix_k[:, None].expand(over), keys], 2)
-            values = torch.cat([prefix_v[:, None].expand(over), values], 2)
-            bias = F.pad(bias, (0, 0, prefix_k.shape[1], 0))
-        out = attend_biased(
-            gather_tokens(q, ids).flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1), bias.flatten(0, 1),
-            scale, dropout_p,
-        )  # fmt: skip
-        # a copy, since exporters exchange the fused call for one whose result lies otherwise in memory
-        out = out.clone(memory_format=torch.contiguous_format)
-        rows.append(out.view(batch, index.shape[1] * index.shape[2], out.shape[2], out.shape[3]))
         slots.append(index.reshape(batch, -1))
+        if not torch.jit.is_scripting():
+            keys = index.shape[2] + (0 if labels is None else num_clusters)
+            step = max(1, WORKSPACE // (2 * keys * x.k[:, 0].numel())) if is_eager() else 0
+            if 0 < step < index.shape[1]:
+                for part in torch.split(index, step, 1):
+                    operands = (x, part, labels, num_clusters, members, totals, center, dropout_p)
+                    again = torch.is_grad_enabled()
+                    rows.append(
+                        checkpoint(_attend_windows, *operands, use_reentrant=False, preserve_rng_state=dropout_p > 0)
+                        if again
+                        else _attend_windows(*operands)
+                    )
+                continue
+        rows.append(_attend_windows(x, index, labels, num_clusters, members, totals, center, dropout_p))
     place = inverse_of(torch.cat(slots, 1), num_tokens)
     result = gather_tokens(torch.cat(rows, 1), place[:, None])[:, 0]
+    token_mask = x.token_mask
     if token_mask is not None:
         result = result.masked_fill(~token_mask[:, :, None, None], 0.0)
     return result
+
+
+def _attend_windows(
+    x: Operands,
+    index: Tensor,
+    labels: Tensor | None,
+    num_clusters: int,
+    members: Members | None,
+    totals: Members | None,
+    center: Tensor | None,
+    dropout_p: float,
+) -> Tensor:
+    """Rows of the tokens of windows (B, W, K), (B, W * K, H, D)."""
+    batch, num_tokens = x.q.shape[0], x.q.shape[1]
+    token_mask, prefix_k, prefix_v = x.token_mask, x.prefix_k, x.prefix_v
+    ids = index.clamp(max=num_tokens - 1)
+    seen = index < num_tokens
+    if token_mask is not None:
+        seen = seen & gather_tokens(token_mask, ids)
+    keys, values = gather_tokens(x.k, ids), gather_tokens(x.v, ids)  # B, W, K, H, D
+    bias = torch.where(seen, 0.0, -torch.inf)[..., None].to(wide_dtype(x.q.dtype))  # B, W, K, 1
+    if labels is not None and members is not None and totals is not None:
+        own = torch.where(seen, gather_tokens(labels, ids), num_clusters)
+        inside = Members(gather_tokens(members.light, ids), gather_tokens(members.heavy, ids), members.top)
+        far_k, far_v, far_bias = outside(_sums(inside, own, num_clusters), totals, center, x.scale)
+        keys = torch.cat([keys, far_k.to(keys.dtype)], 2)
+        values = torch.cat([values, far_v.to(values.dtype)], 2)
+        bias = torch.cat([bias.expand(-1, -1, -1, far_bias.shape[3]), far_bias], 2)
+    if prefix_k is not None and prefix_v is not None:
+        over = [-1, keys.shape[1], -1, -1, -1]
+        keys = torch.cat([prefix_k[:, None].expand(over), keys], 2)
+        values = torch.cat([prefix_v[:, None].expand(over), values], 2)
+        bias = F.pad(bias, (0, 0, prefix_k.shape[1], 0))
+    queries = gather_tokens(x.q, ids).flatten(0, 1)
+    out = attend_biased(queries, keys.flatten(0, 1), values.flatten(0, 1), bias.flatten(0, 1), x.scale, dropout_p)
+    # a copy, since exporters exchange the fused call for one whose result lies otherwise in memory
+    out = out.clone(memory_format=torch.contiguous_format)
+    return out.view(batch, index.shape[1] * index.shape[2], out.shape[2], out.shape[3])
 
 
 def attend_biased(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float, dropout_p: float) -> Tensor:
@@ -191,21 +225,6 @@ def attend_biased(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: 
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, dropout_p=dropout_p, scale=scale).transpose(
         1, 2
     )
-
-
-class Members(NamedTuple):
-    """What tokens add to the summary of their cluster, or sums of it.
-
-    Attributes:
-        light: 1 and e, (…, N or M, 1 + h), h = 1 for plain means, else H. In float64, since what is left of a
-            difference of sums may be little; on devices without it in fp32.
-        heavy: e k and e v, (…, N or M, 2, H, D) in fp32 or float64.
-        top: Largest exponent of each cluster, (B, M, h).
-    """
-
-    light: Tensor
-    heavy: Tensor
-    top: Tensor
 
 
 def make_members(
@@ -260,3 +279,68 @@ def outside(inside: Members, totals: Members, center: Tensor | None, scale: floa
         bias = bias - scale * (means[..., 0, :, :] * center[:, None, None]).sum(-1)
     bias = torch.where(left[..., :1] > 0.5, bias, torch.full_like(bias, -torch.inf))
     return means[..., 0, :, :], means[..., 1, :, :], bias
+
+
+def choose_anchors(q: Tensor, number: int, selection: str, rows: int, cols: int, token_mask: Tensor | None) -> Tensor:
+    """Tokens whose rows are to be exact, (B, R) int64, without a gradient.
+
+    Args:
+        q: Queries, (B, N, H, D); the first rows * cols of them make up the grid.
+        number: R. Where fewer tokens differ, some are chosen again.
+        selection: "farthest": from the middle of the grid on, each the token whose query is farthest from those of all
+            chosen, all heads side by side; "grid": a regular grid of positions of about R.
+        rows: Of the grid.
+        cols: Of the grid.
+        token_mask: True where a token is real, (B, N); others are never chosen, unless none is real.
+    """
+    hidden = torch.zeros_like(q[:, :, 0, 0], dtype=torch.bool)
+    if token_mask is not None:
+        hidden = ~token_mask
+    if selection == "grid":
+        down, across = cluster_grid(rows, cols, number)
+        return _closest_real(sample_positions(rows, cols, down, across, q), hidden)
+    middle = torch.full([1], (rows // 2) * cols + cols // 2, device=q.device)
+    newest = _closest_real(middle, hidden)[:, 0]  # B
+    return farthest_first(q.detach().flatten(2).to(wide_dtype(q.dtype)), number, newest, hidden)
+
+
+def _closest_real(wanted: Tensor, hidden: Tensor) -> Tensor:
+    """For each wanted token (R,) the one nearest in order that is not hidden (B, N): (B, R)."""
+    apart = (torch.arange(hidden.shape[1], device=hidden.device) - wanted[:, None]).abs()  # R, N
+    return apart.expand(hidden.shape[0], -1, -1).masked_fill(hidden[:, None], hidden.shape[1]).argmin(2)
+
+
+def share_differences(q: Tensor, out: Tensor, anchors: Tensor, exact: Tensor, scale: float, empty: bool) -> Tensor:
+    """Rows with what the anchors' are off shared among them.
+
+    Args:
+        q: Queries, (B, N, H, D).
+        out: Approximate rows, (B, N, H, D).
+        anchors: Tokens whose rows are known, (B, R).
+        exact: Those rows, (B, R, H, D).
+        scale: Factor of the attention's logits.
+        empty: With an empty anchor.
+
+    Returns:
+        (B, N, H, D).
+    """
+    keys = gather_tokens(q, anchors[:, None])[:, 0]  # B, R, H, D
+    difference = exact - gather_tokens(out, anchors[:, None])[:, 0]
+    wide = wide_dtype(q.dtype)
+    sharpness = 2.0 * scale  # 1 / tau = 2
+    bias = -0.5 * sharpness * keys.to(wide).square().sum(-1)  # B, R, H
+    if not empty:
+        return out + attend_biased(q, keys, difference, bias, sharpness, 0.0)
+    heads_first = keys.to(wide).transpose(1, 2)  # B, H, R, D
+    apart = torch.cdist(heads_first, heads_first).square()
+    itself = torch.eye(apart.shape[-1], dtype=torch.bool, device=q.device)
+    nearest = apart.masked_fill(itself, torch.inf).amin(-1)  # B, H, R
+    logit = 2 * (-0.5 * sharpness * nearest).mean(-1)  # B, H
+    # one more channel brings |q|^2 / 2 to the empty anchor's logit, the same as taking it from all others
+    half_square = 0.5 * q.to(wide).square().sum(-1, keepdim=True)
+    q = torch.cat([q.to(wide), half_square], -1)
+    keys = F.pad(F.pad(keys.to(wide), (0, 1)), (0, 0, 0, 0, 0, 1))
+    keys = torch.cat([keys[:, :-1], F.pad(torch.zeros_like(keys[:, -1:, :, :-1]), (0, 1), value=1.0)], 1)
+    values = F.pad(difference.to(wide), (0, 1, 0, 0, 0, 1))
+    shared = attend_biased(q, keys, values, torch.cat([bias, logit[:, None]], 1), sharpness, 0.0)
+    return out + shared[..., :-1].to(out.dtype)

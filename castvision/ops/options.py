@@ -1,10 +1,12 @@
-"""Every choice of clustered attention, declared once: function, layer and both implementations share this list.
+"""Every choice and every operand of clustered attention, declared once for function, layer and implementations.
 
-A tuple rather than a data class, since TorchScript reads named tuples and this travels through scripted layers.
+Tuples rather than data classes, since TorchScript reads named tuples and these travel through scripted layers.
 """
 
 import difflib
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from castvision.ops.partitions import ASSIGNMENTS, BALANCED
 
@@ -61,6 +63,28 @@ class AttentionOptions(NamedTuple):
     activation: str = "softmax"
     laplace_norm: bool = False
     routing_score: str = "affinity"
+
+
+class Operands(NamedTuple):
+    """What attention works on; N patch tokens, prefix tokens apart.
+
+    Attributes:
+        q: Queries, (B, N, H, D).
+        k: Keys, (B, N, H, D).
+        v: Values, (B, N, H, D).
+        prefix_k: Keys of the prefix tokens, seen by everybody, (B, P, H, D); None: no prefix.
+        prefix_v: Their values.
+        token_mask: True where a token is real, (B, N) bool; None: all are. Others hold zeros, and get zeros.
+        scale: Factor of the logits.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    prefix_k: Tensor | None
+    prefix_v: Tensor | None
+    token_mask: Tensor | None
+    scale: float
 
 
 _CHOICES = {

@@ -5,67 +5,73 @@
     5. inter-cluster   W = f(q S' gate(phi) scale)                                 over all clusters
     6. combination     R[n] = sum over own c of W[n, c] R_intra[c, n] + sum over other c of W[n, c] R_sum[c]
 
-Steps 3, 4 and 5 are calls of :func:`castvision.ops.softmax.attend`, so that nothing of size H * N * M exists in eager
-mode. Step 5 attends to all clusters, own ones included, with the summaries as values; an own summary is then exchanged:
+Steps 3, 4 and 5 are calls of :func:`attend`, so that nothing of size H * N * M exists in eager mode. Step 5 attends to
+all clusters, own ones included, with the summaries as values; an own summary is then exchanged:
 
     R[n] = shared[n] + sum over own c of W[n, c] (R_intra[c, n] - R_sum[c]),    W[n, c] = exp(logit - lse[n])
 
 This subtraction is harmless where one that leaves a key out of a softmax is not: an own cluster keeps its weight, so
 nothing is divided by a small remainder, and an error of W only shifts between two means of the same cluster's values.
 Leaving own clusters out by a mask instead would take N * M elements, since Top-K knows no shorter form of membership.
+
+f is the softmax, or elementwise the Laplace function of MEGA (arXiv 2209.10655, eq. 16), which CAST offers beside it.
 """
 
 import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from castvision.ops.options import AttentionOptions
-from castvision.ops.softmax import arithmetic_dtype, attend, gate, laplace, wide_dtype
+from castvision.ops.arithmetic import arithmetic_dtype, is_eager, wide_dtype
+from castvision.ops.options import AttentionOptions, Operands
+
+WORKSPACE = 1 << 20
+"""Attention weights held at once in eager mode: 4 MiB of fp32, so that a CPU's last cache holds them."""
+
+
+def laplace(x: Tensor) -> Tensor:
+    """Elementwise f(x) = (1 + erf((x - mean) / (std * sqrt 2))) / 2, mean = sqrt(1/2), std = sqrt(1 / (4 pi))."""
+    # 1 / (std sqrt 2) = sqrt(2 pi)
+    return torch.erf((x - math.sqrt(0.5)) * math.sqrt(2 * math.pi)).add(1).mul(0.5)
+
+
+def gate(x: Tensor) -> Tensor:
+    """softplus(x) + 1: at least 1, so that it can only sharpen the logits it multiplies."""
+    return F.softplus(x) + 1
 
 
 def paper_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    x: Operands,
     surrogates: Tensor,
     phi: Tensor,
     index: Tensor,
     is_partition: bool,
-    prefix_k: Tensor | None,
-    prefix_v: Tensor | None,
     q_route: Tensor | None,
     k_route: Tensor | None,
-    token_mask: Tensor | None,
-    scale: float,
     options: AttentionOptions,
     dropout_p: float,
-    seed: int,
 ) -> Tensor:
     """CAST attention of the patch tokens, differentiable in every floating operand.
 
     Args:
-        q: Queries of step 3, (B, N, H, D).
-        k: Keys of step 3, (B, N, H, D).
-        v: Values, (B, N, H, D).
+        x: Queries and keys of step 3, and values; prefix keys are seen in step 3 of every cluster. Masked tokens act as
+            padding, whatever they hold.
         surrogates: Surrogate tokens, (H, M, D).
         phi: Whether a token leans on its query or key side, (B, N, 1).
         index: Tokens of each cluster, (B, M, K) int64, padding = N; a token may sit in no, one or several clusters.
         is_partition: No token sits in two clusters.
-        prefix_k: Keys of the prefix tokens, (B, P, H, D), seen in step 3 of every cluster; None: no prefix.
-        prefix_v: Values of the prefix tokens, (B, P, H, D), or None.
         q_route: Queries of step 5, (B, N, H, D), e.g. before rotary positions; None: q.
         k_route: Keys of step 4, (B, N, H, D); None: k.
-        token_mask: True where a token is real, (B, N) bool; None: all are. Others act as padding, whatever they hold.
-        scale: Factor of all logits.
         options: ``activation``, ``laplace_norm`` and ``summaries`` ("surrogate_weighted", or "none": step 5 runs over
             own clusters only, and a token without one gets zeros).
-        dropout_p: Dropout of the weights of step 3.
-        seed: Of dropout, see :func:`castvision.ops.softmax.attend`.
+        dropout_p: Dropout of the weights of step 3, drawn from torch's own state.
 
     Returns:
         Output (B, N, H, D) in v's dtype, zeros for masked tokens.
     """
+    q, k, v, token_mask, scale = x.q, x.k, x.v, x.token_mask, x.scale
     dtype = arithmetic_dtype(v)
     wide = wide_dtype(dtype)
     num_tokens = v.shape[1]
@@ -86,8 +92,8 @@ def paper_attention(
     own_logit = (_take(q_mix, ids) * surrogate[:, None]).sum(-1)  # B, M, K, H
     members_v = _take(v.to(dtype), ids)
     result = _intra_cluster(
-        _take(q.to(dtype) * scale, ids), _take(k.to(dtype), ids), members_v, prefix_k, prefix_v, valid, options,
-        dropout_p, seed,
+        _take(q.to(dtype) * scale, ids), _take(k.to(dtype), ids), members_v, x.prefix_k, x.prefix_v, valid, options,
+        dropout_p,
     )  # fmt: skip
     if options.summaries == "none":
         weight = _own_weights(own_logit, index, valid, num_tokens, is_partition, options)
@@ -111,7 +117,6 @@ def _intra_cluster(
     valid: Tensor,
     options: AttentionOptions,
     dropout_p: float,
-    seed: int,
 ) -> Tensor:
     """Step 3 of all members, (B, M, K, H, D)."""
     batch, clusters, size, heads, width = q.shape
@@ -124,7 +129,7 @@ def _intra_cluster(
         seen = torch.cat([torch.ones([batch, clusters, many], dtype=torch.bool, device=valid.device), valid], 2)
     bias = _bias(seen, options, wide_dtype(q.dtype)).flatten(0, 1)[:, None, None]
     grouped = [x.flatten(0, 1).transpose(1, 2) for x in [q, k, v]]  # B * M, H, K, D
-    out, _ = attend(grouped[0], grouped[1], grouped[2], bias, options.activation, dropout_p, seed)
+    out, _ = attend(grouped[0], grouped[1], grouped[2], bias, options.activation, dropout_p)
     return out.transpose(1, 2).reshape(batch, clusters, size, heads, width)
 
 
@@ -185,6 +190,83 @@ def _bias(seen: Tensor, options: AttentionOptions, dtype: torch.dtype) -> Tensor
     if options.activation == "laplace" and options.laplace_norm:
         bias = bias - seen.sum(-1, keepdim=True).clamp(min=1).to(dtype).log()
     return bias
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, activation: str = "softmax", dropout_p: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Attention inside each of G groups, and the log-sum-exp of every row of logits.
+
+    Eager mode works in chunks of at most ``WORKSPACE`` weights and computes them again in the backward.
+
+    Args:
+        q: Queries, (G, H, Q, D), already times the scale. Any of the tensors may be an expanded view.
+        k: Keys, (G, H, S, D).
+        v: Values, (G, H, S, D), maybe of another dtype.
+        bias: Added to the logits, broadcastable to (G, H, Q, S) with four axes, a constant: it gets no gradient. -inf
+            hides a key; one hidden from all queries may hold anything, NaN too. Laplace weights are multiplied by its
+            exponential: log n makes a key count n times, -log n divides. None: no bias.
+        activation: "softmax" or "laplace".
+        dropout_p: Dropout of the weights.
+
+    Returns:
+        Output (G, H, Q, D) in v's dtype, and log-sum-exp (G, H, Q) in fp32 or float64, zeros for Laplace. A query that
+        sees no key gets output 0 and log-sum-exp -inf, and gives no gradient. NaN in a query stays inside its group.
+    """
+    if not torch.jit.is_scripting():
+        if is_eager() and not q.is_meta and q.shape[:3].numel() * k.shape[2] > WORKSPACE:
+            return _attend_by_chunks(q, k, v, bias, activation, dropout_p)
+    return _attend(q, k, v, bias, activation, dropout_p)
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, activation: str, dropout_p: float
+) -> tuple[Tensor, Tensor]:
+    if bias is not None:  # zeros where no query sees a row, since a weight of zero times NaN would be NaN
+        unseen = bias.isneginf().all(2, keepdim=True).transpose(2, 3)
+        k, v = k.masked_fill(unseen, 0.0), v.masked_fill(unseen, 0.0)
+    logits = (q @ k.transpose(-1, -2)).to(wide_dtype(q.dtype))
+    if activation == "laplace":
+        weight, lse = laplace(logits), logits.new_zeros(logits.shape[:3])
+        if bias is not None:
+            weight = weight * bias.exp()
+    else:
+        if bias is not None:
+            logits = logits + bias
+        top = logits.detach().amax(-1, keepdim=True)
+        top = top.masked_fill(top.isneginf(), 0.0)
+        exponential = torch.exp(logits - top)
+        total = exponential.sum(-1, keepdim=True)
+        empty = total == 0  # rows that see nothing, by selection: for the gradient too
+        total = total.masked_fill(empty, 1.0)
+        weight, lse = exponential / total, (top + total.log()).masked_fill(empty, -math.inf).squeeze(-1)
+    weight = F.dropout(weight, dropout_p, training=dropout_p > 0)
+    return weight.to(v.dtype) @ v, lse
+
+
+def _attend_by_chunks(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, activation: str, dropout_p: float
+) -> tuple[Tensor, Tensor]:
+    """Groups, and queries of a large group, one part after the other."""
+    row = q.shape[1] * k.shape[2]
+    rows = max(1, min(q.shape[2], WORKSPACE // row))
+    some = max(1, WORKSPACE // (row * rows))
+    results: list[tuple[Tensor, Tensor]] = []
+    for number, (group, keys, values) in enumerate(zip(*(torch.split(x, some) for x in (q, k, v)), strict=True)):
+        first = slice(None) if bias is None or len(bias) == 1 else slice(number * some, (number + 1) * some)
+        parts: list[tuple[Tensor, Tensor]] = []
+        for start, queries in zip(range(0, q.shape[2], rows), torch.split(group, rows, 2), strict=True):
+            within = slice(None) if bias is None or bias.shape[2] == 1 else slice(start, start + rows)
+            operands = (queries, keys, values, None if bias is None else bias[first, :, within], activation, dropout_p)
+            if torch.is_grad_enabled():
+                part = checkpoint(_attend, *operands, use_reentrant=False, preserve_rng_state=dropout_p > 0)
+            else:
+                part = _attend(*operands)
+            parts.append(part)
+        results.append(
+            parts[0] if len(parts) == 1 else (torch.cat([a for a, _ in parts], 2), torch.cat([b for _, b in parts], 2))
+        )
+    return torch.cat([out for out, _ in results]), torch.cat([lse for _, lse in results])
 
 
 def _take(rows: Tensor, ids: Tensor) -> Tensor:

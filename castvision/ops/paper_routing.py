@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, library
 from torch.nn import functional as F
 
-from castvision.ops.softmax import laplace, wide_dtype
+from castvision.ops.arithmetic import wide_dtype
+from castvision.ops.paper import laplace
 
 WORKSPACE = 1 << 24
 """Largest number of scores held at once (64 MiB of fp32)."""

@@ -7,24 +7,15 @@ import torch
 from torch import Tensor
 
 from castvision.ops.near_far import is_sparse
-from castvision.ops.options import AttentionOptions
-from castvision.ops.softmax import gate, laplace
+from castvision.ops.options import AttentionOptions, Operands
+from castvision.ops.paper import gate, laplace
 
 
 def near_far(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    windows: list[Tensor],
-    labels: Tensor | None,
-    num_clusters: int,
-    prefix_k: Tensor | None,
-    prefix_v: Tensor | None,
-    token_mask: Tensor | None,
-    center: Tensor | None,
-    scale: float,
+    x: Operands, windows: list[Tensor], labels: Tensor | None, num_clusters: int, center: Tensor | None
 ) -> Tensor:
     """Rows of N patch tokens, (B, N, H, D); arguments as :func:`castvision.ops.near_far.near_far`."""
+    q, k, v, prefix_k, prefix_v, token_mask, scale = x
     batch, num_tokens = q.shape[:2]
     real = torch.ones(batch, num_tokens, dtype=torch.bool) if token_mask is None else token_mask
     rows = []
@@ -67,46 +58,16 @@ def _summaries(
 
 
 def paper_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    x: Operands,
     surrogates: Tensor,
     phi: Tensor,
     index: Tensor,
-    is_partition: bool,
-    prefix_k: Tensor | None,
-    prefix_v: Tensor | None,
     q_route: Tensor | None,
     k_route: Tensor | None,
-    token_mask: Tensor | None,
-    scale: float,
     options: AttentionOptions,
-    dropout_p: float = 0.0,
-    seed: int = 0,
 ) -> Tensor:
-    """Output (B, N, H, D) of CAST attention without dropout; ``is_partition``, ``dropout_p`` and ``seed`` are unused.
-
-    Args:
-        q: Queries, (B, N, H, D).
-        k: Keys, (B, N, H, D).
-        v: Values, (B, N, H, D).
-        surrogates: Surrogate tokens, (H, M, D).
-        phi: Lean of each token, (B, N, 1).
-        index: Tokens of each cluster, (B, M, K) int64, padding = N.
-        is_partition: Unused.
-        prefix_k: Prefix keys, (B, P, H, D), or None.
-        prefix_v: Prefix values, (B, P, H, D), or None.
-        q_route: Queries of step 5, (B, N, H, D); None: q.
-        k_route: Keys of step 4, (B, N, H, D); None: k.
-        token_mask: True where a token is real, (B, N) bool, or None.
-        scale: Factor of all logits.
-        options: ``activation``, ``laplace_norm`` and ``summaries``.
-        dropout_p: Unused.
-        seed: Unused.
-
-    Returns:
-        Output (B, N, H, D), zeros for masked tokens.
-    """
+    """Rows of N patch tokens, (B, N, H, D); arguments as :func:`castvision.ops.paper.paper_attention`."""
+    q, k, v, prefix_k, prefix_v, token_mask, scale = x
     real = torch.ones(v.shape[:2], dtype=torch.bool, device=v.device) if token_mask is None else token_mask
     member = _membership(index, real).to(v.dtype)  # B, M, N
     own = member.transpose(1, 2)[:, None]  # B, 1, N, M

@@ -6,15 +6,14 @@ are no parameters and need no training. *Averaged* ones are the same points kept
 
 Learned surrogates at another number of clusters: they are an unordered set, so they are not interpolated. More
 clusters: the trained ones are repeated in index order. Fewer: k-means centres of the trained ones, all heads of a
-    surrogate
-moving together. Either is a linear map of the trained surrogates, through which they keep learning.
+surrogate moving together. Either is a linear map of the trained surrogates, through which they keep learning.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from castvision.ops.near_far import is_eager
+from castvision.ops.arithmetic import is_eager, wide_dtype
 from castvision.ops.options import AttentionOptions
 from castvision.ops.paper_routing import learned_clusters, matched_clusters, nearest_learned
 from castvision.ops.partitions import (
@@ -26,7 +25,6 @@ from castvision.ops.partitions import (
     random_index,
     sample_positions,
 )
-from castvision.ops.softmax import wide_dtype
 
 
 def form_clusters(
@@ -177,19 +175,15 @@ def resampling_matrix(surrogates: Tensor, num_clusters: int) -> Tensor:
     if num_clusters >= trained:
         source = torch.arange(num_clusters, device=surrogates.device) % trained
         return F.one_hot(source, trained).to(surrogates.dtype)
-    points = surrogates.detach().transpose(0, 1).flatten(1).float()  # M, C
-    centres = points[_spread(points, num_clusters)]
-    members = torch.zeros([num_clusters, trained], dtype=points.dtype, device=points.device)
+    points = surrogates.detach().transpose(0, 1).flatten(1).float()[None]  # 1, M, C
+    first = torch.zeros([1], dtype=torch.long, device=points.device)
+    start = farthest_first(points, num_clusters, first, torch.zeros_like(points[..., 0], dtype=torch.bool))
+    centers, usable = sample_surrogates(points, start[0], 10, None)
+    members = F.one_hot(nearest(points, centers, usable)[0], num_clusters).to(points.dtype).T  # num_clusters, M
     size = members.sum(1, keepdim=True)
-    for _ in range(10):
-        closest = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
-        members = F.one_hot(closest, num_clusters).to(points.dtype).T
-        size = members.sum(1, keepdim=True)
-        centres = torch.where(size > 0, members @ points / size.clamp(min=1), centres)
-    empty = (size == 0).to(points.dtype)  # a centre that lost its members keeps the point nearest to it
-    closest = torch.cdist(centres, points).argmin(1)
-    fallback = F.one_hot(closest, trained).to(points.dtype)
-    return (members / size.clamp(min=1) + empty * fallback).to(surrogates.dtype)
+    closest = nearest(centers, points, torch.ones_like(points[..., 0], dtype=torch.bool))[0]
+    alone = F.one_hot(closest, trained).to(points.dtype)  # a centre that lost its members keeps the point nearest to it
+    return torch.where(size > 0, members / size.clamp(min=1), alone).to(surrogates.dtype)
 
 
 def resample_surrogates(surrogates: Tensor, num_clusters: int) -> Tensor:
@@ -205,11 +199,25 @@ def resample_surrogates(surrogates: Tensor, num_clusters: int) -> Tensor:
     return torch.einsum("nm,hmd->hnd", resampling_matrix(surrogates, num_clusters), surrogates)
 
 
-def _spread(points: Tensor, count: int) -> Tensor:
-    """Indices (count,) of points far from each other, greedily from point 0 on: a deterministic start for k-means."""
-    chosen = [torch.zeros((), dtype=torch.long, device=points.device)]
-    distance = (points - points[0]).square().sum(1)
-    for _ in range(count - 1):
-        chosen.append(distance.argmax())
-        distance = torch.minimum(distance, (points - points[chosen[-1]]).square().sum(1))
-    return torch.stack(chosen)
+def farthest_first(points: Tensor, number: int, first: Tensor, hidden: Tensor) -> Tensor:
+    """Points far from each other, greedily: each next one is the farthest from all chosen. Without a gradient.
+
+    Args:
+        points: (B, N, F).
+        number: How many; where fewer differ, some are chosen again.
+        first: Where to start, (B,) int64.
+        hidden: Points that are never chosen, (B, N) bool.
+
+    Returns:
+        Indices (B, number) int64.
+    """
+    square = points.square().sum(2)
+    distance = torch.full_like(square, torch.inf).masked_fill(hidden, -torch.inf)
+    newest, chosen = first, [first]
+    for _ in range(number - 1):
+        center = points.gather(1, newest[:, None, None].expand(-1, -1, points.shape[2]))  # B, 1, F
+        to_newest = square - 2 * (points @ center.transpose(1, 2))[..., 0] + center.square().sum(2)
+        distance = torch.minimum(distance, to_newest)
+        newest = distance.argmax(1)
+        chosen.append(newest)
+    return torch.stack(chosen, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from castvision.ops.anchors import choose_anchors, correct
+from castvision.ops.near_far import choose_anchors, share_differences
 from tests.ops.near_far_cases import make_case
 from tests.ops.test_near_far import full_attention
 
@@ -31,7 +31,7 @@ def test_anchors_on_a_grid() -> None:
 def test_an_only_anchor_shares_its_difference_with_all() -> None:
     q, out = torch.randn(1, 6, 2, 4), torch.randn(1, 6, 2, 4)
     exact = torch.randn(1, 1, 2, 4)
-    shared = correct(q, out, torch.tensor([[2]]), exact, 0.5, False)
+    shared = share_differences(q, out, torch.tensor([[2]]), exact, 0.5, False)
     torch.testing.assert_close(shared, out + (exact - out[:, 2:3]))
 
 
@@ -47,7 +47,7 @@ def test_the_kernel_is_a_normalised_gaussian(empty: bool) -> None:
         logits = torch.cat([logits, 2 * nearest.mean().expand(7, 1)], 1)
     weight = logits.softmax(1)[:, :3]
     expected = out[0, :, 0] + weight @ (exact - out[:, anchors[0]])[0, :, 0]
-    torch.testing.assert_close(correct(q, out, anchors, exact, scale, empty)[0, :, 0], expected)
+    torch.testing.assert_close(share_differences(q, out, anchors, exact, scale, empty)[0, :, 0], expected)
 
 
 @pytest.mark.parametrize("selection", ["farthest", "grid"])

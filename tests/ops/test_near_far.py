@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from castvision.ops import cast_attention, make_options, near_far, streaming
+from castvision.ops import attention, cast_attention, chunks, make_options, near_far
 from castvision.ops.partitions import window_index
 from castvision.ops.surrogates import nearest, routing_features, sample_surrogates
 from tests.ops.near_far_cases import Case, make_case, routing_of
@@ -19,17 +19,18 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.b
 SUMMARIES = pytest.mark.parametrize("summaries", ["mean", "query_weighted"])
 
 
-@pytest.fixture(params=["streamed", "by chunks of one window", "as on a GPU", "at once"])
+@pytest.fixture(params=["streamed", "by chunks of one window", "as on a GPU", "a window at a time", "at once"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The implementations: by chunks as they come, by the smallest chunks, as accelerators have it, the plain form."""
+    """The implementations: by chunks as they come, by the smallest ones, as accelerators have it, the plain form."""
+    if request.param == "by chunks of one window":
+        for name in ("WORKSPACE", "LEAST_WORKSPACE", "SMALL_IMAGES"):
+            monkeypatch.setattr(chunks, name, 1)
     if request.param == "as on a GPU":
         monkeypatch.setattr(near_far, "on_cpu", lambda x: False)
-    if request.param == "by chunks of one window":
-        monkeypatch.setattr(streaming, "WORKSPACE", 1)
-        monkeypatch.setattr(streaming, "LEAST_WORKSPACE", 1)
-        monkeypatch.setattr(streaming, "SMALL_IMAGES", 1)
-    if request.param == "at once":
-        monkeypatch.setattr(streaming, "near_far", lambda *operands: near_far.near_far(*operands, 0.0))
+    if request.param in ("as on a GPU", "a window at a time"):
+        monkeypatch.setattr(near_far, "WORKSPACE", 1)
+    if request.param in ("as on a GPU", "a window at a time", "at once"):
+        monkeypatch.setattr(attention, "on_cpu", lambda x: False)
     return str(request.param)
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castvision.ops import reference, softmax
-from castvision.ops.options import AttentionOptions
+from castvision.ops import arithmetic, cast_attention, make_options, paper, reference
+from castvision.ops.options import AttentionOptions, Operands
 from castvision.ops.paper import paper_attention
 from castvision.ops.paper_routing import learned_clusters
-from tests.ops.test_softmax import Largest
+from tests.ops.test_paper_attend import Largest
 
 SIZES = [  # N, M, K, P: ragged, empty clusters, K = 1, K = N, M = 1, N = 1, M > N
     (10, 7, 2, 0), (10, 7, 2, 2), (16, 14, 2, 0), (5, 8, 1, 1), (12, 1, 12, 1), (9, 9, 1, 0), (13, 4, 4, 1),
@@ -22,7 +22,6 @@ SIZES = [  # N, M, K, P: ragged, empty clusters, K = 1, K = N, M = 1, N = 1, M >
 ]  # fmt: skip
 FUNCTIONS = [("softmax", False), ("laplace", False), ("laplace", True)]
 ASSIGNMENTS = ["topk", "sa_topk", "random"]
-OPTIONAL = ("prefix_k", "prefix_v", "q_route", "k_route")
 
 
 @dataclass
@@ -35,16 +34,18 @@ class Case:
     token_mask: Tensor | None = None
     options: AttentionOptions = field(default_factory=lambda: AttentionOptions(mixing="surrogate"))
 
-    def run(self, form: Any = paper_attention, dropout_p: float = 0.0, seed: int = 0) -> Tensor:
+    def run(self, oracle: bool = False, dropout_p: float = 0.0, seed: int = 0) -> Tensor:
         o = self.operands
-        return form(
-            *(o[name] for name in ("q", "k", "v", "surrogates", "phi")), self.index, self.is_partition,
-            *(o.get(name) for name in OPTIONAL), self.token_mask, 0.5, self.options, dropout_p, seed,
-        )  # fmt: skip
+        x = Operands(o["q"], o["k"], o["v"], o.get("prefix_k"), o.get("prefix_v"), self.token_mask, 0.5)
+        own, routes = (o["surrogates"], o["phi"], self.index), (o.get("q_route"), o.get("k_route"))
+        if oracle:
+            return reference.paper_attention(x, *own, *routes, self.options)
+        torch.manual_seed(seed)
+        return paper_attention(x, *own, self.is_partition, *routes, self.options, dropout_p)
 
-    def gradients(self, form: Any = paper_attention, **dropout: Any) -> dict[str, Tensor]:
+    def gradients(self, oracle: bool = False, **dropout: Any) -> dict[str, Tensor]:
         """Output and gradients of every operand."""
-        out = self.run(form, **dropout)
+        out = self.run(oracle, **dropout)
         weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
         loss = (out * weight.to(out.dtype)).sum()
         grads = torch.autograd.grad(loss, list(self.operands.values()), allow_unused=True, materialize_grads=True)
@@ -83,8 +84,8 @@ def make_case(
     return Case(operands, index, assignment != "topk", mask, chosen)
 
 
-def assert_equal_gradients(case: Case, other: Any = reference.paper_attention, **tolerance: float) -> None:
-    mine, expected = case.gradients(), case.gradients(other)
+def assert_equal_gradients(case: Case, **tolerance: float) -> None:
+    mine, expected = case.gradients(), case.gradients(oracle=True)
     for name, value in expected.items():
         torch.testing.assert_close(mine[name], value, **tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
@@ -105,7 +106,7 @@ def test_equals_the_oracle(size, assignment: str, summaries: str, activation: st
 @pytest.mark.parametrize("assignment", ASSIGNMENTS)
 @pytest.mark.parametrize("activation", ["softmax", "laplace"])
 def test_small_chunks_change_nothing(assignment: str, activation: str, monkeypatch) -> None:
-    monkeypatch.setattr(softmax, "WORKSPACE", 64)
+    monkeypatch.setattr(paper, "WORKSPACE", 64)
     case = make_case(30, 5, 8, 1, assignment=assignment, masked=True, activation=activation)
     assert_equal_gradients(case, rtol=1e-9, atol=1e-10)
 
@@ -116,19 +117,19 @@ def test_small_chunks_change_nothing(assignment: str, activation: str, monkeypat
 @pytest.mark.parametrize("slow_half", [False, True])
 def test_lower_precision(dtype: torch.dtype, assignment: str, activation: str, slow_half: bool, monkeypatch) -> None:
     """Errors stay within a few roundings of the dtype, measured against float64 on the same rounded operands."""
-    monkeypatch.setattr(softmax, "_HALF_IS_SLOW", slow_half)
+    monkeypatch.setattr(arithmetic, "_HALF_IS_SLOW", slow_half)
     case = make_case(40, 5, 8, 1, assignment=assignment, dtype=dtype, activation=activation, own_route=True)
     results = case.gradients()
     assert all(x.dtype == dtype for x in results.values())
     case.operands = {name: x.detach().double().requires_grad_() for name, x in case.operands.items()}
-    for name, expected in case.gradients(reference.paper_attention).items():
+    for name, expected in case.gradients(oracle=True).items():
         error = (results[name].double() - expected).abs().max() / expected.abs().max()
         assert error <= 16 * torch.finfo(dtype).eps, name
 
 
 def test_half_precision_without_arithmetic_is_told_once(monkeypatch, caplog) -> None:
-    monkeypatch.setattr(softmax, "_HALF_IS_SLOW", True)
-    softmax._warn_of_half.cache_clear()
+    monkeypatch.setattr(arithmetic, "_HALF_IS_SLOW", True)
+    arithmetic._warn_of_half.cache_clear()
     with caplog.at_level(logging.WARNING, "castvision"):
         for _ in range(2):
             make_case(dtype=torch.bfloat16).run()
@@ -179,9 +180,9 @@ def test_four_tokens_by_hand() -> None:
     q, k, v = (torch.tensor(x).double().view(1, 4, 1, 1) for x in ([1, 0, 2, -1], [0.5, -0.5, 1, 3], [1, 2, 3, 5]))
     zero, phi = torch.zeros(1, 2, 1).double(), torch.zeros(1, 4, 1).double()
     index = torch.tensor([[[0, 1], [2, 3]]])
-    rest = (True, None, None, None, None, None, 1.0, AttentionOptions(), 0.0, 0)
+    x = Operands(q, k, v, None, None, None, 1.0)
     intra = (math.exp(0.5) + 2 * math.exp(-0.5)) / (math.exp(0.5) + math.exp(-0.5))
-    out = paper_attention(q, k, v, zero, phi, index, *rest)
+    out = paper_attention(x, zero, phi, index, True, None, None, AttentionOptions(), 0.0)
     assert out[0, 0, 0, 0].item() == pytest.approx(0.5 * intra + 0.5 * 4)
 
 
@@ -296,7 +297,7 @@ def test_dropout() -> None:
 @pytest.mark.parametrize("workspace", [1 << 20, 64])
 @pytest.mark.parametrize("assignment", ["topk", "sa_topk"])
 def test_backward_replays_dropout(assignment: str, workspace: int, monkeypatch) -> None:
-    monkeypatch.setattr(softmax, "WORKSPACE", workspace)
+    monkeypatch.setattr(paper, "WORKSPACE", workspace)
     case = make_case(30, 4, 8, 1, assignment=assignment)
     ahead = torch.randn(case.operands["v"].shape, dtype=torch.float64)
     grad = case.gradients(dropout_p=0.3, seed=3)["v"]
@@ -311,7 +312,7 @@ def test_backward_replays_dropout(assignment: str, workspace: int, monkeypatch) 
 @pytest.mark.parametrize("assignment", ["topk", "random"])
 def test_memory_is_linear_in_tokens(assignment: str, monkeypatch) -> None:
     """Nothing is larger than rows of all tokens, keys with the prefix included, or the workspace."""
-    monkeypatch.setattr(softmax, "WORKSPACE", 1 << 14)
+    monkeypatch.setattr(paper, "WORKSPACE", 1 << 14)
     num_tokens, num_clusters, size, heads = 1024, 64, 16, 2
     case = make_case(num_tokens, num_clusters, size, 1, assignment=assignment, dtype=torch.float32, heads=heads)
     rows = 2 * (num_tokens + num_clusters) * heads * 4
@@ -337,10 +338,9 @@ class Layer(nn.Module):
         q, k, v, phi, mask = q[:, 1:], k[:, 1:], v[:, 1:], self.phi(x[:, 1:]), x[:, 1:, 0] > -1
         size = (q.shape[1] + 3) // 4
         index = learned_clusters(q, k, self.surrogates, phi, mask, size, self.assignment)
-        return paper_attention(
-            q, k, v, self.surrogates, phi, index, self.assignment != "topk", prefix_k, prefix_v, None, None, mask, 0.5,
-            self.options, 0.0, 0,
-        )  # fmt: skip
+        operands = Operands(q, k, v, prefix_k, prefix_v, mask, 0.5)
+        partition = self.assignment != "topk"
+        return paper_attention(operands, self.surrogates, phi, index, partition, None, None, self.options, 0.0)
 
 
 SOFTMAX, LAPLACE = AttentionOptions(), AttentionOptions(activation="laplace", laplace_norm=True)
@@ -377,13 +377,19 @@ def test_graphs_equal_eager(how: str, assignment: str, options: AttentionOptions
 
 
 @pytest.mark.parametrize("assignment", ["topk", "sa_topk"])
-def test_autocast(assignment: str) -> None:
-    """Queries and keys normalised in fp32 beside values in bfloat16; nothing else is rounded."""
-    case = make_case(13, 4, 4, 1, assignment=assignment, dtype=torch.float32)
-    exact = case.run()
+def test_autocast_rounds_nothing(assignment: str) -> None:
+    case = make_case(13, 4, 4, assignment=assignment, dtype=torch.float32)
+    q, k, v, surrogates, phi = case.operands.values()
+
+    def run() -> Tensor:
+        options = make_options("paper", assignment=assignment)
+        return cast_attention(q, k, v, options, surrogate_tokens=surrogates, phi=phi)[0]
+
+    exact = run()
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(case.run(), exact)
-        case.operands["v"] = case.operands["v"].bfloat16()
-        out = case.run()
-    assert out.dtype == torch.bfloat16
-    torch.testing.assert_close(out.float(), exact, rtol=0.05, atol=0.05)
+        out = run()
+    assert torch.equal(out, exact)
+    for mine, expected in zip(
+        *(torch.autograd.grad(x.sum(), list(case.operands.values())) for x in (out, exact)), strict=True
+    ):
+        assert torch.equal(mine, expected)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from castvision.ops import softmax
-from castvision.ops.softmax import attend, gate, laplace, laplace_derivative
+from castvision.ops import paper
+from castvision.ops.paper import attend, gate, laplace
 
 ACTIVATIONS = pytest.mark.parametrize("activation", ["softmax", "laplace"])
 BIASES = pytest.mark.parametrize("bias", ["none", "keys", "groups", "queries"])
@@ -80,7 +80,7 @@ def test_equals_the_definition(
     form: Callable[..., tuple[Tensor, Tensor]], bias: str, activation: str, workspace: int, monkeypatch
 ) -> None:
     """Forward and backward through both results; with a small workspace by chunks of groups and of queries."""
-    monkeypatch.setattr(softmax, "WORKSPACE", workspace)
+    monkeypatch.setattr(paper, "WORKSPACE", workspace)
     inputs, added = operands(), make_bias(bias)
     weight, lse_weight = draw(G, H, Q, D, seed=3), draw(G, H, Q, seed=4)
     results = []
@@ -160,16 +160,6 @@ def test_lower_precision(form: Callable[..., tuple[Tensor, Tensor]], dtype: torc
         torch.testing.assert_close(mine.double(), grad, rtol=4 * tolerance, atol=4 * tolerance)
 
 
-def test_autocast_rounds_nothing() -> None:
-    inputs = operands(torch.float32)
-    expected = attend(*inputs, None)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = attend(*inputs, None)
-        grads = torch.autograd.grad(out[0].sum(), inputs)
-    assert torch.equal(out[0], expected[0]) and torch.equal(out[1], expected[1])
-    torch.testing.assert_close(grads, torch.autograd.grad(expected[0].sum(), inputs), rtol=0, atol=0)
-
-
 def test_expanded_keys_and_values_of_another_dtype() -> None:
     q, k, v = operands(torch.float32)
     out, _ = attend(q, k[:1].expand_as(k), v[:1].expand_as(v).bfloat16(), None)
@@ -180,24 +170,31 @@ def test_expanded_keys_and_values_of_another_dtype() -> None:
     assert [g.shape for g in grads] == [q.shape, k.shape, v.shape] and not grads[1][1:].any()
 
 
+def attend_with_seed(seed: int, *arguments: object) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(seed)
+    return attend(*arguments)
+
+
 @ACTIVATIONS
 def test_dropout_keeps_the_mean(activation: str) -> None:
     inputs = [x.detach() for x in operands()]
     plain, plain_lse = attend(*inputs, None, activation)
-    drawn = [attend(*inputs, None, activation, 0.3, seed) for seed in range(400)]
+    drawn = [attend_with_seed(seed, *inputs, None, activation, 0.3) for seed in range(400)]
     outs = torch.stack([out for out, _ in drawn])
     assert ((outs.mean(0) - plain).abs() / outs.std(0)).max() < 5 / math.sqrt(400)
     assert torch.equal(drawn[0][1], plain_lse)
-    assert torch.equal(attend(*inputs, None, activation, 0.3, 7)[0], drawn[7][0])
-    one = attend(*inputs[:2], torch.ones_like(inputs[2]), None, "softmax", 0.3, 1)[0]
+    assert torch.equal(attend_with_seed(7, *inputs, None, activation, 0.3)[0], drawn[7][0])
+    one = attend_with_seed(1, *inputs[:2], torch.ones_like(inputs[2]), None, "softmax", 0.3)[0]
     assert one.unique().numel() > 10  # several weights were dropped, others grew
 
 
 @pytest.mark.parametrize("workspace", [1 << 20, 40])
 @ACTIVATIONS
 def test_backward_replays_dropout(activation: str, workspace: int, monkeypatch) -> None:
-    monkeypatch.setattr(softmax, "WORKSPACE", workspace)
-    assert torch.autograd.gradcheck(lambda *x: attend(*x, make_bias("queries"), activation, 0.3, 5)[0], operands())
+    monkeypatch.setattr(paper, "WORKSPACE", workspace)
+    assert torch.autograd.gradcheck(
+        lambda *x: attend_with_seed(5, *x, make_bias("queries"), activation, 0.3)[0], operands()
+    )
 
 
 def test_memory_does_not_grow_with_the_weights() -> None:
@@ -205,7 +202,7 @@ def test_memory_does_not_grow_with_the_weights() -> None:
     with Largest() as spy:
         out, lse = attend(q, k, v, None)
         (out.sum() + lse.sum()).backward()
-    assert spy.elements <= softmax.WORKSPACE < q.shape[2] * k.shape[2]
+    assert spy.elements <= paper.WORKSPACE < q.shape[2] * k.shape[2]
 
 
 class Block(nn.Module):
@@ -245,6 +242,4 @@ def test_functions() -> None:
     x = torch.linspace(-3, 3, 13, dtype=torch.float64, requires_grad=True)
     assert laplace(torch.tensor(math.sqrt(0.5))).item() == pytest.approx(0.5)
     assert torch.autograd.gradcheck(laplace, x)
-    (slope,) = torch.autograd.grad(laplace(x).sum(), x)
-    torch.testing.assert_close(laplace_derivative(x), slope)
     assert gate(x).min() > 1 and gate(torch.zeros(1)).item() == pytest.approx(1 + math.log(2))
