@@ -3,14 +3,6 @@
 ``CASTVISION_NUMBA=0`` in the environment keeps numba from being imported at all; every compiled loop has a form in
 PyTorch that gives the same. Import this module where a loop is needed, not at the top: numba takes a quarter of a
 second to import.
-
-The matching of clusters (:func:`place`) works on arrays of one image:
-
-    scores (rows, M) float, no NaN    tokens (rows,) int64: token id of each row    row_of (N + 1,) int32: row or -1
-    heap_score (M, K) float, heap_token (M, K) int64: each cluster's members, worst first    fill (M,) int32: its size
-
-Order of pairs: score descending, then token ascending, then cluster ascending. A pair better than a full cluster's
-worst member clears its bar. Bars only rise, so a token need not remember where it was refused.
 """
 
 import os
@@ -92,40 +84,25 @@ def _best_cluster(row: Array, token: int, bar_score: Array, bar_token: Array) ->
 
 
 @compiled
-def place(
-    scores: Array,
-    tokens: Array,
-    row_of: Array,
-    heap_score: Array,
-    heap_token: Array,
-    fill: Array,
-    pending: Array,
-) -> int:
-    """Place the tokens of a chunk: each goes to the best cluster that takes it, and may push a worse member out.
+def place(scores: Array, heap_score: Array, heap_token: Array, fill: Array) -> None:
+    """SA Top-K of one image: each token goes to the best cluster that takes it, and may push a worse member out.
+
+    Order of pairs: score descending, then token ascending, then cluster ascending. A pair better than a full cluster's
+    worst member clears its bar. Bars only rise, so a token need not remember where it was refused.
 
     Args:
-        scores: Of the chunk's tokens, see the module for all shapes.
-        tokens: Their ids.
-        row_of: Row of each token in ``scores``, -1 for tokens of other chunks.
-        heap_score: Scores of the members so far; changed.
-        heap_token: The members so far; changed.
-        fill: Sizes of the clusters; changed.
-        pending: Takes the ids of tokens that are pushed out and whose scores are not here, (N,) int64.
-
-    Returns:
-        How many were written to ``pending``.
+        scores: (N, M) floating, no NaN.
+        heap_score: Takes the scores of each cluster's members, worst first, (M, K).
+        heap_token: Takes the members, (M, K) int64.
+        fill: Sizes of the clusters, (M,) int32, zeros; changed.
     """
     num_clusters, cluster_size = heap_score.shape
     bar_score = np.full(num_clusters, -np.inf, scores.dtype)
     bar_token = np.full(num_clusters, np.iinfo(np.int64).max, np.int64)
-    for c in range(num_clusters):
-        if fill[c] == cluster_size:
-            bar_score[c], bar_token[c] = heap_score[c, 0], heap_token[c, 0]
-    waiting = 0
-    for first in range(tokens.shape[0]):
-        token = tokens[first]
+    for first in range(scores.shape[0]):
+        token = first
         while token >= 0:
-            score = scores[row_of[token]]
+            score = scores[token]
             c = _best_cluster(score, token, bar_score, bar_token)
             if c < 0:  # cannot be while M * K >= N
                 break
@@ -139,10 +116,5 @@ def place(
                 heap_score[c, 0], heap_token[c, 0] = score[c], token
                 _sift_down(heap_score[c], heap_token[c], cluster_size)
                 token = loser
-                if row_of[loser] < 0:
-                    pending[waiting] = loser
-                    waiting += 1
-                    token = -1
             if fill[c] == cluster_size:
                 bar_score[c], bar_token[c] = heap_score[c, 0], heap_token[c, 0]
-    return waiting

@@ -13,7 +13,6 @@ matching, and deferred acceptance finds it without sorting N * M pairs: every fr
 whose bar (its worst member, once it is full) the token clears, each cluster keeps its K best, until no token is free.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, library
 from torch.nn import functional as F
 
-from castvision.ops.arithmetic import wide_dtype
+from castvision.ops.arithmetic import is_eager, wide_dtype
 from castvision.ops.paper import laplace
 
 WORKSPACE = 1 << 24
@@ -36,67 +35,79 @@ Scores = Callable[[slice | Tensor], Tensor]
 always the same ones for a token."""
 
 
+def learned_score(q: Tensor, k: Tensor, surrogates: Tensor, lean: Tensor, activation: str, score: str) -> Tensor:
+    """Step 1: q, k (…, N, C), surrogates (M, C) and lean, sigmoid(phi), (…, N, 1) to scores (…, N, M)."""
+    towards = surrogates.T
+    if score == "linear":
+        return torch.lerp(k, q, lean) @ towards
+    by_query, by_key = q @ towards, k @ towards
+    if activation == "softmax":
+        return torch.lerp(by_key.softmax(-1), by_query.softmax(-1), lean)
+    factor = float(q.shape[-1]) ** -0.5
+    return torch.lerp(laplace(by_key * factor), laplace(by_query * factor), lean)
+
+
 @dataclass(frozen=True)
-class _LearnedScores:
-    """Scores of one image. q, k: (N, C); surrogates: (M, C); lean, sigmoid(phi): (N, 1); token_mask: (N,) or None."""
+class TokenScores:
+    """Scores of one image: by learned surrogates, or with ``score="nearness"`` -|k - s|^2.
+
+    q, k: (N, C); surrogates: (M, C); lean: (N, 1) or None; usable: clusters to fill, (M,) or None; token_mask: (N,) or
+    None.
+    """
 
     q: Tensor
     k: Tensor
     surrogates: Tensor
-    lean: Tensor
+    lean: Tensor | None
+    usable: Tensor | None
     token_mask: Tensor | None
     activation: str
-    routing_score: str
+    score: str
 
     def __call__(self, tokens: slice | Tensor) -> Tensor:
-        q, k, lean = self.q[tokens], self.k[tokens], self.lean[tokens]
-        scores = self.surrogates.new_empty(len(q), len(self.surrogates))
-        step = max(1, (_CPU_BLOCK if scores.device.type == "cpu" else WORKSPACE) // scores.shape[1])
-        for block in (slice(start, start + step) for start in range(0, len(q), step)):
-            scores[block] = self._score(q[block].to(scores.dtype), k[block].to(scores.dtype), lean[block])
+        """Of some tokens, (rows, M)."""
+        q, k, s = self.q[tokens], self.k[tokens], self.surrogates
+        lean = None if self.lean is None else self.lean[tokens]
+        scores = s.new_empty(len(k), len(s))
+        step = max(1, (_CPU_BLOCK if scores.device.type == "cpu" else WORKSPACE) // len(s))
+        for block in (slice(start, start + step) for start in range(0, len(k), step)):
+            rows = k[block].to(scores.dtype)
+            if lean is None:
+                nearness = torch.addmm(-s.square().sum(1), rows, s.T, alpha=2)
+                scores[block] = nearness - rows.square().sum(1, keepdim=True)
+            else:
+                scores[block] = learned_score(
+                    q[block].to(scores.dtype), rows, s, lean[block], self.activation, self.score
+                )
+        if self.usable is not None:
+            scores.masked_fill_(~self.usable, -torch.inf)
         return scores if self.token_mask is None else scores.masked_fill_(~self.token_mask[tokens, None], -torch.inf)
 
-    def _score(self, q: Tensor, k: Tensor, lean: Tensor) -> Tensor:
-        if self.routing_score == "linear":
-            return torch.lerp(k, q, lean) @ self.surrogates.T
-        return torch.lerp(self._share(k), self._share(q), lean)
 
-    def _share(self, x: Tensor) -> Tensor:
-        logits = x @ self.surrogates.T
-        return logits.softmax(1) if self.activation == "softmax" else laplace(logits * x.shape[1] ** -0.5)
-
-
-def learned_scores(
-    q: Tensor,
-    k: Tensor,
-    surrogates: Tensor,
-    phi: Tensor,
-    token_mask: Tensor | None,
-    activation: str = "softmax",
-    routing_score: str = "affinity",
-) -> list[Scores]:
-    """Step 1 for any tokens of each image.
+def nearest_learned(
+    q: Tensor, k: Tensor, surrogates: Tensor, phi: Tensor, activation: str = "softmax", routing_score: str = "affinity"
+) -> Tensor:
+    """The cluster that each token scores highest in, the first of equals.
 
     Args:
         q: Queries, (B, N, H, D).
         k: Keys, (B, N, H, D).
         surrogates: Surrogate tokens, (H, M, D).
         phi: Lean of each token, (B, N, 1).
-        token_mask: True where a token is real, (B, N) bool, or None.
         activation: "softmax" or "laplace".
         routing_score: "affinity" or "linear".
 
     Returns:
-        One function an image, see ``Scores``.
+        labels (B, N) int64, without a gradient.
     """
     dtype = wide_dtype(q.dtype)
-    flat = surrogates.to(dtype).transpose(0, 1).flatten(1)  # M, C
-    rows_q, rows_k, lean = q.flatten(2), k.flatten(2), torch.sigmoid(phi.to(dtype))
-    masks: list[Tensor | None] = [None] * q.shape[0] if token_mask is None else list(token_mask)
-    return [
-        _LearnedScores(rows_q[b], rows_k[b], flat, lean[b], masks[b], activation, routing_score)
-        for b in range(q.shape[0])
-    ]
+    flat = surrogates.detach().transpose(0, 1).flatten(1).to(dtype)
+    rows = [q.detach().flatten(2).to(dtype), k.detach().flatten(2).to(dtype), phi.detach().to(dtype).sigmoid()]
+    if is_eager():
+        step = max(1, _CPU_BLOCK // (flat.shape[0] * q.shape[0]))
+        parts = zip(*(torch.split(x, step, 1) for x in rows), strict=True)
+        return torch.cat([learned_score(a, b, flat, c, activation, routing_score).argmax(2) for a, b, c in parts], 1)
+    return learned_score(rows[0], rows[1], flat, rows[2], activation, routing_score).argmax(2)
 
 
 def learned_clusters(
@@ -110,7 +121,7 @@ def learned_clusters(
     activation: str = "softmax",
     routing_score: str = "affinity",
 ) -> Tensor:
-    """Steps 1 and 2: the clusters that learned surrogates form. A node of its own for compile, export and script.
+    """Steps 1 and 2: the clusters that learned surrogates form.
 
     Args:
         q: Queries, (B, N, H, D).
@@ -126,35 +137,11 @@ def learned_clusters(
     Returns:
         index (B, M, K) int64, padding = N, without a gradient.
     """
+    flat = surrogates.transpose(0, 1).flatten(1)[None]
     index: Tensor = torch.ops.castvision.route(
-        q, k, surrogates, phi, token_mask, cluster_size, assignment, activation, routing_score
+        q.flatten(2), k.flatten(2), flat, phi, None, token_mask, cluster_size, assignment, activation, routing_score
     )
     return index
-
-
-def nearest_learned(
-    q: Tensor,
-    k: Tensor,
-    surrogates: Tensor,
-    phi: Tensor,
-    activation: str = "softmax",
-    routing_score: str = "affinity",
-) -> Tensor:
-    """The cluster that each token scores highest in, the first of equals.
-
-    Args:
-        q: Queries, (B, N, H, D).
-        k: Keys, (B, N, H, D).
-        surrogates: Surrogate tokens, (H, M, D).
-        phi: Lean of each token, (B, N, 1).
-        activation: "softmax" or "laplace".
-        routing_score: "affinity" or "linear".
-
-    Returns:
-        labels (B, N) int64, without a gradient.
-    """
-    labels: Tensor = torch.ops.castvision.nearest_learned(q, k, surrogates, phi, activation, routing_score)
-    return labels
 
 
 def matched_clusters(
@@ -172,7 +159,9 @@ def matched_clusters(
     Returns:
         index (B, M, K) int64, padding = N.
     """
-    index: Tensor = torch.ops.castvision.match(features, centers, usable, token_mask, cluster_size)
+    index: Tensor = torch.ops.castvision.route(
+        features, features, centers, None, usable, token_mask, cluster_size, "sa_topk", "softmax", "nearness"
+    )
     return index
 
 
@@ -184,75 +173,36 @@ def _route(
     q: Tensor,
     k: Tensor,
     surrogates: Tensor,
-    phi: Tensor,
+    phi: Tensor | None,
+    usable: Tensor | None,
     token_mask: Tensor | None,
     cluster_size: int,
     assignment: str,
     activation: str,
-    routing_score: str,
+    score: str,
 ) -> Tensor:
-    num_tokens, num_clusters = q.shape[1], surrogates.shape[1]
+    """A node of its own for compile, export and script: matching takes as many rounds as the data ask for."""
+    dtype, num_tokens, num_clusters = wide_dtype(q.dtype), q.shape[1], surrogates.shape[1]
+    index = []
     # autocast stays on inside an operator, and would round scores to half precision
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
-        images = learned_scores(q, k, surrogates, phi, token_mask, activation, routing_score)
-        if assignment == "topk":
-            index = [best_tokens(scores, num_tokens, num_clusters, cluster_size) for scores in images]
-        else:
-            index = [match_clusters(scores, num_tokens, num_clusters, cluster_size, q.device) for scores in images]
-        return torch.stack(index)
+        for b in range(q.shape[0]):
+            scores = TokenScores(
+                q[b], k[b], surrogates[b % len(surrogates)].to(dtype),
+                None if phi is None else phi[b].to(dtype).sigmoid(),
+                None if usable is None else usable[b], None if token_mask is None else token_mask[b], activation, score,
+            )  # fmt: skip
+            if assignment == "topk":
+                index.append(best_tokens(scores, num_tokens, num_clusters, cluster_size))
+            else:
+                index.append(match_clusters(scores, num_tokens, num_clusters, cluster_size, q.device))
+    return torch.stack(index)
 
 
 @_route.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    surrogates: Tensor,
-    phi: Tensor,
-    token_mask: Tensor | None,
-    cluster_size: int,
-    assignment: str,
-    activation: str,
-    routing_score: str,
-) -> Tensor:
+def _(q: Tensor, k: Tensor, surrogates: Tensor, phi: Tensor | None, usable: Tensor | None, token_mask: Tensor | None,
+      cluster_size: int, *_: str) -> Tensor:  # fmt: skip
     return q.new_empty((q.shape[0], surrogates.shape[1], cluster_size), dtype=torch.long)
-
-
-@_custom_op("castvision::nearest_learned", mutates_args=())
-def _nearest_learned(
-    q: Tensor, k: Tensor, surrogates: Tensor, phi: Tensor, activation: str, routing_score: str
-) -> Tensor:
-    num_tokens, step = q.shape[1], max(1, WORKSPACE // surrogates.shape[1])
-    with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
-        images = learned_scores(q, k, surrogates, phi, None, activation, routing_score)
-        chunks = [slice(start, min(start + step, num_tokens)) for start in range(0, num_tokens, step)]
-        return torch.stack([torch.cat([_ranked(scores(chunk)).argmax(1) for chunk in chunks]) for scores in images])
-
-
-@_nearest_learned.register_fake
-def _(q: Tensor, k: Tensor, surrogates: Tensor, phi: Tensor, activation: str, routing_score: str) -> Tensor:
-    return q.new_empty(q.shape[:2], dtype=torch.long)
-
-
-@_custom_op("castvision::match", mutates_args=())
-def _match(features: Tensor, centers: Tensor, usable: Tensor, token_mask: Tensor | None, cluster_size: int) -> Tensor:
-    dtype = wide_dtype(features.dtype)
-    features, centers = features.to(dtype), centers.to(dtype)
-
-    def scores(b: int, tokens: slice | Tensor) -> Tensor:
-        z, s = features[b, tokens], centers[b]
-        nearness = torch.addmm(-s.square().sum(1), z, s.T, alpha=2) - z.square().sum(1, keepdim=True)
-        hidden = ~usable[b] if token_mask is None else ~(usable[b] & token_mask[b, tokens, None])
-        return nearness.masked_fill(hidden, -torch.inf)
-
-    with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-        num_tokens, num_clusters = features.shape[1], centers.shape[1]
-        images = (functools.partial(scores, b) for b in range(features.shape[0]))
-        return torch.stack([match_clusters(s, num_tokens, num_clusters, cluster_size, features.device) for s in images])
-
-
-@_match.register_fake
-def _(features: Tensor, centers: Tensor, usable: Tensor, token_mask: Tensor | None, cluster_size: int) -> Tensor:
-    return features.new_empty((*centers.shape[:2], cluster_size), dtype=torch.long)
 
 
 def best_tokens(scores: Scores, num_tokens: int, num_clusters: int, cluster_size: int) -> Tensor:
@@ -270,7 +220,7 @@ def best_tokens(scores: Scores, num_tokens: int, num_clusters: int, cluster_size
     step = max(cluster_size, WORKSPACE // num_clusters)
     best: list[Tensor] = []  # scores and tokens, (M, at most K)
     for start in range(0, num_tokens, step):
-        part = _ranked(scores(slice(start, min(start + step, num_tokens))))
+        part = ranked(scores(slice(start, min(start + step, num_tokens))))
         part = part.T.contiguous()  # M, tokens: contiguous rows are 3 times faster to rank
         value, token = part.topk(min(cluster_size, part.shape[1]), dim=1)
         token = token + start
@@ -306,25 +256,12 @@ def match_clusters(
         raise ValueError(
             f"expected places for all tokens, M * K >= N, got M={num_clusters}, K={cluster_size}, N={num_tokens}"
         )
-    if device.type == "cpu":
+    if device.type == "cpu" and num_tokens * num_clusters <= WORKSPACE:
         from castvision.ops import compiled
 
         if compiled.is_enabled():
             return match_heaps(scores, num_tokens, num_clusters, cluster_size)
     return match_rounds(scores, num_tokens, num_clusters, cluster_size)
-
-
-def match_greedy(scores: Tensor, cluster_size: int) -> Tensor:
-    """The definition of SA Top-K, for tests: scores (N, M) to index (M, K) as :func:`match_clusters` gives it."""
-    num_tokens, num_clusters = scores.shape
-    pairs = sorted((-value, n, c) for n, row in enumerate(_ranked(scores).tolist()) for c, value in enumerate(row))
-    members: list[list[int]] = [[] for _ in range(num_clusters)]
-    free = [True] * num_tokens
-    for _, n, c in pairs:
-        if free[n] and len(members[c]) < cluster_size:
-            free[n] = False
-            members[c].append(n)
-    return torch.tensor([sorted(m) + [num_tokens] * (cluster_size - len(m)) for m in members], device=scores.device)
 
 
 def match_rounds(scores: Scores, num_tokens: int, num_clusters: int, cluster_size: int) -> Tensor:
@@ -335,7 +272,7 @@ def match_rounds(scores: Scores, num_tokens: int, num_clusters: int, cluster_siz
     otherwise. Identical tokens need up to M rounds.
     """
     step = max(1, WORKSPACE // num_clusters)
-    table = _ranked(scores(slice(0, num_tokens if num_tokens <= step else 0)))
+    table = ranked(scores(slice(0, num_tokens if num_tokens <= step else 0)))
     token = torch.arange(num_tokens, device=table.device)
     home = torch.full_like(token, num_clusters)  # cluster of each token; M: none yet
     kept = table.new_full((num_tokens,), -torch.inf)  # its score there
@@ -347,7 +284,7 @@ def match_rounds(scores: Scores, num_tokens: int, num_clusters: int, cluster_siz
             break
         for first in range(0, len(free), step):
             some = free[first : first + step]
-            rows = table[some] if len(table) else _ranked(scores(F.pad(some, (0, step - len(some)))))[: len(some)]
+            rows = table[some] if len(table) else ranked(scores(F.pad(some, (0, step - len(some)))))[: len(some)]
             clears = (rows > bar_score) | ((rows == bar_score) & (some[:, None] < bar_token))
             kept[some], home[some] = rows.masked_fill_(~clears, -torch.inf).max(1)
         # rank of every token inside its cluster: by cluster, then score descending, then token
@@ -369,39 +306,20 @@ def match_rounds(scores: Scores, num_tokens: int, num_clusters: int, cluster_siz
 
 
 def match_heaps(scores: Scores, num_tokens: int, num_clusters: int, cluster_size: int) -> Tensor:
-    """Compiled deferred acceptance on a CPU, streamed; arguments and result of :func:`match_clusters`.
+    """Compiled deferred acceptance on a CPU, all scores at once; arguments and result of :func:`match_clusters`.
 
-    At most ``WORKSPACE`` scores exist at once. A token that is pushed out after its chunk was dropped is scored again,
-    together with all others of that fate. Identical tokens cost nothing extra.
+    Identical tokens cost nothing extra.
     """
     from castvision.ops.compiled import place
 
-    step = max(1, WORKSPACE // num_clusters)
+    table = ranked(scores(slice(0, num_tokens))).contiguous()
+    heap_score = table.new_full((num_clusters, cluster_size), -torch.inf)
     heap_token = torch.full((num_clusters, cluster_size), num_tokens)
-    heap_score: Tensor | None = None
-    fill = torch.zeros(num_clusters, dtype=torch.int32)
-    row_of = torch.full((num_tokens + 1,), -1, dtype=torch.int32)
-    pending = torch.empty(num_tokens, dtype=torch.int64)
-    everyone = torch.arange(num_tokens)
-    chunks: list[slice | Tensor] = [slice(i, min(i + step, num_tokens)) for i in range(0, num_tokens, step)]
-    while chunks:
-        late: list[Tensor] = []
-        for chunk in chunks:
-            tokens = everyone[chunk]
-            rows = _ranked(scores(chunk)).contiguous()
-            if heap_score is None:
-                heap_score = rows.new_full((num_clusters, cluster_size), -torch.inf)
-            row_of[tokens] = torch.arange(len(tokens), dtype=torch.int32)
-            arrays = (rows, tokens, row_of, heap_score, heap_token, fill, pending)
-            waiting = place(*(a.numpy() for a in arrays))
-            row_of[tokens] = -1
-            late.append(pending[:waiting].clone())
-        again = torch.cat(late)
-        chunks = [again[i : i + step] for i in range(0, len(again), step)]
+    place(table.numpy(), heap_score.numpy(), heap_token.numpy(), torch.zeros(num_clusters, dtype=torch.int32).numpy())
     return heap_token.sort(1)[0]
 
 
-def _ranked(scores: Tensor) -> Tensor:
+def ranked(scores: Tensor) -> Tensor:
     """Scores that can be compared: NaN and -inf (masked) become the lowest number, below every real score."""
     lowest = torch.finfo(scores.dtype).min
     return scores.nan_to_num(nan=lowest, neginf=lowest).add_(0.0)  # -0.0 becomes 0.0, which sorts by bits tell apart

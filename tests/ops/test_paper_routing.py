@@ -11,15 +11,15 @@ from torch import Tensor, library
 
 from castvision.ops import compiled, paper_routing
 from castvision.ops.paper_routing import (
+    TokenScores,
     best_tokens,
     learned_clusters,
-    learned_scores,
     match_clusters,
-    match_greedy,
     match_heaps,
     match_rounds,
     matched_clusters,
     nearest_learned,
+    ranked,
 )
 
 CPU = torch.device("cpu")
@@ -27,6 +27,19 @@ MATCHES = [match_rounds, match_heaps]
 SCORES = pytest.mark.parametrize(
     ("activation", "score"), [("softmax", "affinity"), ("laplace", "affinity"), ("softmax", "linear")]
 )
+
+
+def match_greedy(scores: Tensor, cluster_size: int) -> Tensor:
+    """The definition of SA Top-K: scores (N, M) to index (M, K) as :func:`match_clusters` gives it."""
+    num_tokens, num_clusters = scores.shape
+    pairs = sorted((-value, n, c) for n, row in enumerate(ranked(scores).tolist()) for c, value in enumerate(row))
+    members: list[list[int]] = [[] for _ in range(num_clusters)]
+    free = [True] * num_tokens
+    for _, n, c in pairs:
+        if free[n] and len(members[c]) < cluster_size:
+            free[n] = False
+            members[c].append(n)
+    return torch.tensor([sorted(m) + [num_tokens] * (cluster_size - len(m)) for m in members], device=scores.device)
 
 
 def scores_of(kind: str, num_tokens: int, num_clusters: int) -> Tensor:
@@ -109,16 +122,19 @@ def test_rounds_ask_for_scores_within_the_workspace(monkeypatch) -> None:
     assert set(asked[1:]) == {16} and len(asked) > 5 and asked[0] == 0
 
 
-def test_heaps_ask_for_scores_within_the_workspace(monkeypatch) -> None:
+def test_heaps_ask_for_all_scores_and_leave_more_than_the_workspace_to_rounds(monkeypatch) -> None:
     scores, asked = scores_of("skewed", 50, 4), []
 
     def score(rows: slice | Tensor) -> Tensor:
         asked.append(len(scores[rows]))
         return scores[rows]
 
+    expected = match_clusters(score, 50, 4, 13, CPU)
+    assert asked == [50]
     monkeypatch.setattr(paper_routing, "WORKSPACE", 4 * 16 + 3)
-    match_heaps(score, 50, 4, 13)
-    assert asked[:4] == [16, 16, 16, 2] and max(asked) == 16 and len(asked) > 4
+    asked.clear()
+    assert torch.equal(match_clusters(score, 50, 4, 13, CPU), expected)
+    assert max(asked) == 16
 
 
 def test_places_must_suffice() -> None:
@@ -137,6 +153,17 @@ def test_the_switch_leaves_numba_out(monkeypatch) -> None:
     assert torch.equal(learned_clusters(*operands, None, 8, "sa_topk"), expected)
     script = f"import runpy, sys; runpy.run_path({compiled.__file__!r}); assert 'numba' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"CASTVISION_NUMBA": "0"})
+
+
+def learned_scores(
+    q: Tensor, k: Tensor, surrogates: Tensor, phi: Tensor, mask: Tensor | None, activation: str, score: str
+) -> list[TokenScores]:
+    flat = surrogates.transpose(0, 1).flatten(1)
+    return [
+        TokenScores(q[b].flatten(1), k[b].flatten(1), flat, phi[b].sigmoid(), None, None if mask is None else mask[b],
+                    activation, score)
+        for b in range(len(q))
+    ]  # fmt: skip
 
 
 def draw(num_tokens: int, num_clusters: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
@@ -257,8 +284,22 @@ def test_autocast_and_half_precision_do_not_round_scores() -> None:
 def test_the_operator_obeys_the_rules_of_torch_library(assignment: str) -> None:
     operands = draw(12, 3)
     mask = torch.ones(2, 12, dtype=torch.bool)
-    library.opcheck(torch.ops.castvision.route.default, (*operands, mask, 4, assignment, "softmax", "affinity"))
-    if assignment == "sa_topk":
-        library.opcheck(torch.ops.castvision.nearest_learned.default, (*operands, "softmax", "affinity"))
-        features, centers, usable = torch.randn(2, 12, 3), torch.randn(2, 4, 3), torch.ones(2, 4, dtype=torch.bool)
-        library.opcheck(torch.ops.castvision.match.default, (features, centers, usable, mask, 3))
+    q, k, surrogates, phi = operands
+    flat = (q.flatten(2), k.flatten(2), surrogates.transpose(0, 1).flatten(1)[None])
+    library.opcheck(torch.ops.castvision.route.default, (*flat, phi, None, mask, 4, assignment, "softmax", "affinity"))
+    usable = torch.ones(2, 3, dtype=torch.bool)
+    library.opcheck(
+        torch.ops.castvision.route.default,
+        (
+            flat[0],
+            flat[1],
+            flat[2].expand(2, -1, -1).contiguous(),
+            None,
+            usable,
+            mask,
+            4,
+            "sa_topk",
+            "softmax",
+            "nearness",
+        ),
+    )
