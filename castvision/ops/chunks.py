@@ -24,7 +24,7 @@ WORKSPACE = 1 << 20
 SHARE = 4
 """They are at most this part of the queries: what a chunk takes stays small beside what goes in and out."""
 
-LEAST_WORKSPACE = 1 << 17
+LEAST_WORKSPACE = 1 << 18
 """But no less than this: smaller chunks cost more time in Python than they are worth."""
 
 SMALL_IMAGES = 1 << 19
@@ -210,7 +210,8 @@ class Chunks:
             whole = means.index_select(1, chunk.clusters).view_as(x)
             mean = torch.where(chunk.sparse[..., None], whole, mean)
         row = (self.count(groups) * pairs.shape[2] + stop + chunk.labels).flatten()
-        pairs.flatten(1, 2).index_copy_(1, row, mean.flatten(1, 2).to(pairs.dtype))
+        for part, rows in zip(pairs.flatten(1, 2), mean.flatten(1, 2).to(pairs.dtype), strict=True):
+            part[row] = rows
         if self.center is None:
             return chunk.bias
         rows = chunk.bias.flatten(0, 1).clone()
