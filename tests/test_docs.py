@@ -1,10 +1,12 @@
-"""The README and the tools' help say what is true."""
+"""The README, the pages of docs/ and the tools' help say what is true."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import pkgutil
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -18,7 +20,12 @@ from castvision_cli import VERBS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = {page.name: page.read_text(encoding="utf-8") for page in ROOT.glob("*.md")}
+PAGES = {
+    page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8")
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+}
+OF_TODAY = sorted(set(PAGES) - {"CHANGELOG.md"})  # which names what is gone, too
+SOURCE = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("castvision/**/*.py"))
 SCRIPTS = sorted([*ROOT.glob("tools/*.py"), *ROOT.glob("demo/*.py")])
 COMMANDS = [script for script in SCRIPTS if "__main__" in script.read_text(encoding="utf-8")]
 
@@ -59,27 +66,85 @@ def test_help_of_a_verb_answers_at_once(verb: str):
     assert seconds < 5
 
 
+def commands(text: str) -> list[list[str]]:
+    """The words of each ``castvision …`` line in a page's bash blocks, without comments."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("castvision ")]
+
+
+def anchors(page: str) -> set[str]:
+    """What a link may name in a page after ``#``."""
+    titles = re.findall(r"^#+ (.+)$", PAGES[page], re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("page", sorted(PAGES))
-def test_pages_name_only_files_and_commands_that_exist(page: str):
+def test_links_lead_somewhere(page: str):
+    folder = (ROOT / page).parent
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (folder / path).resolve() if path else ROOT / page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.relative_to(ROOT).as_posix()), link
+
+
+@pytest.mark.parametrize("page", OF_TODAY)
+def test_pages_name_only_what_exists(page: str):
     text = PAGES[page]
-    links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
     scripts = set(re.findall(r"(?:bash|python) ((?:tools|demo|benchmarks)/[\w./]+)", text))
-    missing = [name for name in links | scripts if not (ROOT / name).exists()]
-    assert not missing
+    files = set(re.findall(r"`((?:benchmarks|castvision|castvision_cli|configs|docs|tests|tools)/[\w./]+)`", text))
+    assert not [name for name in scripts | files if not (ROOT / name).exists() and "NAME" not in name]
     assert set(re.findall(r"`castvision ([a-z][\w-]*)", text)) <= set(VERBS)
     models = set(re.findall(r"\bcast_vit_[a-z0-9_]+\b(?![_*])", text))
     assert models <= set(timm.list_models("cast_vit_*"))
+    for name in re.findall(r"`(castvision(?:\.\w+)+)`", text):
+        pkgutil.resolve_name(name)
+    classes = set(re.findall(r"\b(\w*[a-z](?:DataModule|Task|Head))\b", text)) - {"MyDataModule"}
+    assert not [name for name in classes if not re.search(rf"^class {name}\b", SOURCE, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("page", OF_TODAY)
+def test_commands_in_pages_have_the_options_and_configurations_they_name(page: str):
+    for verb, *words in commands(PAGES[page]):
+        assert verb in VERBS
+        flags = {word for word in words if word.startswith("--") and "." not in word}
+        help_text, _ = answer_help(f"from castvision_cli import main; sys.exit(main({[verb, '--help']!r}))")
+        if verb != "data":
+            assert all(re.search(rf"{flag}\b", help_text) for flag in flags), (verb, flags)
+        if "--config" in words and not (name := words[words.index("--config") + 1]).endswith(".yaml"):
+            assert (ROOT / "configs" / f"{name}.yaml").is_file(), name
+
+
+def test_every_configuration_and_data_module_is_told_of():
+    for config in ROOT.glob("configs/*.yaml"):
+        assert f"`{config.stem.removesuffix('_cnn')}`" in PAGES["docs/training.md"], config.stem
+    modules = re.findall(r"^class (\w+DataModule)\((\w+)", SOURCE, re.MULTILINE)
+    for name in {name for name, _ in modules} - {base for _, base in modules}:  # bases are templates
+        assert f"`{name}`" in PAGES["docs/data.md"], name
+
+
+def test_every_page_of_docs_is_linked_from_the_readme_and_the_readme_is_short():
+    assert set(re.findall(r"\]\((docs/\w+\.md)\)", README)) == {page for page in PAGES if page.startswith("docs/")}
+    assert README.count("\n") <= 120
+    assert re.search(r"^bash tools/quickstart\.sh .+\nbash tools/test\.sh ", README, re.MULTILINE)
 
 
 def test_table_of_models_is_true():
     tool = load_tool("model_table")
-    begin, end = README.index(tool.BEGIN) + len(tool.BEGIN), README.index(tool.END)
-    assert README[begin:end] == tool.make_table(), "run: python tools/model_table.py --write"
+    page = PAGES["docs/models.md"]
+    begin, end = page.index(tool.BEGIN) + len(tool.BEGIN), page.index(tool.END)
+    assert page[begin:end] == tool.make_table(), "run: python tools/model_table.py --write"
 
 
-def test_readme_blocks_are_found_and_failures_seen(tmp_path: Path):
+def test_python_blocks_are_found_and_failures_seen():
     tool = load_tool("readme_blocks")
-    assert len(tool.find_blocks(README)) >= 3
+    pages = [page.relative_to(ROOT).as_posix() for page in tool.find_pages()]
+    assert pages == ["README.md", *sorted(page for page in PAGES if page.startswith("docs/"))]
+    assert len(tool.find_blocks(README)) >= 2
+    assert len(tool.find_blocks(PAGES["docs/attention.md"])) >= 3
     text = "a\n```python\nx = 1\nprint(x)\n```\n```bash\nno\n```\n```python\nraise SystemExit(3)\n```\n"
     (line, good), (_, bad) = tool.find_blocks(text)
     assert (line, good) == (3, "x = 1\nprint(x)\n")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Print the README's table of models from timm's registry, or write it between its markers in the README."""
+"""Print the table of models from timm's registry, or write it between its markers in docs/models.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- models: begin (python tools/model_table.py --write) -->\n", "<!-- models: end -->"
 
 
@@ -36,7 +36,7 @@ def make_table() -> str:
 
 
 def replace_table(text: str, table: str) -> str:
-    """The README's text with the table between the markers replaced.
+    """The page with the table between the markers replaced.
 
     Raises:
         ValueError: If the markers are missing.
@@ -49,12 +49,12 @@ def replace_table(text: str, table: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write it into README.md instead of printing it")
+    parser.add_argument("--write", action="store_true", help="write it into docs/models.md instead of printing it")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     table = make_table()
     if arguments.write:
-        README.write_text(replace_table(README.read_text(encoding="utf-8"), table), encoding="utf-8")
+        PAGE.write_text(replace_table(PAGE.read_text(encoding="utf-8"), table), encoding="utf-8")
     else:
         print(table, end="")
 

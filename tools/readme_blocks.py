@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Run every ```python block of a Markdown file, in order, each in a fresh interpreter and an empty folder."""
+"""Run every ```python block of the README and of docs/, in order, each in a fresh interpreter and an empty folder."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def find_pages() -> list[Path]:
+    """The README, then the pages of docs/ by name."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def find_blocks(text: str) -> list[tuple[int, str]]:
@@ -38,21 +43,22 @@ def run_block(source: str, timeout: float) -> subprocess.CompletedProcess[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", nargs="?", type=Path, default=ROOT / "README.md", help="default: the README")
+    parser.add_argument("pages", nargs="*", type=Path, help="Markdown files (default: README.md and docs/*.md)")
     parser.add_argument("--timeout", type=float, default=180, help="seconds a block may take (default: 180)")
     arguments = parser.parse_args()
-    blocks = find_blocks(arguments.file.read_text(encoding="utf-8"))
-    failed = 0
-    for line, source in blocks:
-        start = time.perf_counter()
-        result = run_block(source, arguments.timeout)
-        failed += result.returncode != 0
-        verdict = "ok" if result.returncode == 0 else "FAILED"
-        print(f"{arguments.file.name}:{line}  {verdict}  {time.perf_counter() - start:.1f} s", flush=True)
-        if result.returncode:
-            print(result.stderr, file=sys.stderr)
-    print(f"{len(blocks) - failed} of {len(blocks)} blocks ran")
-    return 1 if failed or not blocks else 0
+    total = failed = 0
+    for page in arguments.pages or find_pages():
+        for line, source in find_blocks(page.read_text(encoding="utf-8")):
+            start = time.perf_counter()
+            result = run_block(source, arguments.timeout)
+            total += 1
+            failed += result.returncode != 0
+            verdict = "ok" if result.returncode == 0 else "FAILED"
+            print(f"{page.name}:{line}  {verdict}  {time.perf_counter() - start:.1f} s", flush=True)
+            if result.returncode:
+                print(result.stderr, file=sys.stderr)
+    print(f"{total - failed} of {total} blocks ran")
+    return 1 if failed or not total else 0
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class ContextSegmenter(Segmenter):
     Args:
         backbone: With ``use_rot_pos_emb=True`` and ``pos_embed="none"``: positions must reach beyond the tile.
         head: As for `Segmenter`.
-        context_size: (height, width) the whole image is resized to, see `castvision.models.make_context`.
+        context_size: (height, width) the whole image is resized to, see `castvision.data.make_context`.
         out_indices: As for `Segmenter`.
 
     Raises:
