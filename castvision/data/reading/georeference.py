@@ -24,7 +24,7 @@ class Georeference:
             (0, 0) is the outer corner of the first pixel. This is the order of `affine.Affine`; GDAL's is c, a, b, f,
             d, e.
         crs: The coordinate system: "EPSG:32633" from a GeoTIFF's keys, WKT from other formats; libraries take both.
-            None = not stated by a code.
+            None if not stated by a code.
         keys: GeoKeyDirectoryTag.
         doubles: GeoDoubleParamsTag.
         ascii: GeoAsciiParamsTag.
@@ -115,7 +115,7 @@ def georeference_from_epsg(
 
 def _transform(scale: Any, tiepoint: Any, matrix: Any) -> tuple[float, float, float, float, float, float] | None:
     if matrix is not None and len(matrix) == 16:
-        a, b, c, d, e, f = (float(matrix[place]) for place in (0, 1, 3, 4, 5, 7))
+        a, b, c, d, e, f = (float(matrix[index]) for index in (0, 1, 3, 4, 5, 7))
         return a, b, c, d, e, f
     if scale is None or tiepoint is None or len(scale) < 2 or len(tiepoint) < 6:
         return None
@@ -126,9 +126,9 @@ def _transform(scale: Any, tiepoint: Any, matrix: Any) -> tuple[float, float, fl
 
 def _key(keys: tuple[int, ...], wanted: int) -> int | None:
     """The short value of a GeoKey: entries of four (key, location, count, value) follow a header of four."""
-    for place in range(4, len(keys) - 3, 4):
-        if keys[place] == wanted and keys[place + 1] == 0:
-            return keys[place + 3]
+    for start in range(4, len(keys) - 3, 4):
+        if keys[start] == wanted and keys[start + 1] == 0:
+            return keys[start + 3]
     return None
 
 

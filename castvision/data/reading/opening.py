@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from castvision.data.reading.decoding import TIFF_SIGNATURES, Pixels
-from castvision.data.reading.images import check_file
-from castvision.data.reading.memory import WholeImageReader
-from castvision.data.reading.reader import Alpha, ImageReader, Options
+from castvision.data.reading.pixels import Pixels
+from castvision.data.reading.reader import Alpha, ImageReader, Options, check_alpha, check_file
 from castvision.data.reading.segments import NotByWindows
-from castvision.data.reading.tiff import TiffReader
+from castvision.data.reading.tiff import TIFF_SIGNATURES, TiffReader
+from castvision.data.reading.whole import WholeImageReader
 
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif"})
+"""What ordinary images are called; files themselves are recognised by their content."""
 SLIDE_SUFFIXES = (".mrxs", ".bif", ".scn", ".vms", ".vmu", ".svslide", ".czi", ".dcm")
 """Slides whose first file looks like something else, or whose tiles overlap: openslide's from the start."""
 _RASTER_SUFFIXES = (".vrt", ".img", ".jp2", ".j2k", ".asc", ".hgt", ".dem", ".bil", ".ntf")
@@ -30,8 +31,8 @@ def open_image(
 
     TIFF (BigTIFF, GeoTIFF, OME-TIFF, SVS, NDPI; tiles or strips, pyramids) is read by windows, so are zarr arrays,
     OME-Zarr, slides openslide knows and rasters GDAL knows (extra ``large-images``). PNG, JPEG, WebP, BMP and GIF are
-    decoded as a whole by `reading.images.read_image`, which refuses what does not fit in memory. Colours,
-    palettes, CMYK, orientation and opacity become what they become there; no depth is lost.
+    decoded as a whole by `castvision.data.reading.whole.read_image`, which refuses what does not fit in memory.
+    Colours, palettes, CMYK, orientation and opacity become what they become there; no depth is lost.
 
     Args:
         path: A file, or a zarr folder.
@@ -47,8 +48,7 @@ def open_image(
         ValueError: Empty, damaged, truncated, not an image, or one that cannot be read by windows; the file is named.
         ImportError: A format of an extra that is not installed.
     """
-    if alpha not in ("white", "drop", "keep"):
-        raise ValueError(f"expected alpha to be 'white', 'drop' or 'keep', got {alpha=}")
+    check_alpha(alpha)
     return _open(Path(path), Options(alpha, page, cache_bytes))
 
 
@@ -90,7 +90,7 @@ def read_mask(path: str | os.PathLike[str]) -> Pixels:
 
 def _open(path: Path, options: Options) -> ImageReader:
     if path.is_dir() and (path.suffix == ".zarr" or any((path / name).is_file() for name in _ZARR_FILES)):
-        from castvision.data.reading.zarr_store import ZarrReader
+        from castvision.data.reading.zarr import ZarrReader
 
         return ZarrReader(path, options)
     check_file(path)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from castvision.data.reading.decoding import Pixels
 from castvision.data.reading.georeference import Georeference, georeference_from_epsg
+from castvision.data.reading.pixels import Pixels
 from castvision.data.reading.reader import Facts, ImageReader, make_levels, missing_package
 
 if TYPE_CHECKING:
@@ -37,15 +37,15 @@ class RasterReader(ImageReader):
                 raise ValueError(f"GDAL cannot read it: {error}") from error
             if len(set(base.dtypes)) > 1 or np.dtype(base.dtypes[0]).kind not in "buif":
                 raise ValueError(f"expected bands of one real type, got {base.dtypes}")
-            place = _georeference(base)
+            ground = _georeference(base)
         names = tuple(name or "" for name in base.descriptions)
         return Facts(
             make_levels([(level.height, level.width) for level in self._levels]),
             base.count,
             np.dtype(base.dtypes[0]),
-            None if place is None else place.pixel_size,
+            None if ground is None else ground.pixel_size,
             base.nodata,
-            place,
+            ground,
             names if all(names) else None,
         )
 

@@ -4,20 +4,78 @@ from __future__ import annotations
 
 import operator
 import os
+import struct
+import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-
-from castvision.data.reading.decoding import Pixels
-from castvision.data.reading.images import DECODER_ERRORS, UnreadableImageError, one_line
+from PIL import Image
 
 if TYPE_CHECKING:
     from castvision.data.reading.georeference import Georeference
+    from castvision.data.reading.pixels import Pixels
 
 Alpha = Literal["white", "drop", "keep"]
+
+# What decoders raise when they are given damaged bytes (a fuzzer found most of these).
+DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    Warning,  # where warnings are errors
+    Image.DecompressionBombError,
+    struct.error,
+    zlib.error,
+)
+
+
+class UnreadableImageError(ValueError):
+    """An image file that cannot be read; the message names it."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message on one line, or the error's name."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def check_file(path: str | os.PathLike[str]) -> Path:
+    """A file with something in it.
+
+    Raises:
+        FileNotFoundError: No such file.
+        UnreadableImageError: Not a file, or an empty one.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no such image: {str(path)!r}; check the path")
+    if not path.is_file():
+        raise UnreadableImageError(f"expected an image file, got a folder or device: {str(path)!r}")
+    if path.stat().st_size == 0:
+        raise UnreadableImageError(
+            f"cannot read image {str(path)!r}: the file is empty (0 bytes); copy or export it again"
+        )
+    return path
+
+
+def check_alpha(alpha: str) -> None:
+    """Refuse an unknown treatment of opacity.
+
+    Raises:
+        ValueError: None of `Alpha`.
+    """
+    if alpha not in ("white", "drop", "keep"):
+        raise ValueError(f"expected alpha to be 'white', 'drop' or 'keep', got {alpha=}")
 
 
 @dataclass(frozen=True)
@@ -63,15 +121,7 @@ class ImageReader(ABC):
 
     Attributes:
         path: The file; None for pixels in memory.
-        height: Of level 0, in pixels.
-        width: Of level 0, in pixels.
-        channels: Of every level.
-        dtype: Of the pixels: the file's, in the machine's byte order.
-        levels: From full size down; at least one.
-        mpp: Microns per pixel of level 0, or ground units per pixel of a georeferenced image; None = not stated.
-        nodata: The value of pixels that were never measured (may be NaN); None = not stated.
-        georeference: Where the pixels of level 0 lie on the ground; None = not stated.
-        channel_names: One for each channel; None = not stated.
+        options: How it is read.
     """
 
     def __init__(self, path: Path | None, options: Options) -> None:
@@ -109,12 +159,12 @@ class ImageReader(ABC):
 
     @property
     def height(self) -> int:
-        """Of level 0."""
+        """Of level 0, in pixels."""
         return self._facts.levels[0].height
 
     @property
     def width(self) -> int:
-        """Of level 0."""
+        """Of level 0, in pixels."""
         return self._facts.levels[0].width
 
     @property
@@ -124,32 +174,32 @@ class ImageReader(ABC):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the pixels."""
+        """Of the pixels: the file's, in the machine's byte order."""
         return self._facts.dtype
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """From full size down."""
+        """From full size down; at least one."""
         return self._facts.levels
 
     @property
     def mpp(self) -> float | None:
-        """Microns or ground units per pixel of level 0."""
+        """Microns per pixel of level 0, or ground units per pixel of a georeferenced image; None if not stated."""
         return self._facts.mpp
 
     @property
     def nodata(self) -> float | None:
-        """The value of pixels that were never measured."""
+        """The value of pixels that were never measured, may be NaN; None if not stated."""
         return self._facts.nodata
 
     @property
     def georeference(self) -> Georeference | None:
-        """Where level 0 lies on the ground."""
+        """Where the pixels of level 0 lie on the ground; None if not stated."""
         return self._facts.georeference
 
     @property
     def channel_names(self) -> tuple[str, ...] | None:
-        """One for each channel."""
+        """One for each channel; None if not stated."""
         return self._facts.channel_names
 
     def read(self, y: int, x: int, height: int, width: int, level: int = 0) -> Pixels:

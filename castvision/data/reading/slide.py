@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from castvision.data.reading.decoding import Decoded, Pixels
-from castvision.data.reading.images import resolve_alpha
+from castvision.data.reading.pixels import Decoded, Pixels, resolve_alpha
 from castvision.data.reading.reader import Facts, ImageReader, make_levels, missing_package
 
 if TYPE_CHECKING:
@@ -38,12 +37,12 @@ class SlideReader(ImageReader):
             self._slide.close()
 
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
-        factor = self.levels[level].downsample
-        place = round(x * factor), round(y * factor)  # of level 0, as openslide wants it
         import openslide
 
+        factor = self.levels[level].downsample
+        corner = round(x * factor), round(y * factor)  # of level 0, as openslide wants it
         try:
-            region = np.array(self._slide.read_region(place, level, (width, height)))
+            region = np.array(self._slide.read_region(corner, level, (width, height)))
         except openslide.OpenSlideError as error:
             raise ValueError(str(error)) from error
         return resolve_alpha(Decoded(region, "straight"), "white")

@@ -5,8 +5,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from castvision.data.reading.images import read_image
 from castvision.data.reading.labels import LabelMap, check_same_size
+from castvision.data.reading.whole import read_image
 
 NAMES = ["background", "road", "water"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from castvision.data.reading.images import match_channels, stretch_range, to_model_input, to_unit_range
+from castvision.data.reading.pixels import match_channels, stretch_range, to_model_input, to_unit_range
 
 skimage = pytest.importorskip("skimage")
 PHOTOS = Path(skimage.__file__).parent / "data"

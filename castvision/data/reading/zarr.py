@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from castvision.data.reading.decoding import Pixels
+from castvision.data.reading.pixels import Pixels
 from castvision.data.reading.reader import Facts, ImageReader, make_levels, missing_package
-from castvision.data.reading.tiff_tags import MICRONS
+from castvision.data.reading.tiff import MICRONS
 
 if TYPE_CHECKING:
     from pathlib import Path
