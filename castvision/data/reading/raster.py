@@ -9,7 +9,7 @@ import numpy as np
 
 from castvision.data.reading.georeference import Georeference, georeference_from_epsg
 from castvision.data.reading.pixels import Pixels
-from castvision.data.reading.reader import Facts, ImageReader, make_levels, missing_package
+from castvision.data.reading.reader import ImageReader, make_levels, missing_package
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ class RasterReader(ImageReader):
     path: Path
     _levels: tuple[Any, ...] = ()
 
-    def _connect(self) -> Facts:
+    def _connect(self) -> None:
         try:
             import rasterio
             from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -37,17 +37,12 @@ class RasterReader(ImageReader):
                 raise ValueError(f"GDAL cannot read it: {error}") from error
             if len(set(base.dtypes)) > 1 or np.dtype(base.dtypes[0]).kind not in "buif":
                 raise ValueError(f"expected bands of one real type, got {base.dtypes}")
-            ground = _georeference(base)
+            self.georeference = _georeference(base)
+        self.levels = make_levels([(level.height, level.width) for level in self._levels])
+        self.channels, self.dtype, self.nodata = base.count, np.dtype(base.dtypes[0]), base.nodata
+        self.mpp = None if self.georeference is None else self.georeference.pixel_size
         names = tuple(name or "" for name in base.descriptions)
-        return Facts(
-            make_levels([(level.height, level.width) for level in self._levels]),
-            base.count,
-            np.dtype(base.dtypes[0]),
-            None if ground is None else ground.pixel_size,
-            base.nodata,
-            ground,
-            names if all(names) else None,
-        )
+        self.channel_names = names if all(names) else None
 
     def _disconnect(self) -> None:
         for level in self._levels:

@@ -103,9 +103,20 @@ class Options:
     is_mask: bool = False
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a file says of itself; see `ImageReader`."""
+class ImageReader(ABC):
+    """Windows of one image, read when they are asked for. A context manager; pickles, and opens its file anew.
+
+    Attributes:
+        path: The file; None for pixels in memory.
+        options: How it is read.
+        levels: From full size down; at least one.
+        channels: Of every level.
+        dtype: Of the pixels: the file's, in the machine's byte order.
+        mpp: Microns per pixel of level 0, or ground units per pixel of a georeferenced image; None if not stated.
+        nodata: The value of pixels that were never measured, may be NaN; None if not stated.
+        georeference: Where the pixels of level 0 lie on the ground; None if not stated.
+        channel_names: One for each channel; None if not stated.
+    """
 
     levels: tuple[Level, ...]
     channels: int
@@ -115,22 +126,13 @@ class Facts:
     georeference: Georeference | None = None
     channel_names: tuple[str, ...] | None = None
 
-
-class ImageReader(ABC):
-    """Windows of one image, read when they are asked for. A context manager; pickles, and opens its file anew.
-
-    Attributes:
-        path: The file; None for pixels in memory.
-        options: How it is read.
-    """
-
     def __init__(self, path: Path | None, options: Options) -> None:
         self.path = path
         self.options = options
         self._is_open = True
         self._process = os.getpid()
         try:
-            self._facts = self._connect()
+            self._connect()
         except (FileNotFoundError, UnreadableImageError):  # these name the file themselves
             raise
         except DECODER_ERRORS as error:
@@ -142,8 +144,11 @@ class ImageReader(ABC):
             raise ValueError(f"expected a mask with one whole number a pixel in {self.name!r}, got {found}")
 
     @abstractmethod
-    def _connect(self) -> Facts:
-        """Open the file; also called in a process that was forked off, where file positions must not be shared."""
+    def _connect(self) -> None:
+        """Open the file and set the attributes from ``levels`` on by what it says of itself.
+
+        Also called in a process that was forked off, where file positions must not be shared.
+        """
 
     @abstractmethod
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
@@ -160,47 +165,12 @@ class ImageReader(ABC):
     @property
     def height(self) -> int:
         """Of level 0, in pixels."""
-        return self._facts.levels[0].height
+        return self.levels[0].height
 
     @property
     def width(self) -> int:
         """Of level 0, in pixels."""
-        return self._facts.levels[0].width
-
-    @property
-    def channels(self) -> int:
-        """Of every level."""
-        return self._facts.channels
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the pixels: the file's, in the machine's byte order."""
-        return self._facts.dtype
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """From full size down; at least one."""
-        return self._facts.levels
-
-    @property
-    def mpp(self) -> float | None:
-        """Microns per pixel of level 0, or ground units per pixel of a georeferenced image; None if not stated."""
-        return self._facts.mpp
-
-    @property
-    def nodata(self) -> float | None:
-        """The value of pixels that were never measured, may be NaN; None if not stated."""
-        return self._facts.nodata
-
-    @property
-    def georeference(self) -> Georeference | None:
-        """Where the pixels of level 0 lie on the ground; None if not stated."""
-        return self._facts.georeference
-
-    @property
-    def channel_names(self) -> tuple[str, ...] | None:
-        """One for each channel; None if not stated."""
-        return self._facts.channel_names
+        return self.levels[0].width
 
     def read(self, y: int, x: int, height: int, width: int, level: int = 0) -> Pixels:
         """Read a window.

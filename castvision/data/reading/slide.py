@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from castvision.data.reading.pixels import Decoded, Pixels, resolve_alpha
-from castvision.data.reading.reader import Facts, ImageReader, make_levels, missing_package
+from castvision.data.reading.reader import ImageReader, make_levels, missing_package
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ class SlideReader(ImageReader):
     path: Path
     _slide: Any = None
 
-    def _connect(self) -> Facts:
+    def _connect(self) -> None:
         try:
             import openslide
         except ImportError as error:
@@ -28,9 +28,10 @@ class SlideReader(ImageReader):
             self._slide = openslide.OpenSlide(str(self.path))
         except openslide.OpenSlideError as error:
             raise ValueError(f"openslide does not know it: {error}") from error
-        levels = make_levels([(height, width) for width, height in self._slide.level_dimensions])
+        self.levels = make_levels([(height, width) for width, height in self._slide.level_dimensions])
+        self.channels, self.dtype = 3, np.dtype(np.uint8)
         mpp = self._slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
-        return Facts(levels, 3, np.dtype(np.uint8), None if mpp is None else float(mpp))
+        self.mpp = None if mpp is None else float(mpp)
 
     def _disconnect(self) -> None:
         if self._slide is not None:

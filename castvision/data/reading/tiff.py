@@ -15,7 +15,7 @@ import numpy as np
 
 from castvision.data.reading.georeference import Georeference, georeference_from_tags
 from castvision.data.reading.pixels import Decoded, Pixels, orient, resolve_alpha
-from castvision.data.reading.reader import Facts, ImageReader, make_levels
+from castvision.data.reading.reader import ImageReader, make_levels
 from castvision.data.reading.segments import NotByWindows, SegmentCache, decode_segment, read_page, segment_shape
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class TiffReader(ImageReader):
     path: Path
     _tiff: Any = None
 
-    def _connect(self) -> Facts:
+    def _connect(self) -> None:
         import tifffile
 
         self._tiff = tiff = tifffile.TiffFile(self.path)
@@ -53,19 +53,13 @@ class TiffReader(ImageReader):
         for layer in self._layers:
             _check_complete(layer, tiff.filehandle.size)
         _check_decodable(page)
-        sizes = [layer.size[::-1] if self._orientation >= 5 else layer.size for layer in self._layers]
+        is_turned = self._orientation >= 5
+        self.levels = make_levels([layer.size[::-1] if is_turned else layer.size for layer in self._layers])
         probe = self._convert(np.zeros((1, 1, first.channels), page.dtype))
-        is_upright = self._orientation == 1
-        ground = georeference_from_tags(page.tags.valueof) if is_upright else None
-        return Facts(
-            make_levels(sizes),
-            probe.shape[-1],
-            probe.dtype,
-            _microns_per_pixel(tiff, page, ground),
-            _nodata_value(page),
-            ground,
-            _channel_names(tiff, page, probe.shape[-1]),
-        )
+        self.channels, self.dtype, self.nodata = probe.shape[-1], probe.dtype, _nodata_value(page)
+        self.georeference = georeference_from_tags(page.tags.valueof) if self._orientation == 1 else None
+        self.mpp = _microns_per_pixel(tiff, page, self.georeference)
+        self.channel_names = _channel_names(tiff, page, self.channels)
 
     def _disconnect(self) -> None:
         if self._tiff is not None:

@@ -23,7 +23,6 @@ from castvision.data.reading.pixels import Decoded, Pixels, check_size, orient, 
 from castvision.data.reading.reader import (
     DECODER_ERRORS,
     Alpha,
-    Facts,
     ImageReader,
     Options,
     UnreadableImageError,
@@ -45,7 +44,6 @@ from castvision.data.reading.tiff import (
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
-    from pathlib import Path
 
     import tifffile
 
@@ -129,33 +127,19 @@ def open_array(array: Pixels) -> ImageReader:
     return ArrayReader(array if array.ndim == 3 else array[..., None])
 
 
-class ArrayReader(ImageReader):
-    """Windows of an array; see `open_array`."""
-
-    def __init__(self, pixels: Pixels) -> None:
-        self._pixels = pixels
-        super().__init__(None, Options())
-
-    def _connect(self) -> Facts:
-        return _facts(self._pixels)
-
-    def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
-        return np.array(self._pixels[y : y + height, x : x + width])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._pixels,)
-
-
 class WholeImageReader(ImageReader):
     """Windows of a file that is decoded when it is opened; see `read_image`."""
 
-    path: Path
+    def _connect(self) -> None:
+        self._pixels = self._load()
+        height, width, self.channels = self._pixels.shape
+        self.levels, self.dtype = make_levels([(height, width)]), self._pixels.dtype
 
-    def _connect(self) -> Facts:
+    def _load(self) -> Pixels:
         options = self.options
-        palette: Literal["colour", "index"] = "index" if options.is_mask else "colour"
-        self._pixels = read_image(self.path, alpha=options.alpha, page=options.page, palette=palette)
-        return _facts(self._pixels)
+        return read_image(
+            self.name, alpha=options.alpha, page=options.page, palette="index" if options.is_mask else "colour"
+        )
 
     def _disconnect(self) -> None:
         self._pixels = np.empty((0, 0, 0))
@@ -164,9 +148,18 @@ class WholeImageReader(ImageReader):
         return np.array(self._pixels[y : y + height, x : x + width])
 
 
-def _facts(pixels: Pixels) -> Facts:
-    height, width, channels = pixels.shape
-    return Facts(make_levels([(height, width)]), channels, pixels.dtype)
+class ArrayReader(WholeImageReader):
+    """Windows of an array; see `open_array`."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        self._array = pixels
+        super().__init__(None, Options())
+
+    def _load(self) -> Pixels:
+        return self._array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._array,)
 
 
 def decode(data: bytes, page: int | None = None, keep_index: bool = False) -> Decoded:
