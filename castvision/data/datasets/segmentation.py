@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -188,19 +189,12 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Mappi
     if not path.is_file():
         raise FileNotFoundError(f"no such list: {str(path)!r}; check the path")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from _checked_rows(csv.DictReader(file), path, columns)
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"expected text (UTF-8) in {str(path)!r}: {error}; export the list again") from error
-
-
-def _checked_rows(
-    reader: csv.DictReader[str], path: Path, columns: tuple[str, ...]
-) -> Iterator[tuple[str, Mapping[str, str]]]:
-    header = [name.strip() for name in reader.fieldnames or []]
-    reader.fieldnames = header
-    missing = [name for name in columns if name not in header]
-    if missing:
+    reader = csv.DictReader(io.StringIO(text))
+    reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
+    if not set(columns) <= set(header):
         raise ValueError(
             f"{path}, line 1: expected the columns {', '.join(columns)}, got {', '.join(header) or 'none'}"
         )

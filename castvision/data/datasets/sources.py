@@ -73,11 +73,11 @@ class ImageSources:
         self.num_classes = num_classes
         self.alpha = alpha
         self._open: OrderedDict[tuple[bool, int], ImageReader] = OrderedDict()
-        self.sizes = [self._size(number) for number in range(len(pairs))]
+        self.sizes: list[tuple[int, int]] = []
         self.channels = self.image(0).channels
         self.has_nodata = False
         for number in range(len(pairs)):
-            self._check(number)
+            self._add(number)
         self.context_size = None if context_size is None else (context_size[0], context_size[1])
         self.overviews = [] if self.context_size is None else self._read_overviews(self.context_size)
 
@@ -156,12 +156,6 @@ class ImageSources:
             self._open.popitem(last=False)[1].close()
         return reader
 
-    def _size(self, number: int) -> tuple[int, int]:
-        image = self.image(number)
-        if not 0 <= self.level < len(image.levels):
-            raise ValueError(f"expected level in 0..{len(image.levels) - 1} of {image.name!r}, got level={self.level}")
-        return image.levels[self.level].height, image.levels[self.level].width
-
     def _read_overviews(self, size: tuple[int, int]) -> list[Pixels]:
         # NOTE: at once and not by each loader process when it needs one: a large image without a pyramid takes long
         logger.info("reading %d images for their overviews", len(self))
@@ -171,8 +165,11 @@ class ImageSources:
             overviews.append(read_overview(image, size).permute(1, 2, 0).numpy() / np.float32(unit(image.dtype)))
         return overviews
 
-    def _check(self, number: int) -> None:
+    def _add(self, number: int) -> None:
         image = self.image(number)
+        if not 0 <= self.level < len(image.levels):
+            raise ValueError(f"expected level in 0..{len(image.levels) - 1} of {image.name!r}, got level={self.level}")
+        self.sizes.append((image.levels[self.level].height, image.levels[self.level].width))
         self.has_nodata |= image.nodata is not None
         if image.channels != self.channels:
             raise ValueError(

@@ -94,23 +94,10 @@ def georeference_from_tags(value_of: Callable[[int], Any]) -> Georeference | Non
     return Georeference(transform, _crs(keys), keys, doubles, str(value_of(_ASCII) or ""))
 
 
-def georeference_from_epsg(
-    transform: tuple[float, ...], wkt: str, epsg: int | None, is_geographic: bool
-) -> Georeference:
-    """From another library's transform and coordinate system; without a code there are no keys to write back.
-
-    Args:
-        transform: See `Georeference`.
-        wkt: The coordinate system's text; may be empty.
-        epsg: Its code.
-        is_geographic: In degrees, not projected.
-    """
-    a, b, c, d, e, f = (float(value) for value in transform)
-    keys: tuple[int, ...] = ()
-    if epsg is not None:
-        which = _GEOGRAPHIC if is_geographic else _PROJECTED
-        keys = (1, 1, 0, 3, 1024, 0, 1, 2 if is_geographic else 1, _RASTER_TYPE, 0, 1, 1, which, 0, 1, epsg)
-    return Georeference((a, b, c, d, e, f), wkt or None, keys)
+def epsg_keys(code: int, is_geographic: bool) -> tuple[int, ...]:
+    """The GeoKeyDirectoryTag of a coordinate system with an EPSG code, in degrees or projected."""
+    which = _GEOGRAPHIC if is_geographic else _PROJECTED
+    return 1, 1, 0, 3, 1024, 0, 1, 2 if is_geographic else 1, _RASTER_TYPE, 0, 1, 1, which, 0, 1, code
 
 
 def _transform(scale: Any, tiepoint: Any, matrix: Any) -> tuple[float, float, float, float, float, float] | None:

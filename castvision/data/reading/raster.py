@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from castvision.data.reading.georeference import Georeference, georeference_from_epsg
+from castvision.data.reading.georeference import Georeference, epsg_keys
 from castvision.data.reading.pixels import Pixels
 from castvision.data.reading.reader import ImageReader, make_levels, missing_package
 
@@ -62,6 +62,10 @@ class RasterReader(ImageReader):
 def _georeference(dataset: Any) -> Georeference | None:
     if dataset.crs is None and dataset.transform.is_identity:
         return None
+    a, b, c, d, e, f = (float(value) for value in tuple(dataset.transform)[:6])
     crs = dataset.crs
-    wkt, epsg, is_geographic = ("", None, False) if crs is None else (crs.to_wkt(), crs.to_epsg(), crs.is_geographic)
-    return georeference_from_epsg(tuple(dataset.transform)[:6], wkt, epsg, is_geographic)
+    if crs is None:
+        return Georeference((a, b, c, d, e, f))
+    code = crs.to_epsg()  # without a code there are no keys to write back
+    keys = () if code is None else epsg_keys(code, crs.is_geographic)
+    return Georeference((a, b, c, d, e, f), crs.to_wkt() or None, keys)
