@@ -58,8 +58,7 @@ def read_overview(reader: ImageReader, size: tuple[int, int]) -> Tensor:
             planes = torch.from_numpy(plane).permute(2, 0, 1)
             sums[:, y // deep : (y + rows) // deep] = functional.avg_pool2d(planes, (deep, wide), ceil_mode=True)
     mean = total.sum(dim=(1, 2), keepdim=True) / share.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12)
-    means = torch.where(share > 0, total / share, mean)
-    return functional.interpolate(means[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
+    return make_context(torch.where(share > 0, total / share, mean)[None], size)[0]
 
 
 def _coarsest(reader: ImageReader, size: tuple[int, int]) -> int:

@@ -52,38 +52,6 @@ def check_size(height: int, width: int) -> None:
         )
 
 
-def is_missing(pixels: Pixels, nodata: float | None) -> Mask:
-    """Which values are nodata.
-
-    Args:
-        pixels: Any shape.
-        nodata: NaN stands for NaN; None for no such value.
-
-    Returns:
-        Same shape, bool.
-    """
-    if nodata is None:
-        return np.zeros(pixels.shape, np.bool_)
-    if np.isnan(nodata):
-        return np.isnan(pixels) if pixels.dtype.kind == "f" else np.zeros(pixels.shape, np.bool_)
-    with np.errstate(over="ignore"):
-        value = pixels.dtype.type(nodata) if pixels.dtype.kind == "f" else nodata  # -3.4e38 as a float32 holds it
-    return np.asarray(pixels == value)
-
-
-def holds_data(pixels: Pixels, nodata: float | None) -> Mask:
-    """Which values were measured: those that are finite and not nodata.
-
-    Args:
-        pixels: Any shape.
-        nodata: See `is_missing`.
-
-    Returns:
-        Same shape, bool.
-    """
-    return np.isfinite(pixels) & ~is_missing(pixels, nodata)
-
-
 def resolve_alpha(decoded: Decoded, alpha: str) -> Pixels:
     """Compose over white, drop or keep the opacity channel; see `castvision.data.open_image`."""
     pixels = decoded.pixels
@@ -149,6 +117,38 @@ def to_unit_range(image: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
     if image.dtype.kind == "f" and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
     return _scale(values, low, high)
+
+
+def is_missing(pixels: Pixels, nodata: float | None) -> Mask:
+    """Which values are nodata.
+
+    Args:
+        pixels: Any shape.
+        nodata: NaN stands for NaN; None for no such value.
+
+    Returns:
+        Same shape, bool.
+    """
+    if nodata is None:
+        return np.zeros(pixels.shape, np.bool_)
+    if np.isnan(nodata):
+        return np.isnan(pixels) if pixels.dtype.kind == "f" else np.zeros(pixels.shape, np.bool_)
+    with np.errstate(over="ignore"):
+        value = pixels.dtype.type(nodata) if pixels.dtype.kind == "f" else nodata  # -3.4e38 as a float32 holds it
+    return np.asarray(pixels == value)
+
+
+def holds_data(pixels: Pixels, nodata: float | None) -> Mask:
+    """Which values were measured: those that are finite and not nodata.
+
+    Args:
+        pixels: Any shape.
+        nodata: See `is_missing`.
+
+    Returns:
+        Same shape, bool.
+    """
+    return np.isfinite(pixels) & ~is_missing(pixels, nodata)
 
 
 def stretch_range(

@@ -19,7 +19,6 @@ class RasterReader(ImageReader):
     """Windows of all bands; overviews are the levels."""
 
     path: Path
-    _levels: tuple[Any, ...] = ()
 
     def _connect(self) -> None:
         try:
@@ -30,9 +29,10 @@ class RasterReader(ImageReader):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             try:
-                base = rasterio.open(self.path)
-                overviews = range(len(base.overviews(1)))
-                self._levels = (base, *(rasterio.open(self.path, overview_level=level) for level in overviews))
+                base = self._files.enter_context(rasterio.open(self.path))
+                self._levels = [base]
+                for level in range(len(base.overviews(1))):
+                    self._levels.append(self._files.enter_context(rasterio.open(self.path, overview_level=level)))
             except RasterioError as error:
                 raise ValueError(f"GDAL cannot read it: {error}") from error
             if len(set(base.dtypes)) > 1 or np.dtype(base.dtypes[0]).kind not in "buif":
@@ -43,10 +43,6 @@ class RasterReader(ImageReader):
         self.mpp = None if self.georeference is None else self.georeference.pixel_size
         names = tuple(name or "" for name in base.descriptions)
         self.channel_names = names if all(names) else None
-
-    def _disconnect(self) -> None:
-        for level in self._levels:
-            level.close()
 
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
         from rasterio.errors import RasterioError

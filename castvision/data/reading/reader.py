@@ -7,6 +7,7 @@ import os
 import struct
 import zlib
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -130,6 +131,7 @@ class ImageReader(ABC):
         self.path = path
         self.options = options
         self._is_open = True
+        self._files = ExitStack()
         self._process = os.getpid()
         try:
             self._connect()
@@ -145,7 +147,7 @@ class ImageReader(ABC):
 
     @abstractmethod
     def _connect(self) -> None:
-        """Open the file and set the attributes from ``levels`` on by what it says of itself.
+        """Open the file, put it on ``_files``, and set the attributes from ``levels`` on by what it says of itself.
 
         Also called in a process that was forked off, where file positions must not be shared.
         """
@@ -153,9 +155,6 @@ class ImageReader(ABC):
     @abstractmethod
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
         """A window that lies inside."""
-
-    def _disconnect(self) -> None:  # noqa: B027  # pixels in memory need none
-        """Close the file."""
 
     @property
     def name(self) -> str:
@@ -213,7 +212,7 @@ class ImageReader(ABC):
         """Close the file; a second time does nothing."""
         if self._is_open:
             self._is_open = False
-            self._disconnect()
+            self._files.close()
 
     def __enter__(self) -> Self:
         return self

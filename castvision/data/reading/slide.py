@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +17,6 @@ class SlideReader(ImageReader):
     """Windows of a slide: RGB, 8 bit; what was not scanned is white."""
 
     path: Path
-    _slide: Any = None
 
     def _connect(self) -> None:
         try:
@@ -25,17 +24,13 @@ class SlideReader(ImageReader):
         except ImportError as error:
             raise missing_package(self.path, "openslide") from error
         try:
-            self._slide = openslide.OpenSlide(str(self.path))
+            self._slide = self._files.enter_context(openslide.OpenSlide(str(self.path)))
         except openslide.OpenSlideError as error:
             raise ValueError(f"openslide does not know it: {error}") from error
         self.levels = make_levels([(height, width) for width, height in self._slide.level_dimensions])
         self.channels, self.dtype = 3, np.dtype(np.uint8)
         mpp = self._slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
         self.mpp = None if mpp is None else float(mpp)
-
-    def _disconnect(self) -> None:
-        if self._slide is not None:
-            self._slide.close()
 
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
         import openslide

@@ -38,12 +38,11 @@ class TiffReader(ImageReader):
     """Windows of a TIFF; see `castvision.data.open_image`."""
 
     path: Path
-    _tiff: Any = None
 
     def _connect(self) -> None:
         import tifffile
 
-        self._tiff = tiff = tifffile.TiffFile(self.path)
+        self._tiff = tiff = self._files.enter_context(tifffile.TiffFile(self.path))
         tiff.filehandle.set_lock(True)  # for threads that read at the same time
         self._layers = _find_layers(tiff, self.options.page)
         self._cache = SegmentCache(self.options.cache_bytes)
@@ -60,10 +59,6 @@ class TiffReader(ImageReader):
         self.georeference = georeference_from_tags(page.tags.valueof) if self._orientation == 1 else None
         self.mpp = _microns_per_pixel(tiff, page, self.georeference)
         self.channel_names = _channel_names(tiff, page, self.channels)
-
-    def _disconnect(self) -> None:
-        if self._tiff is not None:
-            self._tiff.close()
 
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
         layer, turn = self._layers[level], self._orientation

@@ -141,7 +141,9 @@ class WholeImageReader(ImageReader):
             self.name, alpha=options.alpha, page=options.page, palette="index" if options.is_mask else "colour"
         )
 
-    def _disconnect(self) -> None:
+    def close(self) -> None:
+        """Let the pixels go; a second time does nothing."""
+        super().close()
         self._pixels = np.empty((0, 0, 0))
 
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
