@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from castvision.data.datasets.batch import Batch, Sample
 from castvision.data.datasets.regions import Block, Region
+from castvision.data.datasets.samples import Transform
 from castvision.data.datasets.sources import ClassIndex, ImageSources
 from castvision.data.reading.pixels import Mask, Pixels, is_missing
 from castvision.data.transforms.statistics import ChannelStatistics, unit
@@ -19,13 +20,6 @@ from castvision.data.transforms.symmetries import Symmetry
 from castvision.losses import IGNORED
 
 _ENDLESS = 1 << 40
-
-
-class PairTransform(Protocol):
-    """Augmentation of a window and its labels, such as `castvision.data.transforms.augmentation.SampleTransform`."""
-
-    def pair(self, pixels: Pixels, mask: Pixels) -> Sample:
-        """(height, width, C) of the file's dtype and (height, width) uint8 to an item of the data set."""
 
 
 class WindowDataset(Dataset[Sample]):
@@ -51,8 +45,8 @@ class WindowDataset(Dataset[Sample]):
             position in the window; None: any window with equal chance.
         regions: (number of the source, block) that windows come from; None for all of every image.
         symmetries: Turn or mirror random windows by one of the 8 symmetries of the square.
-        transform: Takes pixels (nodata replaced by the statistics' mean) and labels where they lie in the region, and
-            gives the item, in place of normalisation and padding.
+        transform: Its ``pair`` takes pixels (nodata replaced by the statistics' mean) and labels where they lie in the
+            region, and gives the item, in place of normalisation and padding.
         seed: Another seed is another set.
 
     Attributes:
@@ -75,7 +69,7 @@ class WindowDataset(Dataset[Sample]):
         balance: Literal["class"] | None = None,
         regions: Sequence[Region] | None = None,
         symmetries: bool = False,
-        transform: PairTransform | None = None,
+        transform: Transform | None = None,
         seed: int = 0,
     ) -> None:
         _check_options(sampling, balance, stride, symmetries)
@@ -219,7 +213,7 @@ def _check_options(sampling: str, balance: str | None, stride: int | None, symme
         raise ValueError(f"expected a stride for sampling='grid' only, got {stride=}")
 
 
-def _check_context(context_size: tuple[int, int] | None, symmetries: bool, transform: PairTransform | None) -> None:
+def _check_context(context_size: tuple[int, int] | None, symmetries: bool, transform: Transform | None) -> None:
     if context_size is None:
         return
     if transform is not None:
@@ -233,12 +227,7 @@ def _check_regions(sources: ImageSources, regions: Sequence[Region]) -> None:
         raise ValueError("expected one region or more, got none")
     for source, area in regions:
         height, width = sources.sizes[source]
-        if (
-            min(area) < 0
-            or min(area.height, area.width) < 1
-            or area.y + area.height > height
-            or area.x + area.width > width
-        ):
+        if not (0 <= area.y < area.y + area.height <= height and 0 <= area.x < area.x + area.width <= width):
             raise ValueError(
                 f"expected regions inside the {height} × {width} pixels of {str(sources.images[source])!r}, got {area}"
             )

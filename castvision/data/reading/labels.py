@@ -36,8 +36,7 @@ class LabelMap:
         if not 1 <= len(class_names) <= _MAX_CLASSES:
             raise ValueError(f"expected 1..{_MAX_CLASSES} class names, got {len(class_names)}")
         self.class_names = list(class_names)
-        numbers = dict.fromkeys(range(len(class_names)), 0)
-        pairs: dict[int, int] = {**{number: number for number in numbers}, IGNORED: IGNORED}
+        pairs = {label: label for label in (*range(len(class_names)), IGNORED)}
         self.has_colours = False
         if mapping is not None:
             kinds = {_is_colour(label) for label in mapping}
