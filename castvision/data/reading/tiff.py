@@ -160,13 +160,6 @@ def _find_layers(tiff: tifffile.TiffFile, page: int | None) -> list[Layer]:
 
     Copies are found as sub-images (OME, and what tifffile writes), as reduced pages (GDAL's overviews), as a slide
     maker's levels, and as plain pages each a whole factor smaller than the first.
-
-    Args:
-        tiff: An open file.
-        page: Only this page; None for the file's first image.
-
-    Raises:
-        ValueError: No image, a stack without ``page``, no such page, or a layout that cannot be read by windows.
     """
     count = check_pages(tiff, page)
     if page is not None:
