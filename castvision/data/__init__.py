@@ -5,8 +5,7 @@ from castvision.data.datasets.collate import pad_collate
 from castvision.data.datasets.multilabel import MultiLabelDataset, read_label_table
 from castvision.data.datasets.named import NamedDataset, open_named
 from castvision.data.datasets.regions import split_by_block, split_by_source
-from castvision.data.datasets.segmentation import SegmentationDataset
-from castvision.data.datasets.segmentation_files import find_pairs
+from castvision.data.datasets.segmentation import SegmentationDataset, find_pairs
 from castvision.data.datasets.sources import ImageSources
 from castvision.data.datasets.windows import WindowDataset
 from castvision.data.reading import Georeference, ImageReader, Level, open_array, open_image, open_mask, read_mask

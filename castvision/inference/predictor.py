@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from castvision.data.reading.images import Pixels, to_model_input
 from castvision.data.reading.overview import make_context
+from castvision.data.reading.pixels import Pixels, to_model_input
 from castvision.inference.loading import LoadedParts, load_parts
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import castvision
-from castvision.data.reading.images import Pixels, read_image, stretch_range
+from castvision.data.reading.pixels import Pixels, stretch_range
+from castvision.data.reading.whole import read_image
 from castvision.visualization import figures, pictures
 from castvision.visualization.figures import Panel
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from castvision.data.reading.images import LUMA
+from castvision.data.reading.pixels import LUMA
 
 if TYPE_CHECKING:
     from castvision.data import ImageReader
@@ -18,7 +18,7 @@ _BAND_BYTES = 1 << 25
 
 
 def value_range(reader: ImageReader, level: int = 0) -> tuple[float, float]:
-    """The values that become 0 and 1: as `castvision.data.reading.images.to_unit_range`, for an image read in bands.
+    """The values that become 0 and 1: as `castvision.data.reading.pixels.to_unit_range`, for an image read in bands.
 
     Args:
         reader: The image.

@@ -15,7 +15,7 @@ from torchmetrics.classification import MultilabelAveragePrecision, MultilabelSt
 
 from castvision.data.datasets.batch import Batch
 from castvision.data.datasets.multilabel import LabelTable, MultiLabelDataset, read_label_table
-from castvision.data.datasets.segmentation_files import held_out
+from castvision.data.datasets.regions import held_out
 from castvision.data.transforms.augmentation import Augmentation
 from castvision.data.transforms.batch_augmentation import BatchAugmentation
 from castvision.training.building import build_classifier

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from castvision.data.reading.images import LUMA, Pixels, stretch_range
+from castvision.data.reading.pixels import LUMA, Pixels, stretch_range
 
 if TYPE_CHECKING:
     from castvision.visualization.clusters import ClusterMap

@@ -60,7 +60,7 @@ def test_bad_images_are_named_and_the_others_done(tmp_path, segmenter, bad_folde
 
 
 def test_a_bomb_is_refused_by_name(tmp_path, segmenter, photo, monkeypatch, capsys):
-    monkeypatch.setattr("castvision.data.reading.decoding.MAX_PIXELS", 1000)
+    monkeypatch.setattr("castvision.data.reading.pixels.MAX_PIXELS", 1000)
     out = tmp_path / "out"
     assert predict([str(photo), "--model", str(segmenter), "--output", str(out)]) == 1
     assert "astronaut.png" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from castvision.data.reading.memory import ArrayReader
+from castvision.data.reading.whole import ArrayReader
 from castvision.inference.tiled import tiled_inference
 
 RNG = np.random.default_rng(0)

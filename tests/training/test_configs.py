@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
-from castvision.data.datasets.lra_image import LRAImage
+from castvision.data.datasets.lra import LRAImage
 from castvision.models.segmenter import create_segmenter
 from castvision.ops.partitions import window_size_for
 from castvision.training import cli

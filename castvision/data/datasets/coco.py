@@ -1,4 +1,7 @@
-"""COCO's instance annotations (polygons, run lengths) as the class of every pixel."""
+"""COCO's instance annotations (polygons, run lengths) as the class of every pixel.
+
+Shapes are drawn exactly: a pixel belongs to a shape that covers its centre.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from castvision.data.datasets.polygons import decode_runs, fill_polygon
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
-from castvision.data.reading.labels import IGNORED, check_same_size
+from castvision.data.reading.labels import check_same_size
+from castvision.losses import IGNORED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from castvision.data.datasets.samples import Transform
-    from castvision.data.reading.images import Pixels
+    from castvision.data.reading.pixels import Mask, Pixels
 
 _MAX_CATEGORIES = 254
 
@@ -44,7 +49,7 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> CocoFile:
 
     Args:
         path: JSON with "images", "annotations" and "categories".
-        images: The folder of the images; None = the annotation file's.
+        images: The folder of the images; None for the annotation file's.
 
     Returns:
         Its content, checked.
@@ -57,21 +62,21 @@ def read_coco(path: str | Path, images: str | Path | None = None) -> CocoFile:
     content = _load(path)
     folder = path.parent if images is None else Path(images)
     categories = sorted(content["categories"], key=lambda category: int(category["id"]))
-    label_of = {int(category["id"]): place for place, category in enumerate(categories, start=1)}
+    label_of = {int(category["id"]): label for label, category in enumerate(categories, start=1)}
     if len(label_of) != len(categories) or not 1 <= len(categories) <= _MAX_CATEGORIES:
         raise ValueError(f"expected 1..{_MAX_CATEGORIES} categories of different ids in {str(path)!r}")
-    place_of = {entry["id"]: place for place, entry in enumerate(content["images"])}
-    if len(place_of) != len(content["images"]) or not place_of:
+    index_of = {entry["id"]: index for index, entry in enumerate(content["images"])}
+    if len(index_of) != len(content["images"]) or not index_of:
         raise ValueError(f"expected images of different ids in {str(path)!r}, got {len(content['images'])}")
-    objects: list[list[dict[str, Any]]] = [[] for _ in place_of]
+    objects: list[list[dict[str, Any]]] = [[] for _ in index_of]
     for annotation in content["annotations"]:
-        for key, known in (("image_id", place_of), ("category_id", label_of)):
+        for key, known in (("image_id", index_of), ("category_id", label_of)):
             if annotation.get(key) not in known:
                 raise ValueError(
                     f"{path}, annotation {annotation.get('id')}: {key} {annotation.get(key)!r} is not in the file"
                 )
         if annotation.get("segmentation"):
-            objects[place_of[annotation["image_id"]]].append(annotation)
+            objects[index_of[annotation["image_id"]]].append(annotation)
     for some in objects:
         some.sort(key=lambda one: (not one.get("iscrowd"), -float(one.get("area") or 0)))
     files = [(folder / entry["file_name"], int(entry["height"]), int(entry["width"])) for entry in content["images"]]
@@ -92,10 +97,10 @@ def _load(path: Path) -> dict[str, Any]:
         raise ValueError(f"expected the lists {', '.join(keys)} in {str(path)!r}; is it COCO's instance format?")
     needed = {"images": ("id", "file_name", "height", "width"), "categories": ("id", "name")}
     for key, names in needed.items():
-        for place, entry in enumerate(content[key]):
+        for index, entry in enumerate(content[key]):
             missing = [name for name in names if name not in entry]
             if missing:
-                raise ValueError(f"{path}, {key}[{place}]: expected {', '.join(names)}, missing {', '.join(missing)}")
+                raise ValueError(f"{path}, {key}[{index}]: expected {', '.join(names)}, missing {', '.join(missing)}")
     return content
 
 
@@ -151,7 +156,7 @@ class CocoSegmentation(PixelDataset):
         return mask
 
 
-def _shapes(segmentation: Any, size: tuple[int, int]) -> list[Pixels]:
+def _shapes(segmentation: Any, size: tuple[int, int]) -> list[Mask]:
     if isinstance(segmentation, list):
         return [fill_polygon(polygon, size) for polygon in segmentation]
     counts = segmentation["counts"]
@@ -160,3 +165,61 @@ def _shapes(segmentation: Any, size: tuple[int, int]) -> list[Pixels]:
     if tuple(segmentation["size"]) != size:
         raise ValueError(f"expected run lengths of size {size} as the image, got {tuple(segmentation['size'])}")
     return [decode_runs(counts, size)]
+
+
+def fill_polygon(polygon: Sequence[float], size: tuple[int, int]) -> Mask:
+    """Rasterise one polygon by the even-odd rule.
+
+    A pixel (row, column) has its centre at (x, y) = (column + 0.5, row + 0.5), as in COCO. Each edge toggles, in every
+    row whose centre line it crosses, the first pixel right of the crossing; running parities along the rows are the
+    inside. Two polygons that share an edge therefore neither overlap nor leave a gap.
+
+    Args:
+        polygon: x0, y0, x1, y1, …; three points or more; parts outside the image are cut off.
+        size: (height, width) of the image.
+
+    Returns:
+        (height, width) bool.
+
+    Raises:
+        ValueError: An odd number of values, fewer than three points, or values that are not finite.
+    """
+    points = np.asarray(polygon, dtype=np.float64)
+    if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
+        raise ValueError(f"expected a polygon x0, y0, x1, y1, x2, y2, … of finite numbers, got {len(points)} values")
+    height, width = size
+    start = points.reshape(-1, 2)
+    end = np.roll(start, -1, axis=0)
+    upper, lower = (np.where((start[:, 1] <= end[:, 1])[:, None], *pair) for pair in ((start, end), (end, start)))
+    first, last = (np.ceil(side[:, 1] - 0.5).clip(0, height).astype(np.int64) for side in (upper, lower))
+    counts = np.maximum(last - first, 0)  # rows whose centre line an edge crosses: upper <= row + 0.5 < lower
+    edge = np.repeat(np.arange(len(start)), counts)
+    row = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts) + first[edge]
+    slope = (lower[edge, 0] - upper[edge, 0]) / (lower[edge, 1] - upper[edge, 1])
+    crossing = upper[edge, 0] + (row + 0.5 - upper[edge, 1]) * slope
+    column = np.ceil(crossing - 0.5).clip(0, width).astype(np.int64)
+    toggles = np.zeros((height, width + 1), dtype=np.int32)
+    np.add.at(toggles, (row, column), 1)
+    inside: Mask = np.cumsum(toggles[:, :width], axis=1) % 2 == 1
+    return inside
+
+
+def decode_runs(counts: Sequence[int], size: tuple[int, int]) -> Mask:
+    """COCO's uncompressed run lengths: column by column, background first.
+
+    Args:
+        counts: Lengths of the runs.
+        size: (height, width).
+
+    Returns:
+        (height, width) bool.
+
+    Raises:
+        ValueError: The runs do not fill the image.
+    """
+    height, width = size
+    lengths = np.asarray(counts, dtype=np.int64)
+    if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != height * width:
+        raise ValueError(f"expected runs that fill {height} × {width} pixels, got a sum of {int(lengths.sum())}")
+    values = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(values, lengths).reshape(width, height).T

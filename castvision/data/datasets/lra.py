@@ -1,10 +1,14 @@
-"""Pathfinder folders in Long Range Arena's layout: the original release, and those that we write.
+"""The vision tasks of Long Range Arena: folders of Pathfinder images, and Image (CIFAR-10 in grey, one token a pixel).
 
-What the release hides, and what is done about it: the archive nests a second copy of itself, and the inner one is the
-one everybody uses; ``metadata/<n>.npy`` is plain text there but a real array in files fresh from the public generator;
-``pathfinder32/curv_baseline/imgs/0/sample_172.png`` is empty. Empty images are left out. The split is that of S4, MEGA
-and S5: files sorted by number, then 80/10/10 by a torch generator seeded with 42. (The official code splits shards of
-its own order instead, which cannot be rebuilt from the files.)
+Pathfinder folders are those of the original release, or written by ``castvision make-pathfinder``. The release's
+archive nests a second copy of itself, and the inner one is the one everybody uses; ``metadata/<n>.npy`` is plain text
+there but a real array in files fresh from the public generator; ``pathfinder32/curv_baseline/imgs/0/sample_172.png`` is
+empty. Empty images are left out. The split is that of S4, MEGA and S5: files sorted by number, then 80/10/10 by a torch
+generator seeded with 42. (The official code splits shards of its own order instead, which cannot be rebuilt from the
+files.)
+
+Image is split as by the official code: the first 90 % of the training images, the last 10 % as validation, CIFAR's
+test set. It is normalised as S4 does: mean 122.6 and standard deviation 61 of 255.
 """
 
 from __future__ import annotations
@@ -17,9 +21,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.datasets import CIFAR10
+from torchvision.transforms import v2
 
 DIFFICULTIES = {"easy": "curv_baseline", "intermediate": "curv_contour_length_9", "hard": "curv_contour_length_14"}
 SPLITS = ("train", "val", "test")
+MEAN, STD = 122.6 / 255, 61.0 / 255
+"""Of `LRAImage`."""
 _NUM_COLUMNS = 11
 
 
@@ -68,10 +76,9 @@ class LRAPathfinder(Dataset[tuple[Tensor, Tensor]]):
 def find_folder(root: Path, resolution: int, difficulty: str) -> Path:
     """The folder with ``imgs`` and ``metadata``, preferring the inner copy of the release."""
     inside = Path(f"pathfinder{resolution}") / DIFFICULTIES[difficulty]
-    places = [root, *(root / nest / inside for nest in ("lra_release/lra_release", "lra_release", "."))]
-    for place in places:
-        if (place / "imgs").is_dir() and (place / "metadata").is_dir():
-            return place
+    for folder in [root, *(root / nest / inside for nest in ("lra_release/lra_release", "lra_release", "."))]:
+        if (folder / "imgs").is_dir() and (folder / "metadata").is_dir():
+            return folder
     raise FileNotFoundError(
         f"expected imgs/ and metadata/ in {root} or in {inside} below it, found neither; "
         "write a set with `castvision make-pathfinder`, or give the folder where lra_release was unpacked"
@@ -121,3 +128,38 @@ def _split_indices(count: int) -> dict[str, list[int]]:
     order = torch.randperm(count, generator=torch.Generator().manual_seed(42)).tolist()
     train = count - 2 * held_out
     return {"train": order[:train], "val": order[train : train + held_out], "test": order[train + held_out :]}
+
+
+class LRAImage(Dataset[tuple[Tensor, Tensor]]):
+    """Items (image (1, 32, 32) float32, about zero mean and unit spread; label () int64).
+
+    Args:
+        root: Folder that holds ``cifar-10-batches-py``, as torchvision unpacks it.
+        split: "train", "val" or "test".
+        download: Let torchvision download what is missing.
+
+    Raises:
+        ValueError: An unknown split.
+        RuntimeError: torchvision finds no data set there, or one with other checksums.
+    """
+
+    source: type[CIFAR10] = CIFAR10
+
+    def __init__(self, root: str | Path, split: str = "train", download: bool = False) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"expected split 'train', 'val' or 'test', got {split=}")
+        self.images = self.source(str(root), train=split != "test", download=download)
+        count = len(self.images)
+        first = count * 9 // 10
+        self.indices = {"train": range(first), "val": range(first, count), "test": range(count)}[split]
+        self.transform = v2.Compose(
+            [v2.Grayscale(), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([MEAN], [STD])]
+        )
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """One image and its class."""
+        image, label = self.images[self.indices[index]]
+        return self.transform(image).as_subclass(Tensor), torch.tensor(label)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
-from castvision.data.datasets.segmentation_files import read_rows
+from castvision.data.datasets.segmentation import read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from castvision.data.datasets.samples import Transform
-    from castvision.data.reading.images import Pixels
+    from castvision.data.reading.pixels import Pixels
 
 _PATH = "path"
 _LIST = "labels"
@@ -44,7 +44,7 @@ def read_label_table(path: str | Path, class_names: Sequence[str] | None = None)
 
     Args:
         path: The CSV file.
-        class_names: The classes, in order; None = the columns, or all names of the list in alphabetical order.
+        class_names: The classes, in order; None for the columns, or all names of the list in alphabetical order.
 
     Returns:
         The table.
@@ -61,16 +61,16 @@ def read_label_table(path: str | Path, class_names: Sequence[str] | None = None)
     marked = _from_names(rows) if columns == [_LIST] else _from_columns(rows, columns)
     if class_names is None:
         class_names = columns if columns != [_LIST] else sorted(set().union(*marked))
-    place_of = {name: place for place, name in enumerate(class_names)}
-    if columns != [_LIST] and set(columns) != set(place_of):
-        differing = sorted(set(columns) ^ set(place_of))
+    column_of = {name: column for column, name in enumerate(class_names)}
+    if columns != [_LIST] and set(columns) != set(column_of):
+        differing = sorted(set(columns) ^ set(column_of))
         raise ValueError(f"{path}, line 1: expected the columns {', '.join(class_names)}, differing: {differing[:8]}")
     targets = np.zeros((len(rows), len(class_names)), dtype=np.float32)
-    for number, ((place, _), names) in enumerate(zip(rows, marked, strict=True)):
+    for number, ((line, _), names) in enumerate(zip(rows, marked, strict=True)):
         for name in names:
-            if name not in place_of:
-                raise ValueError(f"{place}: unknown label {name!r}; expected some of {', '.join(class_names)}")
-            targets[number, place_of[name]] = 1
+            if name not in column_of:
+                raise ValueError(f"{line}: unknown label {name!r}; expected some of {', '.join(class_names)}")
+            targets[number, column_of[name]] = 1
     images = [path.parent / row[_PATH] for _, row in rows]
     _check_unique(rows)
     check_files(images)
@@ -82,19 +82,19 @@ def _from_names(rows: Sequence[tuple[str, Any]]) -> list[list[str]]:
 
 
 def _from_columns(rows: Sequence[tuple[str, Any]], columns: Sequence[str]) -> list[list[str]]:
-    for place, row in rows:
+    for line, row in rows:
         for name in columns:
             if row[name] not in ("0", "1"):
-                raise ValueError(f"{place}: expected 0 or 1 in the column {name!r}, got {row[name]!r}")
+                raise ValueError(f"{line}: expected 0 or 1 in the column {name!r}, got {row[name]!r}")
     return [[name for name in columns if row[name] == "1"] for _, row in rows]
 
 
 def _check_unique(rows: Sequence[tuple[str, Any]]) -> None:
     first: dict[str, str] = {}
-    for place, row in rows:
+    for line, row in rows:
         if row[_PATH] in first:
-            raise ValueError(f"{place}: {row[_PATH]!r} stands on {first[row[_PATH]]} already; keep one of the lines")
-        first[row[_PATH]] = place
+            raise ValueError(f"{line}: {row[_PATH]!r} stands on {first[row[_PATH]]} already; keep one of the lines")
+        first[row[_PATH]] = line
 
 
 class MultiLabelDataset(PixelDataset):

@@ -11,12 +11,13 @@ import numpy as np
 
 from castvision.data.datasets.samples import PixelDataset, check_finite, to_channels
 from castvision.data.reading.labels import LabelMap, check_same_size
+from castvision.data.reading.reader import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from castvision.data.datasets.samples import Transform
-    from castvision.data.reading.images import Pixels
+    from castvision.data.reading.pixels import Pixels
 
 _FETCHING = ("hfds/", "hfids/", "tfds/", "wds/")
 _KEPT_MODES = ("L", "RGB", "I", "F")  # with LA and RGBA, whose opacity counts as a channel
@@ -47,10 +48,10 @@ def open_named(name: str, root: str, *, download: bool = False, **arguments: Any
     try:
         return (_open_torchvision if library == "torchvision" else _open_timm)(rest, root, download, arguments)
     except (TypeError, ValueError, AssertionError) as error:
-        raise ValueError(f"cannot open {name}: {_one_line(error)}") from error
+        raise ValueError(f"cannot open {name}: {one_line(error)}") from error
     except (RuntimeError, OSError) as error:
         hint = "" if download else "; set download: true to fetch it, or check root"
-        raise FileNotFoundError(f"cannot open {name} in {root!r}: {_one_line(error)}{hint}") from error
+        raise FileNotFoundError(f"cannot open {name} in {root!r}: {one_line(error)}{hint}") from error
 
 
 def _open_torchvision(name: str, root: str, download: bool, arguments: dict[str, Any]) -> Any:
@@ -102,7 +103,7 @@ class NamedDataset(PixelDataset):
         source: Map-style, items (image, target): PIL images, arrays, or tensors (C, height, width).
         name: For messages.
         labels: From labels to classes; for masks and for numbers.
-        places: Which items; None = all.
+        indices: Which items; None for all.
         transform: See `PixelDataset`.
         in_chans: See `PixelDataset`.
     """
@@ -112,7 +113,7 @@ class NamedDataset(PixelDataset):
         source: Any,
         name: str,
         labels: LabelMap,
-        places: Sequence[int] | None = None,
+        indices: Sequence[int] | None = None,
         *,
         transform: Transform | None = None,
         in_chans: int | None = None,
@@ -120,25 +121,25 @@ class NamedDataset(PixelDataset):
         self.source = source
         self.title = name
         self.labels = labels
-        self.places = range(len(source)) if places is None else list(places)
+        self.indices = range(len(source)) if indices is None else list(indices)
         self.transform = transform
         self.in_chans = in_chans
 
     def __len__(self) -> int:
         """Number of items."""
-        return len(self.places)
+        return len(self.indices)
 
     def name(self, index: int) -> str:
-        """The data set's name and the item's place."""
-        return f"{self.title}[{self.places[index]}]"
+        """The data set's name and the item's index."""
+        return f"{self.title}[{self.indices[index]}]"
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """See `PixelDataset.read`."""
         name = self.name(index)
         try:
-            item = self.source[self.places[index]]
+            item = self.source[self.indices[index]]
         except (OSError, RuntimeError, SyntaxError) as error:
-            raise ValueError(f"cannot read {name}: {_one_line(error)}; replace the file or leave it out") from error
+            raise ValueError(f"cannot read {name}: {one_line(error)}; replace the file or leave it out") from error
         if not isinstance(item, tuple) or len(item) != 2:
             raise ValueError(f"expected (image, target) from {name}, got {type(item).__name__}")
         pixels = _pixels(item[0], name)
@@ -172,7 +173,7 @@ def _pixels(image: Any, name: str) -> Pixels:
     try:
         pixels = np.asarray(image)
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"cannot read {name}: {_one_line(error)}; replace the file or leave it out") from error
+        raise ValueError(f"cannot read {name}: {one_line(error)}; replace the file or leave it out") from error
     if not isinstance(image, np.ndarray) and hasattr(image, "permute") and pixels.ndim == 3:
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim == 2:
@@ -180,7 +181,3 @@ def _pixels(image: Any, name: str) -> Pixels:
     if pixels.ndim != 3 or pixels.size == 0 or pixels.dtype.kind not in "buif":
         raise ValueError(f"expected an image from {name}, got {type(image).__name__} of {pixels.shape=}")
     return pixels
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -52,10 +52,21 @@ def split_by_source(
         raise ValueError(f"expected one group for each of {count} images, got {len(groups)}")
     names = list(dict.fromkeys(groups))
     owner = dict(zip(names, _assign(len(names), shares, seed, "images (or groups of them)"), strict=True))
-    return {split: [place for place in range(count) if owner[groups[place]] == split] for split in shares}
+    return {split: [index for index in range(count) if owner[groups[index]] == split] for split in shares}
 
 
-def split_by_block(  # an image's size and how to cut it
+def held_out(length: int, val_share: float, seed: int) -> list[tuple[str, list[int]]]:
+    """Which of ``length`` samples are for training and which held out, where the data do not say.
+
+    Raises:
+        ValueError: A share outside (0, 1), or a single sample.
+    """
+    if not 0 < val_share < 1:
+        raise ValueError(f"expected 0 < val_share < 1, got {val_share=}")
+    return list(split_by_source(length, {"train": 1 - val_share, "val": val_share}, seed).items())
+
+
+def split_by_block(
     height: int, width: int, block: int, shares: Mapping[str, float], seed: int = 0, margin: int = 0
 ) -> dict[str, list[Block]]:
     """One image's ground to splits, in square blocks.
@@ -81,7 +92,7 @@ def split_by_block(  # an image's size and how to cut it
     rows, columns = _cut(height, block, margin), _cut(width, block, margin)
     blocks = [Block(y, x, tall, wide) for y, tall in rows for x, wide in columns]
     owners = _assign(len(blocks), shares, seed, f"blocks of {block} pixels")
-    return {split: [place for place, owner in zip(blocks, owners, strict=True) if owner == split] for split in shares}
+    return {split: [area for area, owner in zip(blocks, owners, strict=True) if owner == split] for split in shares}
 
 
 def _cut(length: int, block: int, margin: int) -> list[tuple[int, int]]:

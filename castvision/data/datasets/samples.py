@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from castvision.data.datasets.batch import Sample
-from castvision.data.reading.images import Pixels, match_channels, read_image
+from castvision.data.reading.pixels import Pixels, match_channels
+from castvision.data.reading.whole import read_image
 from castvision.data.transforms.statistics import unit
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif"})
 _WITH_ALPHA = (2, 4)
 
 
@@ -91,7 +91,7 @@ def load_pixels(path: str | Path, in_chans: int | None = None) -> Pixels:
     """Read one image for training: nothing cut, nothing missing, as many channels as wanted.
 
     Args:
-        path: The file; see `castvision.data.reading.images.read_image`.
+        path: The file; see `castvision.data.reading.whole.read_image`.
         in_chans: Channels of the result. 2 and 4 keep an opacity channel (such as the infra-red that many 4-band TIFFs
             declare so); for others it is composed over white. None = as it comes.
 

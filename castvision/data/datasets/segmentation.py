@@ -1,26 +1,45 @@
-"""Images with a mask each: the class of every pixel."""
+"""Images with a mask each: which belong together, in folders and lists, and the class of every pixel."""
 
 from __future__ import annotations
 
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from castvision.data.datasets.samples import PixelDataset, load_pixels
+from castvision.data.datasets.regions import held_out
+from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
 from castvision.data.reading.labels import check_same_size
+from castvision.data.reading.opening import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from castvision.data.datasets.samples import Transform
-    from castvision.data.datasets.segmentation_files import Pair
-    from castvision.data.reading.images import Pixels
     from castvision.data.reading.labels import LabelMap
+    from castvision.data.reading.pixels import Pixels
+
+SPLITS = ("train", "val", "test")
+_LAYOUTS = (
+    "ROOT/train/images + ROOT/train/masks (and val, test), ROOT/images/train + ROOT/masks/train (and val, test), "
+    "ROOT/images + ROOT/masks, ROOT/train.csv (and val.csv, test.csv), or one CSV file with the columns image,mask"
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its mask."""
+
+    image: Path
+    mask: Path
 
 
 class SegmentationDataset(PixelDataset):
     """Items are (image (C, height, width) float32, mask (height, width) int64 with 255 = ignored).
 
     Args:
-        pairs: See `castvision.data.datasets.segmentation_files.find_pairs`.
+        pairs: See `find_pairs`.
         labels: From the masks' labels to classes.
         transform: See `PixelDataset`.
         in_chans: See `PixelDataset`.
@@ -54,3 +73,141 @@ class SegmentationDataset(PixelDataset):
         mask = self.labels.read(pair.mask)
         check_same_size(pixels, mask, str(pair.image), str(pair.mask))
         return pixels, mask
+
+
+def find_pairs(root: str | Path, *, val_share: float = 0.2, seed: int = 0) -> dict[str, list[Pair]]:
+    """Find the images and masks of each split.
+
+    Args:
+        root: A folder (with ``train``, ``val``, ``test`` inside or beside ``images`` and ``masks``, or with
+            ``train.csv``, …), or one CSV file with the columns ``image,mask`` and, if wanted, ``split``. Image and mask
+            in folders have the same name but for its suffix; paths in a list are relative to the list.
+        val_share: Share of the images held out where no split is named.
+        seed: Of that choice.
+
+    Returns:
+        Pairs by split: "train", "val" and, if there is one, "test".
+
+    Raises:
+        FileNotFoundError: No such layout, or a file that is missing.
+        ValueError: An image without mask, a mask without image, an empty file, or a wrong line in a list.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(f"no such folder or list: {str(root)!r}; expected {_LAYOUTS}")
+    found = _from_lists(root) if root.is_file() or (root / "train.csv").is_file() else _from_folders(root)
+    if set(found) == {""}:
+        pairs = found[""]
+        found = {split: [pairs[index] for index in chosen] for split, chosen in held_out(len(pairs), val_share, seed)}
+    for split in ("train", "val"):
+        if not found.get(split):
+            raise FileNotFoundError(f"found no images for {split!r} in {str(root)!r}; expected {_LAYOUTS}")
+    check_files([path for pairs in found.values() for pair in pairs for path in (pair.image, pair.mask)])
+    return found
+
+
+def _from_folders(root: Path) -> dict[str, list[Pair]]:
+    for images, masks in (("{split}/images", "{split}/masks"), ("images/{split}", "masks/{split}")):
+        folders = {split: (root / images.format(split=split), root / masks.format(split=split)) for split in SPLITS}
+        if folders["train"][0].is_dir():
+            return {split: match_folders(*both) for split, both in folders.items() if both[0].is_dir()}
+    if (root / "images").is_dir():
+        return {"": match_folders(root / "images", root / "masks")}
+    raise FileNotFoundError(f"found no images and masks in {str(root)!r}; expected {_LAYOUTS}")
+
+
+def match_folders(images: Path, masks: Path) -> list[Pair]:
+    """Pairs of one name in two folders (and their sub-folders), in the order of names.
+
+    Raises:
+        FileNotFoundError: A folder is missing.
+        ValueError: A name without its twin, or two files of one name.
+    """
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"expected a folder {str(folder)!r}, found none")
+    image_of, mask_of = _by_stem(images), _by_stem(masks)
+    for names, kind, other in ((image_of, "mask", masks), (mask_of, "image", images)):
+        lonely = sorted(set(names) ^ (set(image_of) & set(mask_of)))
+        if lonely:
+            raise ValueError(
+                f"{names[lonely[0]].as_posix()!r} has no {kind} {lonely[0]!r}.* in {str(other)!r} "
+                f"({len(lonely)} such file(s)); add it, or move the file away"
+            )
+    if not image_of:
+        raise FileNotFoundError(f"found no images ({' '.join(sorted(IMAGE_SUFFIXES))}) in {str(images)!r}")
+    return [Pair(image_of[stem], mask_of[stem]) for stem in sorted(image_of)]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.suffix.lower() not in IMAGE_SUFFIXES or any(part.startswith(".") for part in relative.parts):
+            continue
+        stem = relative.with_suffix("").as_posix()
+        if stem in found:
+            raise ValueError(f"expected one file of a name, got {str(found[stem])!r} and {str(path)!r}; keep one")
+        found[stem] = path
+    return found
+
+
+def _from_lists(root: Path) -> dict[str, list[Pair]]:
+    if root.is_dir():
+        lists = {split: root / f"{split}.csv" for split in SPLITS}
+        return {split: _read_list(path)[""] for split, path in lists.items() if path.is_file()}
+    found = _read_list(root)
+    if "" in found and len(found) > 1:
+        raise ValueError(f"expected a split on every line of {str(root)!r} or on none")
+    return found
+
+
+def _read_list(path: Path) -> dict[str, list[Pair]]:
+    found: dict[str, list[Pair]] = {}
+    for line, row in read_rows(path, ("image", "mask")):
+        split = "" if path.stem in SPLITS else row.get("split", "")
+        if split not in ("", *SPLITS):
+            raise ValueError(f"{line}: expected a split train, val or test, got {split!r}")
+        found.setdefault(split, []).append(Pair(path.parent / row["image"], path.parent / row["mask"]))
+    return found
+
+
+def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Rows of a CSV file with a header.
+
+    Args:
+        path: UTF-8, with commas.
+        columns: That must be there, with a value on every line.
+
+    Yields:
+        ("FILE, line N", the row's stripped values by column).
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: No header, a missing column or value, too many values, or no line at all; with the line's number.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no such list: {str(path)!r}; check the path")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected text (UTF-8) in {str(path)!r}: {error}; export the list again") from error
+    reader = csv.DictReader(io.StringIO(text))
+    reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
+    if not set(columns) <= set(header):
+        raise ValueError(
+            f"{path}, line 1: expected the columns {', '.join(columns)}, got {', '.join(header) or 'none'}"
+        )
+    is_empty = True
+    for row in reader:
+        line = f"{path}, line {reader.line_num}"
+        if None in row or None in row.values():
+            raise ValueError(f"{line}: expected {len(header)} values ({', '.join(header[:6])}), got another number")
+        values = {name: value.strip() for name, value in row.items()}
+        for name in columns:
+            if not values[name]:
+                raise ValueError(f"{line}: expected a value in the column {name!r}, got none")
+        is_empty = False
+        yield line, values
+    if is_empty:
+        raise ValueError(f"expected lines below the header of {str(path)!r}, found none")

@@ -1,4 +1,4 @@
-"""Images and their masks as a source of windows: a few open at a time, sizes and labels checked."""
+"""Images and their masks as a source of windows: a few open at a time, labels checked and counted by blocks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from typing import Any
 
 import numpy as np
 
+from castvision.data.datasets.regions import Region
 from castvision.data.reading import ImageReader, open_image, open_mask
-from castvision.data.reading.decoding import Pixels
-from castvision.data.reading.labels import IGNORED
+from castvision.data.reading.labels import mark_ignored
 from castvision.data.reading.overview import read_overview
+from castvision.data.reading.pixels import Pixels
 from castvision.data.reading.reader import Alpha
-from castvision.data.transforms.statistics import is_missing, unit
+from castvision.data.transforms.statistics import unit
+from castvision.losses import IGNORED
 
 logger = logging.getLogger(__name__)
 
 Pair = tuple[str | os.PathLike[str], str | os.PathLike[str] | None]
 _MAX_OPEN = 8
 _CACHE_BYTES = 32 << 20
+_BLOCK = 256
+_CHUNK = 4 * _BLOCK
 
 
 class ImageSources:
@@ -33,10 +37,10 @@ class ImageSources:
     Args:
         pairs: (image, mask or None), paths; a mask has its image's size, or that of the level that is read.
         level: Of the images that is read; masks are sampled to it without blending.
-        num_classes: Labels are below it; None = any up to 254. 255 is ignored, and so is a mask's nodata value.
+        num_classes: Labels are below it; None for any up to 254. 255 is ignored, and so is a mask's nodata value.
         alpha: What becomes of an image's opacity channel; see `castvision.data.open_image`.
         context_size: (height, width) of an overview of each image that is read now and kept, so that windows come with
-            their surroundings; None = none.
+            their surroundings; None for none.
 
     Attributes:
         overviews: (*context_size, C) float32 of each image in the units of `ChannelStatistics`; empty without context.
@@ -69,11 +73,11 @@ class ImageSources:
         self.num_classes = num_classes
         self.alpha = alpha
         self._open: OrderedDict[tuple[bool, int], ImageReader] = OrderedDict()
-        self.sizes = [self._size(number) for number in range(len(pairs))]
+        self.sizes: list[tuple[int, int]] = []
         self.channels = self.image(0).channels
         self.has_nodata = False
         for number in range(len(pairs)):
-            self._check(number)
+            self._add(number)
         self.context_size = None if context_size is None else (context_size[0], context_size[1])
         self.overviews = [] if self.context_size is None else self._read_overviews(self.context_size)
 
@@ -109,14 +113,10 @@ class ImageSources:
             return np.full((height, width), IGNORED, np.uint8)
         mask = self._reader(True, number)
         labels, rows, columns = self._sampled(mask, number, (y, x, height, width))
-        if mask.nodata is not None:
-            labels = np.where(is_missing(labels, mask.nodata), IGNORED, labels)
-        limit = IGNORED if self.num_classes is None else self.num_classes
-        is_unknown = (labels >= limit) & (labels != IGNORED)
-        if labels.dtype.kind == "i":
-            is_unknown |= labels < 0
+        labels, is_unknown = mark_ignored(labels, mask.nodata, self.num_classes)
         if is_unknown.any():
             row, column = np.argwhere(is_unknown)[0]
+            limit = IGNORED if self.num_classes is None else self.num_classes
             raise ValueError(
                 f"expected labels 0..{limit - 1} (or 255, ignored) in {str(self.masks[number])!r}, got "
                 f"{labels[row, column]} at row {rows[row]}, column {columns[column]}"
@@ -156,12 +156,6 @@ class ImageSources:
             self._open.popitem(last=False)[1].close()
         return reader
 
-    def _size(self, number: int) -> tuple[int, int]:
-        image = self.image(number)
-        if not 0 <= self.level < len(image.levels):
-            raise ValueError(f"expected level in 0..{len(image.levels) - 1} of {image.name!r}, got level={self.level}")
-        return image.levels[self.level].height, image.levels[self.level].width
-
     def _read_overviews(self, size: tuple[int, int]) -> list[Pixels]:
         # NOTE: at once and not by each loader process when it needs one: a large image without a pyramid takes long
         logger.info("reading %d images for their overviews", len(self))
@@ -171,8 +165,11 @@ class ImageSources:
             overviews.append(read_overview(image, size).permute(1, 2, 0).numpy() / np.float32(unit(image.dtype)))
         return overviews
 
-    def _check(self, number: int) -> None:
+    def _add(self, number: int) -> None:
         image = self.image(number)
+        if not 0 <= self.level < len(image.levels):
+            raise ValueError(f"expected level in 0..{len(image.levels) - 1} of {image.name!r}, got level={self.level}")
+        self.sizes.append((image.levels[self.level].height, image.levels[self.level].width))
         self.has_nodata |= image.nodata is not None
         if image.channels != self.channels:
             raise ValueError(
@@ -188,3 +185,79 @@ class ImageSources:
                 f"expected a mask of its image's size {size[0]} × {size[1]} ({image.name!r}), got "
                 f"{mask.height} × {mask.width} in {mask.name!r}"
             )
+
+
+class ClassIndex:
+    """How many pixels of each class each block of some regions holds; built in one pass over the masks.
+
+    This is what drawing windows balanced by class needs to know of huge masks.
+
+    Args:
+        sources: Images and masks.
+        regions: Which parts of them.
+
+    Attributes:
+        counts: (255,) int64: labelled pixels of each class.
+        present: Classes that occur.
+    """
+
+    def __init__(self, sources: ImageSources, regions: Sequence[Region]) -> None:
+        self.regions = list(regions)
+        found: dict[int, list[tuple[Any, Any]]] = {}
+        for number, (source, area) in enumerate(self.regions):
+            for y in range(0, area.height, _CHUNK):
+                for x in range(0, area.width, _CHUNK):
+                    size = min(_CHUNK, area.height - y), min(_CHUNK, area.width - x)
+                    labels = sources.read_labels(source, area.y + y, area.x + x, *size)
+                    for label, blocks, amounts in _count(labels):
+                        corners = blocks * _BLOCK + (y, x)
+                        rows = np.column_stack([np.full(len(corners), number), corners]).astype(np.int32)
+                        found.setdefault(label, []).append((rows, amounts))
+        self.counts = np.zeros(IGNORED, np.int64)
+        self._blocks: dict[int, Any] = {}
+        self._ends: dict[int, Any] = {}
+        for label, parts in found.items():
+            self._blocks[label] = np.concatenate([rows for rows, _ in parts])
+            self._ends[label] = np.cumsum(np.concatenate([amounts for _, amounts in parts]))
+            self.counts[label] = self._ends[label][-1]
+        self.present = sorted(found)
+
+    def draw(self, rng: np.random.Generator, sources: ImageSources) -> tuple[int, int, int]:
+        """A pixel: any of the classes present with equal chance, then any of that class's pixels with equal chance.
+
+        Args:
+            rng: Decides.
+            sources: Those the index was built of.
+
+        Returns:
+            (number of the region, row, column), in pixels of the image.
+        """
+        label = self.present[int(rng.integers(len(self.present)))]
+        rank = int(rng.integers(self.counts[label]))
+        entry = int(np.searchsorted(self._ends[label], rank, side="right"))
+        number, y, x = (int(value) for value in self._blocks[label][entry])
+        source, area = self.regions[number]
+        size = min(_BLOCK, area.height - y), min(_BLOCK, area.width - x)
+        labels = sources.read_labels(source, area.y + y, area.x + x, *size)
+        before = int(self._ends[label][entry - 1]) if entry else 0
+        row, column = divmod(int(np.flatnonzero(labels == label)[rank - before]), size[1])
+        return number, area.y + y + row, area.x + x + column
+
+
+def _count(labels: Any) -> list[tuple[int, Any, Any]]:
+    """(class, blocks (n, 2) by row and column, pixels (n,)) of a chunk."""
+    found: dict[int, list[tuple[int, int, int]]] = {}
+    for row in range(-(-labels.shape[0] // _BLOCK)):
+        for column in range(-(-labels.shape[1] // _BLOCK)):
+            block = labels[row * _BLOCK : (row + 1) * _BLOCK, column * _BLOCK : (column + 1) * _BLOCK]
+            first = int(block[0, 0])
+            if (block == first).all():  # most blocks of most masks: many times faster than counting
+                counts = {first: block.size}
+            else:
+                table = np.bincount(block.ravel(), minlength=IGNORED)
+                counts = {int(label): int(table[label]) for label in np.flatnonzero(table)}
+            for label, amount in counts.items():
+                if label != IGNORED:
+                    found.setdefault(label, []).append((row, column, amount))
+    tables = {label: np.array(rows, np.int64) for label, rows in found.items()}
+    return [(label, table[:, :2], table[:, 2]) for label, table in tables.items()]

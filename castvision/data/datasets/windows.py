@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,22 +11,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from castvision.data.datasets.batch import Batch, Sample
-from castvision.data.datasets.class_index import ClassIndex
 from castvision.data.datasets.regions import Block, Region
-from castvision.data.datasets.sources import ImageSources
-from castvision.data.reading.decoding import Pixels
-from castvision.data.reading.labels import IGNORED
-from castvision.data.transforms.statistics import ChannelStatistics, is_missing, unit
+from castvision.data.datasets.samples import Transform
+from castvision.data.datasets.sources import ClassIndex, ImageSources
+from castvision.data.reading.pixels import Mask, Pixels, is_missing
+from castvision.data.transforms.statistics import ChannelStatistics, unit
 from castvision.data.transforms.symmetries import Symmetry
+from castvision.losses import IGNORED
 
 _ENDLESS = 1 << 40
-
-
-class PairTransform(Protocol):
-    """Augmentation of a window and its labels, such as `castvision.data.transforms.augmentation.SampleTransform`."""
-
-    def pair(self, pixels: Pixels, mask: Pixels) -> Sample:
-        """(height, width, C) of the file's dtype and (height, width) uint8 to an item of the data set."""
 
 
 class WindowDataset(Dataset[Sample]):
@@ -45,15 +38,15 @@ class WindowDataset(Dataset[Sample]):
     Args:
         sources: Images and masks, and the level that is read.
         size: Height and width of a window.
-        statistics: How pixels become a model's input; None = only the dtype's scale.
+        statistics: How pixels become a model's input; None for the dtype's scale alone.
         sampling: "random", or "grid": all windows from the upper left corner on.
-        stride: Of the grid; None = ``size``.
+        stride: Of the grid; None for ``size``.
         balance: "class": a random window holds a pixel whose class is any of those present with equal chance, at any
-            place in the window; None: any window with equal chance.
-        regions: (number of the source, block) that windows come from; None = all of every image.
+            position in the window; None: any window with equal chance.
+        regions: (number of the source, block) that windows come from; None for all of every image.
         symmetries: Turn or mirror random windows by one of the 8 symmetries of the square.
-        transform: Takes pixels (nodata replaced by the statistics' mean) and labels where they lie in the region, and
-            gives the item, in place of normalisation and padding.
+        transform: Its ``pair`` takes pixels (nodata replaced by the statistics' mean) and labels where they lie in the
+            region, and gives the item, in place of normalisation and padding.
         seed: Another seed is another set.
 
     Attributes:
@@ -76,7 +69,7 @@ class WindowDataset(Dataset[Sample]):
         balance: Literal["class"] | None = None,
         regions: Sequence[Region] | None = None,
         symmetries: bool = False,
-        transform: PairTransform | None = None,
+        transform: Transform | None = None,
         seed: int = 0,
     ) -> None:
         _check_options(sampling, balance, stride, symmetries)
@@ -220,7 +213,7 @@ def _check_options(sampling: str, balance: str | None, stride: int | None, symme
         raise ValueError(f"expected a stride for sampling='grid' only, got {stride=}")
 
 
-def _check_context(context_size: tuple[int, int] | None, symmetries: bool, transform: PairTransform | None) -> None:
+def _check_context(context_size: tuple[int, int] | None, symmetries: bool, transform: Transform | None) -> None:
     if context_size is None:
         return
     if transform is not None:
@@ -234,12 +227,7 @@ def _check_regions(sources: ImageSources, regions: Sequence[Region]) -> None:
         raise ValueError("expected one region or more, got none")
     for source, area in regions:
         height, width = sources.sizes[source]
-        if (
-            min(area) < 0
-            or min(area.height, area.width) < 1
-            or area.y + area.height > height
-            or area.x + area.width > width
-        ):
+        if not (0 <= area.y < area.y + area.height <= height and 0 <= area.x < area.x + area.width <= width):
             raise ValueError(
                 f"expected regions inside the {height} × {width} pixels of {str(sources.images[source])!r}, got {area}"
             )
@@ -263,7 +251,7 @@ def _grid(regions: Sequence[Region], size: int, stride: int) -> np.ndarray[tuple
     return np.array(corners, np.int32).reshape(-1, 3)
 
 
-def _check_finite(pixels: Pixels, missing: np.ndarray[Any, np.dtype[np.bool_]] | None, name: str, place: Block) -> None:
+def _check_finite(pixels: Pixels, missing: Mask | None, name: str, window: Block) -> None:
     if pixels.dtype.kind != "f":
         return
     is_bad = ~np.isfinite(pixels)
@@ -272,6 +260,6 @@ def _check_finite(pixels: Pixels, missing: np.ndarray[Any, np.dtype[np.bool_]] |
     if is_bad.any():
         row, column, channel = np.argwhere(is_bad)[0]
         raise ValueError(
-            f"expected finite values in {name!r}, got {pixels[row, column, channel]} at row {place.y + row}, column "
-            f"{place.x + column}, channel {channel} (window {tuple(place)}); state it as the file's nodata value"
+            f"expected finite values in {name!r}, got {pixels[row, column, channel]} at row {window.y + row}, column "
+            f"{window.x + column}, channel {channel} (window {tuple(window)}); state it as the file's nodata value"
         )

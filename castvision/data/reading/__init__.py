@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from castvision.data.reading.georeference import Georeference
-from castvision.data.reading.memory import open_array
 from castvision.data.reading.opening import open_image, open_mask, read_mask
 from castvision.data.reading.reader import ImageReader, Level
+from castvision.data.reading.whole import open_array
 
 __all__ = ["Georeference", "ImageReader", "Level", "open_array", "open_image", "open_mask", "read_mask"]

@@ -24,7 +24,7 @@ class Georeference:
             (0, 0) is the outer corner of the first pixel. This is the order of `affine.Affine`; GDAL's is c, a, b, f,
             d, e.
         crs: The coordinate system: "EPSG:32633" from a GeoTIFF's keys, WKT from other formats; libraries take both.
-            None = not stated by a code.
+            None if not stated by a code.
         keys: GeoKeyDirectoryTag.
         doubles: GeoDoubleParamsTag.
         ascii: GeoAsciiParamsTag.
@@ -94,28 +94,15 @@ def georeference_from_tags(value_of: Callable[[int], Any]) -> Georeference | Non
     return Georeference(transform, _crs(keys), keys, doubles, str(value_of(_ASCII) or ""))
 
 
-def georeference_from_epsg(
-    transform: tuple[float, ...], wkt: str, epsg: int | None, is_geographic: bool
-) -> Georeference:
-    """From another library's transform and coordinate system; without a code there are no keys to write back.
-
-    Args:
-        transform: See `Georeference`.
-        wkt: The coordinate system's text; may be empty.
-        epsg: Its code.
-        is_geographic: In degrees, not projected.
-    """
-    a, b, c, d, e, f = (float(value) for value in transform)
-    keys: tuple[int, ...] = ()
-    if epsg is not None:
-        which = _GEOGRAPHIC if is_geographic else _PROJECTED
-        keys = (1, 1, 0, 3, 1024, 0, 1, 2 if is_geographic else 1, _RASTER_TYPE, 0, 1, 1, which, 0, 1, epsg)
-    return Georeference((a, b, c, d, e, f), wkt or None, keys)
+def epsg_keys(code: int, is_geographic: bool) -> tuple[int, ...]:
+    """The GeoKeyDirectoryTag of a coordinate system with an EPSG code, in degrees or projected."""
+    which = _GEOGRAPHIC if is_geographic else _PROJECTED
+    return 1, 1, 0, 3, 1024, 0, 1, 2 if is_geographic else 1, _RASTER_TYPE, 0, 1, 1, which, 0, 1, code
 
 
 def _transform(scale: Any, tiepoint: Any, matrix: Any) -> tuple[float, float, float, float, float, float] | None:
     if matrix is not None and len(matrix) == 16:
-        a, b, c, d, e, f = (float(matrix[place]) for place in (0, 1, 3, 4, 5, 7))
+        a, b, c, d, e, f = (float(matrix[index]) for index in (0, 1, 3, 4, 5, 7))
         return a, b, c, d, e, f
     if scale is None or tiepoint is None or len(scale) < 2 or len(tiepoint) < 6:
         return None
@@ -126,9 +113,9 @@ def _transform(scale: Any, tiepoint: Any, matrix: Any) -> tuple[float, float, fl
 
 def _key(keys: tuple[int, ...], wanted: int) -> int | None:
     """The short value of a GeoKey: entries of four (key, location, count, value) follow a header of four."""
-    for place in range(4, len(keys) - 3, 4):
-        if keys[place] == wanted and keys[place + 1] == 0:
-            return keys[place + 3]
+    for start in range(4, len(keys) - 3, 4):
+        if keys[start] == wanted and keys[start + 1] == 0:
+            return keys[start + 3]
     return None
 
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from castvision.data.reading import read_mask
-from castvision.data.reading.images import Pixels, read_image
+from castvision.data.reading.opening import read_mask
+from castvision.data.reading.pixels import Mask, Pixels, is_missing
+from castvision.data.reading.whole import read_image
+from castvision.losses import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-IGNORED = 255
-"""The label of pixels that count nowhere."""
 _MAX_CLASSES = 255
 _HEX = re.compile(r"#?([0-9a-fA-F]{6})$")
 
@@ -26,7 +26,7 @@ class LabelMap:
     Args:
         class_names: In the order of the classes.
         mapping: From a label (a number, or a colour ``"#rrggbb"`` or ``"r, g, b"``) to a class (its number or name) or
-            ``"ignore"``; all labels in the masks must stand in it. None = labels are class numbers, 255 is ignored.
+            ``"ignore"``; all labels in the masks must stand in it. None: labels are class numbers, 255 is ignored.
 
     Raises:
         ValueError: No or more than 255 classes, labels that are neither numbers nor colours, or classes that are none.
@@ -36,8 +36,7 @@ class LabelMap:
         if not 1 <= len(class_names) <= _MAX_CLASSES:
             raise ValueError(f"expected 1..{_MAX_CLASSES} class names, got {len(class_names)}")
         self.class_names = list(class_names)
-        numbers = dict.fromkeys(range(len(class_names)), 0)
-        pairs: dict[int, int] = {**{number: number for number in numbers}, IGNORED: IGNORED}
+        pairs = {label: label for label in (*range(len(class_names)), IGNORED)}
         self.has_colours = False
         if mapping is not None:
             kinds = {_is_colour(label) for label in mapping}
@@ -118,7 +117,7 @@ class LabelMap:
                     f"expected 8-bit RGB in the mask {name!r} (the label map has colours), got {pixels.shape[-1]} "
                     f"channel(s) of {pixels.dtype}; give numbers in the label map"
                 )
-            red, green, blue = (pixels[..., place].astype(np.int64) for place in range(3))
+            red, green, blue = (pixels[..., channel].astype(np.int64) for channel in range(3))
             return (red << 16) + (green << 8) + blue
         if pixels.shape[-1] > 1 and (pixels != pixels[..., :1]).any():
             colours = np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)[:8]
@@ -130,8 +129,8 @@ class LabelMap:
         return pixels[..., 0]
 
     def _translate(self, labels: Pixels) -> tuple[Pixels, Pixels]:
-        places = np.searchsorted(self._labels, labels).clip(max=len(self._labels) - 1)
-        return self._classes[places], self._labels[places] == labels
+        positions = np.searchsorted(self._labels, labels).clip(max=len(self._labels) - 1)
+        return self._classes[positions], self._labels[positions] == labels
 
     def _explain(self, unknown: Pixels, name: str) -> str:
         shown = [f"#{label:06x}" if self.has_colours else str(label) for label in unknown.tolist()]
@@ -160,6 +159,25 @@ def _parse_label(label: int | str) -> int:
         red, green, blue = map(int, parts)
         return (red << 16) + (green << 8) + blue
     raise ValueError(f"expected a colour such as '#ff8000' or '255, 128, 0' in the label map, got {label!r}")
+
+
+def mark_ignored(labels: Pixels, nodata: float | None, num_classes: int | None) -> tuple[Pixels, Mask]:
+    """What the labels of a mask without a label map mean: class numbers, and 255 or the mask's nodata for ignored.
+
+    Args:
+        labels: (height, width) whole numbers.
+        nodata: The mask's value for missing pixels, if it states one.
+        num_classes: Labels are below it; None for any up to 254.
+
+    Returns:
+        The labels with 255 for all that is ignored, and which of them are no class, both (height, width).
+    """
+    if nodata is not None:
+        labels = np.where(is_missing(labels, nodata), IGNORED, labels)
+    is_unknown = (labels >= (IGNORED if num_classes is None else num_classes)) & (labels != IGNORED)
+    if labels.dtype.kind == "i":
+        is_unknown |= labels < 0
+    return labels, is_unknown
 
 
 def check_same_size(pixels: Pixels, mask: Pixels, image_name: str, mask_name: str) -> None:

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from castvision.data.reading.decoding import TIFF_SIGNATURES, Pixels
-from castvision.data.reading.images import check_file
-from castvision.data.reading.memory import WholeImageReader
-from castvision.data.reading.reader import Alpha, ImageReader, Options
+from castvision.data.reading.pixels import Pixels
+from castvision.data.reading.raster import RasterReader
+from castvision.data.reading.reader import Alpha, ImageReader, Options, check_alpha, check_file
 from castvision.data.reading.segments import NotByWindows
-from castvision.data.reading.tiff import TiffReader
+from castvision.data.reading.slide import SlideReader
+from castvision.data.reading.tiff import TIFF_SIGNATURES, TiffReader
+from castvision.data.reading.whole import WholeImageReader
+from castvision.data.reading.zarr import ZarrReader
 
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif"})
+"""What ordinary images are called; files themselves are recognised by their content."""
 SLIDE_SUFFIXES = (".mrxs", ".bif", ".scn", ".vms", ".vmu", ".svslide", ".czi", ".dcm")
 """Slides whose first file looks like something else, or whose tiles overlap: openslide's from the start."""
 _RASTER_SUFFIXES = (".vrt", ".img", ".jp2", ".j2k", ".asc", ".hgt", ".dem", ".bil", ".ntf")
@@ -30,8 +34,8 @@ def open_image(
 
     TIFF (BigTIFF, GeoTIFF, OME-TIFF, SVS, NDPI; tiles or strips, pyramids) is read by windows, so are zarr arrays,
     OME-Zarr, slides openslide knows and rasters GDAL knows (extra ``large-images``). PNG, JPEG, WebP, BMP and GIF are
-    decoded as a whole by `reading.images.read_image`, which refuses what does not fit in memory. Colours,
-    palettes, CMYK, orientation and opacity become what they become there; no depth is lost.
+    decoded as a whole by `castvision.data.reading.whole.read_image`, which refuses what does not fit in memory.
+    Colours, palettes, CMYK, orientation and opacity become what they become there; no depth is lost.
 
     Args:
         path: A file, or a zarr folder.
@@ -47,8 +51,7 @@ def open_image(
         ValueError: Empty, damaged, truncated, not an image, or one that cannot be read by windows; the file is named.
         ImportError: A format of an extra that is not installed.
     """
-    if alpha not in ("white", "drop", "keep"):
-        raise ValueError(f"expected alpha to be 'white', 'drop' or 'keep', got {alpha=}")
+    check_alpha(alpha)
     return _open(Path(path), Options(alpha, page, cache_bytes))
 
 
@@ -90,22 +93,16 @@ def read_mask(path: str | os.PathLike[str]) -> Pixels:
 
 def _open(path: Path, options: Options) -> ImageReader:
     if path.is_dir() and (path.suffix == ".zarr" or any((path / name).is_file() for name in _ZARR_FILES)):
-        from castvision.data.reading.zarr_store import ZarrReader
-
         return ZarrReader(path, options)
     check_file(path)
     with path.open("rb") as file:
         head = file.read(64)
     suffix = path.suffix.lower()
     if suffix in SLIDE_SUFFIXES:
-        from castvision.data.reading.slide import SlideReader
-
         return SlideReader(path, options)
     if head[:4] in TIFF_SIGNATURES:
         return _open_tiff(path, options)
     if suffix in _RASTER_SUFFIXES or head.lstrip().startswith(_RASTER_SIGNATURES):
-        from castvision.data.reading.raster import RasterReader
-
         return RasterReader(path, options)
     return WholeImageReader(path, options)
 
@@ -118,8 +115,6 @@ def _open_tiff(path: Path, options: Options) -> ImageReader:
             raise
         # without imagecodecs: openslide and Pillow know some compressions, Pillow only for what fits in memory
         if path.suffix.lower() in (".svs", ".ndpi") and importlib.util.find_spec("openslide"):
-            from castvision.data.reading.slide import SlideReader
-
             return SlideReader(path, options)
         if not _may_be_read_whole(path):
             raise

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from castvision.data.transforms.statistics import is_missing
+from castvision.data.reading.pixels import holds_data
 
 if TYPE_CHECKING:
     from castvision.data.reading import ImageReader
@@ -52,11 +52,11 @@ def read_overview(reader: ImageReader, size: tuple[int, int]) -> Tensor:
     total, share = torch.zeros(2, reader.channels, -(-height // deep), -(-width // wide))
     for y in range(0, height, rows):
         pixels = reader.read(y, 0, min(rows, height - y), width, level)
-        is_known = np.isfinite(pixels) & ~is_missing(pixels, reader.nodata)
+        is_known = holds_data(pixels, reader.nodata)
         values = np.where(is_known, pixels, 0).astype(np.float32)
-        for means, plane in ((total, values), (share, is_known.astype(np.float32))):
+        for sums, plane in ((total, values), (share, is_known.astype(np.float32))):
             planes = torch.from_numpy(plane).permute(2, 0, 1)
-            means[:, y // deep : (y + rows) // deep] = functional.avg_pool2d(planes, (deep, wide), ceil_mode=True)
+            sums[:, y // deep : (y + rows) // deep] = functional.avg_pool2d(planes, (deep, wide), ceil_mode=True)
     mean = total.sum(dim=(1, 2), keepdim=True) / share.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12)
     return make_context(torch.where(share > 0, total / share, mean)[None], size)[0]
 
@@ -64,8 +64,8 @@ def read_overview(reader: ImageReader, size: tuple[int, int]) -> Tensor:
 def _coarsest(reader: ImageReader, size: tuple[int, int]) -> int:
     """The last level of which the overview's pixels are still means over many."""
     fine = [
-        place
-        for place, level in enumerate(reader.levels)
+        index
+        for index, level in enumerate(reader.levels)
         if level.height >= _FINENESS * size[0] and level.width >= _FINENESS * size[1]
     ]
     return fine[-1] if fine else 0

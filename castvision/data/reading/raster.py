@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from castvision.data.reading.decoding import Pixels
-from castvision.data.reading.georeference import Georeference, georeference_from_epsg
-from castvision.data.reading.reader import Facts, ImageReader, make_levels, missing_package
+from castvision.data.reading.georeference import Georeference, epsg_keys
+from castvision.data.reading.pixels import Pixels
+from castvision.data.reading.reader import ImageReader, make_levels, missing_package
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,9 +19,8 @@ class RasterReader(ImageReader):
     """Windows of all bands; overviews are the levels."""
 
     path: Path
-    _levels: tuple[Any, ...] = ()
 
-    def _connect(self) -> Facts:
+    def _connect(self) -> None:
         try:
             import rasterio
             from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -30,28 +29,20 @@ class RasterReader(ImageReader):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             try:
-                base = rasterio.open(self.path)
-                overviews = range(len(base.overviews(1)))
-                self._levels = (base, *(rasterio.open(self.path, overview_level=level) for level in overviews))
+                base = self._files.enter_context(rasterio.open(self.path))
+                self._levels = [base]
+                for level in range(len(base.overviews(1))):
+                    self._levels.append(self._files.enter_context(rasterio.open(self.path, overview_level=level)))
             except RasterioError as error:
                 raise ValueError(f"GDAL cannot read it: {error}") from error
             if len(set(base.dtypes)) > 1 or np.dtype(base.dtypes[0]).kind not in "buif":
                 raise ValueError(f"expected bands of one real type, got {base.dtypes}")
-            place = _georeference(base)
+            self.georeference = _georeference(base)
+        self.levels = make_levels([(level.height, level.width) for level in self._levels])
+        self.channels, self.dtype, self.nodata = base.count, np.dtype(base.dtypes[0]), base.nodata
+        self.mpp = None if self.georeference is None else self.georeference.pixel_size
         names = tuple(name or "" for name in base.descriptions)
-        return Facts(
-            make_levels([(level.height, level.width) for level in self._levels]),
-            base.count,
-            np.dtype(base.dtypes[0]),
-            None if place is None else place.pixel_size,
-            base.nodata,
-            place,
-            names if all(names) else None,
-        )
-
-    def _disconnect(self) -> None:
-        for level in self._levels:
-            level.close()
+        self.channel_names = names if all(names) else None
 
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
         from rasterio.errors import RasterioError
@@ -67,6 +58,10 @@ class RasterReader(ImageReader):
 def _georeference(dataset: Any) -> Georeference | None:
     if dataset.crs is None and dataset.transform.is_identity:
         return None
+    a, b, c, d, e, f = (float(value) for value in tuple(dataset.transform)[:6])
     crs = dataset.crs
-    wkt, epsg, is_geographic = ("", None, False) if crs is None else (crs.to_wkt(), crs.to_epsg(), crs.is_geographic)
-    return georeference_from_epsg(tuple(dataset.transform)[:6], wkt, epsg, is_geographic)
+    if crs is None:
+        return Georeference((a, b, c, d, e, f))
+    code = crs.to_epsg()  # without a code there are no keys to write back
+    keys = () if code is None else epsg_keys(code, crs.is_geographic)
+    return Georeference((a, b, c, d, e, f), crs.to_wkt() or None, keys)

@@ -4,20 +4,79 @@ from __future__ import annotations
 
 import operator
 import os
+import struct
+import zlib
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-
-from castvision.data.reading.decoding import Pixels
-from castvision.data.reading.images import DECODER_ERRORS, UnreadableImageError, one_line
+from PIL import Image
 
 if TYPE_CHECKING:
     from castvision.data.reading.georeference import Georeference
+    from castvision.data.reading.pixels import Pixels
 
 Alpha = Literal["white", "drop", "keep"]
+
+# What decoders raise when they are given damaged bytes (a fuzzer found most of these).
+DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    Warning,  # where warnings are errors
+    Image.DecompressionBombError,
+    struct.error,
+    zlib.error,
+)
+
+
+class UnreadableImageError(ValueError):
+    """An image file that cannot be read; the message names it."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message on one line, or the error's name."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def check_file(path: str | os.PathLike[str]) -> Path:
+    """A file with something in it.
+
+    Raises:
+        FileNotFoundError: No such file.
+        UnreadableImageError: Not a file, or an empty one.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no such image: {str(path)!r}; check the path")
+    if not path.is_file():
+        raise UnreadableImageError(f"expected an image file, got a folder or device: {str(path)!r}")
+    if path.stat().st_size == 0:
+        raise UnreadableImageError(
+            f"cannot read image {str(path)!r}: the file is empty (0 bytes); copy or export it again"
+        )
+    return path
+
+
+def check_alpha(alpha: str) -> None:
+    """Refuse an unknown treatment of opacity.
+
+    Raises:
+        ValueError: None of `Alpha`.
+    """
+    if alpha not in ("white", "drop", "keep"):
+        raise ValueError(f"expected alpha to be 'white', 'drop' or 'keep', got {alpha=}")
 
 
 @dataclass(frozen=True)
@@ -45,9 +104,20 @@ class Options:
     is_mask: bool = False
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a file says of itself; see `ImageReader`."""
+class ImageReader(ABC):
+    """Windows of one image, read when they are asked for. A context manager; pickles, and opens its file anew.
+
+    Attributes:
+        path: The file; None for pixels in memory.
+        options: How it is read.
+        levels: From full size down; at least one.
+        channels: Of every level.
+        dtype: Of the pixels: the file's, in the machine's byte order.
+        mpp: Microns per pixel of level 0, or ground units per pixel of a georeferenced image; None if not stated.
+        nodata: The value of pixels that were never measured, may be NaN; None if not stated.
+        georeference: Where the pixels of level 0 lie on the ground; None if not stated.
+        channel_names: One for each channel; None if not stated.
+    """
 
     levels: tuple[Level, ...]
     channels: int
@@ -57,30 +127,14 @@ class Facts:
     georeference: Georeference | None = None
     channel_names: tuple[str, ...] | None = None
 
-
-class ImageReader(ABC):
-    """Windows of one image, read when they are asked for. A context manager; pickles, and opens its file anew.
-
-    Attributes:
-        path: The file; None for pixels in memory.
-        height: Of level 0, in pixels.
-        width: Of level 0, in pixels.
-        channels: Of every level.
-        dtype: Of the pixels: the file's, in the machine's byte order.
-        levels: From full size down; at least one.
-        mpp: Microns per pixel of level 0, or ground units per pixel of a georeferenced image; None = not stated.
-        nodata: The value of pixels that were never measured (may be NaN); None = not stated.
-        georeference: Where the pixels of level 0 lie on the ground; None = not stated.
-        channel_names: One for each channel; None = not stated.
-    """
-
     def __init__(self, path: Path | None, options: Options) -> None:
         self.path = path
         self.options = options
         self._is_open = True
+        self._files = ExitStack()
         self._process = os.getpid()
         try:
-            self._facts = self._connect()
+            self._connect()
         except (FileNotFoundError, UnreadableImageError):  # these name the file themselves
             raise
         except DECODER_ERRORS as error:
@@ -92,15 +146,15 @@ class ImageReader(ABC):
             raise ValueError(f"expected a mask with one whole number a pixel in {self.name!r}, got {found}")
 
     @abstractmethod
-    def _connect(self) -> Facts:
-        """Open the file; also called in a process that was forked off, where file positions must not be shared."""
+    def _connect(self) -> None:
+        """Open the file, put it on ``_files``, and set the attributes from ``levels`` on by what it says of itself.
+
+        Also called in a process that was forked off, where file positions must not be shared.
+        """
 
     @abstractmethod
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
         """A window that lies inside."""
-
-    def _disconnect(self) -> None:  # noqa: B027  # pixels in memory need none
-        """Close the file."""
 
     @property
     def name(self) -> str:
@@ -109,48 +163,13 @@ class ImageReader(ABC):
 
     @property
     def height(self) -> int:
-        """Of level 0."""
-        return self._facts.levels[0].height
+        """Of level 0, in pixels."""
+        return self.levels[0].height
 
     @property
     def width(self) -> int:
-        """Of level 0."""
-        return self._facts.levels[0].width
-
-    @property
-    def channels(self) -> int:
-        """Of every level."""
-        return self._facts.channels
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the pixels."""
-        return self._facts.dtype
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """From full size down."""
-        return self._facts.levels
-
-    @property
-    def mpp(self) -> float | None:
-        """Microns or ground units per pixel of level 0."""
-        return self._facts.mpp
-
-    @property
-    def nodata(self) -> float | None:
-        """The value of pixels that were never measured."""
-        return self._facts.nodata
-
-    @property
-    def georeference(self) -> Georeference | None:
-        """Where level 0 lies on the ground."""
-        return self._facts.georeference
-
-    @property
-    def channel_names(self) -> tuple[str, ...] | None:
-        """One for each channel."""
-        return self._facts.channel_names
+        """Of level 0, in pixels."""
+        return self.levels[0].width
 
     def read(self, y: int, x: int, height: int, width: int, level: int = 0) -> Pixels:
         """Read a window.
@@ -193,7 +212,7 @@ class ImageReader(ABC):
         """Close the file; a second time does nothing."""
         if self._is_open:
             self._is_open = False
-            self._disconnect()
+            self._files.close()
 
     def __enter__(self) -> Self:
         return self

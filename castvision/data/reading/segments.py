@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from castvision.data.reading.decoding import MAX_PIXELS, Pixels
+from castvision.data.reading.pixels import MAX_PIXELS, Pixels
 
 if TYPE_CHECKING:
     import tifffile
@@ -103,12 +103,12 @@ def read_page(page: Page, number: int, window: tuple[int, int, int, int], cache:
     out = np.full((height, width, planes * contiguous), fill, keyframe.dtype)
     wanted = _touched(keyframe, window)
     missing = []
-    for index, place in wanted.items():
+    for index, corner in wanted.items():
         segment = cache.get((number, index))
         if segment is None:
             missing.append(index)
         else:
-            _paste(out, segment, place, contiguous)
+            _paste(out, segment, corner, contiguous)
     handle: Any = page.parent.filehandle
     offsets, counts = ([values[index] for index in missing] for values in (page.dataoffsets, page.databytecounts))
     for data, index in handle.read_segments(offsets, counts, indices=missing):
@@ -132,8 +132,8 @@ def _touched(page: tifffile.TiffPage, window: tuple[int, int, int, int]) -> dict
     }
 
 
-def _paste(out: Pixels, segment: Pixels, place: tuple[int, int, int], samples: int) -> None:
-    plane, row, column = place
+def _paste(out: Pixels, segment: Pixels, corner: tuple[int, int, int], samples: int) -> None:
+    plane, row, column = corner
     top, left = max(row, 0), max(column, 0)
     bottom, right = min(row + segment.shape[0], out.shape[0]), min(column + segment.shape[1], out.shape[1])
     if bottom > top and right > left:

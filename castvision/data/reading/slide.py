@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from castvision.data.reading.decoding import Decoded, Pixels
-from castvision.data.reading.images import resolve_alpha
-from castvision.data.reading.reader import Facts, ImageReader, make_levels, missing_package
+from castvision.data.reading.pixels import Decoded, Pixels, resolve_alpha
+from castvision.data.reading.reader import ImageReader, make_levels, missing_package
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,32 +17,28 @@ class SlideReader(ImageReader):
     """Windows of a slide: RGB, 8 bit; what was not scanned is white."""
 
     path: Path
-    _slide: Any = None
 
-    def _connect(self) -> Facts:
+    def _connect(self) -> None:
         try:
             import openslide
         except ImportError as error:
             raise missing_package(self.path, "openslide") from error
         try:
-            self._slide = openslide.OpenSlide(str(self.path))
+            self._slide = self._files.enter_context(openslide.OpenSlide(str(self.path)))
         except openslide.OpenSlideError as error:
             raise ValueError(f"openslide does not know it: {error}") from error
-        levels = make_levels([(height, width) for width, height in self._slide.level_dimensions])
+        self.levels = make_levels([(height, width) for width, height in self._slide.level_dimensions])
+        self.channels, self.dtype = 3, np.dtype(np.uint8)
         mpp = self._slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
-        return Facts(levels, 3, np.dtype(np.uint8), None if mpp is None else float(mpp))
-
-    def _disconnect(self) -> None:
-        if self._slide is not None:
-            self._slide.close()
+        self.mpp = None if mpp is None else float(mpp)
 
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
-        factor = self.levels[level].downsample
-        place = round(x * factor), round(y * factor)  # of level 0, as openslide wants it
         import openslide
 
+        factor = self.levels[level].downsample
+        corner = round(x * factor), round(y * factor)  # of level 0, as openslide wants it
         try:
-            region = np.array(self._slide.read_region(place, level, (width, height)))
+            region = np.array(self._slide.read_region(corner, level, (width, height)))
         except openslide.OpenSlideError as error:
             raise ValueError(str(error)) from error
         return resolve_alpha(Decoded(region, "straight"), "white")

@@ -1,58 +1,64 @@
-"""TIFF, BigTIFF, GeoTIFF, OME-TIFF and the slides that are TIFFs: tiles or strips, planes, pages, pyramids."""
+"""TIFF, BigTIFF, GeoTIFF, OME-TIFF and the slides that are TIFFs: tiles or strips, planes, pages, pyramids.
+
+`TiffReader` reads windows. What a file's layout, its tags and its stored samples mean is decided here for it and for
+`castvision.data.reading.whole`, which decodes small files.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import html
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from castvision.data.reading.decoding import Decoded, Pixels, finish_tiff
-from castvision.data.reading.images import orient, resolve_alpha
-from castvision.data.reading.reader import Facts, ImageReader, make_levels
+from castvision.data.reading.georeference import Georeference, georeference_from_tags
+from castvision.data.reading.pixels import Decoded, Pixels, orient, resolve_alpha
+from castvision.data.reading.reader import ImageReader, make_levels
 from castvision.data.reading.segments import NotByWindows, SegmentCache, decode_segment, read_page, segment_shape
-from castvision.data.reading.tiff_layout import Layer, find_layers
-from castvision.data.reading.tiff_tags import channel_names, georeference, microns_per_pixel, nodata_value, orientation
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import tifffile
+
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MICRONS = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0,
+           "mm": 1e3, "millimeter": 1e3, "cm": 1e4, "m": 1e6, "meter": 1e6, "nanometer": 1e-3}  # fmt: skip
+_CHANNEL_AXES = "SCIQ"
+_PALETTE, _YCBCR, _LABS = 3, 6, (8, 9, 10)
+_LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)  # compressions whose YCbCr nobody has turned into RGB
+ORIENTATION_TAG, _GDAL_METADATA, _GDAL_NODATA = 274, 42112, 42113
+_X_RESOLUTION, _RESOLUTION_UNIT = 282, 296
+_PLACEHOLDER_DPI = (72.0, 96.0)
 
 
 class TiffReader(ImageReader):
     """Windows of a TIFF; see `castvision.data.open_image`."""
 
     path: Path
-    _tiff: Any = None
 
-    def _connect(self) -> Facts:
+    def _connect(self) -> None:
         import tifffile
 
-        self._tiff = tiff = tifffile.TiffFile(self.path)
+        self._tiff = tiff = self._files.enter_context(tifffile.TiffFile(self.path))
         tiff.filehandle.set_lock(True)  # for threads that read at the same time
-        self._layers = find_layers(tiff, self.options.page)
+        self._layers = _find_layers(tiff, self.options.page)
         self._cache = SegmentCache(self.options.cache_bytes)
         first = self._layers[0]
         self._page = page = first.pages[0].aspage()
-        self._orientation = orientation(page)
+        self._orientation = _orientation(page)
         for layer in self._layers:
             _check_complete(layer, tiff.filehandle.size)
         _check_decodable(page)
-        sizes = [layer.size[::-1] if self._orientation >= 5 else layer.size for layer in self._layers]
+        is_turned = self._orientation >= 5
+        self.levels = make_levels([layer.size[::-1] if is_turned else layer.size for layer in self._layers])
         probe = self._convert(np.zeros((1, 1, first.channels), page.dtype))
-        is_upright = self._orientation == 1
-        place = georeference(page) if is_upright else None
-        return Facts(
-            make_levels(sizes),
-            probe.shape[-1],
-            probe.dtype,
-            microns_per_pixel(tiff, page, place),
-            nodata_value(page),
-            place,
-            channel_names(tiff, page, probe.shape[-1]),
-        )
-
-    def _disconnect(self) -> None:
-        if self._tiff is not None:
-            self._tiff.close()
+        self.channels, self.dtype, self.nodata = probe.shape[-1], probe.dtype, _nodata_value(page)
+        self.georeference = georeference_from_tags(page.tags.valueof) if self._orientation == 1 else None
+        self.mpp = _microns_per_pixel(tiff, page, self.georeference)
+        self.channel_names = _channel_names(tiff, page, self.channels)
 
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
         layer, turn = self._layers[level], self._orientation
@@ -63,25 +69,16 @@ class TiffReader(ImageReader):
             x = whole.width - x - width
         window = (x, y, width, height) if turn >= 5 else (y, x, height, width)
         number = sum(len(above.pages) for above in self._layers[:level])
-        parts = [read_page(page, number + place, window, self._cache) for place, page in enumerate(layer.pages)]
+        parts = [read_page(page, index, window, self._cache) for index, page in enumerate(layer.pages, start=number)]
         raw = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
         return np.ascontiguousarray(orient(self._convert(raw), turn))
 
     def _convert(self, raw: Pixels) -> Pixels:
-        """Stored samples to what `castvision.data.reading.images.read_image` gives; of a mask they stay as they are."""
-        page = self._page
+        """Stored samples to what `castvision.data.open_image` promises; of a mask they stay as they are."""
+        pixels = to_full_range(raw, self._page, self.options.is_mask)
         if self.options.is_mask:
-            return (raw ^ (page.photometric == 0)).astype(np.uint8) if raw.dtype.kind == "b" else raw
-        bits = page.bitspersample if isinstance(page.bitspersample, int) else 8
-        if page.photometric == 3 and page.colormap is not None:
-            colours = np.moveaxis(page.colormap >> 8, 0, -1).astype(np.uint8)
-            return np.asarray(colours[raw[..., 0].astype(np.intp)])
-        if raw.dtype.kind == "b":
-            raw = raw.astype(np.uint8) * np.uint8(255)
-        elif raw.dtype == np.uint8 and bits < 8:
-            raw = raw * np.uint8(255 // (2**bits - 1))
-        decoded = finish_tiff(raw, page)
-        return resolve_alpha(Decoded(decoded.pixels, decoded.alpha), self.options.alpha)
+            return pixels
+        return resolve_alpha(finish_tiff(pixels, self._page), self.options.alpha)
 
 
 def _check_complete(layer: Layer, file_size: int) -> None:
@@ -118,3 +115,246 @@ def _check_decodable(page: Any) -> None:
         ) from error
     except NotImplementedError as error:
         raise NotByWindows(str(error)) from error
+
+
+# Layout
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One resolution: pages of one size whose samples, one page after the other, are the channels.
+
+    Attributes:
+        pages: Of tifffile.
+        size: (height, width), as stored.
+        channels: Samples of all pages together.
+        dtype: Of a sample.
+    """
+
+    pages: tuple[Any, ...]
+    size: tuple[int, int]
+    channels: int
+    dtype: Any
+
+
+def check_pages(tiff: tifffile.TiffFile, page: int | None) -> int:
+    """How many pages there are.
+
+    Args:
+        tiff: An open file.
+        page: The one wanted; None for the file's first image.
+
+    Raises:
+        ValueError: No image, or no such page.
+    """
+    count = len(tiff.pages)
+    if count == 0 or not tiff.series:
+        raise ValueError("the TIFF holds no image (truncated?); copy or export it again")
+    if page is not None and not 0 <= page < count:
+        raise ValueError(f"expected page in 0..{count - 1}, got {page=}")
+    return count
+
+
+def _find_layers(tiff: tifffile.TiffFile, page: int | None) -> list[Layer]:
+    """The image and its smaller copies, largest first.
+
+    Copies are found as sub-images (OME, and what tifffile writes), as reduced pages (GDAL's overviews), as a slide
+    maker's levels, and as plain pages each a whole factor smaller than the first.
+    """
+    count = check_pages(tiff, page)
+    if page is not None:
+        return [_page_layer(tiff.pages[page].aspage())]
+    first, *others = tiff.series
+    candidates = list(first.levels) if len(first.levels) > 1 else [first, *others]
+    layers = [_series_layer(candidates[0], count)]
+    for series in candidates[1:]:
+        if _is_copy(series, layers):
+            layers.append(_series_layer(series, count))
+    return layers
+
+
+def _page_layer(page: Any) -> Layer:
+    planes, depth, height, width, samples = page.shaped
+    if depth > 1:
+        raise ValueError(f"expected one image, got a volume of depth {depth}; save one plane")
+    return Layer((page,), (height, width), planes * samples, page.dtype)
+
+
+def _series_layer(series: tifffile.TiffPageSeries, count: int) -> Layer:
+    channel_axes(series.axes, series.shape, count)
+    pages = tuple(series.pages)
+    one = _page_layer(series.keyframe)
+    channels = one.channels * len(pages)
+    total = int(np.prod(series.shape, dtype=np.int64))
+    if any(page is None for page in pages) or total != channels * one.size[0] * one.size[1]:
+        raise NotByWindows(
+            f"expected a page for each plane, got {len(pages)} page(s) for axes={series.axes}, shape={series.shape}; "
+            "write the image again with one page a plane"
+        )
+    return Layer(pages, one.size, channels, one.dtype)
+
+
+def _is_copy(series: tifffile.TiffPageSeries, layers: list[Layer]) -> bool:
+    """Whether a series shows the first image in a smaller size than the last found."""
+    page: Any = series.keyframe
+    base, last = layers[0], layers[-1]
+    if len(series.pages) != len(base.pages) or page.dtype != base.dtype or page.is_mask or 0 in page.shaped:
+        return False
+    if page.shaped[0] * page.shaped[4] * len(series.pages) != base.channels:
+        return False
+    height, width = page.imagelength, page.imagewidth
+    if height > last.size[0] or width > last.size[1] or (height, width) == last.size:
+        return False
+    factor = max(base.size) / max(height, width)
+    return factor >= 1.5 and all(
+        abs(full / factor - small) < 1.5 for full, small in zip(base.size, (height, width), strict=True)
+    )
+
+
+def channel_axes(axes: str, shape: tuple[int, ...], pages: int) -> list[str]:
+    """The axis that counts channels, if there is one.
+
+    Args:
+        axes: One letter for each axis, as tifffile names them.
+        shape: Their lengths.
+        pages: In the file, for the message.
+
+    Raises:
+        ValueError: A stack: more than one axis beside height and width, or one that is no channel.
+    """
+    extra = [axis for axis, length in zip(axes, shape, strict=True) if axis not in "YX" and length > 1]
+    if len(extra) > 1 or any(axis not in _CHANNEL_AXES for axis in extra) or not {"Y", "X"} <= set(axes):
+        raise ValueError(
+            f"expected one image, got a stack with {axes=}, {shape=}; "
+            f"name one page (page=0..{pages - 1}) or save one plane"
+        )
+    return extra
+
+
+# Samples
+
+
+def palette_of(page: tifffile.TiffPage) -> Pixels | None:
+    """The colours (n, 3) uint8 whose indices a page's samples are, if it has a palette."""
+    if page.photometric != _PALETTE or page.colormap is None:
+        return None
+    return np.moveaxis(page.colormap >> 8, 0, -1).astype(np.uint8)
+
+
+def to_full_range(pixels: Pixels, page: tifffile.TiffPage, keep_index: bool) -> Pixels:
+    """Colours of a palette, 0/255 of bilevel pages and 0..255 of 2 and 4 bits, as Pillow gives them.
+
+    Args:
+        pixels: (height, width, channels) as stored; one channel of indices where there is a palette.
+        page: Where they come from.
+        keep_index: Leave a palette's indices and all other values as they are stored; bilevel becomes 0/1.
+
+    Returns:
+        (height, width, channels).
+    """
+    bits = page.bitspersample if isinstance(page.bitspersample, int) else 8
+    if keep_index:
+        return (pixels ^ (page.photometric == 0)).astype(np.uint8) if pixels.dtype.kind == "b" else pixels
+    if (colours := palette_of(page)) is not None:
+        return np.asarray(colours[pixels[..., 0].astype(np.intp)])
+    if pixels.dtype.kind == "b":
+        return pixels.astype(np.uint8) * np.uint8(255)
+    return pixels * np.uint8(255 // (2**bits - 1)) if pixels.dtype == np.uint8 and bits < 8 else pixels
+
+
+def finish_tiff(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
+    """Apply what a page's tags say of its values: white is zero, CMYK, opacity, orientation (still to be applied).
+
+    Args:
+        pixels: (height, width, channels) as stored.
+        page: Where they come from.
+
+    Raises:
+        ValueError: Complex numbers, or colours that are neither grey nor RGB nor CMYK.
+    """
+    photometric = int(page.photometric)
+    if photometric in _LABS or (photometric == _YCBCR and int(page.compression) in _LOSSLESS):
+        raise ValueError(f"expected grey, RGB, CMYK or palette colours, got {page.photometric!r}; save it as RGB")
+    extra = tuple(int(kind) for kind in page.extrasamples)
+    if pixels.dtype.kind not in "buif":
+        raise ValueError(f"expected real numbers, got {pixels.dtype=}; save magnitude or parts as separate channels")
+    if pixels.dtype.kind == "u" and photometric == 0:
+        pixels = np.iinfo(pixels.dtype).max - pixels
+    if pixels.dtype.kind == "u" and photometric == 5 and pixels.shape[-1] == 4:
+        top = float(np.iinfo(pixels.dtype).max)
+        light = top - pixels.astype(np.float64)
+        pixels = np.rint(light[..., :3] * light[..., 3:] / top).astype(pixels.dtype)
+    alpha: Literal["none", "straight", "premultiplied"] = "none"
+    if extra in ((1,), (2,)) and pixels.shape[-1] in (2, 4):
+        alpha = "premultiplied" if extra == (1,) else "straight"
+    return Decoded(np.ascontiguousarray(pixels), alpha, _orientation(page))
+
+
+# Tags
+
+
+def _orientation(page: tifffile.TiffPage) -> int:
+    value = page.tags.valueof(ORIENTATION_TAG, 1)
+    return int(value) if value in range(1, 9) else 1
+
+
+def _nodata_value(page: tifffile.TiffPage) -> float | None:
+    """GDAL's value for missing pixels."""
+    text = page.tags.valueof(_GDAL_NODATA)
+    try:
+        return None if text is None else float(str(text).strip("\0 "))
+    except ValueError:
+        return None
+
+
+def _microns_per_pixel(tiff: tifffile.TiffFile, page: tifffile.TiffPage, ground: Georeference | None) -> float | None:
+    """Microns, or ground units, along one pixel: by OME, Aperio, GeoTIFF, ImageJ or the resolution tags."""
+    for stated in (_ome_size(tiff), _aperio_size(page), None if ground is None else ground.pixel_size):
+        if stated is not None and stated > 0:
+            return stated
+    return _resolution_size(tiff, page)
+
+
+def _ome_size(tiff: tifffile.TiffFile) -> float | None:
+    text = tiff.ome_metadata or ""
+    size = re.search(r'\bPhysicalSizeX="([^"]+)"', text)
+    unit = re.search(r'\bPhysicalSizeXUnit="([^"]+)"', text)
+    factor = MICRONS.get(html.unescape(unit[1]) if unit else "µm")
+    return None if size is None or factor is None else _number(size[1], factor)
+
+
+def _aperio_size(page: tifffile.TiffPage) -> float | None:
+    found = re.search(r"\|\s*MPP\s*=\s*([0-9.eE+-]+)", page.description or "")
+    return None if found is None else _number(found[1])
+
+
+def _number(text: str, factor: float = 1.0) -> float | None:
+    try:
+        return float(text) * factor
+    except ValueError:
+        return None
+
+
+def _resolution_size(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None:
+    fraction: Any = page.tags.valueof(_X_RESOLUTION)
+    if not isinstance(fraction, tuple) or len(fraction) != 2 or 0 in fraction:
+        return None
+    per_unit = fraction[0] / fraction[1]
+    if tiff.imagej_metadata is not None:
+        factor = MICRONS.get(str(tiff.imagej_metadata.get("unit", "")).replace("\\u00B5", "µ"))
+        return None if factor is None else factor / per_unit
+    unit = page.tags.valueof(_RESOLUTION_UNIT, 2)
+    if unit == 2 and per_unit in _PLACEHOLDER_DPI:  # what programs write that know nothing
+        return None
+    return {2: 25_400 / per_unit, 3: 10_000 / per_unit}.get(int(unit))
+
+
+def _channel_names(tiff: tifffile.TiffFile, page: tifffile.TiffPage, channels: int) -> tuple[str, ...] | None:
+    """By OME or GDAL, if there is one for each channel."""
+    ome = (tiff.ome_metadata or "").split("</Image>")[0]
+    names = re.findall(r'<(?:\w+:)?Channel\b[^>]*\bName="([^"]*)"', ome)
+    if not names:
+        gdal = str(page.tags.valueof(_GDAL_METADATA, ""))
+        found = re.findall(r'<Item name="DESCRIPTION" sample="(\d+)" role="description">([^<]*)<', gdal)
+        names = [html.unescape(name) for _, name in sorted(found, key=lambda item: int(item[0]))]  # escaped twice
+    return tuple(html.unescape(name) for name in names) if len(names) == channels else None

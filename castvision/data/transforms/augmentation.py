@@ -18,8 +18,8 @@ from torch import Tensor
 
 from castvision.data.datasets.batch import Sample
 from castvision.data.datasets.samples import to_float
-from castvision.data.reading.labels import IGNORED
 from castvision.data.transforms.jitter import ChannelJitter
+from castvision.losses import IGNORED
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask a server for its newest release
 import albumentations as A
@@ -27,7 +27,7 @@ import albumentations as A
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from castvision.data.reading.images import Pixels
+    from castvision.data.reading.pixels import Pixels
 
 _COLOURED = (1, 3)
 _NATIVE = ("uint8", "uint16", "float32")

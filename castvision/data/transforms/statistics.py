@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from castvision.data.reading import ImageReader, open_image
-from castvision.data.reading.decoding import Pixels
+from castvision.data.reading.pixels import Pixels, is_missing
 
 if TYPE_CHECKING:
     import os
@@ -161,22 +161,6 @@ class RunningStatistics:
 def unit(dtype: np.dtype[Any]) -> float:
     """What values of a dtype are divided by: the largest of unsigned whole numbers, 1 for all others."""
     return float(np.iinfo(dtype).max) if dtype.kind == "u" else 1.0
-
-
-def is_missing(pixels: Pixels, nodata: float | None) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which values are nodata.
-
-    Args:
-        pixels: Any shape.
-        nodata: NaN stands for NaN; None for no such value.
-    """
-    if nodata is None:
-        return np.zeros(pixels.shape, np.bool_)
-    if np.isnan(nodata):
-        return np.isnan(pixels) if pixels.dtype.kind == "f" else np.zeros(pixels.shape, np.bool_)
-    with np.errstate(over="ignore"):
-        value = pixels.dtype.type(nodata) if pixels.dtype.kind == "f" else nodata  # -3.4e38 as a float32 holds it
-    return np.asarray(pixels == value)
 
 
 def stream_windows(reader: ImageReader, window: int, level: int = 0) -> Iterator[Pixels]:

@@ -10,7 +10,7 @@ from castvision.visualization.pictures import RGB, Labels, display_picture, line
 
 if TYPE_CHECKING:
     from castvision.data import ImageReader
-    from castvision.data.reading.images import Pixels
+    from castvision.data.reading.pixels import Pixels
     from castvision.inference.sinks import FileSink
 
 _BAND_BYTES = 1 << 25

@@ -10,7 +10,8 @@ from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torchvision.datasets import ImageFolder
 
-from castvision.data.reading.images import match_channels, read_image, to_unit_range
+from castvision.data.reading.pixels import match_channels, to_unit_range
+from castvision.data.reading.whole import read_image
 from castvision.training.data.data_module import ImageDataModule, Pairs, check_loading
 
 if TYPE_CHECKING:

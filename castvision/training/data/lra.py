@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from castvision.data.datasets.lra import LRAPathfinder
-from castvision.data.datasets.lra_image import MEAN, STD, LRAImage
+from castvision.data.datasets.lra import MEAN, STD, LRAImage, LRAPathfinder
 from castvision.training.data.data_module import ImageDataModule, Pairs, check_loading
 from castvision.training.data.pathfinder import CLASS_NAMES
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from castvision.data.datasets.named import NamedDataset, open_named, torchvision_class
-from castvision.data.datasets.segmentation_files import held_out
+from castvision.data.datasets.regions import held_out
 from castvision.data.reading.labels import LabelMap
 from castvision.data.transforms.augmentation import Augmentation
 from castvision.data.transforms.batch_augmentation import BatchAugmentation

@@ -10,9 +10,9 @@ import numpy as np
 
 from castvision.data.datasets.batch import Batch, Sample
 from castvision.data.datasets.collate import drop_full_mask, pad_collate
-from castvision.data.reading.labels import IGNORED
 from castvision.data.transforms.augmentation import Augmentation, SampleTransform
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
+from castvision.losses import IGNORED
 from castvision.training.data.data_module import ImageDataModule, Pairs, check_loading
 
 if TYPE_CHECKING:

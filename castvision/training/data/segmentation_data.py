@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from castvision.data.datasets.coco import CocoSegmentation, read_coco
-from castvision.data.datasets.segmentation import SegmentationDataset
-from castvision.data.datasets.segmentation_files import find_pairs
+from castvision.data.datasets.segmentation import SegmentationDataset, find_pairs
 from castvision.data.reading.labels import LabelMap
 from castvision.data.transforms.augmentation import Augmentation
 from castvision.data.transforms.batch_augmentation import BatchAugmentation

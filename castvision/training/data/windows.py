@@ -9,10 +9,9 @@ import numpy as np
 from torch.utils.data import default_collate
 
 from castvision.data.datasets.batch import Batch, Sample
-from castvision.data.datasets.class_index import ClassIndex
 from castvision.data.datasets.collate import drop_full_mask
 from castvision.data.datasets.regions import Block, Region, split_by_block, split_by_source
-from castvision.data.datasets.sources import ImageSources, Pair
+from castvision.data.datasets.sources import ClassIndex, ImageSources, Pair
 from castvision.data.datasets.windows import WindowDataset, whole_images
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
 from castvision.training.data.data_module import ImageDataModule, Pairs, check_loading

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from castvision.data.datasets.coco import CocoSegmentation, read_coco
-from castvision.data.datasets.polygons import decode_runs, fill_polygon
+from castvision.data.datasets.coco import CocoSegmentation, decode_runs, fill_polygon, read_coco
 
 SIZE = (6, 8)
 

@@ -15,8 +15,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from castvision.data.datasets.lra import LRAPathfinder, read_metadata
-from castvision.data.datasets.lra_image import LRAImage
+from castvision.data.datasets.lra import LRAImage, LRAPathfinder, read_metadata
 from castvision_cli.make_pathfinder import main, write_pathfinder
 
 ROW = "imgs/0 sample_{i}.png {i} {label} 1.0 14 4 2 0.5 1 1"

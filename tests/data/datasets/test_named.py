@@ -12,7 +12,7 @@ from castvision.data.reading.labels import LabelMap
 
 def test_torchvision_by_name():
     source = open_named("torchvision/FakeData", "", size=3, image_size=(3, 8, 6), num_classes=4)
-    data = NamedDataset(source, "FakeData", LabelMap(list("abcd")), places=[2, 0])
+    data = NamedDataset(source, "FakeData", LabelMap(list("abcd")), indices=[2, 0])
     image, label = data[0]
     assert len(data) == 2
     assert (image.shape, image.dtype, label.dtype, label.ndim) == ((3, 8, 6), torch.float32, torch.int64, 0)

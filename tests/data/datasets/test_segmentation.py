@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from castvision.data.datasets.segmentation import SegmentationDataset
-from castvision.data.datasets.segmentation_files import Pair, find_pairs, match_folders
+from castvision.data.datasets.segmentation import Pair, SegmentationDataset, find_pairs, match_folders
 from castvision.data.reading.labels import LabelMap
 from tests.data.conftest import write_bad_images
 

@@ -13,8 +13,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from castvision.data import ChannelStatistics, ImageSources, WindowDataset
-from castvision.data.datasets.class_index import ClassIndex
 from castvision.data.datasets.regions import Block
+from castvision.data.datasets.sources import ClassIndex
 
 RNG = np.random.default_rng(0)
 HEIGHT, WIDTH = 300, 520

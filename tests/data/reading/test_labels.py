@@ -5,8 +5,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from castvision.data.reading.images import read_image
-from castvision.data.reading.labels import LabelMap, check_same_size
+from castvision.data.reading.labels import LabelMap, check_same_size, mark_ignored
+from castvision.data.reading.whole import read_image
 
 NAMES = ["background", "road", "water"]
 
@@ -88,3 +88,12 @@ def test_numbers_may_be_written_as_text():
 def test_another_size_than_the_image_names_both():
     with pytest.raises(ValueError, match=r"'i\.png' with 4 × 6 \(height × width\) and 'm\.png' with 6 × 4"):
         check_same_size(np.zeros((4, 6, 3)), np.zeros((6, 4)), "i.png", "m.png")
+
+
+def test_labels_without_a_map():
+    labels = np.array([[0, 2, 3], [-1, 255, -9]], np.int16)
+    marked, is_unknown = mark_ignored(labels, nodata=-9, num_classes=3)
+    assert marked.tolist() == [[0, 2, 3], [-1, 255, 255]]
+    assert is_unknown.tolist() == [[False, False, True], [True, False, False]]
+    marked, is_unknown = mark_ignored(np.array([[0, 254, 255, 256]], np.uint16), None, None)
+    assert marked.tolist() == [[0, 254, 255, 256]] and is_unknown.tolist() == [[False, False, False, True]]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from castvision.data.datasets.lra_image import LRAImage
+from castvision.data.datasets.lra import LRAImage
 from castvision.training.data.lra import CIFAR10_NAMES, LRAImageDataModule, LRAPathfinderDataModule
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from castvision.data.reading import decoding as _decoding
-from castvision.data.reading.images import read_image
+from castvision.data.reading.whole import read_image
 from tests.data.image_files import RGB8, encoded, put
 
 RNG = np.random.default_rng(0)
@@ -103,8 +102,8 @@ def damage(data: bytes, chance: random.Random) -> bytes:
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("kind", SOUND)
 def test_damaged_bytes_give_pixels_or_a_value_error_that_names_the_file(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(_decoding, "MAX_PIXELS", 1 << 20)  # so that a size gone wrong costs no time
-    monkeypatch.setattr(_decoding, "MAX_BYTES", 1 << 22)
+    monkeypatch.setattr("castvision.data.reading.pixels.MAX_PIXELS", 1 << 20)  # so that a size gone wrong costs no time
+    monkeypatch.setattr("castvision.data.reading.whole.MAX_BYTES", 1 << 22)
     chance = random.Random(0)
     refused = 0
     for _ in range(150):

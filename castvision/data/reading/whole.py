@@ -1,4 +1,4 @@
-"""Bytes of one image file to pixels, without losing bits.
+"""Images held in memory as a whole: arrays, and files that are decoded from beginning to end without losing bits.
 
 Pillow reads everything with 8 bits a channel and 16-bit grey. It silently cuts 16-bit colour PNGs to 8 bits, so those
 go through OpenCV after Pillow has found them sound. TIFFs with more than 8 bits or with unusual channels go through
@@ -13,50 +13,155 @@ import re
 import struct
 import threading
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from castvision.data.reading.pixels import Decoded, Pixels, check_size, orient, resolve_alpha
+from castvision.data.reading.reader import (
+    DECODER_ERRORS,
+    Alpha,
+    ImageReader,
+    Options,
+    UnreadableImageError,
+    check_alpha,
+    check_file,
+    make_levels,
+    one_line,
+)
+from castvision.data.reading.tiff import (
+    ORIENTATION_TAG,
+    TIFF_SIGNATURES,
+    channel_axes,
+    check_pages,
+    finish_tiff,
+    palette_of,
+    to_full_range,
+)
+
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
 
     import tifffile
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
-MAX_PIXELS = 1 << 29
 MAX_BYTES = 1 << 32
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
-TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_ORIENTATION_TAG = 274
-_CHANNEL_AXES = "SCIQ"
-_PALETTE, _YCBCR, _LABS = 3, 6, (8, 9, 10)
-_LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)  # compressions whose YCbCr nobody has turned into RGB
 # A marker between a JPEG's segments, or in its scans, where 0xFF00 is a byte of data and 0xFFD0 to 0xFFD7 restart it.
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
 _END_OF_IMAGE, _START_OF_SCAN, _MARKERS_WITHOUT_LENGTH = 0xD9, 0xDA, (0x01, 0xD8)
 _LARGE = 1 << 26  # pixels, below the number at which Pillow begins to warn
 _limit_lock = threading.Lock()
 
-Pixels = np.ndarray[Any, np.dtype[Any]]
-Alpha = Literal["none", "straight", "premultiplied"]
 
+def read_image(
+    path: str | os.PathLike[str],
+    *,
+    alpha: Alpha = "white",
+    page: int | None = None,
+    palette: Literal["colour", "index"] = "colour",
+) -> Pixels:
+    """Read one image without losing bits.
 
-@dataclass(frozen=True)
-class Decoded:
-    """Pixels of an image file as stored.
+    PNG, JPEG, TIFF, WebP, BMP and GIF (its first frame), recognised by content, not by name. Palettes, CMYK and YCbCr
+    become RGB (without colour management), bilevel images become 0/255, EXIF and TIFF orientation is applied. 16-bit,
+    32-bit and float channels keep their dtype; a TIFF's pages of one size, or its planes, become channels.
 
-    Attributes:
-        pixels: (height, width, channels), the file's dtype; the last channel is opacity unless ``alpha`` is "none".
-        alpha: How the opacity channel, if any, acts on the colours.
-        orientation: EXIF/TIFF orientation 1..8 still to be applied.
+    Args:
+        path: The file.
+        alpha: What becomes of an opacity channel: composed over white (what a viewer shows), dropped, or kept as the
+            last channel.
+        page: One page of a multi-page TIFF, for stacks whose pages are not channels.
+        palette: Whether pixels of an image with a palette, and of a bilevel one, are colours or, as masks want them,
+            the numbers stored.
+
+    Returns:
+        (height, width, channels), the file's dtype (uint8, uint16, ..., float32).
+
+    Raises:
+        FileNotFoundError: No such file.
+        PermissionError: The file may not be read.
+        UnreadableImageError: Not a file, empty, not an image, damaged, truncated, too large, or a stack without
+            ``page``.
+        ValueError: An unknown option.
     """
+    check_alpha(alpha)
+    if palette not in ("colour", "index"):
+        raise ValueError(f"expected palette to be 'colour' or 'index', got {palette=}")
+    path = check_file(path)
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise UnreadableImageError(
+            f"cannot read image {str(path)!r}: expected a file of at most {MAX_BYTES:,} bytes, got {size:,}; "
+            "read it by windows (castvision.data.open_image)"
+        )
+    data = path.read_bytes()
+    try:
+        decoded = decode(data, page, palette == "index")
+    except DECODER_ERRORS as error:
+        raise UnreadableImageError(f"cannot read image {str(path)!r}: {one_line(error)}") from error
+    return np.ascontiguousarray(orient(resolve_alpha(decoded, alpha), decoded.orientation))
 
-    pixels: Pixels
-    alpha: Alpha = "none"
-    orientation: int = 1
+
+def open_array(array: Pixels) -> ImageReader:
+    """A reader of pixels in memory (or of a memory-mapped file: ``numpy.load(path, mmap_mode="r")``).
+
+    Args:
+        array: (height, width) or (height, width, channels), real numbers.
+
+    Returns:
+        The reader; the array is not copied.
+
+    Raises:
+        ValueError: Empty, or of another number of dimensions.
+        TypeError: No array of real numbers.
+    """
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
+        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise TypeError(f"expected an array of real numbers (height, width[, channels]), got {kind}")
+    if array.ndim not in (2, 3) or array.size == 0:
+        raise ValueError(f"expected a non-empty array (height, width[, channels]), got {array.shape=}")
+    return ArrayReader(array if array.ndim == 3 else array[..., None])
+
+
+class WholeImageReader(ImageReader):
+    """Windows of a file that is decoded when it is opened; see `read_image`."""
+
+    def _connect(self) -> None:
+        self._pixels = self._load()
+        height, width, self.channels = self._pixels.shape
+        self.levels, self.dtype = make_levels([(height, width)]), self._pixels.dtype
+
+    def _load(self) -> Pixels:
+        options = self.options
+        return read_image(
+            self.name, alpha=options.alpha, page=options.page, palette="index" if options.is_mask else "colour"
+        )
+
+    def close(self) -> None:
+        """Let the pixels go; a second time does nothing."""
+        super().close()
+        self._pixels = np.empty((0, 0, 0))
+
+    def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
+        return np.array(self._pixels[y : y + height, x : x + width])
+
+
+class ArrayReader(WholeImageReader):
+    """Windows of an array; see `open_array`."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        self._array = pixels
+        super().__init__(None, Options())
+
+    def _load(self) -> Pixels:
+        return self._array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._array,)
 
 
 def decode(data: bytes, page: int | None = None, keep_index: bool = False) -> Decoded:
@@ -87,13 +192,13 @@ def decode(data: bytes, page: int | None = None, keep_index: bool = False) -> De
 
 def _jpeg_is_whole(data: bytes) -> bool:
     """Whether the first picture reaches its end marker; thumbnails in it and films behind it have their own."""
-    place = 2
-    while marker := _MARKER.search(data, place):
-        kind, place = marker[1][0], marker.end()
+    position = 2
+    while marker := _MARKER.search(data, position):
+        kind, position = marker[1][0], marker.end()
         if kind == _END_OF_IMAGE or (kind == _START_OF_SCAN and data.endswith(b"\xff\xd9")):
             return True  # most files end where their picture does; a walk through its scans would take time
         if kind not in _MARKERS_WITHOUT_LENGTH:
-            place += int.from_bytes(data[place : place + 2], "big")
+            position += int.from_bytes(data[position : position + 2], "big")
     return False
 
 
@@ -153,25 +258,11 @@ def _open_pillow(data: bytes) -> Image.Image:
     return image
 
 
-def check_size(height: int, width: int) -> None:
-    """Refuse images too large to be held in memory as a whole, and those without a pixel.
-
-    Raises:
-        ValueError: None, or more than ``MAX_PIXELS`` pixels.
-    """
-    if min(height, width) < 1:
-        raise ValueError(f"expected at least one pixel, got {height} x {width}")
-    if height * width > MAX_PIXELS:
-        raise ValueError(
-            f"expected at most {MAX_PIXELS:,} pixels, got {height} x {width} = {height * width:,}; cut it into tiles"
-        )
-
-
 def _exif_orientation(image: Image.Image) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # damaged EXIF blocks are common and no reason to refuse good pixels
         try:
-            value = image.getexif().get(_ORIENTATION_TAG, 1)
+            value = image.getexif().get(ORIENTATION_TAG, 1)
         except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
             return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
@@ -193,11 +284,7 @@ def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Dec
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        count = len(tiff.pages)
-        if count == 0 or not tiff.series:
-            raise ValueError("the TIFF holds no image (truncated?); copy or export it again")
-        if page is not None and not 0 <= page < count:
-            raise ValueError(f"expected page in 0..{count - 1}, got {page=}")
+        count = check_pages(tiff, page)
         first = tiff.series[0].keyframe if page is None else tiff.pages[page].aspage()
         source = tiff.series[0] if page is None else first
         check_size(first.imagelength, first.imagewidth)
@@ -209,7 +296,9 @@ def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Dec
                 f"{source.nbytes:,}; read it by windows (castvision.data.open_image)"
             )
         pixels = _read_channels_last(source, count)
-        return finish_tiff(_to_full_range(pixels, first, keep_index), first)
+        if pixels.shape[-1] != 1 and not keep_index and palette_of(first) is not None:
+            raise ValueError(f"expected one image, got {pixels.shape[-1]} pages with palettes; name one (page=0, ...)")
+        return finish_tiff(to_full_range(pixels, first, keep_index), first)
 
 
 def _is_ordinary(page: tifffile.TiffPage) -> bool:
@@ -232,26 +321,6 @@ def _needs_codec(page: tifffile.TiffPage) -> bool:
     return False
 
 
-def channel_axes(axes: str, shape: tuple[int, ...], pages: int) -> list[str]:
-    """The axis that counts channels, if there is one.
-
-    Args:
-        axes: One letter for each axis, as tifffile names them.
-        shape: Their lengths.
-        pages: In the file, for the message.
-
-    Raises:
-        ValueError: A stack: more than one axis beside height and width, or one that is no channel.
-    """
-    extra = [axis for axis, length in zip(axes, shape, strict=True) if axis not in "YX" and length > 1]
-    if len(extra) > 1 or any(axis not in _CHANNEL_AXES for axis in extra) or not {"Y", "X"} <= set(axes):
-        raise ValueError(
-            f"expected one image, got a stack with {axes=}, {shape=}; "
-            f"name one page (page=0..{pages - 1}) or save one plane"
-        )
-    return extra
-
-
 def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pages: int) -> Pixels:
     axes = source.axes
     extra = channel_axes(axes, source.shape, pages)
@@ -268,53 +337,3 @@ def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pag
     pixels = pixels.transpose(*order, *rest)
     height, width = pixels.shape[:2]
     return pixels.reshape(height, width, -1)  # (height, width, channels)
-
-
-def _to_full_range(pixels: Pixels, page: tifffile.TiffPage, keep_index: bool) -> Pixels:
-    """Colours of a palette, 0/255 of bilevel pages and 0..255 of 2 and 4 bits, as Pillow gives them; or as stored."""
-    bits = page.bitspersample if isinstance(page.bitspersample, int) else 8
-    if keep_index:
-        return (pixels ^ (page.photometric == 0)).astype(np.uint8) if pixels.dtype.kind == "b" else pixels
-    if page.photometric == _PALETTE and page.colormap is not None:
-        if pixels.shape[-1] != 1:
-            raise ValueError(f"expected one image, got {pixels.shape[-1]} pages with palettes; name one (page=0, ...)")
-        colours = np.moveaxis(page.colormap >> 8, 0, -1).astype(np.uint8)
-        return np.asarray(colours[pixels[..., 0].astype(np.intp)])
-    if pixels.dtype.kind == "b":
-        return pixels.astype(np.uint8) * np.uint8(255)
-    return pixels * np.uint8(255 // (2**bits - 1)) if pixels.dtype == np.uint8 and bits < 8 else pixels
-
-
-def finish_tiff(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
-    """Apply what a page's tags say of its values: white is zero, CMYK, opacity, orientation (still to be applied).
-
-    Args:
-        pixels: (height, width, channels) as stored.
-        page: Where they come from.
-
-    Raises:
-        ValueError: Complex numbers, or colours that are neither grey nor RGB nor CMYK.
-    """
-    photometric = int(page.photometric)
-    if photometric in _LABS or (photometric == _YCBCR and int(page.compression) in _LOSSLESS):
-        raise ValueError(f"expected grey, RGB, CMYK or palette colours, got {page.photometric!r}; save it as RGB")
-    extra = tuple(int(kind) for kind in page.extrasamples)
-    if pixels.dtype.kind not in "buif":
-        raise ValueError(f"expected real numbers, got {pixels.dtype=}; save magnitude or parts as separate channels")
-    if pixels.dtype.kind == "u" and photometric == 0:
-        pixels = np.iinfo(pixels.dtype).max - pixels
-    if pixels.dtype.kind == "u" and photometric == 5 and pixels.shape[-1] == 4:
-        pixels = _cmyk_to_rgb(pixels)
-    alpha: Alpha = "none"
-    if extra in ((1,), (2,)) and pixels.shape[-1] in (2, 4):
-        alpha = "premultiplied" if extra == (1,) else "straight"
-    tag = page.tags.get(_ORIENTATION_TAG)
-    orientation = int(tag.value) if tag is not None and int(tag.value) in range(1, 9) else 1
-    return Decoded(np.ascontiguousarray(pixels), alpha, orientation)
-
-
-def _cmyk_to_rgb(pixels: Pixels) -> Pixels:
-    """Plain (not colour-managed) conversion in the file's own depth."""
-    top = float(np.iinfo(pixels.dtype).max)
-    light = top - pixels.astype(np.float64)
-    return np.rint(light[..., :3] * light[..., 3:] / top).astype(pixels.dtype)

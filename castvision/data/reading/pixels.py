@@ -1,130 +1,59 @@
-"""Photographs and scientific images: file to pixels (`read_image`), pixels to a model's input (`to_model_input`)."""
+"""Pixels, whatever file they come from: opacity, orientation, missing values, range and channels."""
 
 from __future__ import annotations
 
-import struct
-import zlib
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from castvision.data.reading.decoding import MAX_BYTES, Decoded, decode
-from castvision.data.reading.decoding import Pixels as Pixels
-
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
 
-_BAND = 1 << 22
+MAX_PIXELS = 1 << 29
+"""The largest image, tile or strip that is decoded as a whole."""
 LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in grey (Rec. 601)."""
+_BAND = 1 << 22
 
-# What decoders raise when they are given damaged bytes (a fuzzer found most of these).
-DECODER_ERRORS = (
-    OSError,
-    ValueError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    Warning,  # where warnings are errors
-    Image.DecompressionBombError,
-    struct.error,
-    zlib.error,
-)
+Pixels = np.ndarray[Any, np.dtype[Any]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-class UnreadableImageError(ValueError):
-    """An image file that cannot be read; the message names it."""
+@dataclass(frozen=True)
+class Decoded:
+    """Pixels of an image file as stored.
+
+    Attributes:
+        pixels: (height, width, channels), the file's dtype; the last channel is opacity unless ``alpha`` is "none".
+        alpha: How the opacity channel, if any, acts on the colours.
+        orientation: EXIF/TIFF orientation 1..8 still to be applied.
+    """
+
+    pixels: Pixels
+    alpha: Literal["none", "straight", "premultiplied"] = "none"
+    orientation: int = 1
 
 
-def read_image(
-    path: str | os.PathLike[str],
-    *,
-    alpha: Literal["white", "drop", "keep"] = "white",
-    page: int | None = None,
-    palette: Literal["colour", "index"] = "colour",
-) -> Pixels:
-    """Read one image without losing bits.
-
-    PNG, JPEG, TIFF, WebP, BMP and GIF (its first frame), recognised by content, not by name. Palettes, CMYK and YCbCr
-    become RGB (without colour management), bilevel images become 0/255, EXIF and TIFF orientation is applied. 16-bit,
-    32-bit and float channels keep their dtype; a TIFF's pages of one size, or its planes, become channels.
-
-    Args:
-        path: The file.
-        alpha: What becomes of an opacity channel: composed over white (what a viewer shows), dropped, or kept as the
-            last channel.
-        page: One page of a multi-page TIFF, for stacks whose pages are not channels.
-        palette: Whether pixels of an image with a palette, and of a bilevel one, are colours or, as masks want them,
-            the numbers stored.
-
-    Returns:
-        (height, width, channels), the file's dtype (uint8, uint16, ..., float32).
+def check_size(height: int, width: int) -> None:
+    """Refuse images too large to be held in memory as a whole, and those without a pixel.
 
     Raises:
-        FileNotFoundError: No such file.
-        PermissionError: The file may not be read.
-        UnreadableImageError: Not a file, empty, not an image, damaged, truncated, too large, or a stack without
-            ``page``.
-        ValueError: An unknown option.
+        ValueError: None, or more than ``MAX_PIXELS`` pixels.
     """
-    if alpha not in ("white", "drop", "keep"):
-        raise ValueError(f"expected alpha to be 'white', 'drop' or 'keep', got {alpha=}")
-    if palette not in ("colour", "index"):
-        raise ValueError(f"expected palette to be 'colour' or 'index', got {palette=}")
-    path = check_file(path)
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise UnreadableImageError(
-            f"cannot read image {str(path)!r}: expected a file of at most {MAX_BYTES:,} bytes, got {size:,}; "
-            "read it by windows (castvision.data.open_image)"
+    if min(height, width) < 1:
+        raise ValueError(f"expected at least one pixel, got {height} x {width}")
+    if height * width > MAX_PIXELS:
+        raise ValueError(
+            f"expected at most {MAX_PIXELS:,} pixels, got {height} x {width} = {height * width:,}; cut it into tiles"
         )
-    data = path.read_bytes()
-    try:
-        decoded = decode(data, page, palette == "index")
-    except DECODER_ERRORS as error:
-        raise UnreadableImageError(f"cannot read image {str(path)!r}: {one_line(error)}") from error
-    pixels = orient(resolve_alpha(decoded, alpha), decoded.orientation)
-    return np.ascontiguousarray(pixels)
-
-
-def check_file(path: str | os.PathLike[str]) -> Path:
-    """A file with something in it.
-
-    Raises:
-        FileNotFoundError: No such file.
-        UnreadableImageError: Not a file, or an empty one.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no such image: {str(path)!r}; check the path")
-    if not path.is_file():
-        raise UnreadableImageError(f"expected an image file, got a folder or device: {str(path)!r}")
-    if path.stat().st_size == 0:
-        raise UnreadableImageError(
-            f"cannot read image {str(path)!r}: the file is empty (0 bytes); copy or export it again"
-        )
-    return path
-
-
-def one_line(error: BaseException) -> str:
-    """The message on one line, or the error's name."""
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
 
 
 def resolve_alpha(decoded: Decoded, alpha: str) -> Pixels:
-    """Compose over white, drop or keep the opacity channel; see `read_image`."""
+    """Compose over white, drop or keep the opacity channel; see `castvision.data.open_image`."""
     pixels = decoded.pixels
     if decoded.alpha == "none" or alpha == "keep":
         return pixels
@@ -150,7 +79,7 @@ def _over_white(pixels: Pixels, alpha: str) -> Pixels:
 
 
 def orient(pixels: Pixels, orientation: int) -> Pixels:
-    """Apply EXIF orientation 1..8 to (height, width, channels)."""
+    """Apply an EXIF or TIFF orientation, 1..8, to (height, width, channels)."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     flip_rows = orientation in (3, 4, 7, 8)
@@ -188,6 +117,38 @@ def to_unit_range(image: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
     if image.dtype.kind == "f" and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
     return _scale(values, low, high)
+
+
+def is_missing(pixels: Pixels, nodata: float | None) -> Mask:
+    """Which values are nodata.
+
+    Args:
+        pixels: Any shape.
+        nodata: NaN stands for NaN; None for no such value.
+
+    Returns:
+        Same shape, bool.
+    """
+    if nodata is None:
+        return np.zeros(pixels.shape, np.bool_)
+    if np.isnan(nodata):
+        return np.isnan(pixels) if pixels.dtype.kind == "f" else np.zeros(pixels.shape, np.bool_)
+    with np.errstate(over="ignore"):
+        value = pixels.dtype.type(nodata) if pixels.dtype.kind == "f" else nodata  # -3.4e38 as a float32 holds it
+    return np.asarray(pixels == value)
+
+
+def holds_data(pixels: Pixels, nodata: float | None) -> Mask:
+    """Which values were measured: those that are finite and not nodata.
+
+    Args:
+        pixels: Any shape.
+        nodata: See `is_missing`.
+
+    Returns:
+        Same shape, bool.
+    """
+    return np.isfinite(pixels) & ~is_missing(pixels, nodata)
 
 
 def stretch_range(

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from castvision.data.reading import decoding as _decoding
-from castvision.data.reading import images
-from castvision.data.reading.images import read_image, to_model_input
+from castvision.data.reading.pixels import to_model_input
+from castvision.data.reading.whole import read_image
 from tests.data.image_files import RGB8, encoded, put
 
 RNG = np.random.default_rng(0)
@@ -199,7 +198,7 @@ def test_a_file_larger_than_memory_is_not_loaded_to_be_refused(tmp_path):
 
 def test_a_tiff_beyond_pillows_own_limit_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    monkeypatch.setattr(_decoding, "_LARGE", 100)
+    monkeypatch.setattr("castvision.data.reading.whole._LARGE", 100)
     for kind in ("TIFF", "PNG"):
         np.testing.assert_array_equal(read_image(put(tmp_path, encoded(RGB8, kind))), RGB8)
     assert Image.MAX_IMAGE_PIXELS == 100
@@ -208,7 +207,7 @@ def test_a_tiff_beyond_pillows_own_limit_is_read(tmp_path, monkeypatch):
 def test_composing_over_white_by_bands_changes_nothing(tmp_path, monkeypatch):
     path = put(tmp_path, encoded(RNG.integers(0, 256, (24, 20, 4), dtype=np.uint8), "PNG"))
     whole = read_image(path)
-    monkeypatch.setattr(images, "_BAND", 7 * 20 * 4)
+    monkeypatch.setattr("castvision.data.reading.pixels._BAND", 7 * 20 * 4)
     np.testing.assert_array_equal(read_image(path), whole)
 
 

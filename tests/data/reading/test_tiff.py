@@ -14,7 +14,7 @@ from PIL import Image
 
 from castvision.data import open_image
 from castvision.data.reading import segments
-from castvision.data.reading.images import read_image
+from castvision.data.reading.whole import read_image
 
 RNG = np.random.default_rng(0)
 WINDOWS = [(0, 0, 1, 1), (0, 0, 70, 91), (17, 30, 40, 33), (69, 90, 1, 1), (15, 31, 2, 2)]

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from castvision.data.reading.images import read_image
+from castvision.data.reading.whole import read_image
 
 skimage = pytest.importorskip("skimage")
 PHOTOS = Path(skimage.__file__).parent / "data"

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from castvision.data.reading.decoding import Pixels
-from castvision.data.reading.reader import Facts, ImageReader, make_levels, missing_package
-from castvision.data.reading.tiff_tags import MICRONS
+from castvision.data.reading.pixels import Pixels
+from castvision.data.reading.reader import ImageReader, make_levels, missing_package
+from castvision.data.reading.tiff import MICRONS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ class ZarrReader(ImageReader):
 
     path: Path
 
-    def _connect(self) -> Facts:
+    def _connect(self) -> None:
         try:
             import zarr
         except ImportError as error:
@@ -29,7 +29,7 @@ class ZarrReader(ImageReader):
         node: Any = zarr.open(str(self.path), mode="r")
         attributes = dict(node.attrs)
         attributes = attributes.get("ome", attributes)
-        mpp, names = None, None
+        names = None
         if hasattr(node, "ndim"):
             self._arrays, axes = [node], _plain_axes(node)
         else:
@@ -38,14 +38,14 @@ class ZarrReader(ImageReader):
                 raise ValueError("expected a zarr array or an OME-Zarr image, got a group; name one of its arrays")
             self._arrays = [node[entry["path"]] for entry in scales[0]["datasets"]]
             axes = [axis["name"] if isinstance(axis, dict) else axis for axis in scales[0].get("axes", "tczyx")]
-            mpp, names = _microns(scales[0], axes), _names(attributes)
+            self.mpp, names = _microns(scales[0], axes), _names(attributes)
         self._axes = axes
         _check(axes, self._arrays[0])
         y, x = axes.index("y"), axes.index("x")
-        channels = self._arrays[0].shape[axes.index("c")] if "c" in axes else 1
-        levels = make_levels([(array.shape[y], array.shape[x]) for array in self._arrays])
-        names = names if names is not None and len(names) == channels else None
-        return Facts(levels, channels, self._arrays[0].dtype.newbyteorder("="), mpp, channel_names=names)
+        self.levels = make_levels([(array.shape[y], array.shape[x]) for array in self._arrays])
+        self.channels = self._arrays[0].shape[axes.index("c")] if "c" in axes else 1
+        self.dtype = self._arrays[0].dtype.newbyteorder("=")
+        self.channel_names = names if names is not None and len(names) == self.channels else None
 
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
         spans = {"y": slice(y, y + height), "x": slice(x, x + width), "c": slice(None)}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from castvision.data.reading.images import match_channels, stretch_range, to_model_input, to_unit_range
+from castvision.data.reading.pixels import holds_data, match_channels, stretch_range, to_model_input, to_unit_range
 
 skimage = pytest.importorskip("skimage")
 PHOTOS = Path(skimage.__file__).parent / "data"
@@ -25,6 +25,14 @@ def test_unit_range_by_dtype():
     np.testing.assert_allclose(to_unit_range(np.array([5, 10, 15], np.int32)), [0, 0.5, 1])
     with pytest.raises(TypeError, match="real numbers"):
         to_unit_range(np.array(["a"]))
+
+
+def test_what_holds_data():
+    values = np.array([0, -9999, np.nan, np.inf], np.float32)
+    assert holds_data(values, None).tolist() == [True, True, False, False]
+    assert holds_data(values, -9999).tolist() == [True, False, False, False]
+    assert holds_data(values, float("nan")).tolist() == [True, True, False, False]
+    assert holds_data(np.array([0, 255], np.uint8), 255).tolist() == [True, False]
 
 
 def test_stretch_range():

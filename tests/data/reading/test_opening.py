@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 
 from castvision.data import Georeference, open_array, open_image, open_mask, read_mask
-from castvision.data.reading.images import read_image
+from castvision.data.reading.whole import read_image
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (50, 70, 3), np.uint8)
