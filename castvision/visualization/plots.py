@@ -47,7 +47,7 @@ def shorten(text: str, length: int) -> str:
     return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
 
 
-def grid_figure(panels: Sequence[Panel], heading: str, *, columns: int = 4) -> Figure:
+def plot_grid(panels: Sequence[Panel], heading: str, *, columns: int = 4) -> Figure:
     """Panels row by row under a heading.
 
     Args:
@@ -56,7 +56,7 @@ def grid_figure(panels: Sequence[Panel], heading: str, *, columns: int = 4) -> F
         columns: Panels a row, >= 1.
 
     Returns:
-        The figure; `save_figure` turns it into a PNG.
+        The figure; `as_png` turns it into a PNG.
 
     Raises:
         ValueError: No panels.
@@ -75,7 +75,7 @@ def grid_figure(panels: Sequence[Panel], heading: str, *, columns: int = 4) -> F
     return figure
 
 
-def contact_sheet(rows: Sequence[Sequence[Panel]], heading: str) -> Figure:
+def plot_rows(rows: Sequence[Sequence[Panel]], heading: str) -> Figure:
     """One row of panels for each image.
 
     Args:
@@ -103,7 +103,7 @@ def contact_sheet(rows: Sequence[Sequence[Panel]], heading: str) -> Figure:
     return figure
 
 
-def classification_figure(picture: RGB, names: Sequence[str], scores: Sequence[float], heading: str) -> Figure:
+def plot_classification(picture: RGB, names: Sequence[str], scores: Sequence[float], heading: str) -> Figure:
     """The picture beside a bar for each of the most probable classes, most probable first.
 
     Args:
@@ -132,7 +132,7 @@ def classification_figure(picture: RGB, names: Sequence[str], scores: Sequence[f
     return figure
 
 
-def segmentation_figure(
+def plot_segmentation(
     picture: RGB, overlay: RGB, mask: Labels, names: Sequence[str], heading: str, *, untinted: int | None = None
 ) -> Figure:
     """The picture, the overlaid mask, and a legend with each present class's share of the pixels (the twelve largest).
@@ -150,7 +150,7 @@ def segmentation_figure(
     """
     from matplotlib.patches import Patch
 
-    figure = grid_figure([Panel("image", picture), Panel("prediction", overlay)], heading, columns=2)
+    figure = plot_grid([Panel("image", picture), Panel("prediction", overlay)], heading, columns=2)
     figure.set_size_inches(9.0, 4.3 * min(max(picture.shape[0] / picture.shape[1], 0.4), 1.6) + 1.2)
     classes, counts = np.unique(mask, return_counts=True)
     handles = []
@@ -164,7 +164,7 @@ def segmentation_figure(
     return figure
 
 
-def confusion_figure(confusion: Counts, names: Sequence[str], heading: str) -> Figure:
+def plot_confusion(confusion: Counts, names: Sequence[str], heading: str) -> Figure:
     """Each class's pixels or images by what they were taken for, as shares of the class.
 
     Args:
@@ -197,7 +197,7 @@ def confusion_figure(confusion: Counts, names: Sequence[str], heading: str) -> F
     return figure
 
 
-def save_figure(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
     """Draw a figure with the Agg back end.
 
     Returns:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from castvision.files import draft
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -35,7 +37,7 @@ class Examples:
     std: Sequence[float]
 
 
-def save_report(  # one for each part of the picture
+def save_report(
     path: Path,
     title: str,
     curves: Mapping[str, Sequence[tuple[int, float]]],
@@ -69,9 +71,8 @@ def save_report(  # one for each part of the picture
     _draw_confusion(axes[2], confusion, class_names)
     if examples is not None and rows:
         _draw_examples(below[0][0], examples, class_names, rows)
-    temporary = path.with_name(f".{path.name}.part")
-    figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(path)
+    with draft(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def _draw_curves(axes: Any, curves: Mapping[str, Sequence[tuple[int, float]]], which: str) -> None:
