@@ -8,9 +8,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from castvision.inference.predictor import Predictor
+
+
+def _number(
+    kind: type[int] | type[float], what: str, low: float, high: float = sys.float_info.max
+) -> Callable[[str], Any]:
+    """A parser's type: numbers from ``low`` to ``high``, which a message calls ``what``."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
+        return value
+
+    return parse
+
+
+positive = _number(int, "a whole number >= 1", 1)
+natural = _number(int, "a whole number >= 0", 0)
+from_zero = _number(float, "a number >= 0", 0)
+above_zero = _number(float, "a number > 0", 1e-12)
+share = _number(float, "a number in 0..1", 0, 1)
 
 
 def new_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
@@ -82,38 +108,3 @@ def resolve_device(name: str) -> torch.device:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]  # torch adds advice on further lines
         raise ValueError(f"expected a device of this machine (cpu, cuda, ...), got {name!r}: {reason}") from None
     return device
-
-
-def _number(text: str, kind: type[int] | type[float], what: str, low: float, high: float = sys.float_info.max) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
-    return value
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    return int(_number(text, int, "a whole number >= 1", 1))
-
-
-def natural(text: str) -> int:
-    """A whole number of at least 0."""
-    return int(_number(text, int, "a whole number >= 0", 0))
-
-
-def from_zero(text: str) -> float:
-    """A finite number of at least 0."""
-    return float(_number(text, float, "a number >= 0", 0))
-
-
-def above_zero(text: str) -> float:
-    """A finite number greater than 0."""
-    return float(_number(text, float, "a number > 0", 1e-12))
-
-
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    return float(_number(text, float, "a number in 0..1", 0, 1))

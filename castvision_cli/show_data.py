@@ -149,7 +149,7 @@ def draw_sheet(data: ImageDataModule, split: str, count: int) -> bytes:
         FileNotFoundError: No such split.
     """
     from castvision.data.datasets.batch import Batch
-    from castvision.visualization.samples import draw_samples, visible
+    from castvision.visualization.plots import as_png, plot_samples, visible
 
     data.prepare_data()
     dataset: Any = data.dataset(split)
@@ -159,7 +159,8 @@ def draw_sheet(data: ImageDataModule, split: str, count: int) -> bytes:
     images, targets, *_ = data.augment_batch(batch) if split == "train" else batch
     names = [_name(dataset, index) for index in chosen]
     heading = f"{type(data).__name__}, {split}: {len(chosen)} samples of {' × '.join(map(str, images.shape[1:]))}"
-    return draw_samples(visible(images.float(), data.mean, data.std), targets, names, data.class_names, heading)
+    pixels = visible(images.float(), data.mean, data.std)
+    return as_png(plot_samples(pixels, targets, names, data.class_names, heading))
 
 
 def _name(dataset: Pairs, index: int) -> str:

@@ -138,7 +138,7 @@ def tiled_inference(  # noqa: PLR0913 - the options of one call, as in MONAI's s
         progress: True = a progress bar; or a callable given (tiles done, tiles in all).
 
     Returns:
-        Output, seam figure, counts and speed.
+        Output, disagreement of neighbouring tiles, counts and speed.
 
     Raises:
         ValueError: An option or a tile size that does not work, an unreadable image, or an output of another size.
@@ -419,8 +419,8 @@ class TiledRun:
         self.sink.write(tile.y.low, tile.x.low, result)
 
     def _labels(self, values: Tensor, known: Mask) -> np.ndarray[Any, np.dtype[Any]]:
-        best, place = values.max(dim=0)
-        labels, best_of = place.cpu().numpy(), best.cpu().numpy()[known].astype(np.float64)
+        best, label = values.max(dim=0)
+        labels, best_of = label.cpu().numpy(), best.cpu().numpy()[known].astype(np.float64)
         chosen, classes = labels[known], len(values)
         for number, pixels in enumerate(np.bincount(chosen, minlength=classes).tolist()):
             self.totals.class_pixels[number] += pixels

@@ -116,10 +116,10 @@ def _draw_examples(figure: Any, examples: Examples, class_names: Sequence[str], 
         cell.set_axis_off()
     has_masks = examples.targets.ndim == 3
     height = 3 if has_masks else 1
-    for place, image in enumerate(examples.images):
-        row, col = height * (place // _COLUMNS), place % _COLUMNS
+    for index, image in enumerate(examples.images):
+        row, col = height * (index // _COLUMNS), index % _COLUMNS
         _show_image(axes[row, col], image, examples)
-        target, predicted = examples.targets[place], examples.predicted[place]
+        target, predicted = examples.targets[index], examples.predicted[index]
         if not has_masks:
             is_right = bool((target == predicted).all())
             text = _name(predicted, class_names) + ("" if is_right else f"\n(true: {_name(target, class_names)})")
@@ -136,7 +136,7 @@ def _name(target: Tensor, class_names: Sequence[str]) -> str:
     """The class of a label (), or all names of zeros and ones (classes,)."""
     if target.ndim == 0:
         return class_names[int(target)]
-    return ", ".join(class_names[place] for place in target.nonzero()[:, 0].tolist()) or "nothing"
+    return ", ".join(class_names[label] for label in target.nonzero()[:, 0].tolist()) or "nothing"
 
 
 def _show_image(axes: Any, image: Tensor, examples: Examples) -> None:
