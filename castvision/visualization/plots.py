@@ -296,9 +296,7 @@ def as_png(figure: Figure) -> bytes:
 
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph"
-        )  # names in scripts the built-in font lacks are drawn as boxes
+        warnings.filterwarnings("ignore", message="Glyph")  # letters that the built-in font lacks are drawn as boxes
         FigureCanvasAgg(figure).print_png(buffer, pil_kwargs={"compress_level": 3})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
