@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from castvision_cli.arguments import (
+    add_device_argument,
+    add_output_arguments,
+    new_parser,
+    positive,
+    resolve_device,
+    share,
+)
+
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
 _DESCRIPTION = """\
@@ -29,11 +37,9 @@ exit code: 0 all images done, 1 some images could not be read (named at the end)
 """
 
 
-def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+def build_parser(prog: str = "castvision demo") -> argparse.ArgumentParser:
     """The demo's command line."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(prog, _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     add(
         "images",
@@ -42,11 +48,10 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         help="images (PNG, JPEG, TIFF, WebP, BMP, GIF), folders of images",
     )
     add("--model", required=True, help="a model's name (untrained), a checkpoint, or a folder in timm's layout")
-    add("--output", required=True, type=Path, metavar="DIR", help="where the pictures go; must be new or empty")
-    add("--overwrite", action="store_true", help="allow an output folder that holds files; same names are replaced")
+    add_output_arguments(parser, "pictures")
     add(
         "--max-size",
-        type=_positive,
+        type=positive,
         metavar="PIXELS",
         help="longer side of the model's input; larger images are reduced (default: 64 patches, at most 1,024 pixels; "
         "a trained classifier: its training size)",
@@ -56,60 +61,49 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         action="store_true",
         help="stretch each image's range (0.1 to 99.9 percent) before the model sees it",
     )
-    add("--opacity", type=_share, default=0.5, help="of the overlays, 0 to 1 (default: 0.5)")
-    add("--limit", type=_positive, metavar="N", help="only the first N images")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add("--opacity", type=share, default=0.5, help="of the overlays, 0 to 1 (default: 0.5)")
+    add("--limit", type=positive, metavar="N", help="only the first N images")
+    add_device_argument(parser)
     add("--seed", type=int, default=0, help="weights of an untrained model (default: 0)")
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text}")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number in 0..1, got {text}")
-    return value
-
-
-def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo.
 
     Args:
         argv: Arguments; None = the process's.
-        prog: Name shown in messages; None = the command that runs.
 
     Returns:
         0 all done, 1 some images were skipped, 2 wrong arguments (nothing was written).
     """
-    if prog is None:
-        prog = "image_demo.py" if Path(sys.argv[0]).name == "image_demo.py" else "castvision demo"
-    parser = build_parser(prog)
+    script = Path(sys.argv[0]).name
+    parser = build_parser(script if script == "image_demo.py" else "castvision demo")
     arguments = parser.parse_args(argv)
     # NOTE: imported here, so that --help and mistyped options answer at once.
     from castvision.inference.files import OutputFolder, find_images
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # damaged files are reported once, by us
     try:
         images = find_images(arguments.images, outside=arguments.output)
         output = OutputFolder(arguments.output, overwrite=arguments.overwrite, protected=images)
         images = dict(list(images.items())[: arguments.limit])
         from castvision.inference.predictor import load_model
-        from castvision.inference.showing import Settings, resolve_device, show_images
+        from castvision.inference.showing import UNTRAINED, Options, Showing
 
         predictor = load_model(arguments.model, device=resolve_device(arguments.device), seed=arguments.seed)
-        settings = Settings(arguments.max_size, arguments.stretch, arguments.opacity, arguments.seed)
-        settings.check(predictor)
+        options = Options(arguments.max_size, arguments.stretch, arguments.opacity, arguments.seed)
+        showing = Showing(predictor, output, options)
     except (ValueError, TypeError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)  # a command's only way to speak
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
-    return show_images(images, predictor, output, settings)
+    from rich.console import Console
+    from rich.markup import escape
 
+    from castvision_cli.images import each_image, print_end
 
-if __name__ == "__main__":
-    sys.exit(main())
+    console = Console()
+    if not predictor.is_trained:
+        console.print(f"[yellow]{escape(predictor.parts.name)}: {UNTRAINED}[/]")
+    skipped = each_image(images, lambda path, name, report: showing.show(path, name), console)
+    showing.finish(skipped)
+    return print_end(console, len(images), skipped, f"shown; pictures in {output.path}", "skipped")

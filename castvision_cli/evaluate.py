@@ -1,24 +1,31 @@
-"""Figures of a trained model on images with known answers. ``castvision evaluate``."""
+"""Metrics of a trained model on images with known answers. ``castvision evaluate``."""
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from castvision_cli.predict import BIG_SUFFIXES, add_tile_arguments
+from castvision_cli.arguments import (
+    add_output_arguments,
+    add_tile_arguments,
+    new_parser,
+    resolve_device,
+    tile_options,
+)
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
+
+    from rich.console import Console
 
 _DESCRIPTION = """\
 Measure a trained model on images whose answers are known: images and masks of the same names (segmentation), or one
 folder of images for each class (classification).
 
-Written: metrics.json (figures of the whole data set, of each class and of each image), confusion.png and worst.png
-(the 20 images it does worst on). A segmentation's figures are counted over all pixels of all images; 255 in a mask is
+Written: metrics.json (metrics of the whole data set, of each class and of each image), confusion.png and worst.png
+(the 20 images it does worst on). A segmentation's metrics are counted over all pixels of all images; 255 in a mask is
 ignored.
 """
 
@@ -31,11 +38,9 @@ exit code: 0 all images measured, 1 some could not be (named at the end), 2 wron
 """
 
 
-def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser("castvision evaluate", _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     add("--model", required=True, help="a checkpoint, or a folder in timm's layout")
     add(
@@ -46,46 +51,62 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         help="images; for classification in a folder for each class",
     )
     add("--masks", type=Path, metavar="DIR", help="the class of each pixel, under the images' names")
-    add("--output", required=True, type=Path, metavar="DIR", help="where the results go; must be new or empty")
-    add("--overwrite", action="store_true", help="allow an output folder that holds files; same names are replaced")
+    add_output_arguments(parser)
     add_tile_arguments(parser)
     return parser
 
 
-def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate.
 
     Args:
         argv: Arguments; None = the process's.
-        prog: Name shown in messages; None = the command that runs.
 
     Returns:
         0 all done, 1 some images failed, 2 wrong arguments (nothing was written).
     """
-    if prog is None:
-        prog = "evaluate.py" if Path(sys.argv[0]).name == "evaluate.py" else "castvision evaluate"
-    parser = build_parser(prog)
+    parser = build_parser()
     arguments = parser.parse_args(argv)
     # NOTE: imported here, so that --help and mistyped options answer at once.
-    from castvision.inference.files import SUFFIXES, OutputFolder, find_images, match_masks
+    from castvision.inference.files import ALL_SUFFIXES, OutputFolder, find_images, match_masks
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # damaged files are reported once, by us
     try:
-        images = find_images([arguments.images], outside=arguments.output, suffixes=SUFFIXES | BIG_SUFFIXES)
+        images = find_images([arguments.images], outside=arguments.output, suffixes=ALL_SUFFIXES)
         masks = match_masks(arguments.masks, images)
         output = OutputFolder(arguments.output, overwrite=arguments.overwrite, protected=[*images, *masks.values()])
-        from castvision.inference.evaluation import evaluate_images
-        from castvision.inference.prediction_options import tile_options
+        from rich.console import Console
+
+        from castvision.inference.evaluation import Evaluation
         from castvision.inference.predictor import load_model
-        from castvision.inference.showing import resolve_device
+        from castvision_cli.images import each_image, print_end
 
         predictor = load_model(arguments.model, device=resolve_device(arguments.device))
-        options = tile_options(arguments, predictor)
-        return evaluate_images(images, masks, predictor, output, options)
+        evaluation = Evaluation(predictor, images, masks, tile_options(arguments, predictor))
+        console = Console()
+        failed = each_image(images, lambda path, name, report: evaluation.measure(path, report), console)
+        if evaluation.tally.records:
+            _print_metrics(*evaluation.write(output, failed), console)
+        return print_end(console, len(images), failed, "measured")
     except (ValueError, TypeError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)  # a command's only way to speak
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _print_metrics(rows: list[dict[str, Any]], totals: dict[str, float], console: Console) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    def text(value: float | int | None) -> str:
+        if value is None:
+            return "–"
+        return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+    columns = [key for key in rows[0] if key != "name"]
+    table = Table("class")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(escape(str(row["name"])), *(text(row[column]) for column in columns))
+    console.print(table)
+    overall = {name: value for name, value in totals.items() if not name.startswith(("iou_", "acc_"))}
+    console.print(", ".join(f"{name} {value:.4g}" for name, value in overall.items()), soft_wrap=True)

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from castvision_cli.arguments import (
+    above_zero,
+    add_output_arguments,
+    add_tile_arguments,
+    from_zero,
+    new_parser,
+    positive,
+    resolve_device,
+    share,
+    tile_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from castvision.inference.files import OutputFolder
+    from castvision.inference.prediction import Record
 
-BIG_SUFFIXES = frozenset(
-    {".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".zarr", ".jp2", ".vrt", ".img"}
-)
 RUN_FILE = "run.json"
 
 _DESCRIPTION = """\
@@ -37,128 +46,93 @@ exit code: 0 all images done, 1 some images failed (named at the end), 2 wrong a
 """
 
 
-def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser("castvision predict", _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="images, folders of images, patterns such as 'scans/*.tif'")
     add("--model", required=True, help="a checkpoint, or a folder in timm's layout")
-    add("--output", required=True, type=Path, metavar="DIR", help="where the results go; must be new or empty")
-    add("--overwrite", action="store_true", help="allow an output folder that holds files; same names are replaced")
+    add_output_arguments(parser)
     add("--resume", action="store_true", help="go on with a run that was interrupted, also within an image")
     add_tile_arguments(parser)
     group = parser.add_argument_group("what is predicted")
     add = group.add_argument
-    add("--mpp", type=_above_zero, help="microns (or ground units) per pixel to work at: the pyramid's nearest level")
+    add("--mpp", type=above_zero, help="microns (or ground units) per pixel to work at: the pyramid's nearest level")
     add("--mask", type=Path, help="work only where this image is > 0; for several images a folder with the same names")
-    add("--min-foreground", type=_share, default=0.0, help="leave out tiles with a smaller share of mask (default: 0)")
-    add("--skip-blank", type=_from_zero, metavar="RANGE", help="leave out tiles that vary by no more (0: constant)")
+    add("--min-foreground", type=share, default=0.0, help="leave out tiles with a smaller share of mask (default: 0)")
+    add("--skip-blank", type=from_zero, metavar="RANGE", help="leave out tiles that vary by no more (0: constant)")
     group = parser.add_argument_group("what is written")
     add = group.add_argument
     add("--overlay", action=argparse.BooleanOptionalAction, default=True, help="the picture with the mask laid over it")
     add("--geojson", action="store_true", help="polygons of all classes but a background")
-    add("--min-area", type=_positive, default=1, metavar="PIXELS", help="smallest polygon (default: 1)")
-    add("--simplify", type=_from_zero, default=0.0, metavar="PIXELS", help="tolerance of outlines (default: 0, exact)")
+    add("--min-area", type=positive, default=1, metavar="PIXELS", help="smallest polygon (default: 1)")
+    add("--simplify", type=from_zero, default=0.0, metavar="PIXELS", help="tolerance of outlines (default: 0, exact)")
     add("--probabilities", action="store_true", help="probabilities of all classes as float32 TIFF (4 bytes each)")
-    add("--top", type=_positive, default=5, help="classes listed by a classification model (default: 5)")
+    add("--top", type=positive, default=5, help="classes listed by a classification model (default: 5)")
     return parser
 
 
-def add_tile_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of tiled inference, the same for every command that runs it."""
-    group = parser.add_argument_group("tiles")
-    add = group.add_argument
-    add("--tile", type=_positive, metavar="PIXELS", help="side of a tile (default: the size the model was trained for)")
-    add(
-        "--overlap", type=_natural, metavar="PIXELS", help="shared by neighbouring tiles (default: an eighth of a tile)"
-    )
-    add(
-        "--halo",
-        type=_natural,
-        metavar="PIXELS",
-        help="discarded at a tile's borders (default: a quarter of the overlap)",
-    )
-    add("--batch-size", type=_positive, default=4, help="tiles at once (default: 4)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    add("--precision", choices=["fp32", "bf16"], default="fp32", help="of the model (default: fp32)")
-    add("--tta", choices=["none", "flips", "d4"], default="none", help="average over 4 flips or 8 flips and turns")
-
-
-def _number(text: str, kind: type, low: float, what: str) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not low <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
-    return value
-
-
-def _positive(text: str) -> int:
-    return int(_number(text, int, 1, "a whole number >= 1"))
-
-
-def _natural(text: str) -> int:
-    return int(_number(text, int, 0, "a whole number >= 0"))
-
-
-def _from_zero(text: str) -> float:
-    return float(_number(text, float, 0, "a number >= 0"))
-
-
-def _above_zero(text: str) -> float:
-    return float(_number(text, float, 1e-12, "a number > 0"))
-
-
-def _share(text: str) -> float:
-    value = _from_zero(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"expected a number in 0..1, got {text}")
-    return value
-
-
-def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Predict.
 
     Args:
         argv: Arguments; None = the process's.
-        prog: Name shown in messages; None = the command that runs.
 
     Returns:
         0 all done, 1 some images failed, 2 wrong arguments (nothing was written), 130 interrupted.
     """
-    if prog is None:
-        prog = "predict.py" if Path(sys.argv[0]).name == "predict.py" else "castvision predict"
-    parser = build_parser(prog)
+    parser = build_parser()
     arguments = parser.parse_args(argv)
     # NOTE: imported here, so that --help and mistyped options answer at once.
-    from castvision.inference.files import SUFFIXES, expand_patterns, find_images, match_masks
+    from castvision.inference.files import ALL_SUFFIXES, expand_patterns, find_images, match_masks
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # damaged files are reported once, by us
     try:
-        suffixes = SUFFIXES | BIG_SUFFIXES
-        images = find_images(expand_patterns(arguments.inputs), outside=arguments.output, suffixes=suffixes)
+        images = find_images(expand_patterns(arguments.inputs), outside=arguments.output, suffixes=ALL_SUFFIXES)
         settings = _settings_of_run(arguments)
         output = _open_output(arguments, settings, images)
         masks = match_masks(arguments.mask, images)
-        from castvision.inference.prediction import predict_images
-        from castvision.inference.prediction_options import Options
+        from castvision.inference.prediction import Options, PredictionRun
         from castvision.inference.predictor import load_model
-        from castvision.inference.showing import resolve_device
 
         predictor = load_model(arguments.model, device=resolve_device(arguments.device))
-        options = Options.from_arguments(arguments, predictor)
+        tiles = tile_options(arguments, predictor)
+        same = "mpp min_foreground overlay geojson min_area simplify probabilities top resume".split()
+        chosen = {name: getattr(arguments, name) for name in same}
+        run = PredictionRun(predictor, output, Options(tiles=tiles, blank=arguments.skip_blank, **chosen))
         output.write(RUN_FILE, json.dumps(settings, indent=1).encode())
     except (ValueError, TypeError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)  # a command's only way to speak
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
+    from rich.console import Console
+
+    from castvision_cli.images import each_image, print_end
+
+    console = Console()
     try:
-        return predict_images(images, masks, predictor, output, options)
+        failed = each_image(
+            images,
+            lambda path, name, report: describe(run.predict(path, name, masks.get(path), report)),
+            console,
+        )
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; the same command with --resume goes on", file=sys.stderr)
         return 130
+    run.write_tables(failed)
+    return print_end(console, len(images), failed, f"done; results in {output.path}")
+
+
+def describe(record: Record) -> str:
+    """What is said of a finished image on one line."""
+    height, width = record["size"]
+    line = f"{record['image']}: {height} × {width}"
+    if "tiles_run" not in record:
+        best = record["classes"][0]
+        return f"{line}, {best['name']} {best['probability']:.1%}"
+    skipped = f" ({record['tiles_skipped']:,} skipped)" if record["tiles_skipped"] else ""
+    seam = record["seam"]
+    agreement = "" if seam is None else f", tiles disagree on {seam['labels']:.2%} of overlapping pixels"
+    speed = f"{record['seconds']:.1f} s, {record['megapixels_per_second']:.2f} megapixels/s"
+    return f"{line}, {record['tiles_run']:,} tiles{skipped}, {speed}{agreement}"
 
 
 def _settings_of_run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -186,7 +160,3 @@ def _open_output(arguments: argparse.Namespace, settings: dict[str, Any], images
         told = ", ".join(f"{key} was {earlier.get(key)!r}, is {settings[key]!r}" for key in changed)
         raise ValueError(f"cannot resume {str(output)!r}: {told}; use the same options, or another folder")
     return OutputFolder(output, overwrite=True, protected=images)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,7 +2,7 @@
 
 `tiled_inference` and what belongs to it can be imported from here; the rest from the modules:
 `castvision.inference.predictor` (`load_model`, `Predictor`), `castvision.visualization.pictures` (overlays as arrays),
-`castvision.visualization.figures` (titled figures; needs matplotlib).
+`castvision.visualization.plots` (plots; needs matplotlib).
 """
 
 from castvision.inference.sinks import FileSink, Sink

@@ -1,4 +1,4 @@
-"""Predictions against known answers: the work of ``castvision evaluate``."""
+"""A model's predictions against known answers: metrics of the whole data set, of each class and of each image."""
 
 from __future__ import annotations
 
@@ -9,26 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 import castvision
 from castvision.data import open_image, open_mask
-from castvision.inference.prediction_options import FAILURES
-from castvision.inference.prediction_report import make_progress
-from castvision.inference.showing import has_background
 from castvision.inference.tile_model import TileModel, model_range
 from castvision.inference.tiled import tiled_inference
 from castvision.inference.writers.preview import read_reduced
 from castvision.losses import IGNORED
 from castvision.metrics import BoundaryF1, class_table, classification_metrics, segmentation_metrics
-from castvision.visualization import figures, pictures
-from castvision.visualization.figures import Panel
+from castvision.visualization import pictures, plots
+from castvision.visualization.plots import Panel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from castvision.data import ImageReader
@@ -63,105 +58,124 @@ class Tally:
         self.worst = sorted([*self.worst, (score, panels)], key=lambda pair: pair[0])[:_WORST]
 
 
-def evaluate_images(
-    images: dict[Path, str],
-    masks: dict[Path, Path],
-    predictor: Predictor,
-    output: OutputFolder,
-    tiles: dict[str, Any],
-) -> int:
-    """Measure a model.
+class Evaluation:
+    """Measures a model image by image.
 
     Args:
+        predictor: The model.
         images: Each image and its name.
         masks: Each image's mask; empty for a classification, whose truth is the image's folder.
-        predictor: The model.
-        output: Where to write.
         tiles: Keywords of `tiled_inference`.
-
-    Returns:
-        0 if all images were measured, else 1.
 
     Raises:
         ValueError: An untrained model, masks for a classification model or none for a segmentation model, folders that
             are no classes.
     """
-    task = _check_task(predictor, masks)
-    truth = {} if masks else _classes_by_folder(images, predictor.class_names)
-    classes = len(predictor.class_names)
-    tally = Tally(torch.zeros(classes, classes, dtype=torch.int64), BoundaryF1(classes) if masks else None)
-    failed: list[dict[str, str]] = []
-    console = Console()
-    with make_progress(console) as progress:
-        bar = progress.add_task("images", total=len(images))
-        for path in images:
-            try:
-                with open_image(path) as reader:
-                    if task == "classification":
-                        _classify(path, reader, truth[path], predictor, tally)
-                    else:
-                        _segment(path, reader, masks[path], predictor, tally, tiles)
-            except FAILURES as error:
-                failed.append({"image": str(path), "error": " ".join(str(error).split()) or type(error).__name__})
-            progress.advance(bar)
-    if tally.records:
-        _write(tally, failed, predictor, output, console)
-    console.print(f"{len(tally.records)} of {len(images)} images measured", soft_wrap=True)
-    for entry in failed:
-        console.print(f"[red]failed {escape(entry['image'])}[/]: {escape(entry['error'])}", soft_wrap=True)
-    return 1 if failed else 0
 
+    def __init__(
+        self, predictor: Predictor, images: dict[Path, str], masks: dict[Path, Path], tiles: dict[str, Any]
+    ) -> None:
+        task, names = predictor.parts.task, predictor.class_names
+        if task is None:
+            raise ValueError(f"{predictor.parts.name} is untrained: there is nothing to measure; give a checkpoint")
+        if (task == "segmentation") != bool(masks):
+            needed = "needs --masks" if task == "segmentation" else "takes folders of classes, no --masks"
+            raise ValueError(f"{predictor.parts.name} is a {task} model: it {needed}")
+        self.truth: dict[Path, int] = {}
+        if not masks:
+            folders = {path: name.split("/")[0] if "/" in name else path.parent.name for path, name in images.items()}
+            unknown = sorted(set(folders.values()) - set(names))
+            if unknown:
+                known = ", ".join(names[:10])
+                raise ValueError(f"expected one folder for each class ({known}), found {', '.join(unknown[:5])}")
+            self.truth = {path: names.index(folder) for path, folder in folders.items()}
+        self.predictor, self.masks, self.tiles = predictor, masks, tiles
+        confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
+        self.tally = Tally(confusion, BoundaryF1(len(names)) if masks else None)
 
-def _check_task(predictor: Predictor, masks: dict[Path, Path]) -> str:
-    task = predictor.parts.task
-    if task is None:
-        raise ValueError(f"{predictor.parts.name} is untrained: there is nothing to measure; give a checkpoint")
-    if (task == "segmentation") != bool(masks):
-        needed = "needs --masks" if task == "segmentation" else "takes folders of classes, no --masks"
-        raise ValueError(f"{predictor.parts.name} is a {task} model: it {needed}")
-    return task
+    def measure(self, path: Path, progress: bool | Callable[[int, int], None] = False) -> None:
+        """Predict one of the images and count.
 
+        Args:
+            path: The image.
+            progress: See `tiled_inference`.
 
-def _classes_by_folder(images: dict[Path, str], class_names: tuple[str, ...]) -> dict[Path, int]:
-    folders = {path: name.split("/")[0] if "/" in name else path.parent.name for path, name in images.items()}
-    unknown = sorted(set(folders.values()) - set(class_names))
-    if unknown:
-        known = ", ".join(class_names[:10])
-        raise ValueError(f"expected one folder for each class ({known}), found {', '.join(unknown[:5])}")
-    return {path: class_names.index(folder) for path, folder in folders.items()}
+        Raises:
+            Exception: Any of `castvision.errors.FAILURES`; the image then has no record.
+        """
+        with open_image(path) as reader:
+            if self.masks:
+                self._segment(path, reader, progress)
+            else:
+                self._classify(path, reader)
 
+    def _classify(self, path: Path, reader: ImageReader) -> None:
+        image, truth = read_reduced(reader, 4096), self.truth[path]
+        probabilities = self.predictor.predict(self.predictor.prepare(image)).probabilities
+        names, best = self.predictor.class_names, int(probabilities.argmax())
+        self.tally.confusion[truth, best] += 1
+        score = float(probabilities[truth])
+        title = f"{plots.shorten(path.name, 30)}\n{names[truth]}: {score:.1%}; taken for {names[best]}"
+        panel = Panel(title, pictures.display_picture(image, max_side=_PANEL))
+        facts = {"truth": names[truth], "prediction": names[best], "probability_of_truth": round(score, 6)}
+        self.tally.add(path, score, [panel], **facts)
 
-def _classify(path: Path, reader: ImageReader, truth: int, predictor: Predictor, tally: Tally) -> None:
-    image = read_reduced(reader, 4096)
-    probabilities = predictor.predict(predictor.prepare(image)).probabilities
-    names, best = predictor.class_names, int(probabilities.argmax())
-    tally.confusion[truth, best] += 1
-    score = float(probabilities[truth])
-    title = f"{figures.shorten(path.name, 30)}\n{names[truth]}: {score:.1%}; taken for {names[best]}"
-    panel = Panel(title, pictures.display_picture(image, max_side=_PANEL))
-    facts = {"truth": names[truth], "prediction": names[best], "probability_of_truth": round(score, 6)}
-    tally.add(path, score, [panel], **facts)
+    def _segment(self, path: Path, reader: ImageReader, progress: bool | Callable[[int, int], None]) -> None:
+        with open_mask(self.masks[path]) as mask:
+            if (mask.height, mask.width) != (reader.height, reader.width):
+                raise ValueError(
+                    f"expected a mask of the image's size {reader.height} × {reader.width}, "
+                    f"got {mask.height} × {mask.width}: {str(self.masks[path])!r}"
+                )
+            names = self.predictor.class_names
+            check_labels(mask, len(names))
+            model = TileModel(self.predictor, reader.channels, model_range(self.predictor, reader))
+            result = tiled_inference(reader, model, device=self.predictor.device, progress=progress, **self.tiles)
+            if result.labels is None:
+                raise RuntimeError("tiled_inference gave no labels")
+            metrics = segmentation_metrics(compare(result.labels, mask, self.tally), names)
+            panels = _panels(path, reader, mask, result.labels, names, metrics["miou"])
+        facts = {"miou": round(metrics["miou"], 6), "pixel_acc": round(metrics["pixel_acc"], 4)}
+        self.tally.add(path, metrics["miou"], panels, **facts)
 
+    def write(
+        self, output: OutputFolder, failed: list[dict[str, str]]
+    ) -> tuple[list[dict[str, Any]], dict[str, float]]:
+        """Write metrics.json, confusion.png and worst.png, once at least one image is measured.
 
-def _segment(
-    path: Path, reader: ImageReader, mask_path: Path, predictor: Predictor, tally: Tally, tiles: dict[str, Any]
-) -> None:
-    with open_mask(mask_path) as mask:
-        if (mask.height, mask.width) != (reader.height, reader.width):
-            raise ValueError(
-                f"expected a mask of the image's size {reader.height} × {reader.width}, "
-                f"got {mask.height} × {mask.width}: {str(mask_path)!r}"
-            )
-        check_labels(mask, len(predictor.class_names))
-        model = TileModel(predictor, reader.channels, model_range(predictor, reader))
-        result = tiled_inference(reader, model, device=predictor.device, **tiles)
-        if result.labels is None:
-            raise RuntimeError("tiled_inference gave no labels")
-        confusion = compare(result.labels, mask, tally)
-        figures_of_image = segmentation_metrics(confusion, predictor.class_names)
-        panels = _panels(path, (reader, mask, result.labels), figures_of_image["miou"], predictor.class_names)
-    facts = {"miou": round(figures_of_image["miou"], 6), "pixel_acc": round(figures_of_image["pixel_acc"], 4)}
-    tally.add(path, figures_of_image["miou"], panels, **facts)
+        Args:
+            output: Where to write.
+            failed: Image and error of the images that could not be measured.
+
+        Returns:
+            A row of metrics for each class, and those of all images.
+        """
+        tally, names, name = self.tally, self.predictor.class_names, self.predictor.parts.name
+        rows = class_table(tally.confusion, names)
+        if tally.boundary is None:
+            totals = classification_metrics(tally.confusion, names)
+        else:
+            totals = segmentation_metrics(tally.confusion, names)
+            contours = tally.boundary.compute()
+            totals["boundary_f1"] = float(contours.nanmean())
+            for row, value in zip(rows, contours.tolist(), strict=True):
+                row["boundary_f1"] = None if math.isnan(value) else value
+        content = {
+            "castvision": castvision.__version__,
+            "model": name,
+            "task": self.predictor.parts.task,
+            "metrics": {key: None if math.isnan(value) else value for key, value in totals.items()},
+            "classes": rows,
+            "confusion": tally.confusion.tolist(),
+            "images": tally.records,
+            "failed": failed,
+        }
+        output.write("metrics.json", (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        confusion = plots.plot_confusion(tally.confusion.numpy(), names, plots.shorten(name, 48))
+        output.write("confusion.png", plots.as_png(confusion))
+        sheet = plots.plot_rows([panels for _, panels in tally.worst], f"the {len(tally.worst)} worst images")
+        output.write("worst.png", plots.as_png(sheet))
+        return rows, totals
 
 
 def _bands(mask: ImageReader) -> list[tuple[int, int]]:
@@ -213,71 +227,24 @@ def compare(labels: Labels, mask: ImageReader, tally: Tally) -> Tensor:
 
 
 def _panels(
-    path: Path, parts: tuple[ImageReader, ImageReader, Labels], miou: float, names: tuple[str, ...]
+    path: Path, reader: ImageReader, mask: ImageReader, labels: Labels, names: tuple[str, ...], miou: float
 ) -> list[Panel]:
-    reader, mask, labels = parts
     picture = pictures.display_picture(read_reduced(reader, _PANEL), max_side=_PANEL)
-    size = (picture.shape[0], picture.shape[1])
     step = max(1, max(labels.shape) // _PANEL)
     rows = [mask.read(y, 0, 1, mask.width)[0, ::step, 0] for y in range(0, mask.height, step)]
     truth, predicted = np.stack(rows).astype(np.int64), labels[::step, ::step].astype(np.int64)
     truth[truth == IGNORED] = -1
     predicted[predicted == np.iinfo(labels.dtype).max] = -1
     right = np.where((truth < 0) | (predicted < 0), -1, truth == predicted).astype(np.int64)
-    untinted = 0 if has_background(names) else None
-    shown = {"truth": (truth, untinted), f"prediction, mIoU {miou:.3f}": (predicted, untinted), "errors": (right, 1)}
+    background = pictures.background_class(names)
+    shown = {
+        "truth": (truth, background),
+        f"prediction, mIoU {miou:.3f}": (predicted, background),
+        "errors": (right, 1),
+    }
+    size = (picture.shape[0], picture.shape[1])
     overlays = [
         Panel(title, pictures.overlay_labels(picture, pictures.resize_labels(values, size), untinted=kept))
         for title, (values, kept) in shown.items()
     ]
-    return [Panel(figures.shorten(path.name, 30), picture), *overlays]
-
-
-def _write(
-    tally: Tally, failed: list[dict[str, str]], predictor: Predictor, output: OutputFolder, console: Console
-) -> None:
-    names = predictor.class_names
-    rows = class_table(tally.confusion, names)
-    if tally.boundary is None:
-        totals = classification_metrics(tally.confusion, names)
-    else:
-        totals = segmentation_metrics(tally.confusion, names)
-        contours = tally.boundary.compute()
-        totals["boundary_f1"] = float(contours.nanmean())
-        for row, value in zip(rows, contours.tolist(), strict=True):
-            row["boundary_f1"] = None if math.isnan(value) else value
-    content = {
-        "castvision": castvision.__version__,
-        "model": predictor.parts.name,
-        "task": predictor.parts.task,
-        "metrics": {name: None if math.isnan(value) else value for name, value in totals.items()},
-        "classes": rows,
-        "confusion": tally.confusion.tolist(),
-        "images": tally.records,
-        "failed": failed,
-    }
-    output.write("metrics.json", (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
-    figure = figures.confusion_figure(tally.confusion.numpy(), names, figures.shorten(predictor.parts.name, 48))
-    output.write("confusion.png", figures.save_figure(figure))
-    sheet = figures.contact_sheet([panels for _, panels in tally.worst], f"the {len(tally.worst)} worst images")
-    output.write("worst.png", figures.save_figure(sheet))
-    _show(rows, totals, console)
-
-
-def _show(rows: list[dict[str, Any]], totals: dict[str, float], console: Console) -> None:
-    columns = [key for key in rows[0] if key != "name"]
-    table = Table(title=None)
-    table.add_column("class")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(escape(str(row["name"])), *(_text(row[column]) for column in columns))
-    console.print(table)
-    overall = {name: value for name, value in totals.items() if not name.startswith(("iou_", "acc_"))}
-    console.print(", ".join(f"{name} {value:.4g}" for name, value in overall.items()), soft_wrap=True)
-
-
-def _text(value: float | int | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    return [Panel(plots.shorten(path.name, 30), picture), *overlays]

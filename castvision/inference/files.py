@@ -5,18 +5,21 @@ from __future__ import annotations
 import glob
 import os
 import re
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castvision.data.reading.opening import IMAGE_SUFFIXES
+from castvision.files import draft
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-SUFFIXES = IMAGE_SUFFIXES
 _STORE = ".zarr"
+ALL_SUFFIXES = IMAGE_SUFFIXES | {
+    ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi", _STORE, ".jp2", ".vrt", ".img",
+}  # fmt: skip
+"""Photographs, and what is read tile by tile: slides, stores and rasters."""
 
 
 def expand_patterns(sources: Sequence[str]) -> list[Path]:
@@ -44,7 +47,7 @@ def expand_patterns(sources: Sequence[str]) -> list[Path]:
 
 
 def find_images(
-    sources: Sequence[str | Path], *, outside: Path | None = None, suffixes: Collection[str] = SUFFIXES
+    sources: Sequence[str | Path], *, outside: Path | None = None, suffixes: Collection[str] = IMAGE_SUFFIXES
 ) -> dict[Path, str]:
     """List the images named, and those in the folders named.
 
@@ -133,7 +136,7 @@ def match_masks(mask: Path | None, images: dict[Path, str]) -> dict[Path, Path]:
         if len(images) > 1:
             raise ValueError(f"expected a folder of masks for {len(images)} images, got one file: {str(mask)!r}")
         return dict.fromkeys(images, mask)
-    by_name = {name: path for path, name in find_images([mask], suffixes={*SUFFIXES, _STORE}).items()}
+    by_name = {name: path for path, name in find_images([mask], suffixes={*IMAGE_SUFFIXES, _STORE}).items()}
     missing = [str(path) for path, name in images.items() if name not in by_name]
     if missing:
         raise FileNotFoundError(f"no mask in {str(mask)!r} for {', '.join(missing[:3])}; give each its image's name")
@@ -178,13 +181,13 @@ class OutputFolder:
         Raises:
             FileExistsError: A file of that name appeared that this run did not write, and overwriting is not allowed.
         """
-        with self.draft(name) as draft:
-            draft.write_bytes(data)
+        with self.draft(name) as temporary:
+            temporary.write_bytes(data)
         return self.path / name
 
     @contextmanager
     def draft(self, name: str) -> Iterator[Path]:
-        """A temporary file to write to; it gets its name when the block ends well, and is deleted when it does not.
+        """A temporary file for a file of this folder; see `castvision.files.draft`.
 
         Args:
             name: Relative to the folder, "/" between folders.
@@ -194,7 +197,7 @@ class OutputFolder:
 
         Raises:
             FileExistsError: See `write`.
-            OSError: Of the block, such as no space left; it names the file.
+            OSError: Of the block; it names the file.
         """
         target = self.path / name
         if target.exists() and target not in self._written and not self._overwrite:
@@ -203,26 +206,6 @@ class OutputFolder:
             raise FileExistsError(
                 f"will not replace {str(target)!r}, an image of the input; name another output folder"
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
-        os.close(handle)
-        try:
-            with naming(target):
-                yield Path(temporary)
-                Path(temporary).chmod(0o644)
-                Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with draft(target) as temporary:
+            yield temporary
         self._written.add(target)
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Name the file in an error of the system that names none or a temporary one, such as "No space left on device"."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error

@@ -1,23 +1,21 @@
-"""Images through a model, masks and tables to a folder: the work of ``castvision predict``."""
+"""Images through a trained model, one by one: masks, overlays, polygons and probabilities as files, then the tables."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.markup import escape
 
+import castvision
 from castvision.data import open_image
-from castvision.inference.prediction_options import FAILURES, Options, choose_level
-from castvision.inference.prediction_report import Record, describe, make_progress, write_tables
-from castvision.inference.showing import has_background
+from castvision.errors import FAILURES
 from castvision.inference.sinks import FileSink
 from castvision.inference.tile_model import TileModel, model_range
 from castvision.inference.tile_source import Skip
@@ -25,124 +23,139 @@ from castvision.inference.tiled import TiledResult, tiled_inference
 from castvision.inference.writers.polygons import write_geojson
 from castvision.inference.writers.preview import overlay_preview, read_reduced
 from castvision.inference.writers.raster import write_png, write_tiff
-from castvision.visualization.figures import shorten
+from castvision.visualization.pictures import background_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from rich.progress import Progress, TaskID
-
     from castvision.data import ImageReader
     from castvision.inference.files import OutputFolder
     from castvision.inference.predictor import Predictor
 
+Record = dict[str, Any]
 _PNG_PIXELS = 1 << 24
 _CLASSIFIER_SIDE = 4096
+_LARGEST_FACTOR = 2.0
 
 
-def predict_images(
-    images: dict[Path, str], masks: dict[Path, Path], predictor: Predictor, output: OutputFolder, options: Options
-) -> int:
-    """Predict all images; the ones that fail are named at the end.
+@dataclass(frozen=True)
+class Options:
+    """How images are predicted.
+
+    Attributes:
+        tiles: Keywords of `tiled_inference`.
+        mpp: Microns or ground units per pixel to work at; see `choose_level`.
+        min_foreground: See `Skip`.
+        blank: See `Skip`.
+        overlay: Write the picture with the mask laid over it.
+        geojson: Write polygons of all classes but a background.
+        min_area: Smallest polygon, in pixels.
+        simplify: Tolerance of outlines, in pixels.
+        probabilities: Write the probabilities of all classes.
+        top: Classes listed by a classification model.
+        resume: Go on with an interrupted run in the same folder.
+    """
+
+    tiles: dict[str, Any]
+    mpp: float | None = None
+    min_foreground: float = 0.0
+    blank: float | None = None
+    overlay: bool = True
+    geojson: bool = False
+    min_area: int = 1
+    simplify: float = 0.0
+    probabilities: bool = False
+    top: int = 5
+    resume: bool = False
+
+
+class PredictionRun:
+    """Predicts images one by one and keeps their records.
 
     Args:
-        images: Each image and the name its results go under.
-        masks: Where to work, for images that have a mask.
         predictor: The model.
         output: Where to write.
         options: How.
 
-    Returns:
-        0 if all were done, else 1.
+    Raises:
+        ValueError: An untrained model.
     """
-    console = Console()
-    records: list[Record] = []
-    failed: list[dict[str, str]] = []
-    with make_progress(console) as progress:
-        whole = progress.add_task("images", total=len(images))
-        for path, name in images.items():
-            task = progress.add_task(escape(shorten(path.name, 30)), total=None)
-            try:
-                job = _Job(path, name, masks.get(path), predictor, output, options)
-                records.append(job.run(partial(_show_tiles, progress, task)))
-                console.print(escape(describe(records[-1])), soft_wrap=True, highlight=False)
-            except FAILURES as error:
-                failed.append({"image": str(path), "error": " ".join(str(error).split()) or type(error).__name__})
-            progress.remove_task(task)
-            progress.advance(whole)
-    write_tables(records, failed, predictor, output)
-    console.print(f"{len(records)} of {len(images)} images done; results in {escape(str(output.path))}", soft_wrap=True)
-    for entry in failed:
-        named = entry["error"] if entry["image"] in entry["error"] else f"{entry['image']}: {entry['error']}"
-        console.print(f"[red]failed[/] {escape(named)}", soft_wrap=True)
-    return 1 if failed else 0
 
+    def __init__(self, predictor: Predictor, output: OutputFolder, options: Options) -> None:
+        if not predictor.is_trained:
+            raise ValueError(f"{predictor.parts.name} is untrained: its predictions mean nothing; give a checkpoint")
+        self.predictor, self.output, self.options = predictor, output, options
+        self.records: list[Record] = []
 
-def _show_tiles(progress: Progress, task: TaskID, done: int, total: int) -> None:
-    progress.update(task, completed=done, total=total)
+    def predict(
+        self, path: Path, name: str, mask: Path | None = None, progress: bool | Callable[[int, int], None] = False
+    ) -> Record:
+        """Predict an image and write its results, unless an earlier run did; its record is written last.
 
+        Args:
+            path: The image.
+            name: What its files are called, "/" between folders.
+            mask: An image of where to work; None = everywhere.
+            progress: See `tiled_inference`.
 
-@dataclass
-class _Job:
-    """One image."""
+        Returns:
+            Size, classes, speed and files, as summary.json has them.
 
-    path: Path
-    name: str
-    mask: Path | None
-    predictor: Predictor
-    output: OutputFolder
-    options: Options
-
-    def run(self, report: Callable[[int, int], None]) -> Record:
-        """Predict the image and write its results, unless an earlier run did; its record is written last."""
-        file_name = f"records/{self.name}.json"
+        Raises:
+            Exception: Any of `castvision.errors.FAILURES`; the files of this image are then incomplete.
+        """
+        file_name = f"records/{name}.json"
         stored = self.output.path / file_name
         if self.options.resume and stored.is_file():
             record: Record = json.loads(stored.read_text(encoding="utf-8"))
-            if record["image"] == str(self.path):
+            if record["image"] == str(path):
+                self.records.append(record)
                 return record
-        with open_image(self.path) as reader:
-            if self.predictor.parts.task == "classification":
-                record = self._classify(reader)
-            else:
-                record = self._segment(reader, report)
+        with open_image(path) as reader:
+            is_classifier = self.predictor.parts.task == "classification"
+            level = 0 if is_classifier else choose_level(reader, self.options.mpp)
+            size = reader.levels[level]
+            mpp = None if reader.mpp is None else reader.mpp * size.downsample
+            record = {"image": str(path), "size": [size.height, size.width], "level": level, "mpp": mpp}
+            record |= self._classify(reader) if is_classifier else self._segment(reader, level, name, mask, progress)
         self.output.write(file_name, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+        self.records.append(record)
         return record
-
-    def _describe(self, reader: ImageReader, level: int) -> Record:
-        size = reader.levels[level]
-        mpp = None if reader.mpp is None else reader.mpp * size.downsample
-        return {"image": str(self.path), "size": [size.height, size.width], "level": level, "mpp": mpp}
 
     def _classify(self, reader: ImageReader) -> Record:
         prediction = self.predictor.predict(self.predictor.prepare(read_reduced(reader, _CLASSIFIER_SIDE)))
-        scores, places = prediction.probabilities.topk(min(self.options.top, len(prediction.probabilities)))
-        names = self.predictor.class_names
+        scores, classes = prediction.probabilities.topk(min(self.options.top, len(prediction.probabilities)))
         top = [
-            {"class": place, "name": names[place], "probability": round(score, 6)}
-            for place, score in zip(places.tolist(), scores.tolist(), strict=True)
+            {"class": label, "name": self.predictor.class_names[label], "probability": round(score, 6)}
+            for label, score in zip(classes.tolist(), scores.tolist(), strict=True)
         ]
-        return {**self._describe(reader, 0), "classes": top, "files": []}
+        return {"classes": top, "files": []}
 
-    def _segment(self, reader: ImageReader, report: Callable[[int, int], None]) -> Record:
-        level = choose_level(reader, self.options.mpp)
+    def _segment(
+        self,
+        reader: ImageReader,
+        level: int,
+        name: str,
+        mask_path: Path | None,
+        progress: bool | Callable[[int, int], None],
+    ) -> Record:
         model = TileModel(self.predictor, reader.channels, model_range(self.predictor, reader, level))
         output: Literal["labels", "probabilities"] = "probabilities" if self.options.probabilities else "labels"
-        store = self.output.path / "masks" / f"{self.name}.{output}"
+        store = self.output.path / "masks" / f"{name}.{output}"
         store = store.with_name(f".{store.name}.part")
         store.parent.mkdir(parents=True, exist_ok=True)
         sink = FileSink(store, resume=self.options.resume)
-        mask = None if self.mask is None else open_image(self.mask)
+        mask = None if mask_path is None else open_image(mask_path)
         skip = Skip(mask, self.options.min_foreground, self.options.blank)
         try:
             result = tiled_inference(
                 reader, model, level=level, output=output, skip=skip, sink=sink, device=self.predictor.device,
-                progress=report, **self.options.tiles,
+                progress=progress, **self.options.tiles,
             )  # fmt: skip
             labels = sink.argmax() if self.options.probabilities else sink
             try:
-                files = self._write(reader, level, labels, sink)
+                files = self._write(reader, level, name, labels, sink)
             finally:
                 labels.discard()
         except FAILURES:
@@ -152,51 +165,103 @@ class _Job:
             if mask is not None:
                 mask.close()
         sink.discard()
-        return {**self._describe(reader, level), **self._figures(result), "files": files}
+        return {**_facts(result, self.predictor.class_names), "files": files}
 
-    def _write(self, reader: ImageReader, level: int, labels: FileSink, sink: FileSink) -> list[str]:
+    def _write(self, reader: ImageReader, level: int, name: str, labels: FileSink, sink: FileSink) -> list[str]:
         names = self.predictor.class_names
         nodata = int(np.iinfo(labels.dtype).max)
-        untinted = 0 if has_background(names) else None
+        background = background_class(names)
         downsample = reader.levels[level].downsample
-        place = reader.georeference.of_window(0, 0, downsample) if reader.georeference else None
-        scale: dict[str, Any] = {"georeference": place, "mpp": reader.mpp and reader.mpp * downsample}
-        is_small = math.prod(labels.shape) <= _PNG_PIXELS and place is None
-        files = [f"masks/{self.name}.{'png' if is_small else 'tif'}"]
+        ground = reader.georeference.of_window(0, 0, downsample) if reader.georeference else None
+        scale: dict[str, Any] = {"georeference": ground, "mpp": reader.mpp and reader.mpp * downsample}
+        is_small = math.prod(labels.shape) <= _PNG_PIXELS and ground is None
+        files = [f"masks/{name}.{'png' if is_small else 'tif'}"]
         with self.output.draft(files[0]) as draft:
             write_png(draft, labels) if is_small else write_tiff(draft, labels, nodata=nodata, **scale)
         if self.options.probabilities:
-            files.append(f"probabilities/{self.name}.tif")
+            files.append(f"probabilities/{name}.tif")
             with self.output.draft(files[-1]) as draft:
                 write_tiff(draft, sink, nodata=math.nan, **scale)
         if self.options.overlay:
-            files.append(f"overlays/{self.name}.png")
-            picture = overlay_preview(reader, labels, nodata=nodata, untinted=untinted)
+            files.append(f"overlays/{name}.png")
+            picture = overlay_preview(reader, labels, nodata=nodata, untinted=background)
             with self.output.draft(files[-1]) as draft:
                 Image.fromarray(picture).save(draft, "PNG", compress_level=3)
         if self.options.geojson:
-            files.append(f"polygons/{self.name}.geojson")
-            left_out = [nodata] if untinted is None else [nodata, untinted]
+            files.append(f"polygons/{name}.geojson")
+            left_out = [nodata] if background is None else [nodata, background]
             limits: dict[str, Any] = {"min_area": self.options.min_area, "simplify": self.options.simplify}
             with self.output.draft(files[-1]) as draft:
-                write_geojson(draft, labels, names, left_out=left_out, georeference=place, **limits)
+                write_geojson(draft, labels, names, left_out=left_out, georeference=ground, **limits)
         return files
 
-    def _figures(self, result: TiledResult) -> Record:
-        total = max(sum(result.class_pixels), 1)
-        classes = [
-            {"class": number, "name": name, "pixels": pixels, "share": round(pixels / total, 6),
-             "probability": None if math.isnan(probability) else round(probability, 6)}
-            for number, (name, pixels, probability) in enumerate(
-                zip(self.predictor.class_names, result.class_pixels, result.class_probability, strict=False)
-            )
-        ]  # fmt: skip
-        return {
-            "classes": classes,
-            "seam": None if result.seam is None else dataclasses.asdict(result.seam),
-            "tiles_run": result.tiles_run,
-            "tiles_skipped": result.tiles_skipped,
-            "megapixels": result.megapixels,
-            "seconds": round(result.seconds, 3),
-            "megapixels_per_second": round(result.megapixels_per_second, 4),
+    def write_tables(self, failed: list[dict[str, str]]) -> None:
+        """Write predictions.csv and summary.json.
+
+        Args:
+            failed: Image and error of the images that could not be predicted.
+        """
+        text = io.StringIO()
+        columns = ["image", "class", "name", "pixels", "share", "area", "probability"]
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        for record in self.records:
+            for entry in record["classes"]:
+                area = None if record["mpp"] is None or "pixels" not in entry else entry["pixels"] * record["mpp"] ** 2
+                writer.writerow({"image": record["image"], **entry, "area": None if area is None else f"{area:.6g}"})
+        self.output.write("predictions.csv", text.getvalue().encode())
+        summary = {
+            "castvision": castvision.__version__,
+            "model": self.predictor.parts.name,
+            "task": self.predictor.parts.task,
+            "classes": list(self.predictor.class_names),
+            "device": str(self.predictor.device),
+            "images": self.records,
+            "failed": failed,
         }
+        self.output.write("summary.json", (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _facts(result: TiledResult, class_names: tuple[str, ...]) -> Record:
+    total = max(sum(result.class_pixels), 1)
+    counts = zip(class_names, result.class_pixels, result.class_probability, strict=False)
+    classes = [
+        {"class": label, "name": name, "pixels": pixels, "share": round(pixels / total, 6),
+         "probability": None if math.isnan(probability) else round(probability, 6)}
+        for label, (name, pixels, probability) in enumerate(counts)
+    ]  # fmt: skip
+    return {
+        "classes": classes,
+        "seam": None if result.seam is None else dataclasses.asdict(result.seam),
+        "tiles_run": result.tiles_run,
+        "tiles_skipped": result.tiles_skipped,
+        "megapixels": result.megapixels,
+        "seconds": round(result.seconds, 3),
+        "megapixels_per_second": round(result.megapixels_per_second, 4),
+    }
+
+
+def choose_level(reader: ImageReader, mpp: float | None) -> int:
+    """The pyramid's level nearest to a scale.
+
+    Args:
+        reader: The image.
+        mpp: Microns or ground units per pixel; None = full size.
+
+    Returns:
+        Index into ``reader.levels``.
+
+    Raises:
+        ValueError: The image states no scale, or no level is within a factor of 2.
+    """
+    if mpp is None:
+        return 0
+    if reader.mpp is None:
+        raise ValueError(f"{reader.name!r} does not state how large its pixels are; leave out --mpp for it")
+    sizes = [reader.mpp * level.downsample for level in reader.levels]
+    distances = [abs(math.log(size / mpp)) for size in sizes]
+    best = min(range(len(sizes)), key=distances.__getitem__)
+    if distances[best] > math.log(_LARGEST_FACTOR) + 1e-6:
+        found = ", ".join(f"{size:g}" for size in sizes)
+        raise ValueError(f"no level of {reader.name!r} is near --mpp {mpp:g}: it has {found}; resample the image")
+    return best

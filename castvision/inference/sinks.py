@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from castvision.inference.files import naming
+from castvision.files import draft, naming
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,7 +110,7 @@ class FileSink:
         total = math.prod(shape)
         chunk = np.full(min(_CHUNK // self.dtype.itemsize, total), fill, self.dtype).tobytes()
         left = total * self.dtype.itemsize
-        with naming(self.path), self.path.open("wb", buffering=0) as file:
+        with naming(self.path), self.path.open("wb") as file:
             while left:
                 left -= file.write(memoryview(chunk)[:left])
 
@@ -118,19 +118,17 @@ class FileSink:
         """See `Sink`."""
         width, pixel = self.shape[1], math.prod(self.shape[2:]) * self.dtype.itemsize
         rows = np.ascontiguousarray(block, self.dtype)
-        with naming(self.path), self.path.open("r+b", buffering=0) as file:
-            for place, row in enumerate(rows):
-                file.seek(((y + place) * width + x) * pixel)
-                _write_all(file, row.tobytes())
+        with naming(self.path), self.path.open("r+b") as file:
+            for index, row in enumerate(rows, start=y):
+                file.seek((index * width + x) * pixel)
+                file.write(row.tobytes())
 
     def commit(self, state: Mapping[str, Any]) -> None:
         """See `Sink`."""
         layout = {"shape": list(self.shape), "dtype": self.dtype.str}
         content = json.dumps({"settings": self._settings, "layout": layout, "state": dict(state)})
-        draft = self.state_path.with_name(f"{self.state_path.name}.part")
-        with naming(self.state_path):
-            draft.write_text(content, encoding="utf-8")
-            draft.replace(self.state_path)
+        with draft(self.state_path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
 
     def read(self, y: int, x: int, height: int, width: int, step: int = 1) -> Pixels:
         """A window of the output, cut where the output ends.
@@ -150,10 +148,10 @@ class FileSink:
         rows, cols = _middles(height, step), _middles(width, step)
         result = np.empty((len(rows), len(cols), *self.shape[2:]), self.dtype)
         with self.path.open("rb", buffering=0) as file:
-            for place, row in enumerate(rows):
-                file.seek(((y + int(row)) * self.shape[1] + x) * pixel)
+            for index, row in enumerate(rows.tolist()):
+                file.seek(((y + row) * self.shape[1] + x) * pixel)
                 line = np.frombuffer(file.read(width * pixel), self.dtype).reshape(width, *self.shape[2:])
-                result[place] = line if step == 1 else line[cols]
+                result[index] = line[cols]
         return result
 
     def argmax(self) -> FileSink:
@@ -187,9 +185,3 @@ def label_dtype(classes: int) -> np.dtype[Any]:
 def _middles(length: int, step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The middle pixel of each run of ``step`` pixels; the last run may be shorter."""
     return np.minimum(np.arange(0, length, step) + step // 2, length - 1)
-
-
-def _write_all(file: Any, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]

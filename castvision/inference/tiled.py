@@ -1,29 +1,43 @@
-"""Dense prediction on images of any size: tiles in, a seamless result out, band by band."""
+"""Dense prediction on images of any size: tiles in, a seamless result out, band by band.
+
+Tiles are read ahead, predicted in batches, joined and handed to a sink, which keeps the state of the run.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from castvision.inference.sinks import ArraySink, Sink
+from castvision.data.transforms.symmetries import Symmetry
+from castvision.inference.blending import VIEWS, BandJoiner, Block, SeamSums, averaged
+from castvision.inference.sinks import ArraySink, Sink, label_dtype
 from castvision.inference.surroundings import Informed
 from castvision.inference.tile_source import Skip, TileSource, as_reader
-from castvision.inference.tiled_run import Settings, TiledRun, Totals
 from castvision.inference.tiling import make_grid
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from castvision.data import ImageReader
+    from castvision.inference.tile_source import Mask, Patch
+    from castvision.inference.tiling import Tile, TileGrid
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
+TilePredictor = Callable[[Tensor, "Sequence[tuple[Tile, Patch]]", Symmetry], Tensor]
+"""Turns tiles (B, C, height, width), where they lie, and how they were turned, into (B, classes, height, width)."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,7 @@ class TiledResult:
     megapixels_per_second: float
 
 
-def tiled_inference(  # noqa: PLR0913 - the options of one call, as in MONAI's sliding_window_inference
+def tiled_inference(
     image: ImageReader | Pixels | str | os.PathLike[str],
     predictor: Callable[..., Tensor],
     *,
@@ -124,7 +138,7 @@ def tiled_inference(  # noqa: PLR0913 - the options of one call, as in MONAI's s
         progress: True = a progress bar; or a callable given (tiles done, tiles in all).
 
     Returns:
-        Output, seam figure, counts and speed.
+        Output, disagreement of neighbouring tiles, counts and speed.
 
     Raises:
         ValueError: An option or a tile size that does not work, an unreadable image, or an output of another size.
@@ -139,15 +153,30 @@ def tiled_inference(  # noqa: PLR0913 - the options of one call, as in MONAI's s
     try:
         source = TileSource(reader, level, skip or Skip())
         grid = make_grid(source.size, tile, overlap, overlap // 4 if halo is None else halo)
-        place = _device_of(predictor, device)
-        run = TiledRun(source, grid, settings, sink, place)
-        informed = Informed(predictor, source, place, context_size=context_size, mask_nodata=mask_nodata)
+        where = _device_of(predictor, device)
+        run = TiledRun(source, grid, settings, sink, where)
+        informed = Informed(predictor, source, where, context_size=context_size, mask_nodata=mask_nodata)
         with _shown(progress) as report:
             totals, resumed_rows = run(informed, report)
     finally:
         if is_ours:
             reader.close()
-    return _result(totals, settings, sink, (*source.size, resumed_rows), time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    array = sink.array if isinstance(sink, ArraySink) else None
+    seam = totals.seam
+    counts = zip(totals.class_pixels, totals.class_probability, strict=True)
+    return TiledResult(
+        labels=array if output == "labels" else None,
+        values=array if output != "labels" else None,
+        seam=Seam(seam.labels / seam.pixels, seam.difference / seam.pixels, seam.pixels) if seam.pixels else None,
+        class_pixels=tuple(totals.class_pixels),
+        class_probability=tuple(total / pixels if pixels else float("nan") for pixels, total in counts),
+        tiles_run=totals.tiles_run,
+        tiles_skipped=totals.tiles_skipped,
+        megapixels=grid.height * grid.width / 1e6,
+        seconds=seconds,
+        megapixels_per_second=(grid.height - resumed_rows) * grid.width / 1e6 / seconds,
+    )
 
 
 def _device_of(predictor: Callable[..., Tensor], device: torch.device | str | None) -> torch.device:
@@ -171,23 +200,231 @@ def _shown(progress: bool | Callable[[int, int], None]) -> Iterator[Callable[[in
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _result(
-    totals: Totals, settings: Settings, sink: Sink, extent: tuple[int, int, int], seconds: float
-) -> TiledResult:
-    height, width, resumed_rows = extent
-    array = sink.array if isinstance(sink, ArraySink) else None
-    seam = totals.seam
-    compared = max(seam.pixels, 1)
-    counts = zip(totals.class_pixels, totals.class_probability, strict=True)
-    return TiledResult(
-        labels=array if settings.output == "labels" else None,
-        values=array if settings.output != "labels" else None,
-        seam=Seam(seam.labels / compared, seam.difference / compared, seam.pixels) if seam.pixels else None,
-        class_pixels=tuple(totals.class_pixels),
-        class_probability=tuple(total / pixels if pixels else float("nan") for pixels, total in counts),
-        tiles_run=totals.tiles_run,
-        tiles_skipped=totals.tiles_skipped,
-        megapixels=height * width / 1e6,
-        seconds=seconds,
-        megapixels_per_second=(height - resumed_rows) * width / 1e6 / seconds,
-    )
+@dataclass(frozen=True)
+class Settings:
+    """Options of a run; see `tiled_inference`.
+
+    Raises:
+        ValueError: A value that is none of the choices, or too small; a context that cannot be turned.
+    """
+
+    batch_size: int
+    activation: Literal["softmax", "none"]
+    precision: Literal["fp32", "bf16"]
+    tta: Literal["none", "flips", "d4"]
+    output: Literal["labels", "probabilities", "image"]
+    context_size: list[int] | None = None
+    mask_nodata: bool = False
+
+    def __post_init__(self) -> None:
+        choices = {
+            "activation": ("softmax", "none"),
+            "precision": ("fp32", "bf16"),
+            "tta": tuple(VIEWS),
+            "output": ("labels", "probabilities", "image"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"expected {name} in {allowed}, got {getattr(self, name)!r}")
+        if self.context_size is not None:
+            if min(self.context_size) < 1:
+                raise ValueError(f"expected context_size >= 1, got context_size={tuple(self.context_size)}")
+            if self.tta == "d4" and len(set(self.context_size)) > 1:
+                raise ValueError(
+                    "expected a square context for quarter turns (tta='d4'), got "
+                    f"context_size={tuple(self.context_size)}; tta='flips' works"
+                )
+        if self.batch_size < 1:
+            raise ValueError(f"expected batch_size >= 1, got {self.batch_size}")
+
+
+@dataclass
+class Totals:
+    """What a run adds up, over all runs that were resumed."""
+
+    channels: int = 0
+    tiles_run: int = 0
+    tiles_skipped: int = 0
+    class_pixels: list[int] = field(default_factory=list)
+    class_probability: list[float] = field(default_factory=list)
+    seam: SeamSums = field(default_factory=SeamSums)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Totals:
+        """The reverse of ``dataclasses.asdict``."""
+        return cls(**{**state, "seam": SeamSums(**state["seam"])})
+
+
+class TiledRun:
+    """One image through one predictor.
+
+    Args:
+        source: Reads tiles.
+        grid: Where they lie.
+        settings: How.
+        sink: Where the output goes.
+        device: Where the predictor is.
+
+    Raises:
+        ValueError: Quarter turns of tiles that are not square.
+    """
+
+    def __init__(
+        self, source: TileSource, grid: TileGrid, settings: Settings, sink: Sink, device: torch.device
+    ) -> None:
+        if settings.tta == "d4" and grid.tile[0] != grid.tile[1]:
+            raise ValueError(f"expected square tiles for quarter turns (tta='d4'), got {grid.tile=}")
+        self.source, self.grid, self.settings, self.sink, self.device = source, grid, settings, sink, device
+        self.totals = Totals()
+        self.joiner: BandJoiner | None = None
+        self.is_replaying = False
+        # bands of a narrow image are worked through together, or its batches would never be full
+        self._step = max(1, settings.batch_size // len(grid.cols))
+
+    def __call__(self, predictor: TilePredictor, report: Callable[[int, int], None]) -> tuple[Totals, int]:
+        """Run all bands that no earlier run finished.
+
+        Returns:
+            The totals and the rows finished before.
+        """
+        state = self.sink.resume(self._fingerprint())
+        first, rows = 0, len(self.grid.rows)
+        if state is not None:
+            first, self.totals = state["bands"], Totals.from_state(state["totals"])
+        with ThreadPoolExecutor(1) as pool, torch.inference_mode():
+            if 0 < first < rows:
+                self._replay(range(first - self._step, first), predictor, pool)
+            for row in range(first, rows, self._step):
+                bands = range(row, min(row + self._step, rows))
+                for done in self._run_bands(bands, predictor, pool):
+                    report(row * len(self.grid.cols) + done, len(self.grid))
+                self._commit(bands.stop)
+        if not self.totals.channels:  # every tile was skipped
+            self._allocate(1)
+            self._commit(len(self.grid.rows))
+        return self.totals, self.grid.rows[first - 1].done if first else 0
+
+    def _fingerprint(self) -> dict[str, Any]:
+        image, skip = self.source.image, self.source.skip
+        settings = dataclasses.asdict(self.settings)
+        grid = {"size": list(self.source.size), "tile": list(self.grid.tile), "zone": self.grid.zone}
+        grid["starts"] = [self.grid.rows[-1].low, self.grid.cols[-1].low]
+        left_out = {"masked": skip.mask is not None, "min_foreground": skip.min_foreground, "blank": skip.blank}
+        return {"image": image.name, "level": self.source.level, **grid, **left_out, **settings}
+
+    def _commit(self, bands: int) -> None:
+        if self.totals.channels:
+            self.sink.commit({"bands": bands, "totals": dataclasses.asdict(self.totals)})
+
+    def _replay(self, bands: range, predictor: TilePredictor, pool: ThreadPoolExecutor) -> None:
+        """Compute finished bands again for the strip they leave to the next one; nothing is written or counted."""
+        kept = dataclasses.replace(self.totals, seam=dataclasses.replace(self.totals.seam))
+        self.is_replaying = True
+        for _ in self._run_bands(bands, predictor, pool):
+            pass
+        self.is_replaying = False
+        self.totals = kept
+        if self.joiner is not None:
+            self.joiner.seam = kept.seam
+
+    def _run_bands(self, bands: range, predictor: TilePredictor, pool: ThreadPoolExecutor) -> Iterator[int]:
+        """Work through some bands, tile by tile in order; yields the number of tiles done."""
+        for done, (tile, patch, values) in enumerate(self._predicted(bands, predictor, pool), start=1):
+            if values is None:
+                self.totals.tiles_skipped += 1
+            else:
+                self.totals.tiles_run += 1
+                if not self.totals.channels:
+                    self._allocate(len(values))
+                if self.joiner is None:
+                    self.joiner = BandJoiner(self.grid, len(values), self.device, self.totals.seam)
+            if self.joiner is not None:
+                self._hand_out(tile, self.joiner.join(tile, values), patch.valid)
+            yield done
+
+    def _predicted(
+        self, bands: range, predictor: TilePredictor, pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[Tile, Patch, Tensor | None]]:
+        """Tiles in order, their predictions from full batches; None for tiles that are left out."""
+        waiting: list[tuple[Tile, Patch]] = []
+        batch: list[tuple[Tile, Patch]] = []
+
+        def predict() -> Iterator[tuple[Tile, Patch, Tensor | None]]:
+            outputs: Iterator[Tensor] = iter(())
+            if batch:
+                pixels = torch.from_numpy(np.stack([patch.pixels for _, patch in batch])).to(self.device)  # type: ignore[misc]
+                outputs = iter(averaged(partial(self._activated, predictor, batch), pixels, self.settings.tta))
+            for tile, patch in waiting:
+                yield tile, patch, None if patch.pixels is None else next(outputs)
+
+        for tile, patch in self._read_ahead(bands, pool):
+            waiting.append((tile, patch))
+            if patch.pixels is not None:
+                batch.append((tile, patch))
+            if len(batch) == self.settings.batch_size:
+                yield from predict()
+                waiting, batch = [], []
+        yield from predict()
+
+    def _read_ahead(self, bands: range, pool: ThreadPoolExecutor) -> Iterator[tuple[Tile, Patch]]:
+        """Read in another thread while the predictor works, one batch ahead."""
+        reading: deque[Any] = deque()
+        for tile in chain.from_iterable(self.grid.band(row) for row in bands):
+            reading.append((tile, pool.submit(self.source.read, tile)))
+            if len(reading) > self.settings.batch_size:
+                ready, future = reading.popleft()
+                yield ready, future.result()
+        for ready, future in reading:
+            yield ready, future.result()
+
+    def _activated(
+        self, predictor: TilePredictor, placed: Sequence[tuple[Tile, Patch]], batch: Tensor, view: Symmetry
+    ) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            output = predictor(batch, placed, view)
+        if not isinstance(output, Tensor):
+            raise TypeError(f"expected the predictor to return a tensor, got {type(output).__name__}; wrap it")
+        if output.ndim != 4 or output.shape[2:] != batch.shape[2:] or len(output) != len(batch):
+            raise ValueError(
+                f"expected the predictor to turn {tuple(batch.shape)} into (B, classes, height, width) of the same "
+                f"size, got {tuple(output.shape)}"
+            )
+        if self.totals.channels not in (0, output.shape[1]):
+            raise ValueError(f"expected {self.totals.channels} classes as before, got {output.shape[1]}")
+        output = output.float()
+        return output.softmax(dim=1) if self.settings.activation == "softmax" else output
+
+    def _allocate(self, channels: int) -> None:
+        self.totals.channels = channels
+        size = self.source.size
+        if self.settings.output != "image":
+            self.totals.class_pixels, self.totals.class_probability = [0] * channels, [0.0] * channels
+        if self.settings.output == "labels":
+            dtype = label_dtype(channels)
+            self.sink.allocate(size, dtype, np.iinfo(dtype).max)
+        else:
+            self.sink.allocate((*size, channels), np.dtype(np.float32), float("nan"))
+
+    def _hand_out(self, tile: Tile, block: Block, valid: Mask | None) -> None:
+        if self.is_replaying or not block.values.numel():
+            return
+        known = block.known.cpu().numpy()
+        if valid is not None:
+            known = known & valid[: known.shape[0], : known.shape[1]]
+        if self.settings.output != "image":
+            result = self._labels(block.values, known)
+        if self.settings.output != "labels":
+            result = block.values.permute(1, 2, 0).cpu().numpy()
+            result = np.where(known[..., None], result, np.float32(np.nan))
+        self.sink.write(tile.y.low, tile.x.low, result)
+
+    def _labels(self, values: Tensor, known: Mask) -> np.ndarray[Any, np.dtype[Any]]:
+        best, label = values.max(dim=0)
+        labels, best_of = label.cpu().numpy(), best.cpu().numpy()[known].astype(np.float64)
+        chosen, classes = labels[known], len(values)
+        for number, pixels in enumerate(np.bincount(chosen, minlength=classes).tolist()):
+            self.totals.class_pixels[number] += pixels
+        for number, total in enumerate(np.bincount(chosen, best_of, minlength=classes).tolist()):
+            self.totals.class_probability[number] += total
+        dtype = label_dtype(classes)
+        return np.where(known, labels, np.iinfo(dtype).max).astype(dtype)

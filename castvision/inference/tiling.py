@@ -41,7 +41,7 @@ class Tile:
 
     Attributes:
         row: Its band.
-        col: Its place in the band.
+        col: Its index in the band.
         y: Its rows.
         x: Its columns.
     """
@@ -68,7 +68,7 @@ class TileGrid:
         tile: (height, width) of every tile.
         zone: Width of the blended strip between neighbours.
         rows: Bands, top to bottom.
-        cols: Places in a band, left to right.
+        cols: Of every band, left to right.
     """
 
     height: int
@@ -121,11 +121,11 @@ def _spans(length: int, tile: int, overlap: int, halo: int) -> tuple[Span, ...]:
     stride = tile - overlap
     last = -(-(length - tile) // stride)  # the first tile that reaches the end
     spans = []
-    for place in range(last + 1):
-        start = min(place * stride, length - tile)
-        low = place * stride + halo if place else 0
-        is_last = place == last
-        done = length if is_last else (place + 1) * stride + halo
-        high = length if is_last else place * stride + tile - halo
+    for index in range(last + 1):
+        start = min(index * stride, length - tile)
+        low = index * stride + halo if index else 0
+        is_last = index == last
+        done = length if is_last else (index + 1) * stride + halo
+        high = length if is_last else index * stride + tile - halo
         spans.append(Span(start, start + tile, low, done, high))
     return tuple(spans)

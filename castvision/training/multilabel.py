@@ -50,7 +50,7 @@ class MultiLabelCsvDataModule(PixelDataModule):
 
     task_kind = "multilabel"
 
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
+    def __init__(  # the signature is the configuration
         self,
         root: str,
         class_names: list[str] | None = None,
@@ -107,7 +107,7 @@ class MultiLabelTask(Task):
     kind = "multilabel"
     monitor = "val/map"
 
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
+    def __init__(  # the signature is the configuration
         self,
         model_name: str,
         num_classes: int,

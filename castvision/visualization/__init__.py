@@ -1,4 +1,4 @@
-"""Pictures for people: cluster maps, overlays, titled figures."""
+"""Pictures for people: cluster maps, overlays, plots."""
 
 from castvision.visualization.clusters import ClusterMap, cluster_maps
 

@@ -1,7 +1,8 @@
-"""Pictures as arrays: an image as a person sees it, windows, clusters and masks laid over it. numpy and Pillow only."""
+"""Pictures as arrays: an image as a person sees it, windows, clusters and masks laid over it."""
 
 from __future__ import annotations
 
+import io
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from PIL import Image
 from castvision.data.reading.pixels import LUMA, Pixels, stretch_range
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from castvision.visualization.clusters import ClusterMap
 
 RGB = np.ndarray[Any, np.dtype[np.uint8]]
@@ -75,9 +78,12 @@ def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
 @lru_cache(maxsize=1)
 def _palette() -> RGB:
     """512 colours, each as far (CIELAB) from all earlier ones as possible, so that any first n are well apart."""
+    import torch
+    from kornia.color import rgb_to_lab  # imported here: it takes half a second that most callers need not wait for
+
     steps = np.linspace(0, 255, 18)
     candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    lab = _srgb_to_lab(candidates)
+    lab = rgb_to_lab(torch.from_numpy(candidates / 255).T[None, :, None])[0, :, 0].T.numpy()  # (n, 3)
     lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
     kept = (lightness > 48) & (lightness < 90) & (chroma > 38)
     candidates, lab = candidates[kept], lab[kept]
@@ -86,17 +92,8 @@ def _palette() -> RGB:
     for _ in range(_PALETTE_SIZE - 1):
         distance = np.minimum(distance, ((lab - lab[chosen[-1]]) ** 2).sum(axis=1))
         chosen.append(int(distance.argmax()))
-    return np.rint(candidates[chosen]).astype(np.uint8)
-
-
-def _srgb_to_lab(colours: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """SRGB 0..255 (n, 3) to CIELAB (n, 3), D65."""
-    value = colours / 255
-    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-    xyz = linear @ to_xyz.T / np.array([0.9505, 1.0, 1.089])
-    root = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
-    return np.stack([116 * root[:, 1] - 16, 500 * (root[:, 0] - root[:, 1]), 200 * (root[:, 1] - root[:, 2])], axis=-1)
+    colours: RGB = np.rint(candidates[chosen]).astype(np.uint8)
+    return colours
 
 
 def cluster_colours(count: int) -> RGB:
@@ -169,6 +166,33 @@ def _near_border(labels: Labels, distance: int) -> np.ndarray[Any, np.dtype[np.b
     return border
 
 
+def overlay_mask(picture: RGB, mask: Labels, *, opacity: float = 0.5, untinted: int | None = None) -> RGB:
+    """Lay a mask of any size over the whole picture, with outlines that leave the inside of its pixels visible.
+
+    Args:
+        picture: (height, width, 3) uint8.
+        mask: (rows, cols) integers >= -1, see `overlay_labels`.
+        opacity: Of the tint, 0..1.
+        untinted: A label whose area is left as it is; None = every label is tinted.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    labels = resize_labels(mask, (picture.shape[0], picture.shape[1]))
+    return overlay_labels(picture, labels, opacity=opacity, untinted=untinted, line=_line_width(picture, mask))
+
+
+def _line_width(picture: RGB, mask: Labels) -> int:
+    cell = min(picture.shape[0] / mask.shape[0], picture.shape[1] / mask.shape[1])
+    return int(max(1, min(4, round(cell / 14))))
+
+
+def background_class(names: Sequence[str]) -> int | None:
+    """The class that means "nothing here" and is drawn untinted: 0 of two classes or if it is named so, else None."""
+    is_named_so = names[0].casefold() in {"background", "other", "none", "unlabelled", "unlabeled", "void"}
+    return 0 if len(names) == 2 or is_named_so else None
+
+
 def overlay_clusters(picture: RGB, cluster_map: ClusterMap, *, opacity: float = 0.5) -> RGB:
     """Lay one layer's clusters over the picture, white lines between its windows; tokens in no cluster are darkened.
 
@@ -181,21 +205,13 @@ def overlay_clusters(picture: RGB, cluster_map: ClusterMap, *, opacity: float = 
         (height, width, 3) uint8.
     """
     clusters = (cluster_map.membership if cluster_map.num_clusters else cluster_map.windows).detach().cpu().numpy()
-    height, width = picture.shape[:2]
-    cell = min(height / clusters.shape[0], width / clusters.shape[1])
-    labels = resize_labels(clusters, (height, width))
-    line = line_width(cell)
-    result = overlay_labels(picture, labels, opacity=opacity, line=line)
+    result = overlay_mask(picture, clusters, opacity=opacity)
     if cluster_map.window_size is not None:
-        windows = resize_labels(cluster_map.windows.detach().cpu().numpy(), (height, width))
+        line = _line_width(picture, clusters)
+        windows = resize_labels(cluster_map.windows.detach().cpu().numpy(), (picture.shape[0], picture.shape[1]))
         result[_near_border(windows, line // 2 + 1)] = 0  # white shows on dark tints, its black seam on light ones
         result[_near_border(windows, line // 2)] = 255
     return result
-
-
-def line_width(cell: float) -> int:
-    """Outlines for areas made of cells this many pixels wide: thin enough to leave a cell's inside visible."""
-    return max(1, min(4, round(cell / 14)))
 
 
 def layer_name(cluster_map: ClusterMap) -> str:
@@ -227,3 +243,10 @@ def cluster_text(cluster_map: ClusterMap) -> str:
 
 def _percent(share: float) -> str:
     return f"{share:.0%}" if share in (0.0, 1.0) or 0.01 <= share <= 0.99 else f"{share:.1%}"
+
+
+def as_png(pixels: np.ndarray[Any, np.dtype[Any]]) -> bytes:
+    """The bytes of a PNG: of a picture (height, width, 3) uint8, or of labels (height, width) uint8 or uint16."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()

@@ -9,8 +9,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from castvision.data import open_array
-from castvision.inference.evaluation import Tally, check_labels, compare
 from castvision.models.segmenter import create_segmenter
 from castvision_cli import main
 
@@ -114,20 +112,6 @@ def test_masks_that_do_not_fit_are_named_and_the_others_measured(dataset, segmen
     content = json.loads((dataset / "out/metrics.json").read_text())
     assert len(content["images"]) == 3
     assert len(content["failed"]) == 2
-
-
-def test_bands_add_up(monkeypatch):
-    rng = np.random.default_rng(1)
-    truth, labels = rng.integers(0, 3, (2, 50, 20)).astype(np.uint8)
-    labels[4] = 255
-    truth[7] = 255
-    whole, parts = Tally(torch.zeros(3, 3, dtype=torch.int64), None), Tally(torch.zeros(3, 3, dtype=torch.int64), None)
-    expected = compare(labels, open_array(truth), whole)
-    monkeypatch.setattr("castvision.inference.evaluation._BAND_PIXELS", 60)
-    assert torch.equal(compare(labels, open_array(truth), parts), expected)
-    assert int(expected.sum()) == 48 * 20
-    with pytest.raises(ValueError, match=r"labels 0\.\.1 and 255.*found \[2\]"):
-        check_labels(open_array(truth), 2)
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-from castvision.inference.blending import blend, hann_ramp
 from castvision.inference.tiling import make_grid
 
 
@@ -42,19 +40,3 @@ def test_every_pixel_is_used_once_or_twice_and_completed_once(tile, overlap, hal
         assert used.min() == 1
         assert used.max() <= 2
         assert (used == 2).sum() == grid.zone * (len(grid.rows) - 1)
-
-
-def test_weights_rise_mirror_and_sum_to_one_exactly():
-    for width in (1, 2, 31, 32, 500):
-        ramp = hann_ramp(width)
-        assert ramp.dtype == torch.float32
-        assert (ramp.diff() > 0).all()
-        assert torch.equal(ramp + (1 - ramp), torch.ones(width))
-        assert torch.equal(ramp.flip(0), 1 - ramp)
-    assert hann_ramp(0).shape == (0,)
-
-
-def test_blending_agreeing_tiles_is_exact():
-    torch.manual_seed(0)
-    values = torch.randn(3, 20, 64) * torch.logspace(-6, 6, 64)
-    assert torch.equal(blend(values, values.clone(), hann_ramp(64)), values)

@@ -58,7 +58,7 @@ class WindowDataset(Dataset[Sample]):
             without a single labelled pixel, or a change of windows that their surroundings cannot follow.
     """
 
-    def __init__(  # noqa: PLR0913  # the options of a data set
+    def __init__(  # the options of a data set
         self,
         sources: ImageSources,
         size: int,

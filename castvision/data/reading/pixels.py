@@ -211,7 +211,7 @@ def match_channels(image: Pixels, in_chans: int) -> Pixels:
     )
 
 
-def to_model_input(  # noqa: PLR0913 - one step with all that it depends on
+def to_model_input(
     image: Pixels,
     in_chans: int,
     mean: Sequence[float],

@@ -94,7 +94,7 @@ class PathfinderSegDataset(DenseDataset):
         ValueError: An unknown form or split, a spec of another size, decoys beside one dot, or a number out of range.
     """
 
-    def __init__(  # noqa: PLR0913 - the options of a data set
+    def __init__(
         self,
         img_size: int = 512,
         form: str = "three-class",

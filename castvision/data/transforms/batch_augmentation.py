@@ -35,7 +35,7 @@ class BatchAugmentation(nn.Module):
         ValueError: A probability outside 0..1, a negative strength, or no range of factors.
     """
 
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
+    def __init__(  # the signature is the configuration
         self,
         hflip: float = 0.5,
         vflip: float = 0.0,

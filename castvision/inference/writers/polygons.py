@@ -3,6 +3,9 @@
 An outline is made of corners. In one row of the grid between pixels a class's corners lie in pairs, each joined by a
 horizontal edge; in one column in pairs joined by a vertical edge. Following the two pairings in turn walks around each
 outline. Areas that touch at a corner only are two polygons.
+
+`rasterio.features.shapes` does the same for a whole array in memory; this tracer needs no GDAL, and reads the labels in
+bands, so that only their corners are held.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ class Polygon:
     area: int
 
 
-def write_geojson(  # noqa: PLR0913 - one for each option of the file
+def write_geojson(
     path: Path,
     sink: FileSink,
     names: Sequence[str],
@@ -111,7 +114,7 @@ def _feature(
     label: int, names: Sequence[str], polygon: Polygon, rings: list[Ring], georeference: Georeference | None
 ) -> str:
     name = names[label] if label < len(names) else str(label)
-    coordinates = [_closed(ring, place == 0, georeference) for place, ring in enumerate(rings)]
+    coordinates = [_closed(ring, index == 0, georeference) for index, ring in enumerate(rings)]
     colour = [int(value) for value in cluster_colours(label + 1)[label]]
     properties = {
         "class": label,
@@ -209,8 +212,8 @@ def trace(corners: Array) -> Iterator[Polygon]:
         holes[parent].append(hole)
 
     def ring(number: int) -> Ring:
-        places = order[bounds[number] : bounds[number + 1]]
-        return np.stack([x[places], y[places]], axis=1).astype(np.int64)
+        met = order[bounds[number] : bounds[number + 1]]
+        return np.stack([x[met], y[met]], axis=1).astype(np.int64)
 
     for number in np.flatnonzero(is_outline).tolist():
         outline, inner = ring(number), tuple(ring(hole) for hole in holes[number])
@@ -265,12 +268,12 @@ def _parents(first: Array, is_outline: Array, edges: tuple[Array, Array, Array, 
     reached = np.searchsorted(rows[events], y[first[holes]], side="right")
     for number, col, until in zip(holes.tolist(), x[first[holes]].tolist(), reached.tolist(), strict=True):
         for event in events[done:until].tolist():
-            place = int(where[event])
+            edge = int(where[event])
             if event < len(upper):
-                del active[bisect_left(active, place)]
+                del active[bisect_left(active, edge)]
             else:
-                insort(active, place)
-                ring_at[place] = int(owners[event])
+                insort(active, edge)
+                ring_at[edge] = int(owners[event])
         done = until
         left = ring_at[active[bisect_left(active, col) - 1]]
         parents[number] = left if is_outline[left] else parents[left]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from castvision.visualization.pictures import RGB, Labels, display_picture, line_width, overlay_labels, resize_labels
+from castvision.visualization.pictures import RGB, Labels, display_picture, overlay_mask
 
 if TYPE_CHECKING:
     from castvision.data import ImageReader
@@ -26,12 +26,12 @@ def read_reduced(reader: ImageReader, max_side: int) -> Pixels:
     Returns:
         (height, width, channels) in the file's dtype; smaller images unchanged.
     """
-    enough = [place for place, level in enumerate(reader.levels) if max(level.height, level.width) >= max_side]
-    place = enough[-1] if enough else 0
-    level = reader.levels[place]
+    enough = [index for index, level in enumerate(reader.levels) if max(level.height, level.width) >= max_side]
+    index = enough[-1] if enough else 0
+    level = reader.levels[index]
     factor = max(1, -(-max(level.height, level.width) // max_side))
     if factor == 1:
-        whole: Pixels = reader.read(0, 0, level.height, level.width, place)
+        whole: Pixels = reader.read(0, 0, level.height, level.width, index)
         return whole
     height, width = max(1, level.height // factor), max(1, level.width // factor)
     row_bytes = factor * level.width * reader.channels * 8
@@ -40,7 +40,7 @@ def read_reduced(reader: ImageReader, max_side: int) -> Pixels:
     for y in range(0, height, rows):
         count = min(rows, height - y)
         deep, wide = min(count * factor, level.height), min(width * factor, level.width)
-        band = reader.read(y * factor, 0, deep, wide, place)
+        band = reader.read(y * factor, 0, deep, wide, index)
         bands.append(_block_means(band, count, width))
     return np.concatenate(bands)
 
@@ -71,6 +71,4 @@ def overlay_preview(
     step = max(1, max(height, width) // max(picture.shape[:2]))
     labels: Labels = sink.read(0, 0, height, width, step).astype(np.int64)
     labels[labels == nodata] = -1
-    size = (picture.shape[0], picture.shape[1])
-    line = line_width(max(size) / max(labels.shape))
-    return overlay_labels(picture, resize_labels(labels, size), untinted=untinted, line=line)
+    return overlay_mask(picture, labels, untinted=untinted)

@@ -54,9 +54,9 @@ def write_tiff(
     with tifffile.TiffWriter(path, bigtiff=size > _CLASSIC_LIMIT) as writer:
         for step in overview_steps(height, width):
             ground = georeference.extratags() if georeference is not None and step == 1 else []
-            place: dict[str, Any] = {"extratags": [*tags, *ground]}
+            more: dict[str, Any] = {"extratags": [*tags, *ground]}
             if georeference is None and mpp is not None:
-                place |= {"resolution": (1e4 / (mpp * step),) * 2, "resolutionunit": "CENTIMETER"}
+                more |= {"resolution": (1e4 / (mpp * step),) * 2, "resolutionunit": "CENTIMETER"}
             writer.write(
                 _tiles(sink, step),
                 shape=(-(-height // step), -(-width // step), *channels),
@@ -69,7 +69,7 @@ def write_tiff(
                 subfiletype=0 if step == 1 else 1,
                 metadata=None,
                 maxworkers=1,
-                **place,
+                **more,
             )
 
 

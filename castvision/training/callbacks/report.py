@@ -17,8 +17,8 @@ from lightning.pytorch import Callback
 
 import castvision
 from castvision.data.datasets.batch import Batch
-from castvision.training.callbacks.report_figure import Examples, save_report
 from castvision.training.run_folder import BEST, METRICS, REPORT
+from castvision.visualization.run_report import Examples, save_report
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer

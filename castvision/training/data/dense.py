@@ -75,7 +75,7 @@ class MazeDataModule(DenseDataModule):
         ValueError: A number out of range.
     """
 
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
+    def __init__(  # the signature is the configuration
         self,
         img_size: int = 512,
         cell: int = 4,
@@ -113,7 +113,7 @@ class RegionDataModule(DenseDataModule):
         ValueError: A number out of range.
     """
 
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
+    def __init__(  # the signature is the configuration
         self,
         img_size: int = 512,
         radius: int | None = None,
@@ -151,7 +151,7 @@ class PathfinderSegDataModule(DenseDataModule):
         ValueError: An unknown form, or a number out of range.
     """
 
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
+    def __init__(  # the signature is the configuration
         self,
         img_size: int = 512,
         form: Literal["three-class", "one-dot"] = "three-class",

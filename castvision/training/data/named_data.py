@@ -49,7 +49,7 @@ class NamedDataModule(PixelDataModule):
         ValueError: An unknown name or argument, samples that cannot be used, or a number out of range.
     """
 
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
+    def __init__(  # the signature is the configuration
         self,
         name: str,
         root: str = "data",

@@ -39,7 +39,7 @@ class PathfinderDataModule(ImageDataModule):
         ValueError: An unknown task or mode, or a number out of range.
     """
 
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
+    def __init__(  # the signature is the configuration
         self,
         task: Literal["classify", "join", "three-class"] = "classify",
         img_size: int = 32,

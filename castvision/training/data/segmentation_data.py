@@ -36,7 +36,7 @@ class SegmentationFolderDataModule(PixelDataModule):
 
     task_kind = "segmentation"
 
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
+    def __init__(  # the signature is the configuration
         self,
         root: str,
         class_names: list[str],
@@ -79,7 +79,7 @@ class CocoDataModule(PixelDataModule):
 
     task_kind = "segmentation"
 
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
+    def __init__(  # the signature is the configuration
         self,
         root: str,
         annotations: dict[str, str],

@@ -62,7 +62,7 @@ class WindowDataModule(ImageDataModule):
 
     keeps_units = True
 
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
+    def __init__(  # the signature is the configuration
         self,
         root: str,
         size: int = 256,

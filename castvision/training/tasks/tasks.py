@@ -69,7 +69,7 @@ class ClassificationTask(Task):
     kind = "classification"
     monitor = "val/acc1"
 
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
+    def __init__(  # the signature is the configuration
         self,
         model_name: str,
         num_classes: int,
@@ -162,7 +162,7 @@ class SegmentationTask(Task):
     kind = "segmentation"
     monitor = "val/miou"
 
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
+    def __init__(  # the signature is the configuration
         self,
         model_name: str,
         num_classes: int,

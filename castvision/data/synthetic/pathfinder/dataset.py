@@ -40,7 +40,7 @@ class PathfinderDataset(Dataset[tuple[Tensor, Tensor]]):
         ValueError: An unknown task, split or kind of lines, or a number out of range.
     """
 
-    def __init__(  # noqa: PLR0913 - the options of a data set
+    def __init__(
         self,
         spec: PathfinderSpec,
         task: str = "classify",

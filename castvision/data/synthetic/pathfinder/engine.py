@@ -109,7 +109,7 @@ def _make_sample(tables: Tables, work: Work, max_tries: int, batch: Batch, i: in
 
 def _build_generate(sources: int) -> Callable[..., None]:
     @entry_kernel
-    def generate(  # noqa: PLR0913 - a compiled front end takes everything by position
+    def generate(
         tables: Tables,
         work: Work,
         key: NDArray[np.uint64],

@@ -1,4 +1,4 @@
-"""Titled figures (matplotlib, without a display): cluster maps of an image, its prediction, a contact sheet of many."""
+"""Plots (matplotlib, without a display): panels under a heading, predictions, a confusion matrix, samples of data."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from castvision.visualization.pictures import RGB, Labels, cluster_colours
+from castvision.losses import IGNORED
+from castvision.visualization.pictures import (
+    RGB,
+    Labels,
+    background_class,
+    cluster_colours,
+    display_picture,
+    overlay_mask,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 Counts = np.ndarray[Any, np.dtype[Any]]
 
@@ -47,7 +56,7 @@ def shorten(text: str, length: int) -> str:
     return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
 
 
-def grid_figure(panels: Sequence[Panel], heading: str, *, columns: int = 4) -> Figure:
+def plot_grid(panels: Sequence[Panel], heading: str, *, columns: int = 4) -> Figure:
     """Panels row by row under a heading.
 
     Args:
@@ -56,7 +65,7 @@ def grid_figure(panels: Sequence[Panel], heading: str, *, columns: int = 4) -> F
         columns: Panels a row, >= 1.
 
     Returns:
-        The figure; `save_figure` turns it into a PNG.
+        The figure; `as_png` turns it into a PNG.
 
     Raises:
         ValueError: No panels.
@@ -75,7 +84,7 @@ def grid_figure(panels: Sequence[Panel], heading: str, *, columns: int = 4) -> F
     return figure
 
 
-def contact_sheet(rows: Sequence[Sequence[Panel]], heading: str) -> Figure:
+def plot_rows(rows: Sequence[Sequence[Panel]], heading: str) -> Figure:
     """One row of panels for each image.
 
     Args:
@@ -103,7 +112,7 @@ def contact_sheet(rows: Sequence[Sequence[Panel]], heading: str) -> Figure:
     return figure
 
 
-def classification_figure(picture: RGB, names: Sequence[str], scores: Sequence[float], heading: str) -> Figure:
+def plot_classification(picture: RGB, names: Sequence[str], scores: Sequence[float], heading: str) -> Figure:
     """The picture beside a bar for each of the most probable classes, most probable first.
 
     Args:
@@ -120,11 +129,11 @@ def classification_figure(picture: RGB, names: Sequence[str], scores: Sequence[f
     left, right = figure.subplots(1, 2, width_ratios=[4.0, 3.6])
     left.imshow(picture, interpolation="nearest")
     left.set_axis_off()
-    places = np.arange(len(names))
-    right.barh(places, scores, height=0.42, color=[c / 255 for c in cluster_colours(len(names))], align="center")
-    for place, name, score in zip(places, names, scores, strict=True):
+    heights = np.arange(len(names))
+    right.barh(heights, scores, height=0.42, color=[c / 255 for c in cluster_colours(len(names))], align="center")
+    for height, name, score in zip(heights, names, scores, strict=True):
         label = f"{shorten(name, 34)}  {score:.1%}"
-        right.text(0.008, place - 0.26, label, va="bottom", ha="left", fontsize=10, parse_math=False)
+        right.text(0.008, height - 0.26, label, va="bottom", ha="left", fontsize=10, parse_math=False)
     right.set(xlim=(0, 1), ylim=(max(len(names), 3) - 0.5, -0.8), xlabel="probability")
     right.set_yticks([])
     right.spines[["top", "right"]].set_visible(False)
@@ -132,7 +141,7 @@ def classification_figure(picture: RGB, names: Sequence[str], scores: Sequence[f
     return figure
 
 
-def segmentation_figure(
+def plot_segmentation(
     picture: RGB, overlay: RGB, mask: Labels, names: Sequence[str], heading: str, *, untinted: int | None = None
 ) -> Figure:
     """The picture, the overlaid mask, and a legend with each present class's share of the pixels (the twelve largest).
@@ -150,12 +159,12 @@ def segmentation_figure(
     """
     from matplotlib.patches import Patch
 
-    figure = grid_figure([Panel("image", picture), Panel("prediction", overlay)], heading, columns=2)
+    figure = plot_grid([Panel("image", picture), Panel("prediction", overlay)], heading, columns=2)
     figure.set_size_inches(9.0, 4.3 * min(max(picture.shape[0] / picture.shape[1], 0.4), 1.6) + 1.2)
     classes, counts = np.unique(mask, return_counts=True)
     handles = []
-    for place in np.argsort(counts)[::-1][:12]:
-        number, share = int(classes[place]), counts[place] / mask.size
+    for index in np.argsort(counts)[::-1][:12]:
+        number, share = int(classes[index]), counts[index] / mask.size
         label = f"{shorten(names[number], 26)} {share:.1%}"
         colour = tuple(cluster_colours(number + 1)[number] / 255)
         face, edge = ("none", "0.5") if number == untinted else (colour, "none")
@@ -164,7 +173,7 @@ def segmentation_figure(
     return figure
 
 
-def confusion_figure(confusion: Counts, names: Sequence[str], heading: str) -> Figure:
+def plot_confusion(confusion: Counts, names: Sequence[str], heading: str) -> Figure:
     """Each class's pixels or images by what they were taken for, as shares of the class.
 
     Args:
@@ -197,7 +206,87 @@ def confusion_figure(confusion: Counts, names: Sequence[str], heading: str) -> F
     return figure
 
 
-def save_figure(figure: Figure) -> bytes:
+def visible(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Undo a normalisation, one range of values for all images.
+
+    The range is 0..1 where the values keep to it, give or take a change of colours; of floats in other units it is
+    2.5 standard deviations to both sides of the mean.
+
+    Args:
+        images: (B, C, height, width) float32, normalised.
+        mean: What was subtracted, per channel.
+        std: What was divided by, per channel.
+
+    Returns:
+        (B, height, width, C) uint8.
+    """
+    import torch
+
+    shift, scale = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+    values = images * scale + shift
+    low, span = torch.zeros_like(shift), torch.ones_like(scale)
+    if values.min() < -0.5 or values.max() > 1.5:
+        low, span = shift - 2.5 * scale, 5 * scale
+    shown = ((values - low) / span).clamp(0, 1) * 255
+    return shown.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def plot_samples(
+    images: np.ndarray[Any, np.dtype[np.uint8]],
+    targets: Tensor,
+    names: Sequence[str],
+    class_names: Sequence[str],
+    heading: str,
+) -> Figure:
+    """Samples as a model gets them: images, masks laid over them, labels in the captions.
+
+    Args:
+        images: (B, height, width, C) uint8, see `visible`.
+        targets: (B,) labels, (B, classes) zeros and ones, or (B, height, width) labels, 255 = ignored.
+        names: One for each image.
+        class_names: One for each class.
+        heading: Above the figure.
+
+    Returns:
+        The figure.
+    """
+    background = background_class(class_names)
+    panels: list[Panel] = []
+    for image, target, name in zip(images, targets, names, strict=True):
+        shown, caption = display_picture(image), shorten(name, 34)
+        if target.ndim < 2:
+            labels = [int(target)] if target.ndim == 0 else target.nonzero()[:, 0].tolist()
+            text = ", ".join(class_names[label] for label in labels) or "no label"
+            panels.append(Panel(f"{caption}\n{shorten(text, 34)}", shown))
+            continue
+        mask = target.numpy().copy()
+        mask[mask == IGNORED] = -1  # drawn dark
+        overlay = overlay_mask(shown, mask, untinted=background)
+        panels += [Panel(caption, shown), Panel(_shares(mask, class_names), overlay)]
+    figure = plot_grid(panels, heading, columns=4)
+    if targets.ndim == 3:
+        from matplotlib.patches import Patch
+
+        colours = cluster_colours(len(class_names)) / 255
+        handles = []
+        for label in sorted(set(targets.flatten().tolist()) - {IGNORED})[:20]:
+            face = "none" if label == background else tuple(colours[label])
+            handles.append(Patch(facecolor=face, edgecolor="0.5", label=shorten(class_names[label], 26)))
+        if (targets == IGNORED).any():
+            handles.append(Patch(facecolor="0.15", edgecolor="0.5", label="ignored (255)"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
+def _shares(mask: Labels, class_names: Sequence[str]) -> str:
+    """The two largest classes with their share of the pixels, and what is ignored."""
+    counts = np.bincount(mask.ravel() + 1, minlength=len(class_names) + 1) / mask.size
+    largest = sorted(range(len(class_names)), key=lambda label: -counts[label + 1])[:2]
+    parts = [f"{shorten(class_names[label], 18)} {counts[label + 1]:.0%}" for label in largest if counts[label + 1] > 0]
+    return ", ".join([*parts, *([f"ignored {counts[0]:.0%}"] if counts[0] > 0 else [])])
+
+
+def as_png(figure: Figure) -> bytes:
     """Draw a figure with the Agg back end.
 
     Returns:
@@ -207,9 +296,7 @@ def save_figure(figure: Figure) -> bytes:
 
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph"
-        )  # names in scripts the built-in font lacks are drawn as boxes
+        warnings.filterwarnings("ignore", message="Glyph")  # letters that the built-in font lacks are drawn as boxes
         FigureCanvasAgg(figure).print_png(buffer, pil_kwargs={"compress_level": 3})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from castvision.visualization.figures import (
+from castvision.visualization.plots import (
     Panel,
-    classification_figure,
-    contact_sheet,
-    grid_figure,
-    save_figure,
-    segmentation_figure,
+    as_png,
+    plot_classification,
+    plot_grid,
+    plot_rows,
+    plot_segmentation,
     shorten,
 )
 
@@ -22,7 +22,7 @@ PICTURE = np.full((40, 60, 3), (250, 20, 20), np.uint8)
 
 
 def drawn(figure):
-    return np.asarray(Image.open(io.BytesIO(save_figure(figure))).convert("RGB")).astype(int)
+    return np.asarray(Image.open(io.BytesIO(as_png(figure))).convert("RGB")).astype(int)
 
 
 def red_share(pixels):
@@ -31,7 +31,7 @@ def red_share(pixels):
 
 def texts_inside(figure):
     """Every visible text lies inside the canvas: nothing is cut."""
-    save_figure(figure)
+    as_png(figure)
     width, height = figure.bbox.size
     shown = [
         *figure.texts,
@@ -48,7 +48,7 @@ def test_grid_shows_every_panel_and_cuts_no_title():
         Panel(f"blocks.{place}\n1,024 content clusters, windows of 16 × 16\n20 without a token", PICTURE)
         for place in range(5)
     ]
-    figure = grid_figure(panels, "a heading\nof two lines", columns=4)
+    figure = plot_grid(panels, "a heading\nof two lines", columns=4)
     assert red_share(drawn(figure)) > 0.25
     assert texts_inside(figure)
     assert len(figure.axes) == 8
@@ -56,18 +56,18 @@ def test_grid_shows_every_panel_and_cuts_no_title():
 
 def test_contact_sheet_of_rows_of_different_length_and_shape():
     tall = np.full((90, 30, 3), (250, 20, 20), np.uint8)
-    figure = contact_sheet([[Panel("a", PICTURE), Panel("b", PICTURE)], [Panel("c", tall)]], "sheet")
+    figure = plot_rows([[Panel("a", PICTURE), Panel("b", PICTURE)], [Panel("c", tall)]], "sheet")
     assert red_share(drawn(figure)) > 0.15
     assert texts_inside(figure)
 
 
 def test_long_sheets_stay_within_what_can_be_drawn():
-    pixels = drawn(contact_sheet([[Panel("a", PICTURE)]] * 40, "sheet"))
+    pixels = drawn(plot_rows([[Panel("a", PICTURE)]] * 40, "sheet"))
     assert max(pixels.shape) < 65536
 
 
 def test_classification_bars_are_as_long_as_the_probabilities():
-    figure = classification_figure(PICTURE, ["cat", "$dog_{"], [0.75, 0.25], "heading")
+    figure = plot_classification(PICTURE, ["cat", "$dog_{"], [0.75, 0.25], "heading")
     assert [bar.get_width() for bar in figure.axes[1].patches] == [0.75, 0.25]
     shown = [text.get_text() for text in figure.axes[1].texts]
     assert shown == ["cat  75.0%", "$dog_{  25.0%"]
@@ -77,14 +77,14 @@ def test_classification_bars_are_as_long_as_the_probabilities():
 def test_segmentation_legend_names_present_classes():
     mask = np.zeros((10, 10), np.int64)
     mask[:3] = 2
-    figure = segmentation_figure(PICTURE, PICTURE, mask, ["ground", "tree", "road"], "heading", untinted=0)
+    figure = plot_segmentation(PICTURE, PICTURE, mask, ["ground", "tree", "road"], "heading", untinted=0)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["ground 70.0%", "road 30.0%"]
     assert texts_inside(figure)
 
 
 def test_names_the_font_lacks_do_not_warn():
-    drawn(grid_figure([Panel("猫 $x^", PICTURE)], "猫"))  # warnings are errors here
+    drawn(plot_grid([Panel("猫 $x^", PICTURE)], "猫"))  # warnings are errors here
 
 
 def test_shorten_keeps_both_ends():
@@ -97,11 +97,11 @@ def test_shorten_keeps_both_ends():
 
 def test_nothing_to_draw():
     with pytest.raises(ValueError, match="at least one panel"):
-        grid_figure([], "x")
+        plot_grid([], "x")
     with pytest.raises(ValueError, match="non-empty rows"):
-        contact_sheet([[]], "x")
+        plot_rows([[]], "x")
 
 
 def test_matplotlib_is_imported_late():
-    code = "import castvision.visualization.figures, sys; sys.exit('matplotlib' in sys.modules)"
+    code = "import castvision.visualization.plots, sys; sys.exit('matplotlib' in sys.modules)"
     assert run([sys.executable, "-c", code], check=False).returncode == 0

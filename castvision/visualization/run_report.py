@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from castvision.files import draft
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -35,7 +37,7 @@ class Examples:
     std: Sequence[float]
 
 
-def save_report(  # one for each part of the picture
+def save_report(
     path: Path,
     title: str,
     curves: Mapping[str, Sequence[tuple[int, float]]],
@@ -69,9 +71,8 @@ def save_report(  # one for each part of the picture
     _draw_confusion(axes[2], confusion, class_names)
     if examples is not None and rows:
         _draw_examples(below[0][0], examples, class_names, rows)
-    temporary = path.with_name(f".{path.name}.part")
-    figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(path)
+    with draft(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def _draw_curves(axes: Any, curves: Mapping[str, Sequence[tuple[int, float]]], which: str) -> None:
@@ -115,10 +116,10 @@ def _draw_examples(figure: Any, examples: Examples, class_names: Sequence[str], 
         cell.set_axis_off()
     has_masks = examples.targets.ndim == 3
     height = 3 if has_masks else 1
-    for place, image in enumerate(examples.images):
-        row, col = height * (place // _COLUMNS), place % _COLUMNS
+    for index, image in enumerate(examples.images):
+        row, col = height * (index // _COLUMNS), index % _COLUMNS
         _show_image(axes[row, col], image, examples)
-        target, predicted = examples.targets[place], examples.predicted[place]
+        target, predicted = examples.targets[index], examples.predicted[index]
         if not has_masks:
             is_right = bool((target == predicted).all())
             text = _name(predicted, class_names) + ("" if is_right else f"\n(true: {_name(target, class_names)})")
@@ -135,7 +136,7 @@ def _name(target: Tensor, class_names: Sequence[str]) -> str:
     """The class of a label (), or all names of zeros and ones (classes,)."""
     if target.ndim == 0:
         return class_names[int(target)]
-    return ", ".join(class_names[place] for place in target.nonzero()[:, 0].tolist()) or "nothing"
+    return ", ".join(class_names[label] for label in target.nonzero()[:, 0].tolist()) or "nothing"
 
 
 def _show_image(axes: Any, image: Tensor, examples: Examples) -> None:

@@ -1,0 +1,110 @@
+"""Arguments that several commands share and the values they take. Nothing heavy is imported before they are parsed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from castvision.inference.predictor import Predictor
+
+
+def _number(
+    kind: type[int] | type[float], what: str, low: float, high: float = sys.float_info.max
+) -> Callable[[str], Any]:
+    """A parser's type: numbers from ``low`` to ``high``, which a message calls ``what``."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
+        return value
+
+    return parse
+
+
+positive = _number(int, "a whole number >= 1", 1)
+natural = _number(int, "a whole number >= 0", 0)
+from_zero = _number(float, "a number >= 0", 0)
+above_zero = _number(float, "a number > 0", 1e-12)
+share = _number(float, "a number in 0..1", 0, 1)
+
+
+def new_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """A parser that prints its texts as they are written."""
+    return argparse.ArgumentParser(
+        prog=prog, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_output_arguments(parser: argparse.ArgumentParser, what: str = "results") -> None:
+    """Where a command writes."""
+    add = parser.add_argument
+    add("--output", required=True, type=Path, metavar="DIR", help=f"where the {what} go; must be new or empty")
+    add("--overwrite", action="store_true", help="allow an output folder that holds files; same names are replaced")
+
+
+def add_device_argument(parser: argparse._ActionsContainer) -> None:
+    """Where a model runs; see `resolve_device`."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+
+
+def add_tile_arguments(parser: argparse.ArgumentParser) -> None:
+    """How tiled inference runs; see `tile_options`."""
+    group = parser.add_argument_group("tiles")
+    add = group.add_argument
+    add("--tile", type=positive, metavar="PIXELS", help="side of a tile (default: the size the model was trained for)")
+    add("--overlap", type=natural, metavar="PIXELS", help="shared by neighbouring tiles (default: an eighth of a tile)")
+    halo = "discarded at a tile's borders (default: a quarter of the overlap)"
+    add("--halo", type=natural, metavar="PIXELS", help=halo)
+    add("--batch-size", type=positive, default=4, help="tiles at once (default: 4)")
+    add_device_argument(group)
+    add("--precision", choices=["fp32", "bf16"], default="fp32", help="of the model (default: fp32)")
+    add("--tta", choices=["none", "flips", "d4"], default="none", help="average over 4 flips or 8 flips and turns")
+
+
+def tile_options(arguments: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
+    """Keywords for `castvision.inference.tiled_inference`: what was given, else what suits the model.
+
+    Raises:
+        ValueError: A tile the model does not take.
+    """
+    parts = predictor.parts
+    tile = parts.fixed_size or parts.input_size if arguments.tile is None else (arguments.tile, arguments.tile)
+    if parts.fixed_size is not None and tile != parts.fixed_size:
+        raise ValueError(f"expected --tile {parts.fixed_size[0]}: {parts.name} takes no other size, got {tile[0]}")
+    if any(side % step for side, step in zip(tile, parts.patch_size, strict=True)):
+        raise ValueError(
+            f"expected --tile a multiple of {parts.patch_size[0]} (the patch of {parts.name}), got {tile[0]}"
+        )
+    overlap = min(tile) // 8 if arguments.overlap is None else arguments.overlap
+    same = {name: getattr(arguments, name) for name in ("halo", "batch_size", "precision", "tta")}
+    return {"tile": tile, "overlap": overlap, "context_size": parts.context_size, "mask_nodata": True, **same}
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``auto`` into CUDA where there is one.
+
+    Raises:
+        ValueError: No such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]  # torch adds advice on further lines
+        raise ValueError(f"expected a device of this machine (cpu, cuda, ...), got {name!r}: {reason}") from None
+    return device
