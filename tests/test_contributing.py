@@ -176,8 +176,8 @@ def add_attention(house: House) -> None:
     house.write("castvision/layers/mean.py", ATTENTION)
     house.change(
         "castvision/layers/block.py",
-        (r"^ATTN_LAYERS = \(", r'from castvision.layers.mean import MeanAttention\n\n\g<0>"mean", '),
-        (r"^( +)else:\n( +)self.attn = Full", r'\1elif attn_layer == "mean":\n\2self.attn = MeanAttention(dim)\n\g<0>'),
+        (r"^from castvision.ops import", r"from castvision.layers.mean import MeanAttention\n\g<0>"),
+        (r"^ATTN_LAYERS: .* = \{", r'\g<0>"mean": MeanAttention, '),
     )
 
 

@@ -11,7 +11,8 @@ from castvision.layers.cast_attention import CastAttention
 from castvision.layers.full_attention import FullAttention
 from castvision.ops import check_choice
 
-ATTN_LAYERS = ("cast", "full", "none")
+ATTN_LAYERS: dict[str, type[nn.Module] | None] = {"cast": CastAttention, "full": FullAttention, "none": None}
+"""Attention layers by name, called as ``layer(dim, num_heads=…, …)``; only CastAttention gets ``attn_kwargs``."""
 
 
 class CastBlock(nn.Module):
@@ -34,7 +35,7 @@ class CastBlock(nn.Module):
         norm_layer: Normalisation.
         mlp_layer: The MLP.
         attn_layer: "cast", "full" (a baseline) or "none": the attention and its projections gone, the MLP stays.
-        depth: The block's place, from 0.
+        depth: Index of the block, from 0.
         num_prefix_tokens: P.
         attn_kwargs: Further arguments of :class:`CastAttention`.
         device: Of the parameters.
@@ -66,20 +67,20 @@ class CastBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_choice("attn_layer", attn_layer, ATTN_LAYERS)
+        check_choice("attn_layer", attn_layer, tuple(ATTN_LAYERS))
+        layer = ATTN_LAYERS[attn_layer]
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.attn: nn.Module | None = None
-        if attn_layer != "none":
-            shared = dict(
+        if layer is not None:
+            shared: dict[str, Any] = dict(
                 num_heads=num_heads, qkv_bias=qkv_bias, qk_norm=qk_norm, scale_norm=scale_attn_norm,
                 proj_bias=proj_bias, attn_drop=attn_drop, proj_drop=proj_drop, norm_layer=norm_layer,
                 num_prefix_tokens=num_prefix_tokens, **dd,
             )  # fmt: skip
             self.norm1 = norm_layer(dim, **dd)
-            if attn_layer == "cast":
-                self.attn = CastAttention(dim, seed=depth, **shared, **(attn_kwargs or {}))
-            else:
-                self.attn = FullAttention(dim, **shared)
+            if layer is CastAttention:
+                shared |= {"seed": depth, **(attn_kwargs or {})}
+            self.attn = layer(dim, **shared)
             self.ls1 = LayerScale(dim, init_values=init_values, **dd) if init_values else nn.Identity()
             self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         else:

@@ -289,7 +289,7 @@ def _grid_size(img_size: int | tuple[int, int], patch_size: int | tuple[int, int
 
 def _check(stem: str, attn_layer: str, dynamic_img_size: bool, timm_arguments: dict[str, Any]) -> None:
     check_choice("stem", stem, tuple(STEMS))
-    check_choice("attn_layer", attn_layer, ATTN_LAYERS)
+    check_choice("attn_layer", attn_layer, tuple(ATTN_LAYERS))
     if not dynamic_img_size:
         raise ValueError("expected dynamic_img_size=True: these models take any image size; leave it out")
     if timm_arguments.get("patch_drop_rate"):
