@@ -81,7 +81,7 @@ def _maze(split: str, seed: int) -> Any:
 
 def _pathfinder_seg(split: str, seed: int) -> Any:
     from castvision.data.synthetic import PathfinderSegDataset
-    from castvision.data.synthetic.pathfinder_segmentation import segmentation_spec
+    from castvision.data.synthetic.pathfinder.spec import segmentation_spec
 
     return PathfinderSegDataset(32, "three-class", segmentation_spec(32, 6), split, seed=seed)
 
@@ -100,7 +100,7 @@ def train(task: str, setting: str, seed: int, images: int) -> dict[str, Any]:
     from torch.nn import functional
     from torch.utils.data import default_collate
 
-    from benchmarks.machine import describe_machine
+    from benchmarks.record import describe_machine
     from castvision.models.segmenter import create_segmenter
     from castvision.training.optim import Schedule, parameter_groups
 
@@ -275,7 +275,7 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--json", type=Path, default=ROOT / "benchmarks/from_scratch.json", help="rows of finished runs"
+        "--json", type=Path, default=ROOT / "benchmarks/results/from_scratch.json", help="rows of finished runs"
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other, a core each (default: 1)")
     parser.add_argument("--images", type=int, help="training images of each run, rather than the tasks' own")

@@ -7,15 +7,13 @@ is no uniform spanning tree. Since a tree has no cycles, exactly one way joins t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from castvision.data.synthetic.dataset import ENDLESS, FOLDER, DenseBatch, DenseDataset, check_range
-from castvision.data.synthetic.pathfinder.compiled import entry_kernel, kernel, sources_digest
-from castvision.data.synthetic.pathfinder.randomness import below, high_below, low_unit, next_bits, start_stream
+from castvision.data.synthetic.compiled import SOURCES, below, entry_kernel, high_below, kernel, low_unit, next_bits
+from castvision.data.synthetic.dataset import ENDLESS, DenseBatch, DenseDataset, check_range
 
 CORRIDOR, DOT = 128, 255
 """Grey levels; walls are black."""
@@ -86,7 +84,7 @@ class MazeDataset(DenseDataset):
             np.zeros(4, np.int32),
             np.zeros((side + 2) ** 2, np.uint8),
         )
-        _generate(grid, self.key, indices, (side, self.cell), self.winding, batch)
+        _generate(grid, self.start_streams(indices), (side, self.cell), self.winding, batch)
         return batch
 
 
@@ -105,7 +103,7 @@ def clear(grid: Grid, side: int) -> None:
 
 @kernel
 def cell_at(side: int, number: int) -> int:
-    """Place in the framed grid of cell ``number`` of ``side ** 2``."""
+    """Index in the framed grid of cell ``number`` of ``side ** 2``."""
     return (number // side + 1) * (side + 2) + number % side + 1
 
 
@@ -167,7 +165,7 @@ def draw_row(grid: Grid, row: int, geometry: tuple[int, int], value: int, canvas
     inset = max(1, cell // 8)
     top = row * cell + inset
     bottom = (row + 1) * cell - inset
-    level = CORRIDOR if value == _REACHED else 1
+    shade = CORRIDOR if value == _REACHED else 1
     is_blank = True
     for column in range(side):
         here = (row + 1) * (side + 2) + column + 1
@@ -177,9 +175,9 @@ def draw_row(grid: Grid, row: int, geometry: tuple[int, int], value: int, canvas
         left = column * cell
         right, below_it = here + 1, here + side + 2
         is_open = marks[right] >= value and (parent[right] == here or parent[here] == right)
-        paint(canvas[top], left + inset, left + cell + (inset if is_open else -inset), level)
+        paint(canvas[top], left + inset, left + cell + (inset if is_open else -inset), shade)
         if marks[below_it] >= value and (parent[below_it] == here or parent[here] == below_it):
-            paint(canvas[bottom], left + inset, left + cell - inset, level)
+            paint(canvas[bottom], left + inset, left + cell - inset, shade)
     if is_blank:
         return
     repeat(canvas, top, bottom)
@@ -221,23 +219,15 @@ def make_sample(grid: Grid, geometry: tuple[int, int], winding: float, batch: De
     batch.dots[i, 0], batch.dots[i, 1] = draw_dot(batch.images[i], start, geometry)
 
 
-def _build_generate(sources: int) -> Callable[..., None]:
-    @entry_kernel
-    def generate(
-        grid: Grid,
-        key: NDArray[np.uint64],
-        indices: NDArray[np.int64],
-        geometry: tuple[int, int],
-        winding: float,
-        batch: DenseBatch,
-    ) -> None:
-        if sources < 0:  # never; see sources_digest
-            return
-        for i in range(len(indices)):
-            start_stream(grid.rng, key[0], key[1], np.uint64(indices[i]))
-            make_sample(grid, geometry, winding, batch, i)
-
-    return generate
-
-
-_generate = _build_generate(sources_digest(FOLDER))
+@entry_kernel
+def _generate(
+    grid: Grid,
+    streams: NDArray[np.uint64],
+    geometry: tuple[int, int],
+    winding: float,
+    batch: DenseBatch,
+    sources: int = SOURCES,
+) -> None:
+    for i in range(len(streams)):
+        grid.rng[:] = streams[i]
+        make_sample(grid, geometry, winding, batch, i)

@@ -7,8 +7,8 @@ from typing import Literal
 
 from castvision.data.datasets.lra import LRAPathfinder
 from castvision.data.datasets.lra_image import MEAN, STD, LRAImage
+from castvision.data.synthetic.pathfinder.dataset import CLASS_NAMES
 from castvision.training.data.data_module import ImageDataModule, Pairs, check_loading
-from castvision.training.data.pathfinder import CLASS_NAMES
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 

@@ -9,9 +9,10 @@ import pytest
 
 from castvision.data.synthetic import PathfinderSegDataset
 from castvision.data.synthetic.pathfinder import PathfinderDataset, make_pathfinder
+from castvision.data.synthetic.pathfinder.dataset import FORMS, all_dots
 from castvision.data.synthetic.pathfinder.engine import make_batch
 from castvision.data.synthetic.pathfinder.masks import make_instance_masks
-from castvision.data.synthetic.pathfinder_segmentation import FORMS, all_dots, dlr_spec, segmentation_spec
+from castvision.data.synthetic.pathfinder.spec import dlr_spec, segmentation_spec
 
 
 def paths(data: PathfinderSegDataset, count: int):

@@ -8,15 +8,16 @@ set's documentation states, for every resolution that LRA has, and the same geom
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
+
+from castvision.data.synthetic.dataset import check_range
 
 Mode = Literal["lra", "clean"]
 """``"lra"`` keeps the border fault of the public generator's dilation, as LRA's images have it; ``"clean"`` doesn't."""
 
 SUPERSAMPLING = 2
 """Paddles and dots are drawn this many times larger, then reduced."""
-
 
 _MOST_DISTRACTORS = 253  # instance masks are 8-bit, and hold the background and both paths too
 
@@ -43,6 +44,9 @@ _LRA = {
     128: _Geometry(5, 1.5, (2, 3), 1, 20, 3.0, 1.8, 35, 0.9, 0.9),
     256: _Geometry(5, 2.0, (3,), 22, 27, 5.0, 1.8, 30, 1.0, 1.0),
 }
+
+_SEGMENTATION_LENGTHS = {32: 6, 64: 9, 128: 14, 256: 14, 512: 28, 1024: 40}
+"""Paddles of a long path by image size, which make it 0.6 to 1.2 times as long as the image is wide."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,52 @@ class PathfinderSpec:
             mode=mode,
             **_scaled(geometry, img_size / reference),
         )
+
+
+def segmentation_spec(img_size: int, contour_length: int | None = None) -> PathfinderSpec:
+    """The default geometry of Pathfinder as segmentation: the Long Range Arena's, scaled.
+
+    Paths are 0.6 to 1.2 times as long as the image is wide. Below 1024 pixels it is ``PathfinderSpec.lra(...,
+    mode="clean")``, from 64 on with six distractors or more. At 1024 the paddles stay as large as at 512, the paths get
+    longer and the distractors more; above, everything grows with the image.
+
+    Args:
+        img_size: Height and width, at least 32.
+        contour_length: Paddles in a long path; None = 6 at 32 pixels, 9 at 64, 14 at 128 and 256, 28 at 512, 40 above.
+
+    Raises:
+        ValueError: Out of range.
+    """
+    check_range("img_size", img_size, 32, 1 << 13)
+    least = max(size for size in _SEGMENTATION_LENGTHS if size <= img_size)
+    length = _SEGMENTATION_LENGTHS[least] if contour_length is None else contour_length
+    spec = PathfinderSpec.lra(img_size, length, "clean")
+    if img_size < 1024:
+        return replace(spec, num_distractors=max(spec.num_distractors, 6)) if img_size >= 64 else spec
+    ratio = img_size / 1024
+    half = PathfinderSpec.lra(round(512 * ratio), length, "clean")
+    return replace(half, img_size=img_size, distractor_length=length // 4, num_distractors=30)
+
+
+def dlr_spec(img_size: int) -> PathfinderSpec:
+    """The geometry of the three sets of DLR (Gupta et al. 2022, https://arxiv.org/abs/2203.14343).
+
+    Radii are those to the nearest half pixel.
+
+    Args:
+        img_size: 128, 256 or 512.
+
+    Raises:
+        ValueError: Another size.
+    """
+    sizes = {
+        128: PathfinderSpec(128, 14, 4, 16, 5, 1.5, (2, 3), 1, 22, 2.0, 1.8, 0.9, 0.9, "clean"),
+        256: PathfinderSpec(256, 16, 4, 16, 8, 2.0, (4,), 1, 27, 4.0, 2.2, 1.0, 1.0, "clean"),
+        512: PathfinderSpec(512, 12, 4, 18, 22, 6.0, (7,), 1, 40, 9.0, 2.5, 1.0, 1.0, "clean"),
+    }
+    if img_size not in sizes:
+        raise ValueError(f"expected img_size to be one of {', '.join(map(str, sizes))}, got {img_size=}")
+    return sizes[img_size]
 
 
 def _scaled(geometry: _Geometry, ratio: float) -> dict[str, Any]:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec, compiled, engine, make_pathfinder
+from castvision.data.synthetic import compiled
+from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec, engine, make_pathfinder
 from castvision.data.synthetic.pathfinder.dataset import turn
 from castvision.data.synthetic.pathfinder.engine import make_batch
 from castvision.data.synthetic.pathfinder.tables import make_tables
-from castvision.data.synthetic.pathfinder.timing import measure
 
 # mean and standard deviation of one image over images of the public generator: share > 25, mean grey, share > 200,
 # share > 25 in the top quarter, share > 25 in the centre half, grey levels
@@ -289,10 +289,3 @@ def test_kernels_compile_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(compiled.numba, "njit", refuse)
     assert compiled.entry_kernel(lambda value: value + 1)(2) == 3
-
-
-def test_timing_counts_images() -> None:
-    result = measure(32, 6, "clean", 4)
-    assert result["images"] == 20 and result["slowest_repeat"] <= result["images_per_core_second"]
-    with pytest.raises(ValueError, match="count"):
-        measure(32, 6, "clean", 0)
