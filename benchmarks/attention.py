@@ -42,7 +42,10 @@ def op_tasks(settings: Settings) -> list[Task]:
 
 def layer_tasks(settings: Settings) -> list[Task]:
     """The layer with its projections: time, the share of routing, peak memory, and what a matrix product reaches."""
-    tasks = [_matmul_task(dtype, settings) for dtype in settings.dtypes]
+    tasks = []
+    for dtype in settings.dtypes:
+        key = Key("layer", "matmul", _MATMUL, dtype, device=settings.device, quantity="flops/s")
+        tasks.append(Task(f"matrix product, {dtype}", (key,), partial(_measure_matmul, key, settings)))
     tasks += [_timing_task(group, settings) for group in _groups("layer", settings)]
     tokens = min(ROUTING_TOKENS, max(settings.sizes))
     for dtype in settings.dtypes:
@@ -165,11 +168,6 @@ def _weigh_group(keys: list[Key], settings: Settings) -> Outcome:
     note = f"a layer of one head, times {HEADS}"
     whole = [single_measurement(m.key.of(subject="sdpa"), HEADS * m.value, note, repeats=0) for m in thin]
     return measurements + whole, failures
-
-
-def _matmul_task(dtype: str, settings: Settings) -> Task:
-    key = Key("layer", "matmul", _MATMUL, dtype, device=settings.device, quantity="flops/s")
-    return Task(f"matrix product, {dtype}", (key,), partial(_measure_matmul, key, settings))
 
 
 def _measure_matmul(key: Key, settings: Settings) -> Outcome:

@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.pool import Pool
@@ -22,7 +22,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from benchmarks.levels import Outcome, Settings, Task
-from benchmarks.measuring import Competitor, interleave, make_spread, process_clock, wall_clock
+from benchmarks.measuring import Clock, Spread, interleave, make_spread, process_clock, wall_clock
 from benchmarks.record import Key, Measurement, describe_processor
 from castvision.data.synthetic import DenseDataset, MazeDataset, PathfinderSegDataset, RegionDataset
 from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec
@@ -34,7 +34,7 @@ COUNTS = {32: 2000, 64: 40, 128: 300, 256: 500}
 """Pathfinder images a measurement, by size."""
 
 _SHARED_SIZES = (64, 128)
-_SHARED_SECONDS = 0.4
+_SHARED_SECONDS = 0.4  # of one core, for the images of a measurement
 _WORKERS = (0, 1, 2)
 _LOADED_SIZES = (32, 128)
 _BATCH, _BATCHES = 64, 12
@@ -54,118 +54,103 @@ def data_tasks(settings: Settings) -> list[Task]:
     return tasks
 
 
-class Generator:
-    """Makes ``count`` images that it has not made before."""
+class Maker:
+    """A call that makes ``count`` samples, each time of other indices.
 
-    def __init__(self, size: int, count: int) -> None:
-        self.spec, self.count = PathfinderSpec.lra(size, CONTOUR_LENGTH), count
+    Args:
+        make: Makes the samples of some indices.
+        count: How many.
+    """
+
+    def __init__(self, make: Callable[[range], object], count: int) -> None:
+        self.make, self.count = make, count
         self.starts = itertools.count(0, count)
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Choose the next images."""
+        """Choose the next indices."""
         start = next(self.starts)
-        self.indices = np.arange(start, start + self.count)
+        self.indices = range(start, start + self.count)
         yield
 
     def run(self) -> None:
         """Make them."""
-        make_batch(self.spec, 0, 0, self.indices)
+        self.make(self.indices)
 
 
-class PoolJob:
-    """``jobs`` batches of ``count`` images at once in a pool of as many processes."""
-
-    def __init__(self, pool: Pool, size: int, jobs: int, count: int) -> None:
-        self.pool, self.size, self.count, self.jobs = pool, size, count, jobs
-        self.starts = itertools.count(0, count)
-
-    @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Choose the next images."""
-        self.work = [(self.size, next(self.starts), self.count) for _ in range(self.jobs)]
-        yield
-
-    def run(self) -> None:
-        """Make them, each process one batch."""
-        self.pool.map(_generate, self.work, chunksize=1)
+def make_generator(size: int, count: int) -> Maker:
+    """The Pathfinder generator, on one core."""
+    return Maker(partial(_generate, size), count)
 
 
-class LoaderJob:
-    """Batches from a loader whose workers have started."""
+def make_pooled(pool: Pool, size: int, jobs: int, count: int) -> Maker:
+    """The Pathfinder generator in a pool of processes: ``jobs`` batches of ``count`` images at once."""
 
-    def __init__(self, size: int, workers: int) -> None:
-        self.loader = DataLoader(
-            PathfinderDataset(PathfinderSpec.lra(size, CONTOUR_LENGTH), length=1 << 30),
-            batch_size=_BATCH, num_workers=workers, multiprocessing_context="spawn" if workers else None,
-        )  # fmt: skip
-        self.batches = iter(self.loader)
+    def make(indices: range) -> None:
+        parts = [(size, indices[job * count : (job + 1) * count]) for job in range(jobs)]
+        pool.starmap(_generate, parts, chunksize=1)
 
-    @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Nothing to prepare: the workers run ahead, as they do in training."""
-        yield
+    return Maker(make, jobs * count)
 
-    def run(self) -> None:
-        """Take some batches."""
-        for _ in range(_BATCHES):
-            next(self.batches)
+
+def make_loader(size: int, workers: int) -> Maker:
+    """Batches from a loader whose workers have started and run ahead, as they do in training."""
+    loader = DataLoader(
+        PathfinderDataset(PathfinderSpec.lra(size, CONTOUR_LENGTH), length=1 << 30),
+        batch_size=_BATCH, num_workers=workers, multiprocessing_context="spawn" if workers else None,
+    )  # fmt: skip
+    batches = iter(loader)
+    return Maker(lambda indices: [next(batches) for _ in range(_BATCHES)], _BATCH * _BATCHES)
+
+
+def _generate(size: int, indices: range) -> None:
+    make_batch(PathfinderSpec.lra(size, CONTOUR_LENGTH), 0, 0, np.array(indices))
+
+
+def _repeat(makers: Mapping[str, Maker], clock: Clock) -> dict[str, Spread]:
+    """Samples a second of some makers, which take turns."""
+    samples = interleave(makers, clock, budget=0.0, least=REPEATS, most=REPEATS)
+    return {name: make_spread([makers[name].count / seconds for seconds in taken]) for name, taken in samples.items()}
+
+
+def _rates(keys: Iterable[Key], spreads: Mapping[str, Spread]) -> list[Measurement]:
+    """Measurements from spreads by name: the subject, or where that is the same for all, the size."""
+    found = [(key, spreads.get(key.subject) or spreads[str(key.size)]) for key in keys]
+    return [Measurement(key, spread.median, spread.low, spread.high, spread.count) for key, spread in found]
 
 
 def _measure_generator(keys: tuple[Key, ...]) -> Outcome:
-    rivals: dict[str, Competitor] = {str(key.size): Generator(key.size, COUNTS[key.size]) for key in keys}
-    samples = interleave(rivals, process_clock, budget=0.0, least=REPEATS, most=REPEATS)
-    return [_rate(key, COUNTS[key.size], samples[str(key.size)]) for key in keys], {}
+    makers = {str(key.size): make_generator(key.size, COUNTS[key.size]) for key in keys}
+    return _rates(keys, _repeat(makers, process_clock)), {}
 
 
 def _measure_pairs(pairs: list[tuple[Key, Key]]) -> Outcome:
     """One and two processes in turn, by the wall; the same two processes for all sizes."""
+    measurements = []
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        return [each for one, two in pairs for each in _measure_pair(pool, one, two)], {}
-
-
-def _measure_pair(pool: Pool, one: Key, two: Key) -> list[Measurement]:
-    count = _count_for(one.size)
-    single, double = PoolJob(pool, one.size, 1, count), PoolJob(pool, two.size, 2, count)
-    for _ in range(2):  # both processes compile and make their tables
-        interleave({"": double}, wall_clock, budget=0.0, least=1, most=1)
-    rivals: dict[str, Competitor] = {one.subject: single, two.subject: double}
-    samples = interleave(rivals, wall_clock, budget=0.0, least=REPEATS, most=REPEATS)
-    return [_rate(one, count, samples[one.subject]), _rate(two, 2 * count, samples[two.subject])]
+        for one, two in pairs:
+            generator = make_generator(one.size, COUNTS[one.size])
+            for _ in range(2):  # the first call compiles
+                with generator.ready():
+                    seconds = process_clock(generator.run)
+            count = max(1, round(generator.count * _SHARED_SECONDS / seconds))
+            double = make_pooled(pool, two.size, 2, count)
+            makers = {one.subject: make_pooled(pool, one.size, 1, count), two.subject: double}
+            for _ in range(2):  # both processes compile and make their tables
+                interleave({"": double}, wall_clock, budget=0.0, least=1, most=1)
+            measurements += _rates((one, two), _repeat(makers, wall_clock))
+    return measurements, {}
 
 
 def _measure_loaders(keys: tuple[Key, ...]) -> Outcome:
-    rivals: dict[str, Competitor] = {
-        key.subject: LoaderJob(key.size, workers) for key, workers in zip(keys, _WORKERS, strict=True)
-    }
-    samples = {
-        name: interleave({name: job}, wall_clock, budget=0.0, least=REPEATS, most=REPEATS)[name]
-        for name, job in rivals.items()
-    }
-    return [_rate(key, _BATCH * _BATCHES, samples[key.subject]) for key in keys], {}
+    """Each loader by itself: the workers of another would run ahead meanwhile."""
+    spreads: dict[str, Spread] = {}
+    for key, workers in zip(keys, _WORKERS, strict=True):
+        spreads |= _repeat({key.subject: make_loader(key.size, workers)}, wall_clock)
+    return _rates(keys, spreads), {}
 
 
-def _count_for(size: int) -> int:
-    """Images that take one core about ``_SHARED_SECONDS``."""
-    generator = Generator(size, COUNTS[size])
-    with generator.ready():
-        generator.run()
-    with generator.ready():
-        seconds = process_clock(generator.run)
-    return max(1, round(COUNTS[size] * _SHARED_SECONDS / seconds))
-
-
-def _generate(job: tuple[int, int, int]) -> None:
-    size, start, count = job
-    make_batch(PathfinderSpec.lra(size, CONTOUR_LENGTH), 0, 0, np.arange(start, start + count))
-
-
-def _rate(key: Key, count: int, seconds: list[float]) -> Measurement:
-    spread = make_spread([count / sample for sample in seconds])
-    return Measurement(key, spread.median, spread.low, spread.high, spread.count)
-
-
-def core_speeds(make: Callable[[Sequence[int]], object], count: int) -> list[float]:
+def core_speeds(make: Callable[[range], object], count: int) -> list[float]:
     """Make ``REPEATS`` times ``count`` different samples.
 
     Args:
@@ -203,7 +188,7 @@ def measure_pathfinder(img_size: int, contour_length: int, mode: str, count: int
     spec = PathfinderSpec.lra(img_size, contour_length, mode)  # type: ignore[arg-type] # checked there
     tries: list[float] = []
 
-    def make(indices: Sequence[int]) -> None:
+    def make(indices: range) -> None:
         tries.append(float(make_batch(spec, 0, 0, np.array(indices)).tries.mean()))
 
     speeds = core_speeds(make, count)

@@ -32,8 +32,6 @@ Levels: op (attention alone), layer (with its projections: time, routing's share
 removed), model (whole models on one image), data (the Pathfinder generator and its loader), tiled (a large image).
 """
 
-logger = logging.getLogger(__name__)
-
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""

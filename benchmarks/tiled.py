@@ -40,14 +40,12 @@ sys.exit(code)
 
 def tiled_tasks(settings: Settings) -> list[Task]:
     """A small image and a large one."""
-    sizes = _QUICK_SIZES if settings.quick else _SIZES
-    return [_task(size, settings.threads) for size in sizes]
-
-
-def _task(size: int, threads: int) -> Task:
-    key = Key("tiled", SUBJECT, size, quantity="megapixels/s")
-    keys = (key, key.of(quantity="bytes"))
-    return Task(f"tiled inference, {size:,} px", keys, partial(_measure, keys, threads))
+    tasks = []
+    for size in _QUICK_SIZES if settings.quick else _SIZES:
+        key = Key("tiled", SUBJECT, size, quantity="megapixels/s")
+        keys = (key, key.of(quantity="bytes"))
+        tasks.append(Task(f"tiled inference, {size:,} px", keys, partial(_measure, keys, settings.threads)))
+    return tasks
 
 
 def _measure(keys: tuple[Key, Key], threads: int) -> Outcome:

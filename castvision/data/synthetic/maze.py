@@ -44,9 +44,6 @@ class MazeDataset(DenseDataset):
         img_size: Height and width, a multiple of ``cell``, at least three cells.
         cell: Pixels from one cell to the next, at least 4.
         winding: Share of steps that go on from the newest cell: 1 gives ways as long as they get, 0 short ones.
-        split: "train", "val" or "test".
-        length: Number of images.
-        seed: Another seed is another set.
 
     Raises:
         ValueError: An unknown split, or a number out of range.
@@ -138,13 +135,6 @@ def grow(grid: Grid, side: int, start: int, winding: float) -> None:
 
 
 @kernel
-def paint(line: np.ndarray, first: int, last: int, value: int) -> None:
-    """Set a stretch of a line of pixels."""
-    for i in range(first, last):
-        line[i] = value
-
-
-@kernel
 def repeat(canvas: np.ndarray, first: int, last: int) -> None:
     """Copy a line of pixels to those below it."""
     source = canvas[first]
@@ -175,9 +165,9 @@ def draw_row(grid: Grid, row: int, geometry: tuple[int, int], value: int, canvas
         left = column * cell
         right, below_it = here + 1, here + side + 2
         is_open = marks[right] >= value and (parent[right] == here or parent[here] == right)
-        paint(canvas[top], left + inset, left + cell + (inset if is_open else -inset), shade)
+        canvas[top, left + inset : left + cell + (inset if is_open else -inset)] = shade
         if marks[below_it] >= value and (parent[below_it] == here or parent[here] == below_it):
-            paint(canvas[bottom], left + inset, left + cell - inset, shade)
+            canvas[bottom, left + inset : left + cell - inset] = shade
     if is_blank:
         return
     repeat(canvas, top, bottom)
@@ -190,8 +180,7 @@ def draw_dot(image: np.ndarray, here: int, geometry: tuple[int, int]) -> tuple[i
     side, cell = geometry
     inset = max(1, cell // 8)
     y, x = (here // (side + 2) - 1) * cell, (here % (side + 2) - 1) * cell
-    for i in range(y + inset, y + cell - inset):
-        paint(image[i], x + inset, x + cell - inset, DOT)
+    image[y + inset : y + cell - inset, x + inset : x + cell - inset] = DOT
     return y + cell // 2, x + cell // 2
 
 

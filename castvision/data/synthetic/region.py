@@ -52,9 +52,6 @@ class RegionDataset(DenseDataset):
         img_size: Height and width, at least 32.
         radius: Of the smoothing, 1..17; None = a 128th of the image, at least 2.
         share: Of land in the image. Below one half the regions fall apart, above it they grow together.
-        split: "train", "val" or "test".
-        length: Number of images.
-        seed: Another seed is another set.
 
     Raises:
         ValueError: An unknown split, or a number out of range.

@@ -126,9 +126,6 @@ class PathfinderSegDataset(DenseDataset):
         form: "three-class" or "one-dot".
         spec: What to draw; None = ``segmentation_spec(img_size)``.
         decoys: Whether distractors carry dots; None = in the three-class form only. With one dot there is no other.
-        split: "train", "val" or "test".
-        length: Number of images.
-        seed: Another seed is another set.
 
     Raises:
         ValueError: An unknown form or split, a spec of another size, decoys beside one dot, or a number out of range.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 from castvision.data.synthetic.dataset import check_range
 
@@ -20,30 +20,6 @@ SUPERSAMPLING = 2
 """Paddles and dots are drawn this many times larger, then reduced."""
 
 _MOST_DISTRACTORS = 253  # instance masks are 8-bit, and hold the background and both paths too
-
-
-class _Geometry(NamedTuple):
-    """The part of the parameters that depends on the image's size."""
-
-    paddle_length: int
-    paddle_thickness: float
-    paddle_margins: tuple[int, ...]
-    padding: int
-    seed_distance: int
-    marker_radius: float
-    continuity: float
-    distractor_paddles: int
-    path_contrast: float
-    distractor_contrast: float
-
-
-# From the docstrings of long-range-arena's lra_benchmarks/data/pathfinder.py.
-_LRA = {
-    32: _Geometry(2, 0.5, (1,), 1, 7, 1.5, 1.0, 20, 1.5, 2.0),
-    64: _Geometry(5, 1.0, (1,), 1, 12, 2.5, 1.8, 22, 0.8, 0.8),
-    128: _Geometry(5, 1.5, (2, 3), 1, 20, 3.0, 1.8, 35, 0.9, 0.9),
-    256: _Geometry(5, 2.0, (3,), 22, 27, 5.0, 1.8, 30, 1.0, 1.0),
-}
 
 _SEGMENTATION_LENGTHS = {32: 6, 64: 9, 128: 14, 256: 14, 512: 28, 1024: 40}
 """Paddles of a long path by image size, which make it 0.6 to 1.2 times as long as the image is wide."""
@@ -132,8 +108,8 @@ class PathfinderSpec:
         if 2 * (self.padding + max(self.paddle_margins) + self.paddle_length) >= self.img_size:
             raise ValueError(f"padding={self.padding} leaves no room for paddles in img_size={self.img_size}")
 
-    @classmethod
-    def lra(cls, img_size: int, contour_length: int = 14, mode: Mode = "lra") -> PathfinderSpec:
+    @staticmethod
+    def lra(img_size: int, contour_length: int = 14, mode: Mode = "lra") -> PathfinderSpec:
         """LRA's parameters for a resolution; for sizes that LRA lacks, the same geometry scaled.
 
         32, 64, 128 and 256 are LRA's own columns. Any other size takes the largest of them that is not above it (32
@@ -151,16 +127,29 @@ class PathfinderSpec:
         """
         _check_whole("img_size", img_size, 24)
         _check_whole("contour_length", contour_length, 2)
-        reference = max((size for size in _LRA if size <= img_size), default=32)
-        geometry = _LRA[reference]
+        reference = _LRA[max((size for size in _LRA if size <= img_size), default=32)]
+        ratio = img_size / reference.img_size
         distractor_length = max(1, contour_length // 3)
-        return cls(
+
+        def whole(value: float) -> int:
+            return max(1, math.floor(value * ratio + 0.5))
+
+        def halves(value: float) -> float:
+            return max(1, math.floor(value * ratio * 2 + 0.5)) / 2
+
+        return replace(
+            reference,
             img_size=img_size,
             contour_length=contour_length,
             distractor_length=distractor_length,
-            num_distractors=geometry.distractor_paddles // distractor_length,
+            num_distractors=reference.num_distractors // distractor_length,
+            paddle_length=max(2, whole(reference.paddle_length)),
+            paddle_thickness=halves(reference.paddle_thickness),
+            paddle_margins=tuple(dict.fromkeys(whole(margin) for margin in reference.paddle_margins)),
+            padding=whole(reference.padding),
+            seed_distance=math.floor(reference.seed_distance * ratio),
+            marker_radius=halves(reference.marker_radius),
             mode=mode,
-            **_scaled(geometry, img_size / reference),
         )
 
 
@@ -210,28 +199,6 @@ def dlr_spec(img_size: int) -> PathfinderSpec:
     return sizes[img_size]
 
 
-def _scaled(geometry: _Geometry, ratio: float) -> dict[str, Any]:
-    """Constructor arguments for a geometry that is ``ratio`` times as large."""
-
-    def whole(value: float) -> int:
-        return max(1, math.floor(value * ratio + 0.5))
-
-    def halves(value: float) -> float:
-        return max(1, math.floor(value * ratio * 2 + 0.5)) / 2
-
-    return {
-        "paddle_length": max(2, whole(geometry.paddle_length)),
-        "paddle_thickness": halves(geometry.paddle_thickness),
-        "paddle_margins": tuple(dict.fromkeys(whole(margin) for margin in geometry.paddle_margins)),
-        "padding": whole(geometry.padding),
-        "seed_distance": math.floor(geometry.seed_distance * ratio),
-        "marker_radius": halves(geometry.marker_radius),
-        "continuity": geometry.continuity,
-        "path_contrast": geometry.path_contrast,
-        "distractor_contrast": geometry.distractor_contrast,
-    }
-
-
 def _check_whole(name: str, value: object, least: int) -> None:
     """A whole number, at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int):
@@ -244,3 +211,13 @@ def _check_half_steps(name: str, value: float) -> None:
     """A positive multiple of half a pixel, which supersampling by two can draw."""
     if not (math.isfinite(value) and value > 0 and float(value * SUPERSAMPLING).is_integer()):
         raise ValueError(f"{name} must be a positive multiple of 0.5, got {name}={value!r}")
+
+
+# From the docstrings of long-range-arena's lra_benchmarks/data/pathfinder.py, which give the number of paddles of all
+# distractors together: that many distractors of one paddle each.
+_LRA = {
+    32: PathfinderSpec(32, 14, 1, 20, 2, 0.5, (1,), 1, 7, 1.5, 1.0, 1.5, 2.0),
+    64: PathfinderSpec(64, 14, 1, 22, 5, 1.0, (1,), 1, 12, 2.5, 1.8, 0.8, 0.8),
+    128: PathfinderSpec(128, 14, 1, 35, 5, 1.5, (2, 3), 1, 20, 3.0, 1.8, 0.9, 0.9),
+    256: PathfinderSpec(256, 14, 1, 30, 5, 2.0, (3,), 22, 27, 5.0, 1.8, 1.0, 1.0),
+}
