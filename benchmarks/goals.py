@@ -65,7 +65,7 @@ class Verdict:
     """A goal with its measured ratio.
 
     Attributes:
-        goal: Which.
+        goal: The goal.
         ratio: The ratio or measurement; None where something was not measured.
         outcome: "held", "missed" or "not measured" (the hardware is absent; it does not count).
         reason: Why there is no ratio, or what must be known of it.
@@ -81,8 +81,8 @@ def judge(goal: Goal, measurements: Mapping[Key, Measurement], hardware: frozens
     """Hold a goal against the measurements.
 
     Args:
-        goal: Which.
-        measurements: All that there are.
+        goal: The goal.
+        measurements: All of a run.
         hardware: What this machine has, in the words of ``Goal.needs``.
 
     Returns:

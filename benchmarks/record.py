@@ -47,11 +47,11 @@ class Measurement:
     """A measured value.
 
     Attributes:
-        key: What of.
+        key: What was measured.
         value: Median of the repeats.
         low: First quartile.
         high: Third quartile.
-        repeats: How many; 0 for a value worked out from others.
+        repeats: Number of samples; 0 for a value worked out from others.
         note: Anything a reader must know.
     """
 

@@ -50,7 +50,7 @@ class RegionDataset(DenseDataset):
 
     Args:
         img_size: Height and width, at least 32.
-        radius: Of the smoothing, 1..17; None = a 128th of the image, at least 2.
+        radius: Of the smoothing, 1..17; by default a 128th of the image, at least 2.
         share: Of land in the image. Below one half the regions fall apart, above it they grow together.
 
     Raises:

@@ -124,8 +124,8 @@ class PathfinderSegDataset(DenseDataset):
     Args:
         img_size: Height and width.
         form: "three-class" or "one-dot".
-        spec: What to draw; None = ``segmentation_spec(img_size)``.
-        decoys: Whether distractors carry dots; None = in the three-class form only. With one dot there is no other.
+        spec: What to draw, by default ``segmentation_spec(img_size)``.
+        decoys: Whether distractors carry dots, by default in the three-class form only; beside one dot they cannot.
 
     Raises:
         ValueError: An unknown form or split, a spec of another size, decoys beside one dot, or a number out of range.

@@ -68,7 +68,7 @@ class PathfinderSpec:
     mode: Mode = "lra"
 
     def __post_init__(self) -> None:
-        """Check every field at the door."""
+        """Check every field."""
         if self.mode not in get_args(Mode):
             raise ValueError(f"mode must be 'lra' or 'clean', got mode={self.mode!r}")
         minimum = {
@@ -162,7 +162,7 @@ def segmentation_spec(img_size: int, contour_length: int | None = None) -> Pathf
 
     Args:
         img_size: Height and width, at least 32.
-        contour_length: Paddles in a long path; None = 6 at 32 pixels, 9 at 64, 14 at 128 and 256, 28 at 512, 40 above.
+        contour_length: Paddles in a long path, by default 6 at 32 pixels, 9 at 64, 14 at 128 and 256, 28 at 512, 40 above.
 
     Raises:
         ValueError: Out of range.
