@@ -6,7 +6,8 @@ tiled      the level tiled, a large image            subjects    builds what is 
 measuring  clocks, medians, peak memory              record      measurements, their machine and their file
 goals      the ratios we hold ourselves to           report      tables and the plot
 
-``results/`` holds what the README quotes: ``cpu/`` and ``tiled/`` are folders of ``castvision benchmark``; pathfinder.json
-and dense_speed.json are of ``python -m benchmarks.generators``, dense.json and .png of tools/dense_report.py,
-from_scratch.json and .png of tools/compare_attention.py; quickstart.json holds the scores of tools/quickstart.sh.
+``results/`` holds what the README quotes: ``cpu/`` and ``tiled/`` are folders of ``castvision benchmark``;
+pathfinder.json and dense_speed.json are of ``python -m benchmarks.generators``, dense.json and .png of
+tools/dense_report.py, from_scratch.json and .png of tools/compare_attention.py; quickstart.json holds the scores of
+tools/quickstart.sh.
 """

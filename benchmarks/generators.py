@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.levels import Outcome, Settings, Task
 from benchmarks.measuring import Clock, Spread, interleave, make_spread, process_clock, wall_clock
-from benchmarks.record import Key, Measurement, describe_processor
+from benchmarks.record import Key, Measurement, describe_processor, write_whole
 from castvision.data.synthetic import DenseDataset, MazeDataset, PathfinderSegDataset, RegionDataset
 from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec
 from castvision.data.synthetic.pathfinder.engine import make_batch
@@ -267,10 +267,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = json.dumps(report, indent=1) + "\n"
     if args.json is None:
         sys.stdout.write(text)
-        return 0
-    partial_file = args.json.with_name(f".{args.json.name}.partial")
-    partial_file.write_text(text)
-    partial_file.replace(args.json)
+    else:
+        write_whole(args.json, text)
     return 0
 
 

@@ -14,6 +14,7 @@ from benchmarks.record import Key, Measurement, Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from rich.console import Console
     from rich.table import Table
 
@@ -147,13 +148,8 @@ def save_plot(path: Path, results: Results) -> bool:
     level = next((name for name in ("layer", "block", "op") if _sizes(results, name)), None)
     if level is None:
         return False
-    # NOTE: a Figure with its own canvas: pyplot would look for a display and keep the Figure alive.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     dtype = results.header["settings"]["dtypes"][0]
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_plot(11, 4.6)
     time_axes, memory_axes = figure.subplots(1, 2)
     _draw(time_axes, results, level, dtype, "seconds")
     _draw(memory_axes, results, level, dtype, "bytes")
@@ -167,10 +163,28 @@ def save_plot(path: Path, results: Results) -> bool:
     threads = results.header["settings"]["threads"]
     figure.suptitle(f"{machine.get('gpu', machine['cpu'])}, {threads} thread(s), torch {machine['torch']}", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png")
-    partial.replace(path)
+    write_plot(path, figure)
     return True
+
+
+def new_plot(width: float, height: float) -> Figure:
+    """An empty plot of so many inches.
+
+    NOTE: it has its own canvas: pyplot would look for a display and keep the plot alive.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def write_plot(path: Path, figure: Figure, dpi: int = 100) -> None:
+    """Write a plot as PNG, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png", dpi=dpi)
+    partial.replace(path)
 
 
 def _sizes(results: Results, level: str) -> list[int]:

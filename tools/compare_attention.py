@@ -162,11 +162,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add a run; whoever reads meanwhile finds the old file or the new one."""
+    """Add a run."""
+    from benchmarks.record import write_whole
+
     lines = ",\n".join(json.dumps(each) for each in [*read_rows(path), row])
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, f"[\n{lines}\n]\n")
 
 
 def wanted_runs(path: Path, images: int | None) -> list[tuple[str, str, int, int]]:
@@ -233,13 +233,11 @@ def make_table(rows: list[dict[str, Any]]) -> str:
 
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:
     """A panel a task: the mean as a bar, each seed as a dot."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from benchmarks.report import new_plot, write_plot
 
     found = gather(rows)
     images = {row["task"]: row["images"] for row in rows}
-    figure = Figure(figsize=(3.4 * len(found) + 1.6, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_plot(3.4 * len(found) + 1.6, 3.4)
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     rows_down = {setting: -row for row, setting in enumerate(SETTINGS)}
     for axes, (task, settings) in zip(panels, found.items(), strict=True):
@@ -251,9 +249,7 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
         axes.set(title=f"{task}, {images[task]:,} images", xlabel="IoU of the foreground", xlim=(0, 1.1))
         axes.set_yticks(list(rows_down.values()), list(rows_down))
         axes.grid(axis="x", alpha=0.3)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=100)
-    partial.replace(path)
+    write_plot(path, figure)
 
 
 def main() -> int:

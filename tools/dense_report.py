@@ -69,14 +69,12 @@ def guess(dataset: Any, count: int) -> float:
 def draw(path: Path, report: dict[str, Any], runs: dict[str, dict[str, tuple[Any, Any]]], examples: list[int]) -> None:
     """For each task: two images with truth and answers, and the IoU by distance."""
     import torch
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
+    from benchmarks.report import new_plot, write_plot
     from castvision.metrics import DISTANCE_EDGES
 
     columns = 2 + max(len(models) for models in runs.values())
-    figure = Figure(figsize=(2 * columns + 4.5, 4 * len(runs)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_plot(2 * columns + 4.5, 4 * len(runs))
     grid = figure.add_gridspec(2 * len(runs), columns + 2)
     for number, (task, models) in enumerate(runs.items()):
         for row, index in enumerate(examples):
@@ -98,9 +96,7 @@ def draw(path: Path, report: dict[str, Any], runs: dict[str, dict[str, tuple[Any
         axes.set(xlabel="way from the dot, image widths (from)", ylabel="IoU", ylim=(0, 1), title=task)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=80)
-    partial.replace(path)
+    write_plot(path, figure, dpi=80)
 
 
 def describe(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -120,6 +116,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     runs: dict[str, dict[str, tuple[Any, Any]]] = {}
+    from benchmarks.record import write_whole
     from castvision.metrics import DISTANCE_EDGES
 
     report: dict[str, Any] = {"images": arguments.count, "edges_in_image_widths": DISTANCE_EDGES, "tasks": {}}
@@ -136,9 +133,7 @@ def main() -> int:
     if not runs:
         print(f"dense_report.py: no finished run of {', '.join(TASKS)} in {arguments.runs}", file=sys.stderr)
         return 1
-    partial = arguments.json.with_name(f".{arguments.json.name}.partial")
-    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    partial.replace(arguments.json)
+    write_whole(arguments.json, json.dumps(report, indent=1) + "\n")
     draw(arguments.png, report, runs, arguments.examples)
     return 0
 

@@ -162,7 +162,8 @@ def segmentation_spec(img_size: int, contour_length: int | None = None) -> Pathf
 
     Args:
         img_size: Height and width, at least 32.
-        contour_length: Paddles in a long path, by default 6 at 32 pixels, 9 at 64, 14 at 128 and 256, 28 at 512, 40 above.
+        contour_length: Paddles in a long path, by default 6 from 32 pixels on, 9 from 64, 14 from 128, 28 from 512 and
+            40 from 1024.
 
     Raises:
         ValueError: Out of range.
