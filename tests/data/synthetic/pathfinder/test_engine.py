@@ -37,8 +37,8 @@ HASHES = [
 ]
 
 
-def figures(images: np.ndarray) -> np.ndarray:
-    """The six figures of every image, (B, 6)."""
+def statistics(images: np.ndarray) -> np.ndarray:
+    """Six statistics of every image, (B, 6)."""
     size = images.shape[1]
     quarter, half = size // 4, slice(size // 4, size - size // 4)
     return np.stack(
@@ -57,7 +57,7 @@ def figures(images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("size", "contour_length"), list(PUBLIC))
 def test_images_have_the_distribution_of_the_public_generator(size: int, contour_length: int) -> None:
     count = 2000
-    ours = figures(make_batch(PathfinderSpec.lra(size, contour_length, "lra"), 0, 3, np.arange(count)).images)
+    ours = statistics(make_batch(PathfinderSpec.lra(size, contour_length, "lra"), 0, 3, np.arange(count)).images)
     number, public = PUBLIC[size, contour_length]
     for column, (mean, deviation) in zip(ours.T, public, strict=True):
         error = math.sqrt(column.var() / count + deviation**2 / number)
