@@ -1,12 +1,12 @@
-"""The goals as data: ratios of figures taken side by side in one run, and whether they hold."""
+"""The goals as data: ratios of measurements taken side by side in one run, and whether they hold."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from benchmarks.record import Figure, Key
-from benchmarks.settings import QUICK_LIMIT
+from benchmarks.levels import QUICK_LIMIT
+from benchmarks.record import Key, Measurement
 
 HELD, MISSED, NOT_MEASURED = "held", "missed", "not measured"
 GIB = float(1 << 30)
@@ -24,17 +24,17 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound on a ratio, or on one figure.
+    """A bound on a ratio, or on one measurement.
 
     Attributes:
         name: For the reader.
         kind: "speed-up" (theirs over ours, at least the bound), "gain" (ours over theirs, at least), "share" (ours over
             theirs, at most), "at least" or "at most" (ours alone).
         bound: The goal.
-        ours: The figure it is about.
-        theirs: What it is compared with: the least of those that were measured; empty for a figure alone.
+        ours: The measurement it is about.
+        theirs: What it is compared with: the least of those that were measured; empty for a measurement alone.
         needs: Hardware: "cpu", "cpu amx", "2 cores" or "cuda".
-        unit: What ``ours`` is divided by to be shown, and the unit's name, for a figure alone.
+        unit: What ``ours`` is divided by to be shown, and the unit's name, for a measurement alone.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Goal:
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """All figures it reads."""
+        """All measurements it reads."""
         return (self.ours, *self.theirs)
 
 
@@ -65,8 +65,8 @@ class Verdict:
     """A goal with its measured ratio.
 
     Attributes:
-        goal: Which.
-        ratio: The ratio or figure; None where something was not measured.
+        goal: The goal.
+        ratio: The ratio or measurement; None where something was not measured.
         outcome: "held", "missed" or "not measured" (the hardware is absent; it does not count).
         reason: Why there is no ratio, or what must be known of it.
     """
@@ -77,25 +77,25 @@ class Verdict:
     reason: str = ""
 
 
-def judge(goal: Goal, figures: Mapping[Key, Figure], hardware: frozenset[str]) -> Verdict:
-    """Hold a goal against the figures.
+def judge(goal: Goal, measurements: Mapping[Key, Measurement], hardware: frozenset[str]) -> Verdict:
+    """Hold a goal against the measurements.
 
     Args:
-        goal: Which.
-        figures: All that were measured.
+        goal: The goal.
+        measurements: All of a run.
         hardware: What this machine has, in the words of ``Goal.needs``.
 
     Returns:
-        The verdict; a goal that could be measured here and has no figures is missed.
+        The verdict; a goal that could be measured here and was not is missed.
     """
-    ours = figures.get(goal.ours)
-    rivals = [figures[key] for key in goal.theirs if key in figures]
+    ours = measurements.get(goal.ours)
+    rivals = [measurements[key] for key in goal.theirs if key in measurements]
     ratio = None
     reason = ""
     if ours is not None and (rivals or not goal.theirs):
-        theirs = min((figure.value for figure in rivals), default=1.0)
+        theirs = min((rival.value for rival in rivals), default=1.0)
         ratio = theirs / ours.value if goal.kind == "speed-up" else ours.value / theirs
-        reason = "; ".join(f"{f.key.subject}: {f.note}" for f in (ours, *rivals) if not f.repeats)
+        reason = "; ".join(f"{each.key.subject}: {each.note}" for each in (ours, *rivals) if not each.repeats)
     if goal.needs not in hardware:
         return Verdict(goal, ratio, NOT_MEASURED, f"no {goal.needs} here")
     if ratio is None:

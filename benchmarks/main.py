@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.levels import LEVELS, Task, make_tasks
-from benchmarks.settings import QUICK_LIMIT, SIZES, Settings
+from benchmarks.levels import LEVELS, QUICK_LIMIT, SIZES, Settings, Task, make_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +31,6 @@ a CPU with AMX.
 Levels: op (attention alone), layer (with its projections: time, routing's share, memory), block (beside attention
 removed), model (whole models on one image), data (the Pathfinder generator and its loader), tiled (a large image).
 """
-
-logger = logging.getLogger(__name__)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,7 +79,7 @@ def make_settings(args: argparse.Namespace) -> Settings:
     """
     import torch
 
-    from benchmarks.machine import has_bf16
+    from benchmarks.record import has_bf16
 
     unknown = [level for level in args.levels if level not in LEVELS]
     if unknown:
@@ -115,11 +112,9 @@ def run(settings: Settings, output: Path) -> int:
     import torch
     from rich.console import Console
 
-    from benchmarks.figure import save_figure
     from benchmarks.goals import MISSED, judge
-    from benchmarks.machine import describe_machine, find_hardware, name_processor
-    from benchmarks.record import Results
-    from benchmarks.report import print_goals, print_results
+    from benchmarks.record import Results, describe_machine, find_hardware, name_processor
+    from benchmarks.report import print_goals, print_results, save_plot
 
     torch.manual_seed(0)
     torch.set_num_threads(settings.threads)
@@ -131,10 +126,10 @@ def run(settings: Settings, output: Path) -> int:
     goals = select_goals(settings, hardware)
     measure(select_tasks(settings, goals, hardware), results)
     results.finish()
-    save_figure(output / "benchmark.png", results)
+    save_plot(output / "benchmark.png", results)
     console = Console()
     print_results(results, console)
-    verdicts = [judge(goal, results.figures, hardware) for goal in goals]
+    verdicts = [judge(goal, results.measurements, hardware) for goal in goals]
     if settings.check:
         print_goals(verdicts, name_processor(machine, settings.device), console)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)
@@ -167,7 +162,7 @@ def select_tasks(settings: Settings, goals: Sequence[Goal], hardware: frozenset[
 
 
 def measure(tasks: Sequence[Task], results: Results) -> None:
-    """Do the tasks whose figures are missing, with a progress line on standard error."""
+    """Do the tasks whose measurements are missing, with a progress line on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -176,7 +171,7 @@ def measure(tasks: Sequence[Task], results: Results) -> None:
         line = progress.add_task("benchmark", total=len(tasks))
         for task in tasks:
             progress.update(line, description=task.title)
-            if any(key not in results.figures for key in task.keys):
+            if any(key not in results.measurements for key in task.keys):
                 results.add(*task.measure())
             progress.advance(line)
 

@@ -16,7 +16,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,10 +30,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "near_far, rope in routing": {"window_size": 4, "rope_in_routing": True},
     "paper": {"attention": "paper"},
     "window only": {"window_size": 4, "summaries": "none"},
-    "full attention": {
-        "window_size": 16,
-        "summaries": "none",
-    },  # one window: with the local branch, as the others have it
+    # one window: with the local branch, as the others have it
+    "full attention": {"window_size": 16, "summaries": "none"},
     "full attention, no local branch": {"attn_layer": "full"},
     "attention removed": {"attn_layer": "none"},
 }
@@ -52,46 +49,33 @@ class Task(NamedTuple):
         img_size: Height and width.
         images: Number of training images of each run.
         num_classes: The last one is the foreground whose IoU counts.
-        make: The data set of a split and a seed.
     """
 
     img_size: int
     images: int
     num_classes: int
-    make: Callable[[str, int], Any]
-
-
-def _join(split: str, seed: int) -> Any:
-    from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec
-
-    return PathfinderDataset(PathfinderSpec.lra(32, 6, "clean"), "join", split, seed=seed)
-
-
-def _region(split: str, seed: int) -> Any:
-    from castvision.data.synthetic import RegionDataset
-
-    return RegionDataset(64, radius=3, split=split, seed=seed)
-
-
-def _maze(split: str, seed: int) -> Any:
-    from castvision.data.synthetic import MazeDataset
-
-    return MazeDataset(64, cell=8, winding=0.5, split=split, seed=seed)
-
-
-def _pathfinder_seg(split: str, seed: int) -> Any:
-    from castvision.data.synthetic import PathfinderSegDataset
-    from castvision.data.synthetic.pathfinder_segmentation import segmentation_spec
-
-    return PathfinderSegDataset(32, "three-class", segmentation_spec(32, 6), split, seed=seed)
 
 
 TASKS = {
-    "join": Task(32, 5_600, 2, _join),
-    "region": Task(64, 3_200, 2, _region),
-    "maze": Task(64, 3_200, 2, _maze),
-    "pathfinder_seg": Task(32, 3_200, 3, _pathfinder_seg),
+    "join": Task(32, 5_600, 2),
+    "region": Task(64, 3_200, 2),
+    "maze": Task(64, 3_200, 2),
+    "pathfinder_seg": Task(32, 3_200, 3),
 }
+
+
+def make_dataset(task: str, split: str, seed: int) -> Any:
+    """The data set of a task's split."""
+    from castvision.data.synthetic import MazeDataset, PathfinderSegDataset, RegionDataset
+    from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec
+
+    if task == "join":
+        return PathfinderDataset(PathfinderSpec.lra(32, 6, "clean"), "join", split, seed=seed)
+    if task == "region":
+        return RegionDataset(64, radius=3, split=split, seed=seed)
+    if task == "maze":
+        return MazeDataset(64, cell=8, winding=0.5, split=split, seed=seed)
+    return PathfinderSegDataset(32, split=split, seed=seed)
 
 
 def train(task: str, setting: str, seed: int, images: int) -> dict[str, Any]:
@@ -100,17 +84,17 @@ def train(task: str, setting: str, seed: int, images: int) -> dict[str, Any]:
     from torch.nn import functional
     from torch.utils.data import default_collate
 
-    from benchmarks.machine import describe_machine
+    from benchmarks.record import describe_machine
     from castvision.models.segmenter import create_segmenter
     from castvision.training.optim import Schedule, parameter_groups
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    size, _, num_classes, make = TASKS[task]
+    size, _, num_classes = TASKS[task]
     kwargs = {"img_size": size, "patch_size": size // 16, **SETTINGS[setting]}
     model = create_segmenter(MODEL, num_classes, model_kwargs=kwargs)
     optimizer = torch.optim.AdamW(parameter_groups(model, DECAY), lr=RATE, betas=BETAS, fused=True)
-    steps, schedule, dataset = images // BATCH, Schedule(WARMUP), make("train", seed)
+    steps, schedule, dataset = images // BATCH, Schedule(WARMUP), make_dataset(task, "train", seed)
     begin, total = time.perf_counter(), 0.0
     for step in range(steps):
         x, y = default_collate(dataset.__getitems__(range(step * BATCH, (step + 1) * BATCH)))
@@ -135,7 +119,7 @@ def train(task: str, setting: str, seed: int, images: int) -> dict[str, Any]:
         "setting": setting,
         "seed": seed,
         "images": steps * BATCH,
-        "iou": round(evaluate(model, make("test", 0), num_classes - 1), 4),
+        "iou": round(evaluate(model, make_dataset(task, "test", 0), num_classes - 1), 4),
         "seconds": round(seconds, 1),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "model_kwargs": kwargs,
@@ -178,11 +162,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add a run; whoever reads meanwhile finds the old file or the new one."""
+    """Add a run."""
+    from benchmarks.record import write_whole
+
     lines = ",\n".join(json.dumps(each) for each in [*read_rows(path), row])
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, f"[\n{lines}\n]\n")
 
 
 def wanted_runs(path: Path, images: int | None) -> list[tuple[str, str, int, int]]:
@@ -249,33 +233,29 @@ def make_table(rows: list[dict[str, Any]]) -> str:
 
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:
     """A panel a task: the mean as a bar, each seed as a dot."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from benchmarks.report import new_plot, write_plot
 
     found = gather(rows)
     images = {row["task"]: row["images"] for row in rows}
-    figure = Figure(figsize=(3.4 * len(found) + 1.6, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_plot(3.4 * len(found) + 1.6, 3.4)
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-    places = {setting: -place for place, setting in enumerate(SETTINGS)}
+    rows_down = {setting: -row for row, setting in enumerate(SETTINGS)}
     for axes, (task, settings) in zip(panels, found.items(), strict=True):
         for setting, seeds in settings.items():
             mean = math.fsum(seeds.values()) / len(seeds)
-            axes.barh(places[setting], mean, color=f"C{-places[setting]}", alpha=0.6)
-            axes.plot(list(seeds.values()), [places[setting]] * len(seeds), "k.", markersize=6)
-            axes.text(max(seeds.values()) + 0.02, places[setting], f"{mean:.2f}", va="center", fontsize=9)
+            axes.barh(rows_down[setting], mean, color=f"C{-rows_down[setting]}", alpha=0.6)
+            axes.plot(list(seeds.values()), [rows_down[setting]] * len(seeds), "k.", markersize=6)
+            axes.text(max(seeds.values()) + 0.02, rows_down[setting], f"{mean:.2f}", va="center", fontsize=9)
         axes.set(title=f"{task}, {images[task]:,} images", xlabel="IoU of the foreground", xlim=(0, 1.1))
-        axes.set_yticks(list(places.values()), list(places))
+        axes.set_yticks(list(rows_down.values()), list(rows_down))
         axes.grid(axis="x", alpha=0.3)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=100)
-    partial.replace(path)
+    write_plot(path, figure)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--json", type=Path, default=ROOT / "benchmarks/from_scratch.json", help="rows of finished runs"
+        "--json", type=Path, default=ROOT / "benchmarks/results/from_scratch.json", help="rows of finished runs"
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other, a core each (default: 1)")
     parser.add_argument("--images", type=int, help="training images of each run, rather than the tasks' own")

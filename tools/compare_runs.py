@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Print one table of finished runs: what was trained, for how long, and the figures on the test images."""
+"""Print one table of finished runs: what was trained, for how long, and the metrics on the test images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """A run's results and test figures.
+    """A run's results and test metrics.
 
     Raises:
         ValueError: If a file is missing or damaged; says which and what writes it.
@@ -28,7 +28,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def make_rows(runs: dict[Path, dict[str, Any]]) -> list[list[str]]:
-    """A heading row, then one row for each property and figure; a figure that one run lacks is left blank.
+    """A heading row, then one row for each property and metric; a metric that one run lacks is left blank.
 
     A model that all runs share stands in the first heading: beside each other the names would not fit a terminal.
     """
@@ -43,9 +43,9 @@ def make_rows(runs: dict[Path, dict[str, Any]]) -> list[list[str]]:
     rows.append(["parameters", *(f"{run['model']['parameters']:,}" for run in runs.values())])
     rows.append(["images trained on", *(f"{run['training']['images']:,}" for run in runs.values())])
     rows.append(["seconds of training", *(f"{run['training']['seconds']:.0f}" for run in runs.values())])
-    for figure in dict.fromkeys(name for run in runs.values() for name in run["test"]):
-        values = (run["test"].get(figure) for run in runs.values())
-        rows.append([f"test {figure}", *("" if value is None else f"{value:.3f}" for value in values)])
+    for metric in dict.fromkeys(name for run in runs.values() for name in run["test"]):
+        values = (run["test"].get(metric) for run in runs.values())
+        rows.append([f"test {metric}", *("" if value is None else f"{value:.3f}" for value in values)])
     return rows
 
 
@@ -62,8 +62,8 @@ def main() -> int:
     from rich.table import Table
 
     table = Table()
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left", overflow="fold")
+    for column, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if column else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console().print(table)

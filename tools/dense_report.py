@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compare models of the dense tasks with their controls on held-out images: figures as JSON, examples as a picture.
+"""Compare models of the dense tasks with their controls on held-out images: metrics as JSON, examples as a picture.
 
 Takes a folder of finished runs, each named after its configuration: maze64, maze64_cnn, region64, …
 """
@@ -31,7 +31,7 @@ def load_run(folder: Path) -> tuple[Any, Any]:
 
 
 def evaluate(model: Any, dataset: Any, count: int) -> dict[str, Any]:
-    """Figures of the last class, which is the one that needs the dot, on the first ``count`` test images."""
+    """Metrics of the last class, which is the one that needs the dot, on the first ``count`` test images."""
     import torch
     from torch.utils.data import default_collate
 
@@ -48,10 +48,10 @@ def evaluate(model: Any, dataset: Any, count: int) -> dict[str, Any]:
         pairs = (batch.target * num_classes + predicted).flatten()
         confusion += torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
         by_distance.update(predicted, batch.target, batch.truth["distance"])
-    figures = per_class_figures(confusion)
+    by_class = per_class_figures(confusion)
     return {
-        "foreground_iou": round(float(figures["iou"][-1]), 4),
-        "macro_f1": round(float(figures["f1"].mean()), 4),
+        "foreground_iou": round(float(by_class["iou"][-1]), 4),
+        "macro_f1": round(float(by_class["f1"].mean()), 4),
         "iou_by_distance": [round(value, 4) if value == value else None for value in by_distance.compute().tolist()],
         "pixels_by_distance": by_distance.counts[1].tolist(),
         "confusion": confusion.tolist(),
@@ -69,50 +69,46 @@ def guess(dataset: Any, count: int) -> float:
 def draw(path: Path, report: dict[str, Any], runs: dict[str, dict[str, tuple[Any, Any]]], examples: list[int]) -> None:
     """For each task: two images with truth and answers, and the IoU by distance."""
     import torch
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
+    from benchmarks.report import new_plot, write_plot
     from castvision.metrics import DISTANCE_EDGES
 
     columns = 2 + max(len(models) for models in runs.values())
-    figure = Figure(figsize=(2 * columns + 4.5, 4 * len(runs)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_plot(2 * columns + 4.5, 4 * len(runs))
     grid = figure.add_gridspec(2 * len(runs), columns + 2)
-    for place, (task, models) in enumerate(runs.items()):
+    for number, (task, models) in enumerate(runs.items()):
         for row, index in enumerate(examples):
             image, target, *_ = next(iter(models.values()))[1][index]
             pictures = {"image": image[0], "truth": target}
             with torch.inference_mode():
                 pictures |= {name: model(image[None]).argmax(1)[0] for name, (model, _) in models.items()}
             for column, (name, picture) in enumerate(pictures.items()):
-                axes = figure.add_subplot(grid[2 * place + row, column])
+                axes = figure.add_subplot(grid[2 * number + row, column])
                 axes.imshow(picture.numpy(), cmap="gray" if name == "image" else "viridis", interpolation="nearest")
                 axes.set_axis_off()
                 axes.set_title(f"{task}: {name}" if column == 0 else name, fontsize=9)
-        axes = figure.add_subplot(grid[2 * place : 2 * place + 2, columns:])
+        axes = figure.add_subplot(grid[2 * number : 2 * number + 2, columns:])
         for name in models:
-            figures = report["tasks"][task][name]
-            known = [(edge, value) for edge, value in zip(DISTANCE_EDGES, figures["iou_by_distance"], strict=False)
+            metrics = report["tasks"][task][name]
+            known = [(edge, value) for edge, value in zip(DISTANCE_EDGES, metrics["iou_by_distance"], strict=False)
                      if value is not None]  # fmt: skip
-            axes.plot(*zip(*known, strict=True), marker=".", label=f"{name}, {figures['foreground_iou']:.2f} over all")
+            axes.plot(*zip(*known, strict=True), marker=".", label=f"{name}, {metrics['foreground_iou']:.2f} over all")
         axes.set(xlabel="way from the dot, image widths (from)", ylabel="IoU", ylim=(0, 1), title=task)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=80)
-    partial.replace(path)
+    write_plot(path, figure, dpi=80)
 
 
-def describe(folder: Path, figures: dict[str, Any]) -> dict[str, Any]:
-    """A run's model and budget beside its figures."""
+def describe(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    """A run's model and budget beside its metrics."""
     run = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return {**{key: run[key] for key in ("model", "training", "hardware")}, **figures}
+    return {**{key: run[key] for key in ("model", "training", "hardware")}, **metrics}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="folder of runs, as `castvision train --config maze64` makes in runs/")
-    parser.add_argument("--json", type=Path, required=True, help="where the figures go")
+    parser.add_argument("--json", type=Path, required=True, help="where the metrics go")
     parser.add_argument("--png", type=Path, required=True, help="where the picture goes")
     parser.add_argument("--count", type=int, default=1000, help="test images (default: 1000)")
     parser.add_argument(
@@ -120,6 +116,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     runs: dict[str, dict[str, tuple[Any, Any]]] = {}
+    from benchmarks.record import write_whole
     from castvision.metrics import DISTANCE_EDGES
 
     report: dict[str, Any] = {"images": arguments.count, "edges_in_image_widths": DISTANCE_EDGES, "tasks": {}}
@@ -136,9 +133,7 @@ def main() -> int:
     if not runs:
         print(f"dense_report.py: no finished run of {', '.join(TASKS)} in {arguments.runs}", file=sys.stderr)
         return 1
-    partial = arguments.json.with_name(f".{arguments.json.name}.partial")
-    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    partial.replace(arguments.json)
+    write_whole(arguments.json, json.dumps(report, indent=1) + "\n")
     draw(arguments.png, report, runs, arguments.examples)
     return 0
 

@@ -3,16 +3,16 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.goals import HELD, MISSED, NOT_MEASURED, Goal, judge, make_goals
-from benchmarks.record import Figure, Key, single_figure
+from benchmarks.record import Key, Measurement, single_measurement
 
 OURS = Key("layer", "cast", 1024)
 SDPA, OTHER = OURS.of(subject="sdpa"), OURS.of(subject="other")
 CPU = frozenset({"cpu"})
 
 
-def figures_of(**values: float) -> dict[Key, Figure]:
+def measurements_of(**values: float) -> dict[Key, Measurement]:
     keys = {"ours": OURS, "sdpa": SDPA, "other": OTHER}
-    return {keys[name]: single_figure(keys[name], value) for name, value in values.items()}
+    return {keys[name]: single_measurement(keys[name], value) for name, value in values.items()}
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def figures_of(**values: float) -> dict[Key, Figure]:
 )
 def test_ratio_and_verdict(kind, bound, values, ratio, outcome):
     goal = Goal("g", kind, bound, OURS, (SDPA, OTHER))
-    verdict = judge(goal, figures_of(**values), CPU)
+    verdict = judge(goal, measurements_of(**values), CPU)
     assert verdict.ratio == pytest.approx(ratio)
     assert verdict.outcome == outcome
 
@@ -37,7 +37,7 @@ def test_ratio_and_verdict(kind, bound, values, ratio, outcome):
 @pytest.mark.parametrize(("kind", "outcomes"), [("at least", (MISSED, HELD)), ("at most", (HELD, MISSED))])
 def test_a_figure_alone(kind, outcomes):
     goal = Goal("g", kind, 400.0, OURS)
-    assert tuple(judge(goal, figures_of(ours=value), CPU).outcome for value in (399.0, 401.0)) == outcomes
+    assert tuple(judge(goal, measurements_of(ours=value), CPU).outcome for value in (399.0, 401.0)) == outcomes
 
 
 def test_absent_hardware_does_not_count_and_a_missing_figure_does():
@@ -45,13 +45,15 @@ def test_absent_hardware_does_not_count_and_a_missing_figure_does():
     verdict = judge(goal, {}, CPU)
     assert (verdict.outcome, verdict.ratio, verdict.reason) == (NOT_MEASURED, None, "no cuda here")
     assert judge(goal, {}, frozenset({"cuda"})).outcome == MISSED
-    assert judge(goal, figures_of(ours=1.0), frozenset({"cuda"})).reason == "no figure"
+    assert judge(goal, measurements_of(ours=1.0), frozenset({"cuda"})).reason == "no figure"
 
 
 def test_what_was_worked_out_is_said():
-    figures = figures_of(ours=1.0, sdpa=6.0)
-    figures[SDPA] = single_figure(SDPA, 6.0, "one head timed, times 6", repeats=0)
-    assert judge(Goal("g", "speed-up", 2.0, OURS, (SDPA,)), figures, CPU).reason == ("sdpa: one head timed, times 6")
+    measurements = measurements_of(ours=1.0, sdpa=6.0)
+    measurements[SDPA] = single_measurement(SDPA, 6.0, "one head timed, times 6", repeats=0)
+    assert judge(Goal("g", "speed-up", 2.0, OURS, (SDPA,)), measurements, CPU).reason == (
+        "sdpa: one head timed, times 6"
+    )
 
 
 def test_the_table_of_goals():

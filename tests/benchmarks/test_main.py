@@ -10,9 +10,17 @@ import pytest
 import castvision
 from benchmarks import levels, main
 from benchmarks.goals import Goal, make_goals
-from benchmarks.machine import describe_machine, find_hardware, has_bf16, name_processor
-from benchmarks.memory import Peak
-from benchmarks.record import Key, Results, load_results, single_figure
+from benchmarks.measuring import Peak
+from benchmarks.record import (
+    Key,
+    Results,
+    describe_machine,
+    find_hardware,
+    has_bf16,
+    load_results,
+    name_processor,
+    single_measurement,
+)
 from benchmarks.subjects import VARIANTS
 
 ROOT = Path(castvision.__file__).parent
@@ -58,15 +66,15 @@ def test_errors_are_one_line(arguments, message, capsys):
 @pytest.fixture
 def single_runs(monkeypatch):
     """One call a figure."""
-    monkeypatch.setattr("benchmarks.settings.Settings.most", 1)
-    monkeypatch.setattr("benchmarks.settings.Settings.least", 1)
-    monkeypatch.setattr("benchmarks.attention_levels._MATMUL", 64)
+    monkeypatch.setattr("benchmarks.levels.Settings.most", 1)
+    monkeypatch.setattr("benchmarks.levels.Settings.least", 1)
+    monkeypatch.setattr("benchmarks.attention._MATMUL", 64)
 
 
 def test_a_tiny_run_end_to_end(tmp_path, capsys, single_runs, monkeypatch):
-    # fresh processes take seconds to start; test_subjects weighs in a real one
+    # fresh processes take seconds to start; test_measuring weighs in a real one
     monkeypatch.setattr(
-        "benchmarks.attention_levels.weigh",
+        "benchmarks.attention.weigh",
         lambda keys, threads, side_by_side: ({key: Peak(key.size, 1.0) for key in keys}, {}),
     )
     output = tmp_path / "run"
@@ -78,7 +86,7 @@ def test_a_tiny_run_end_to_end(tmp_path, capsys, single_runs, monkeypatch):
     assert (output / "benchmark.png").read_bytes().startswith(b"\x89PNG")
     results = load_results(output / "benchmark.json")
     assert (results.finished, results.failures) == (True, {})
-    seen = {(key.level, key.subject, key.phase, key.quantity) for key in results.figures}
+    seen = {(key.level, key.subject, key.phase, key.quantity) for key in results.measurements}
     ours = [(level, name) for level in ("op", "layer") for name in VARIANTS]
     for level, subject in (*ours, ("op", "sdpa"), ("block", "cast"), ("block", "no-core")):
         assert (level, subject, "training", "seconds") in seen
@@ -91,15 +99,15 @@ def test_a_tiny_run_end_to_end(tmp_path, capsys, single_runs, monkeypatch):
 
 
 def test_models_and_data(tmp_path, capsys, single_runs, monkeypatch):
-    monkeypatch.setattr("benchmarks.model_level.OURS", "cast_vit_atto_patch4_32")
-    monkeypatch.setattr("benchmarks.data_level.COUNTS", {32: 4})
-    monkeypatch.setattr("benchmarks.data_level._SHARED_SIZES", (32,))
-    monkeypatch.setattr("benchmarks.data_level._SHARED_SECONDS", 1e-3)
+    monkeypatch.setattr("benchmarks.attention.OURS", "cast_vit_atto_patch4_32")
+    monkeypatch.setattr("benchmarks.generators.COUNTS", {32: 4})
+    monkeypatch.setattr("benchmarks.generators._SHARED_SIZES", (32,))
+    monkeypatch.setattr("benchmarks.generators._SHARED_SECONDS", 1e-3)
     output = tmp_path / "run"
     arguments = ["model", "data", "--quick", "--img-size", "32", "--peers", "resnet_none", "--output", str(output)]
     assert main.main(arguments) == 0
     results = load_results(output / "benchmark.json")
-    names = {(key.subject, key.quantity) for key in results.figures}
+    names = {(key.subject, key.quantity) for key in results.measurements}
     assert {("cast_vit_atto_patch4_32", q) for q in ("seconds", "images/s", "flops", "parameters")} <= names
     assert {(f"generator{part}", "images/s") for part in ("", ", 1 process", ", 2 processes")} <= names
     assert any("resnet_none" in title for title in results.failures)
@@ -114,7 +122,7 @@ def make_world(monkeypatch, seconds, bound):
 
     def measure():
         done.append(1)
-        return [single_figure(ours, seconds), single_figure(theirs, 6.0)], {}
+        return [single_measurement(ours, seconds), single_measurement(theirs, 6.0)], {}
 
     tasks = [
         levels.Task("meant", (ours, theirs), measure),

@@ -4,15 +4,14 @@ import json
 
 import pytest
 
-from benchmarks.figure import save_figure
-from benchmarks.record import Figure, Key, Results, load_results, single_figure
+from benchmarks.record import Key, Measurement, Results, load_results, single_measurement
 
 HEADER = {
     "machine": {"cpu": "a", "torch": "2"},
     "settings": {"sizes": (256, 1024), "threads": 1, "dtypes": ("fp32",)},
 }
-TIMED = Figure(Key("layer", "cast", 256), 2.0, 1.5, 3.0, 5)
-WORKED_OUT = single_figure(Key("layer", "sdpa", 256), 6.0, "one head timed, times 6", repeats=0)
+TIMED = Measurement(Key("layer", "cast", 256), 2.0, 1.5, 3.0, 5)
+WORKED_OUT = single_measurement(Key("layer", "sdpa", 256), 6.0, "one head timed, times 6", repeats=0)
 
 
 def test_figures_come_back_and_an_unfinished_run_goes_on(tmp_path):
@@ -21,10 +20,10 @@ def test_figures_come_back_and_an_unfinished_run_goes_on(tmp_path):
     results.add([TIMED], {"layer cast at 256": "ValueError: none"})
     results.add([WORKED_OUT])
     again = Results(path, HEADER)
-    assert again.figures == {TIMED.key: TIMED, WORKED_OUT.key: WORKED_OUT}
+    assert again.measurements == {TIMED.key: TIMED, WORKED_OUT.key: WORKED_OUT}
     again.finish()
     read = load_results(path)
-    assert (read.figures, read.finished, read.header["machine"]) == (again.figures, True, HEADER["machine"])
+    assert (read.measurements, read.finished, read.header["machine"]) == (again.measurements, True, HEADER["machine"])
     assert [entry.name for entry in path.parent.iterdir()] == ["benchmark.json"]
 
 
@@ -53,28 +52,6 @@ def test_a_file_of_something_else_is_named(tmp_path, text):
 def test_a_later_figure_replaces_an_earlier_one(tmp_path):
     results = Results(tmp_path / "benchmark.json", HEADER)
     results.add([TIMED])
-    results.add([single_figure(TIMED.key, 1.0)])
+    results.add([single_measurement(TIMED.key, 1.0)])
     content = json.loads((tmp_path / "benchmark.json").read_text())
     assert [figure["value"] for figure in content["figures"]] == [1.0]
-
-
-def test_picture_of_times_memory_and_floors(tmp_path):
-    results = Results(tmp_path / "benchmark.json", HEADER)
-    keys = [
-        Key("layer", subject, size, phase=phase, quantity=quantity)
-        for subject in ("cast", "sdpa")
-        for size in (256, 1024)
-        for phase in ("forward", "training")
-        for quantity in ("seconds", "bytes")
-    ]
-    results.add([single_figure(key, key.size / 10) for key in keys])
-    results.add([single_figure(Key("layer", "matmul", 2048, quantity="flops/s"), 5e10)])
-    assert save_figure(tmp_path / "benchmark.png", results)
-    assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_nothing_over_n_no_picture(tmp_path):
-    results = Results(tmp_path / "benchmark.json", HEADER)
-    results.add([single_figure(Key("data", "generator", 64, quantity="images/s"), 500.0)])
-    assert not save_figure(tmp_path / "benchmark.png", results)
-    assert not (tmp_path / "benchmark.png").exists()

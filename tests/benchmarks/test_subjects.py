@@ -6,17 +6,17 @@ from torch.nn import functional as F
 
 import castvision.ops.attention
 import castvision.ops.surrogates
-from benchmarks.arithmetic import attend_flops, layer_flops, most_square, near_far_flops, route_flops
-from benchmarks.attention_levels import _whole_from_one_head
-from benchmarks.memory import weigh
-from benchmarks.model_level import count_flops
-from benchmarks.record import Key, single_figure
+from benchmarks.record import Key
 from benchmarks.subjects import (
     VARIANTS,
     ValueAttention,
+    attend_flops,
     blank_share,
-    create_model,
+    layer_flops,
     make_subject,
+    most_square,
+    near_far_flops,
+    route_flops,
     variant_options,
 )
 from castvision.layers import CastAttention
@@ -67,15 +67,6 @@ def test_unknown_names_are_refused():
         make_subject(Key("layer", "sdpa-flash", 64))
     with pytest.raises(ValueError, match="expected cast or no-core"):
         make_subject(Key("block", "sdpa", 64))
-
-
-def test_one_head_times_six_and_the_projections():
-    head = single_figure(Key("layer", "sdpa-head", 65536), 10.0)
-    rest = single_figure(Key("layer", "no-core", 65536), 3.0)
-    (whole,) = _whole_from_one_head([head, rest])
-    assert (whole.key.subject, whole.value, whole.repeats) == ("sdpa", 63.0, 0)
-    assert whole.note == "one head timed, times 6, plus the projections"
-    assert _whole_from_one_head([rest]) == []
 
 
 def test_options_of_our_variants():
@@ -135,23 +126,3 @@ def test_arithmetic_of_a_small_layer():
     assert layer_flops(16, 6, 2, make_options()) == near_far + 4 * 2 * 16 * 6 * 6
     with pytest.raises(ValueError, match="expected windows and nearest clusters"):
         near_far_flops(4, 4, 6, 2, make_options("paper"))
-
-
-def test_flops_of_models_by_hand():
-    tokens, width = 196, 192
-    linear = 12 * 2 * (tokens + 1) * 12 * width**2 + 2 * tokens * 3 * 16**2 * width + 2 * width * 1000
-    full, _ = count_flops(Key("model", "vit_tiny_patch16_224", 224))
-    assert full == linear + 12 * 4 * (tokens + 1) ** 2 * width
-    ours, parameters = count_flops(Key("model", "cast_vit_tiny_patch16_224", 224))
-    # 14 x 14 tokens: windows of 4 x 4, 5 x 6 clusters, the class token seen by all and seeing all
-    clusters = 4 * tokens * (1 + 16 + 30) * width + 2 * 2 * tokens * 30 * 64
-    assert ours == linear + 12 * (clusters + 4 * (tokens + 1) * width)
-    assert parameters == sum(p.numel() for p in create_model("cast_vit_tiny_patch16_224", 224).parameters())
-
-
-def test_memory_of_a_fresh_process_counts_weights_inputs_and_output():
-    keys = [Key("layer", "no-core", 4096), Key("layer", "sdpa", 4096, "fp8")]
-    peaks, failures = weigh(keys, threads=1)
-    least = 4096 * 384 * 4 * 5 + 4 * 384**2 * 4  # x, qkv, out and the weights
-    assert 0.8 * least < peaks[keys[0]].bytes < 2 * least
-    assert failures == {"memory of layer sdpa at 4096, fp8, forward": "KeyError: 'fp8'"}

@@ -5,7 +5,7 @@ Each asks for information from all over the image: what a pixel is depends on a 
 
 from castvision.data.synthetic.dataset import DenseBatch, DenseDataset
 from castvision.data.synthetic.maze import MazeDataset
-from castvision.data.synthetic.pathfinder_segmentation import PathfinderSegDataset
+from castvision.data.synthetic.pathfinder.dataset import PathfinderSegDataset
 from castvision.data.synthetic.region import RegionDataset
 
 __all__ = [

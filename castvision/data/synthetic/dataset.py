@@ -1,10 +1,9 @@
-"""What the dense tasks share: items by index, one compiled call for a batch, distances from the dot."""
+"""What the data sets share: items by index, one compiled call for a batch, distances from the dot."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +13,62 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from castvision.data.datasets.batch import Sample
-from castvision.data.synthetic.geodesic import geodesic_distance
-from castvision.data.synthetic.pathfinder.sample import SPLITS, check_key
+from castvision.data.synthetic.compiled import SPLITS, check_stream, entry_kernel, start_streams
 
 ENDLESS = 1 << 40
-FOLDER = Path(__file__).parent
+"""The default number of images, which no training reaches: it never sees an image twice."""
+
+
+class SyntheticDataset(Dataset[Sample], ABC):
+    """Template: a subclass makes the items of some indices at once.
+
+    Seed, split and index decide an item, whichever worker or batch makes it.
+
+    Args:
+        split: "train", "val", "test" or "written": the same index gives another image in each.
+        length: Number of images.
+        seed: Another seed is another set.
+
+    Raises:
+        ValueError: An unknown split, or a number out of range.
+    """
+
+    def __init__(self, split: str, length: int, seed: int) -> None:
+        check_stream(seed, split)
+        if length < 1:
+            raise ValueError(f"expected length >= 1, got {length=}")
+        self.split, self.length, self.seed = split, length, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        """One item; a batch is made faster by :meth:`__getitems__`."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Several items in one call of the compiled generator, as torch's loaders ask for a batch."""
+        return self.make_items(self.wrap_indices(indices))
+
+    def wrap_indices(self, indices: Sequence[int]) -> NDArray[np.int64]:
+        """Indices in 0..length - 1, (B,); negative ones count from the end.
+
+        Raises:
+            IndexError: An index out of range.
+        """
+        outside = [i for i in indices if not -self.length <= i < self.length]
+        if outside:
+            raise IndexError(f"expected indices below {self.length}, got {outside[0]}")
+        return np.array([i % self.length for i in indices], np.int64)
+
+    @abstractmethod
+    def make_items(self, indices: NDArray[np.int64]) -> list[Sample]:
+        """The items of indices in 0..length - 1, (B,)."""
+
+
+def scale_images(images: NDArray[np.uint8]) -> Tensor:
+    """Grey images (B, S, S) of 0..255 as (B, 1, S, S) float32 in [-1, 1]."""
+    return torch.from_numpy(images)[:, None].float().div_(127.5).sub_(1)
 
 
 class DenseBatch(NamedTuple):
@@ -35,23 +85,23 @@ class DenseBatch(NamedTuple):
     dots: NDArray[np.int64]
 
 
-class DenseDataset(Dataset[Sample], ABC):
-    """Template: a subclass makes a batch from the numbers of its samples.
+class DenseDataset(SyntheticDataset):
+    """Template for data sets with a class for each pixel: a subclass makes a batch from indices.
 
-    Items are (image, target): image (1, S, S) float32 in [-1, 1]; target (S, S) int64. Seed, split and index decide
-    an item, whichever worker or batch makes it. Where figures by distance are wanted, items are (image, target, {},
-    {"distance": (S, S) float32}): no model is shown it, see `castvision.data.datasets.batch.Batch`.
+    Items are (image, target): image (1, S, S) float32 in [-1, 1]; target (S, S) int64. For metrics by distance they are
+    (image, target, {}, {"distance": (S, S) float32}); no model is shown the last part, see
+    :class:`castvision.data.datasets.batch.Batch`.
 
     Args:
         img_size: Height and width.
         split: "train", "val" or "test": the same index gives another image in each.
-        length: Number of images; the default is beyond reach, for training that never sees an image twice.
+        length: Number of images.
         seed: Another seed is another set.
 
     Attributes:
         class_names: In the order of the labels; the last one is the class that needs the dot.
-        gives_distance: Whether items come with how long the way from the dot is, in image sides; as the crow flies
-            where no way leads, so that false marks lie somewhere, too.
+        gives_distance: Whether items come with the distance of every pixel from the dot, in image sides: along the way
+            where one leads there, else in a straight line, so that wrongly marked pixels have a distance, too.
 
     Raises:
         ValueError: An unknown split, or a number out of range.
@@ -61,38 +111,27 @@ class DenseDataset(Dataset[Sample], ABC):
     gives_distance: bool = False
 
     def __init__(self, img_size: int, split: str, length: int, seed: int) -> None:
-        check_key(seed, split)
-        if length < 1:
-            raise ValueError(f"expected length >= 1, got {length=}")
-        self.img_size, self.split, self.length, self.seed = img_size, split, length, seed
+        super().__init__(split, length, seed)
+        self.img_size = img_size
 
     @abstractmethod
     def make_batch(self, indices: NDArray[np.int64]) -> DenseBatch:
-        """Generate the samples with these numbers, (B,) in 0..length - 1."""
+        """Generate the samples of indices in 0..length - 1, (B,)."""
 
-    @property
-    def key(self) -> NDArray[np.uint64]:
-        """(seed, number of the split), where the random streams of the samples begin."""
-        return np.array([self.seed, SPLITS[self.split]], np.uint64)
+    def start_streams(self, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Where the random streams of some samples begin, (B, 2)."""
+        return start_streams(self.seed, SPLITS[self.split], indices)
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Sample:
-        """One item; a batch is made faster by :meth:`__getitems__`."""
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
-        """Several items in one call of the compiled generator, as torch's loaders ask for a batch."""
-        batch = self.make_batch(self._numbers(indices))
-        images = torch.from_numpy(batch.images)[:, None].float().div_(127.5).sub_(1)  # B, 1, S, S
-        pairs = zip(images, torch.from_numpy(batch.targets).long(), strict=True)
+    def make_items(self, indices: NDArray[np.int64]) -> list[Sample]:
+        """The items of indices in 0..length - 1, (B,)."""
+        batch = self.make_batch(indices)
+        pairs = zip(scale_images(batch.images), torch.from_numpy(batch.targets).long(), strict=True)
         if not self.gives_distance:
             return list(pairs)
-        distances = (self._everywhere(index, y, x) for index, (y, x) in zip(indices, batch.dots, strict=True))
+        distances = (self._distance_anywhere(int(index), *dot) for index, dot in zip(indices, batch.dots, strict=True))
         return [(*pair, {}, {"distance": distance}) for pair, distance in zip(pairs, distances, strict=True)]
 
-    def _everywhere(self, index: int, y: int, x: int) -> Tensor:
+    def _distance_anywhere(self, index: int, y: int, x: int) -> Tensor:
         """(S, S) in image sides: along the way from the dot at (y, x), straight where no way leads."""
         along = self.distance(index)
         rows, columns = np.indices(along.shape)
@@ -106,14 +145,51 @@ class DenseDataset(Dataset[Sample], ABC):
             (S, S) float32: steps between neighbouring pixels (up, down, left, right) that are not black; infinite
             where no such way leads.
         """
-        batch = self.make_batch(self._numbers([index]))
+        batch = self.make_batch(self.wrap_indices([index]))
         return geodesic_distance(batch.images[0] > 0, (int(batch.dots[0, 0]), int(batch.dots[0, 1])))
 
-    def _numbers(self, indices: Sequence[int]) -> NDArray[np.int64]:
-        outside = [i for i in indices if not -self.length <= i < self.length]
-        if outside:
-            raise IndexError(f"expected indices below {self.length}, got {outside[0]}")
-        return np.array([i % self.length for i in indices], np.int64)
+
+def geodesic_distance(passable: NDArray[np.bool_], start: tuple[int, int]) -> NDArray[np.float32]:
+    """Steps from a pixel to every other one through passable pixels, four neighbours to each.
+
+    Args:
+        passable: (height, width).
+        start: (y, x).
+
+    Returns:
+        (height, width) float32; infinite where no way leads, and everywhere if the start is not passable.
+
+    Raises:
+        ValueError: ``passable`` is no picture, or the start lies outside.
+    """
+    if passable.ndim != 2:
+        raise ValueError(f"expected passable of shape (height, width), got {passable.shape=}")
+    height, width = passable.shape
+    y, x = start
+    if not (0 <= y < height and 0 <= x < width):
+        raise ValueError(f"expected a start within {height} x {width} pixels, got {start=}")
+    steps = np.full((height + 2, width + 2), -1, np.int32)  # -1: a wall, as the frame is
+    steps[1:-1, 1:-1][passable] = 0  # 0: not reached yet
+    if passable[y, x]:
+        _search(steps.reshape(-1), (y + 1) * (width + 2) + x + 1, width + 2, np.empty(passable.size, np.int32))
+    inside = steps[1:-1, 1:-1]
+    return np.where(inside > 0, inside - 1, np.inf).astype(np.float32)
+
+
+@entry_kernel
+def _search(steps: NDArray[np.int32], start: int, stride: int, queue: NDArray[np.int32]) -> None:
+    """Number every reachable pixel by its distance + 1."""
+    steps[start] = 1
+    queue[0] = start
+    first, last = 0, 1
+    while first < last:
+        here = queue[first]
+        first += 1
+        for move in (-stride, -1, 1, stride):
+            if steps[here + move] == 0:
+                steps[here + move] = steps[here] + 1
+                queue[last] = here + move
+                last += 1
 
 
 def check_range(name: str, value: float, low: float, high: float, *, whole: bool = True) -> None:

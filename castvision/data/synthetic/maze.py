@@ -7,15 +7,13 @@ is no uniform spanning tree. Since a tree has no cycles, exactly one way joins t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from castvision.data.synthetic.dataset import ENDLESS, FOLDER, DenseBatch, DenseDataset, check_range
-from castvision.data.synthetic.pathfinder.compiled import entry_kernel, kernel, sources_digest
-from castvision.data.synthetic.pathfinder.randomness import below, high_below, low_unit, next_bits, start_stream
+from castvision.data.synthetic.compiled import SOURCES, below, entry_kernel, high_below, kernel, low_unit, next_bits
+from castvision.data.synthetic.dataset import ENDLESS, DenseBatch, DenseDataset, check_range
 
 CORRIDOR, DOT = 128, 255
 """Grey levels; walls are black."""
@@ -46,9 +44,6 @@ class MazeDataset(DenseDataset):
         img_size: Height and width, a multiple of ``cell``, at least three cells.
         cell: Pixels from one cell to the next, at least 4.
         winding: Share of steps that go on from the newest cell: 1 gives ways as long as they get, 0 short ones.
-        split: "train", "val" or "test".
-        length: Number of images.
-        seed: Another seed is another set.
 
     Raises:
         ValueError: An unknown split, or a number out of range.
@@ -86,7 +81,7 @@ class MazeDataset(DenseDataset):
             np.zeros(4, np.int32),
             np.zeros((side + 2) ** 2, np.uint8),
         )
-        _generate(grid, self.key, indices, (side, self.cell), self.winding, batch)
+        _generate(grid, self.start_streams(indices), (side, self.cell), self.winding, batch)
         return batch
 
 
@@ -105,7 +100,7 @@ def clear(grid: Grid, side: int) -> None:
 
 @kernel
 def cell_at(side: int, number: int) -> int:
-    """Place in the framed grid of cell ``number`` of ``side ** 2``."""
+    """Index in the framed grid of cell ``number`` of ``side ** 2``."""
     return (number // side + 1) * (side + 2) + number % side + 1
 
 
@@ -140,13 +135,6 @@ def grow(grid: Grid, side: int, start: int, winding: float) -> None:
 
 
 @kernel
-def paint(line: np.ndarray, first: int, last: int, value: int) -> None:
-    """Set a stretch of a line of pixels."""
-    for i in range(first, last):
-        line[i] = value
-
-
-@kernel
 def repeat(canvas: np.ndarray, first: int, last: int) -> None:
     """Copy a line of pixels to those below it."""
     source = canvas[first]
@@ -167,7 +155,7 @@ def draw_row(grid: Grid, row: int, geometry: tuple[int, int], value: int, canvas
     inset = max(1, cell // 8)
     top = row * cell + inset
     bottom = (row + 1) * cell - inset
-    level = CORRIDOR if value == _REACHED else 1
+    shade = CORRIDOR if value == _REACHED else 1
     is_blank = True
     for column in range(side):
         here = (row + 1) * (side + 2) + column + 1
@@ -177,9 +165,9 @@ def draw_row(grid: Grid, row: int, geometry: tuple[int, int], value: int, canvas
         left = column * cell
         right, below_it = here + 1, here + side + 2
         is_open = marks[right] >= value and (parent[right] == here or parent[here] == right)
-        paint(canvas[top], left + inset, left + cell + (inset if is_open else -inset), level)
+        canvas[top, left + inset : left + cell + (inset if is_open else -inset)] = shade
         if marks[below_it] >= value and (parent[below_it] == here or parent[here] == below_it):
-            paint(canvas[bottom], left + inset, left + cell - inset, level)
+            canvas[bottom, left + inset : left + cell - inset] = shade
     if is_blank:
         return
     repeat(canvas, top, bottom)
@@ -192,8 +180,7 @@ def draw_dot(image: np.ndarray, here: int, geometry: tuple[int, int]) -> tuple[i
     side, cell = geometry
     inset = max(1, cell // 8)
     y, x = (here // (side + 2) - 1) * cell, (here % (side + 2) - 1) * cell
-    for i in range(y + inset, y + cell - inset):
-        paint(image[i], x + inset, x + cell - inset, DOT)
+    image[y + inset : y + cell - inset, x + inset : x + cell - inset] = DOT
     return y + cell // 2, x + cell // 2
 
 
@@ -221,23 +208,15 @@ def make_sample(grid: Grid, geometry: tuple[int, int], winding: float, batch: De
     batch.dots[i, 0], batch.dots[i, 1] = draw_dot(batch.images[i], start, geometry)
 
 
-def _build_generate(sources: int) -> Callable[..., None]:
-    @entry_kernel
-    def generate(
-        grid: Grid,
-        key: NDArray[np.uint64],
-        indices: NDArray[np.int64],
-        geometry: tuple[int, int],
-        winding: float,
-        batch: DenseBatch,
-    ) -> None:
-        if sources < 0:  # never; see sources_digest
-            return
-        for i in range(len(indices)):
-            start_stream(grid.rng, key[0], key[1], np.uint64(indices[i]))
-            make_sample(grid, geometry, winding, batch, i)
-
-    return generate
-
-
-_generate = _build_generate(sources_digest(FOLDER))
+@entry_kernel
+def _generate(
+    grid: Grid,
+    streams: NDArray[np.uint64],
+    geometry: tuple[int, int],
+    winding: float,
+    batch: DenseBatch,
+    sources: int = SOURCES,
+) -> None:
+    for i in range(len(streams)):
+        grid.rng[:] = streams[i]
+        make_sample(grid, geometry, winding, batch, i)

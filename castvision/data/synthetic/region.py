@@ -1,22 +1,20 @@
 """Region of the dot: which part of a random landscape is one piece with the marked spot?
 
-White noise is smoothed by three box filters in each direction (nearly a Gaussian) and cut at a level that leaves about
-half of the image, close to where the land just hangs together: regions of every size and shape, whose outlines tell
-nothing locally about which of them is marked.
+White noise is smoothed by three box filters in each direction (nearly a Gaussian) and cut at a threshold that leaves
+about half of the image, close to where the land just hangs together: regions of every size and shape, whose outlines
+tell nothing locally about which of them is marked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from castvision.data.synthetic.dataset import ENDLESS, FOLDER, DenseBatch, DenseDataset, check_range
-from castvision.data.synthetic.pathfinder.compiled import entry_kernel, kernel, sources_digest
-from castvision.data.synthetic.pathfinder.randomness import below, next_bits, start_stream
+from castvision.data.synthetic.compiled import SOURCES, below, entry_kernel, kernel, next_bits
+from castvision.data.synthetic.dataset import ENDLESS, DenseBatch, DenseDataset, check_range
 
 LAND, DOT = 128, 255
 """Grey levels; the rest is black."""
@@ -26,37 +24,34 @@ LEAST, MOST = 0.08, 0.4
 """Share of the image that the marked region takes."""
 
 MAX_RADIUS = 17  # (2 * 17 + 1) ** 6 is the last to fit into 31 bits
-_SPOTS = 12  # places for the dot tried in one landscape
+_SPOTS = 12  # positions of the dot tried in one landscape
 _LANDSCAPES = 500
 
 _SEA, _LAND, _REGION, _TRIED = 0, 1, 2, 3
 
 
 class Field(NamedTuple):
-    """Memory and levels of one size (T = S + 6 radius)."""
+    """Memory and thresholds of one size (T = S + 6 radius)."""
 
     rng: NDArray[np.uint64]  # (2,)
     noise: NDArray[np.int32]  # (T, T): smoothed in place, the result is the first S x S
     column: NDArray[np.int32]  # (S,): running sums
     parts: NDArray[np.uint8]  # (S, S): sea, land, the marked region, regions that were too large or small
     stack: NDArray[np.int32]  # (2 S * S,)
-    levels: NDArray[np.int64]  # (2,): land is above the first, a dot lies above the second
+    thresholds: NDArray[np.int64]  # (2,): land is above the first, a dot lies above the second
     areas: NDArray[np.int64]  # (2,): least and most pixels of a region
 
 
 class RegionDataset(DenseDataset):
     """A landscape with a dot on it; the target is the region that the dot lies in: 0 other, 1 the region.
 
-    Pixels that touch only at a corner are not connected. The region takes 8 to 40 % of the image; places that would
+    Pixels that touch only at a corner are not connected. The region takes 8 to 40 % of the image; dots that would
     give less or more are drawn again. See :class:`DenseDataset` for items and the other arguments.
 
     Args:
         img_size: Height and width, at least 32.
-        radius: Of the smoothing, 1..17; None = a 128th of the image, at least 2.
+        radius: Of the smoothing, 1..17; by default a 128th of the image, at least 2.
         share: Of land in the image. Below one half the regions fall apart, above it they grow together.
-        split: "train", "val" or "test".
-        length: Number of images.
-        seed: Another seed is another set.
 
     Raises:
         ValueError: An unknown split, or a number out of range.
@@ -97,11 +92,11 @@ class RegionDataset(DenseDataset):
             np.empty(size, np.int32),
             np.empty((size, size), np.uint8),
             np.empty(2 * size * size, np.int32),
-            np.array(levels(self.radius, self.share)),
+            np.array(find_thresholds(self.radius, self.share)),
             np.array([LEAST * size**2, MOST * size**2], np.int64),
         )
         dot_radius = max(1, size // 64)
-        _generate(field, self.key, indices, (self.radius, dot_radius), batch)
+        _generate(field, self.start_streams(indices), (self.radius, dot_radius), batch)
         if (batch.dots < 0).any():
             raise ValueError(
                 f"found no region of {LEAST:.0%} to {MOST:.0%} of the image in {_LANDSCAPES} landscapes; "
@@ -110,7 +105,7 @@ class RegionDataset(DenseDataset):
         return batch
 
 
-def levels(radius: int, share: float) -> list[int]:
+def find_thresholds(radius: int, share: float) -> list[int]:
     """Where to cut the smoothed noise, whose mean and deviation are known: for land, and for a dot well inside it."""
     box = np.ones(2 * radius + 1)
     weights = np.convolve(np.convolve(box, box), box)
@@ -194,21 +189,21 @@ def fill(parts: np.ndarray, start: tuple[int, int], mark: int, stack: np.ndarray
 
 @kernel
 def find_region(field: Field, radius: int) -> int:
-    """One landscape: mark a region of the wanted area; returns the dot's place, or -1."""
+    """One landscape: mark a region of the wanted area; returns the dot's pixel as ``y * size + x``, or -1."""
     smooth_rows(field, radius)
     smooth_columns(field, radius)
     parts, noise = field.parts, field.noise
     size = parts.shape[0]
     for y in range(size):
         for x in range(size):
-            parts[y, x] = noise[y, x] > field.levels[0]
+            parts[y, x] = noise[y, x] > field.thresholds[0]
     for _ in range(_SPOTS):
-        place = below(field.rng, size * size)
-        y, x = place // size, place % size
-        if noise[y, x] > field.levels[1] and parts[y, x] == _LAND:
+        position = below(field.rng, size * size)
+        y, x = position // size, position % size
+        if noise[y, x] > field.thresholds[1] and parts[y, x] == _LAND:
             area = fill(parts, (y, x), _REGION, field.stack)
             if field.areas[0] <= area <= field.areas[1]:
-                return place
+                return position
             for row in range(size):
                 for i in range(size):
                     if parts[row, i] == _REGION:
@@ -232,28 +227,21 @@ def draw(field: Field, dot: tuple[int, int, int], image: np.ndarray, target: np.
                 image[i, j] = DOT
 
 
-def _build_generate(sources: int) -> Callable[..., None]:
-    @entry_kernel
-    def generate(
-        field: Field, key: NDArray[np.uint64], indices: NDArray[np.int64], radii: tuple[int, int], batch: DenseBatch
-    ) -> None:
-        if sources < 0:  # never; see sources_digest
-            return
-        size = field.parts.shape[0]
-        for i in range(len(indices)):
-            start_stream(field.rng, key[0], key[1], np.uint64(indices[i]))
-            place = -1
-            for _ in range(_LANDSCAPES):
-                place = find_region(field, radii[0])
-                if place >= 0:
-                    break
-            if place < 0:
-                batch.dots[i, 0] = -1
-                continue
-            batch.dots[i, 0], batch.dots[i, 1] = place // size, place % size
-            draw(field, (place // size, place % size, radii[1]), batch.images[i], batch.targets[i])
-
-    return generate
-
-
-_generate = _build_generate(sources_digest(FOLDER))
+@entry_kernel
+def _generate(
+    field: Field, streams: NDArray[np.uint64], radii: tuple[int, int], batch: DenseBatch, sources: int = SOURCES
+) -> None:
+    size = field.parts.shape[0]
+    for i in range(len(streams)):
+        field.rng[:] = streams[i]
+        position = -1
+        for _ in range(_LANDSCAPES):
+            position = find_region(field, radii[0])
+            if position >= 0:
+                break
+        if position < 0:
+            batch.dots[i, 0] = -1
+            continue
+        y, x = position // size, position % size
+        batch.dots[i, 0], batch.dots[i, 1] = y, x
+        draw(field, (y, x, radii[1]), batch.images[i], batch.targets[i])

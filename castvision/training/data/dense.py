@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from castvision.data.synthetic import MazeDataset, PathfinderSegDataset, RegionDataset
 from castvision.data.synthetic.dataset import ENDLESS, DenseDataset
-from castvision.data.synthetic.pathfinder_segmentation import segmentation_spec
+from castvision.data.synthetic.pathfinder.spec import segmentation_spec
 from castvision.training.data.data_module import ImageDataModule, Pairs, check_loading
 from castvision.training.data.sampling import FreshSampler
 

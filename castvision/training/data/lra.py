@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from castvision.data.datasets.lra import MEAN, STD, LRAImage, LRAPathfinder
+from castvision.data.synthetic.pathfinder.dataset import CLASS_NAMES
 from castvision.training.data.data_module import ImageDataModule, Pairs, check_loading
-from castvision.training.data.pathfinder import CLASS_NAMES
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec
+from castvision.data.synthetic.pathfinder.dataset import CLASS_NAMES
 from castvision.training.data.data_module import ImageDataModule, Pairs, check_loading
 from castvision.training.data.sampling import FreshSampler
 
 if TYPE_CHECKING:
     from torch.utils.data import Sampler
 
-CLASS_NAMES = {
-    "classify": ["not connected", "connected"],
-    "join": ["background", "joining path"],
-    "three-class": ["other", "unconnected path", "joining path"],
-}
 _ENDLESS = 1 << 40
 
 

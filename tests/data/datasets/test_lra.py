@@ -1,12 +1,9 @@
-"""Writing and reading LRA's layout, with the release's traps; LRA's Image task on files in CIFAR's format."""
+"""Reading LRA's layout, with the release's traps; LRA's Image task on files in CIFAR's format."""
 
 from __future__ import annotations
 
 import hashlib
 import pickle
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +13,17 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from castvision.data.datasets.lra import LRAImage, LRAPathfinder, read_metadata
-from castvision_cli.make_pathfinder import main, write_pathfinder
+from castvision.data.synthetic.pathfinder import PathfinderSpec
+from castvision.data.synthetic.pathfinder.writing import write_pathfinder
 
 ROW = "imgs/0 sample_{i}.png {i} {label} 1.0 14 4 2 0.5 1 1"
 
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("castvision_cli.make_pathfinder.BATCH", 20)
-    write_pathfinder(tmp_path / "set", contour_length=6, num_images=50)
+    monkeypatch.setattr("castvision.data.synthetic.pathfinder.writing.BATCH", 20)
+    write_pathfinder(tmp_path / "set", PathfinderSpec.lra(32, 6), 50)
     return tmp_path / "set"
-
-
-def digest(folder: Path) -> str:
-    files = sorted(f for f in folder.rglob("*") if f.suffix in (".png", ".npy", ".json"))
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
 
 
 def test_layout(written: Path) -> None:
@@ -42,55 +35,6 @@ def test_layout(written: Path) -> None:
     masks = np.load(written / "masks" / "0.npz")
     assert masks["semantic"].shape == (20, 32, 32)
     assert [int(label) for _, label in (data[i] for i in range(20))] == [int(m.max() == 2) for m in masks["semantic"]]
-
-
-def test_resumes_what_is_missing_and_refuses_the_rest(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    complete = digest(written)
-    with pytest.raises(FileExistsError, match="complete"):
-        write_pathfinder(written, contour_length=6, num_images=50)
-    with pytest.raises(ValueError, match="other parameters"):
-        write_pathfinder(written, contour_length=6, num_images=50, seed=1)
-    (written / "metadata" / "1.npy").unlink()  # as after a kill: images there, metadata not
-    (written / "imgs" / "1" / "sample_4.png").write_bytes(b"half")
-    write_pathfinder(written, contour_length=6, num_images=50)
-    assert digest(written) == complete
-
-
-def start(code: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", f"import castvision_cli.make_pathfinder as m\n{code}"])
-
-
-def test_a_killed_run_is_taken_up_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("castvision_cli.make_pathfinder.BATCH", 500)
-    size = {"contour_length": 6, "num_images": 4000}
-    interrupted = tmp_path / "interrupted"
-    process = start(
-        f"m.BATCH = 500\nm.write_pathfinder(m.Path({str(interrupted)!r}), contour_length=6, num_images=4000)"
-    )
-    try:
-        until = time.monotonic() + 120
-        while not (interrupted / "metadata" / "1.npy").exists() and time.monotonic() < until:
-            time.sleep(0.01)
-    finally:
-        process.kill()
-        process.wait()
-    assert 2 <= len(list((interrupted / "metadata").glob("*.npy"))) < 8
-    write_pathfinder(interrupted, **size)
-    write_pathfinder(tmp_path / "whole", **size)
-    assert digest(interrupted) == digest(tmp_path / "whole")
-    assert not list(interrupted.rglob(".*"))
-
-
-def test_number_of_processes_changes_nothing(written: Path, tmp_path: Path) -> None:
-    write_pathfinder(tmp_path / "parallel", contour_length=6, num_images=50, workers=2)
-    assert digest(tmp_path / "parallel") == digest(written)
-
-
-def test_a_folder_of_others_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "precious.txt").write_text("mine")
-    assert main([str(tmp_path), "--num-images", "2"]) == 1
-    assert "not empty" in capsys.readouterr().err
-    assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
 
 
 def test_split_is_that_of_s4(written: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from skimage.measure import label
 
 from castvision.data.synthetic import RegionDataset, region
-from castvision.data.synthetic.region import DOT, LEAST, MOST, levels
+from castvision.data.synthetic.region import DOT, LEAST, MOST, find_thresholds
 
 
 @pytest.mark.parametrize(("size", "radius", "share"), [(64, 3, 0.5), (64, 2, 0.55), (48, 1, 0.45), (100, 5, 0.5)])
@@ -33,7 +33,7 @@ def test_smoothing_equals_three_box_filters() -> None:
     noise = np.random.default_rng(0).integers(0, 2, (400, 400)).astype(float)
     smooth = np.apply_along_axis(np.convolve, 0, noise, weights, "valid")
     smooth = np.apply_along_axis(np.convolve, 1, smooth, weights, "valid")
-    land_level, dot_level = levels(4, 0.5)
+    land_level, dot_level = find_thresholds(4, 0.5)
     assert land_level == 9**6 / 2 or abs(land_level - 9**6 / 2) <= 0.5
     assert abs((dot_level - land_level) / (smooth.std() / 2) - 1) < 0.1
 

@@ -5,7 +5,7 @@ Long Range Arena's parameters; the code is our own.
 """
 
 from castvision.data.synthetic.pathfinder.dataset import PathfinderDataset
-from castvision.data.synthetic.pathfinder.sample import PathfinderSample, make_pathfinder
+from castvision.data.synthetic.pathfinder.masks import PathfinderSample, make_pathfinder
 from castvision.data.synthetic.pathfinder.spec import Mode, PathfinderSpec
 
 __all__ = ["Mode", "PathfinderDataset", "PathfinderSample", "PathfinderSpec", "make_pathfinder"]

@@ -1,26 +1,37 @@
-"""Pathfinder as a torch data set that makes its images when they are asked for: as many as one likes, none stored."""
+"""Pathfinder as torch data sets that make their images when they are asked for: as many as one likes, none stored."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from castvision.data.synthetic.pathfinder.engine import Batch, make_batch
-from castvision.data.synthetic.pathfinder.masks import JOINING, make_gap_free_masks, make_semantic_masks
-from castvision.data.synthetic.pathfinder.sample import SPLITS, check_key
-from castvision.data.synthetic.pathfinder.spec import PathfinderSpec
+from castvision.data.datasets.batch import Sample
+from castvision.data.synthetic.compiled import SPLITS
+from castvision.data.synthetic.dataset import ENDLESS, DenseBatch, DenseDataset, SyntheticDataset, scale_images
+from castvision.data.synthetic.pathfinder.engine import PathfinderBatch, draw_with_dots, make_batch
+from castvision.data.synthetic.pathfinder.masks import JOINING, make_gap_free_masks, make_semantic_masks, paint
+from castvision.data.synthetic.pathfinder.search import ORDER, SNAKE, TIP_X, TIP_Y
+from castvision.data.synthetic.pathfinder.spec import PathfinderSpec, segmentation_spec
 
 TASKS = ("classify", "join", "three-class")
 LINES = ("ink", "gap-free")
+FORMS = ("three-class", "one-dot")
+CLASS_NAMES = {
+    "classify": ("not connected", "connected"),
+    "join": ("background", "joining path"),
+    "three-class": ("other", "unconnected path", "joining path"),
+    "one-dot": ("other", "path"),
+}
+"""Classes in the order of their labels, by task of `PathfinderDataset` or form of `PathfinderSegDataset`."""
 
 
-class PathfinderDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Images and targets by index; any length, since index and seed decide everything.
+class PathfinderDataset(SyntheticDataset):
+    """Images of the Long Range Arena's Pathfinder, with their label or a mask of their paths.
+
+    The images are the classification task's, whatever the target: two dots and nothing on the distractors. For
+    segmentation as a task of its own, where dots don't tell which paths are long, see :class:`PathfinderSegDataset`.
 
     Items are (image, target): image (1, S, S) float32 in [-1, 1]; target for "classify" the label () int64, for "join"
     a mask (S, S) int64 of the path that joins the dots (every image has one), for "three-class" a mask of 0 other, 1 a
@@ -36,6 +47,9 @@ class PathfinderDataset(Dataset[tuple[Tensor, Tensor]]):
         symmetries: Turn or mirror every image by one of the 8 symmetries of the square, always the same one for an
             index. Labels don't change. The generator itself prefers some directions, so this widens a training set.
 
+    Attributes:
+        class_names: In the order of the labels.
+
     Raises:
         ValueError: An unknown task, split or kind of lines, or a number out of range.
     """
@@ -45,49 +59,35 @@ class PathfinderDataset(Dataset[tuple[Tensor, Tensor]]):
         spec: PathfinderSpec,
         task: str = "classify",
         split: str = "train",
-        length: int = 1 << 40,
+        length: int = ENDLESS,
         seed: int = 0,
         *,
         lines: str = "ink",
         symmetries: bool = False,
     ) -> None:
-        check_key(seed, split)
+        super().__init__(split, length, seed)
         if task not in TASKS:
             raise ValueError(f"expected task to be one of {', '.join(TASKS)}, got {task=}")
         if lines not in LINES:
             raise ValueError(f"expected lines to be one of {', '.join(LINES)}, got {lines=}")
-        if length < 1:
-            raise ValueError(f"expected length >= 1, got {length=}")
-        self.spec, self.task, self.split, self.length, self.seed = spec, task, split, length, seed
-        self.lines, self.symmetries = lines, symmetries
+        self.spec, self.task, self.lines, self.symmetries = spec, task, lines, symmetries
+        self.class_names = CLASS_NAMES[task]
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """One item; a batch is made faster by :meth:`__getitems__`."""
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """Several items in one call of the compiled generator, as torch's loaders ask for a batch."""
-        outside = [i for i in indices if not -self.length <= i < self.length]
-        if outside:
-            raise IndexError(f"expected indices below {self.length}, got {outside[0]}")
-        wanted = np.array([i % self.length for i in indices], np.int64)
+    def make_items(self, indices: NDArray[np.int64]) -> list[Sample]:
+        """The items of indices in 0..length - 1, (B,)."""
         label = 1 if self.task == "join" else None
-        batch = make_batch(self.spec, self.seed, SPLITS[self.split], wanted, label)
-        images = torch.from_numpy(batch.images)[:, None].float() / 127.5 - 1  # B, 1, S, S
-        targets = torch.from_numpy(batch.labels) if self.task == "classify" else self._masks(batch)
-        items = list(zip(images, targets, strict=True))
+        batch = make_batch(self.spec, self.seed, SPLITS[self.split], indices, label)
+        if self.task == "classify":
+            targets = torch.from_numpy(batch.labels)
+        else:
+            make_masks = make_semantic_masks if self.lines == "ink" else make_gap_free_masks
+            masks = torch.from_numpy(make_masks(self.spec, batch))  # B, S, S
+            targets = (masks == JOINING).long() if self.task == "join" else masks.long()
+        pairs = zip(scale_images(batch.images), targets, strict=True)
         if not self.symmetries:
-            return items
-        chosen = _choose_symmetries(self.seed, SPLITS[self.split], wanted)
-        return [(turn(image, which), turn(target, which)) for (image, target), which in zip(items, chosen, strict=True)]
-
-    def _masks(self, batch: Batch) -> Tensor:
-        make_masks = make_semantic_masks if self.lines == "ink" else make_gap_free_masks
-        masks = torch.from_numpy(make_masks(self.spec, batch))  # B, S, S
-        return (masks == JOINING).long() if self.task == "join" else masks.long()
+            return list(pairs)
+        chosen = _choose_symmetries(self.seed, SPLITS[self.split], indices)
+        return [(turn(image, which), turn(target, which)) for (image, target), which in zip(pairs, chosen, strict=True)]
 
 
 def _choose_symmetries(seed: int, split: int, numbers: NDArray[np.int64]) -> list[int]:
@@ -104,3 +104,106 @@ def turn(value: Tensor, which: int) -> Tensor:
         return value
     mirrored = value.flip(-1) if which >= 4 else value
     return torch.rot90(mirrored, which % 4, (-2, -1)).contiguous()
+
+
+class PathfinderSegDataset(DenseDataset):
+    """Pathfinder as segmentation: which pixels lie on the path that joins the dots?
+
+    Here every distractor carries a dot as well (a decoy), so that dots don't tell which paths are long; items can come
+    with the distance from the dot. Classes as in DLR (Gupta et al. 2022, https://arxiv.org/abs/2203.14343), whose
+    geometry :func:`.spec.dlr_spec` gives; the form with one dot is that of the public generator's segmentation task.
+    For masks of the Long Range Arena's own images see :class:`PathfinderDataset`.
+
+    ``form="three-class"``: 0 other, 1 a long path that does not join two dots, 2 the path that does. In half of the
+    images the dots mark both ends of one path, in the others an end of each; a dot lies at the start of every
+    distractor too, unless ``decoys=False``.
+    ``form="one-dot"``: one dot at the start of a long path: 0 other, 1 that path, dot included.
+
+    See :class:`DenseDataset` for items and the other arguments.
+
+    Args:
+        img_size: Height and width.
+        form: "three-class" or "one-dot".
+        spec: What to draw, by default ``segmentation_spec(img_size)``.
+        decoys: Whether distractors carry dots, by default in the three-class form only; beside one dot they cannot.
+
+    Raises:
+        ValueError: An unknown form or split, a spec of another size, decoys beside one dot, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        img_size: int = 512,
+        form: str = "three-class",
+        spec: PathfinderSpec | None = None,
+        split: str = "train",
+        length: int = ENDLESS,
+        seed: int = 0,
+        *,
+        decoys: bool | None = None,
+    ) -> None:
+        super().__init__(img_size, split, length, seed)
+        if form not in FORMS:
+            raise ValueError(f"expected form to be one of {', '.join(FORMS)}, got {form=}")
+        self.spec = segmentation_spec(img_size) if spec is None else spec
+        if self.spec.img_size != img_size:
+            raise ValueError(f"expected a spec of {img_size=}, got {self.spec.img_size=}")
+        if decoys and form == "one-dot":
+            raise ValueError("expected no decoys beside one dot, which alone tells the path; got decoys=True")
+        self.form = form
+        self.decoys = form == "three-class" if decoys is None else decoys
+        self.class_names = CLASS_NAMES[form]
+
+    def make_batch(self, indices: NDArray[np.int64]) -> DenseBatch:
+        """Generate the samples of indices in 0..length - 1, (B,)."""
+        batch = self._paths(indices)
+        is_single = self.form == "one-dot"
+        dots = [batch.dots[i, :1] if is_single else all_dots(batch, i, self.decoys) for i in range(len(indices))]
+        images = draw_with_dots(self.spec, batch, dots)
+        targets = make_semantic_masks(self.spec, batch)
+        if is_single:
+            targets = (targets == JOINING).astype(np.uint8)
+            for target, (dot,) in zip(targets, dots, strict=True):
+                add_disc(target, dot, self.spec.marker_radius)
+        return DenseBatch(images, targets, batch.dots[:, 0].astype(np.int64))
+
+    def distance(self, index: int) -> NDArray[np.float32]:
+        """How far along its path a pixel lies from the dot that marks the path.
+
+        Returns:
+            (S, S) float32: paddles since the dot times the length of a paddle and its gap, in pixels; infinite on
+            everything but the long paths, and on a long path without a dot.
+        """
+        batch = self._paths(self.wrap_indices([index]))
+        paddles = batch.paddles
+        used = np.arange(paddles.shape[1]) < batch.counts[:, None]
+        path = batch.paths[:, None]
+        order, snake, last = paddles[..., ORDER], paddles[..., SNAKE], self.spec.contour_length - 1
+        passed = np.where(used & (snake == path), order, -1)
+        if batch.labels[0] == 0:  # the second dot lies at the end of the other path
+            passed = np.where(used & (snake == 1 - path), last - order, passed)
+        step = self.spec.paddle_length + 2 * self.spec.paddle_margins[int(batch.margins[0])]
+        canvas = np.full(batch.images.shape, np.inf, np.float32)
+        paint(self.spec, batch, passed * float(step), canvas)
+        distance: NDArray[np.float32] = canvas[0]
+        return distance
+
+    def _paths(self, indices: NDArray[np.int64]) -> PathfinderBatch:
+        label = 1 if self.form == "one-dot" else None
+        return make_batch(self.spec, self.seed, SPLITS[self.split], indices, label)
+
+
+def all_dots(batch: PathfinderBatch, i: int, decoys: bool) -> NDArray[np.int32]:
+    """The two dots of a sample, then one at the start of each distractor: (D, 2)."""
+    paddles = batch.paddles[i, : batch.counts[i]]
+    starts = paddles[(paddles[:, SNAKE] >= 2) & (paddles[:, ORDER] == 0)]
+    return np.concatenate([batch.dots[i], starts[:, [TIP_Y, TIP_X]]]) if decoys else batch.dots[i]
+
+
+def add_disc(target: NDArray[np.uint8], centre: NDArray[np.int32], radius: float) -> None:
+    """Set the pixels within ``radius`` of a dot to 1."""
+    size = len(target)
+    reach = int(np.ceil(radius))
+    rows, columns = (np.arange(max(0, c - reach), min(size, c + reach + 1)) for c in centre.tolist())
+    near = (rows[:, None] - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius**2
+    target[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1][near] = 1

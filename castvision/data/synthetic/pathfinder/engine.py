@@ -1,18 +1,23 @@
-"""The compiled generator's front: many samples in one call, each from its own random stream."""
+"""The generator: many samples in one call, each from its own random stream, searched and drawn by compiled code."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from castvision.data.synthetic.pathfinder.chains import NUM_COLUMNS, TIP_X, TIP_Y, Work, find_pair
-from castvision.data.synthetic.pathfinder.compiled import entry_kernel, kernel, sources_digest
-from castvision.data.synthetic.pathfinder.distractors import add_distractors
-from castvision.data.synthetic.pathfinder.drawing import draw_image
-from castvision.data.synthetic.pathfinder.randomness import below, start_stream
+from castvision.data.synthetic.compiled import SOURCES, below, entry_kernel, kernel, start_streams
+from castvision.data.synthetic.pathfinder.search import (
+    NUM_COLUMNS,
+    SNAKE,
+    STAMP,
+    TIP_X,
+    TIP_Y,
+    Work,
+    add_distractors,
+    find_pair,
+)
 from castvision.data.synthetic.pathfinder.spec import PathfinderSpec
 from castvision.data.synthetic.pathfinder.tables import Tables, make_tables
 
@@ -20,13 +25,13 @@ MAX_TRIES = 3_000_000
 """Pairs of paths drawn for one image before the generator gives up (LRA's hardest set needs about 1500 on average)."""
 
 
-class Batch(NamedTuple):
-    """B samples (S = image size, P = most paddles an image can have)."""
+class PathfinderBatch(NamedTuple):
+    """B samples as they were generated (S = image size, P = most paddles an image can have)."""
 
     images: NDArray[np.uint8]  # (B, S, S)
     labels: NDArray[np.int64]  # (B,): 1 = the dots mark one path
     paths: NDArray[np.int64]  # (B,): path (0 or 1) whose start has a dot
-    margins: NDArray[np.int64]  # (B,): which of the spec's margins
+    margins: NDArray[np.int64]  # (B,): index of the margin in the spec
     dots: NDArray[np.int32]  # (B, 2, 2): (y, x) of both
     paddles: NDArray[np.int32]  # (B, P, 7)
     counts: NDArray[np.int64]  # (B,): rows of paddles in use
@@ -35,7 +40,7 @@ class Batch(NamedTuple):
 
 def make_batch(
     spec: PathfinderSpec, seed: int, split: int, indices: NDArray[np.int64], label: int | None = None
-) -> Batch:
+) -> PathfinderBatch:
     """Generate samples.
 
     Args:
@@ -50,7 +55,7 @@ def make_batch(
     """
     count, size = len(indices), spec.img_size
     rows = 2 * spec.contour_length + spec.num_distractors * spec.distractor_length + spec.distractor_length
-    batch = Batch(
+    batch = PathfinderBatch(
         np.zeros((count, size, size), np.uint8),
         np.zeros(count, np.int64),
         np.zeros(count, np.int64),
@@ -60,17 +65,39 @@ def make_batch(
         np.zeros(count, np.int64),
         np.zeros(count, np.int64),
     )
-    key = np.array([seed, split], np.uint64)
-    wanted = np.array([len(spec.paddle_margins), -1 if label is None else label, MAX_TRIES], np.int64)
+    streams = start_streams(seed, split, indices)
     for which, margin in enumerate(spec.paddle_margins):
         tables = make_tables(spec, margin)
-        _generate(tables, make_work(tables, rows), key, np.ascontiguousarray(indices), which, wanted, batch)
+        wanted = (which, len(spec.paddle_margins), -1 if label is None else label, MAX_TRIES)
+        _generate(tables, make_work(tables, rows), streams, wanted, batch)
     if (batch.tries < 0).any():
         raise ValueError(
             f"found no room for two paths of {spec.contour_length} paddles at {spec.img_size} pixels in {MAX_TRIES} "
             f"tries; lower contour_length or seed_distance, or raise img_size"
         )
     return batch
+
+
+def draw_with_dots(spec: PathfinderSpec, batch: PathfinderBatch, dots: list[NDArray[np.int32]]) -> NDArray[np.uint8]:
+    """Draw the images of a batch again with other dots.
+
+    Args:
+        spec: Of the batch.
+        batch: B samples of S x S pixels.
+        dots: (y, x) of the dots of each sample, (D, 2) each.
+
+    Returns:
+        (B, S, S) uint8.
+    """
+    redrawn = batch._replace(images=np.zeros_like(batch.images))
+    counts = np.array([len(positions) for positions in dots])
+    padded = np.zeros((len(dots), int(counts.max(initial=1)), 2), np.int32)
+    for row, positions in zip(padded, dots, strict=True):
+        row[: len(positions)] = positions
+    for which, margin in enumerate(spec.paddle_margins):
+        tables = make_tables(spec, margin)
+        _draw_images(tables, make_work(tables, batch.paddles.shape[1]), redrawn, which, (padded, counts))
+    return redrawn.images
 
 
 def make_work(tables: Tables, rows: int) -> Work:
@@ -88,7 +115,53 @@ def make_work(tables: Tables, rows: int) -> Work:
 
 
 @kernel
-def _make_sample(tables: Tables, work: Work, max_tries: int, batch: Batch, i: int) -> None:
+def stamp_highest(canvas: np.ndarray, stamp: np.ndarray, top: int, left: int) -> None:
+    """Draw a stamp whose first pixel comes to (top, left); where something is, the brighter stays."""
+    size = canvas.shape[0]
+    for i in range(max(0, -top), min(stamp.shape[0], size - top)):
+        for j in range(max(0, -left), min(stamp.shape[1], size - left)):
+            canvas[top + i, left + j] = max(canvas[top + i, left + j], stamp[i, j])
+
+
+@kernel
+def position_in_stamp(position: int, edge: int, size: int) -> int:
+    """Where a dot lies in its picture of ``2 edge + 1`` pixels: as far from the image's border, up to ``edge``."""
+    return min(position, edge) + max(0, position - (size - 1 - edge))
+
+
+@kernel
+def draw_image(tables: Tables, work: Work, num_paddles: int, dots: np.ndarray, image: np.ndarray) -> None:
+    """Draw paddles and dots, each kind with its contrast, and stretch the result to 0..255."""
+    layers = work.layers
+    layers.fill(0)
+    for row in range(num_paddles):
+        layer = 0 if work.paddles[row, SNAKE] < 2 else 1
+        ink = tables.ink[work.paddles[row, STAMP]]
+        top, left = work.paddles[row, TIP_Y] - tables.radius, work.paddles[row, TIP_X] - tables.radius
+        stamp_highest(layers[layer], ink, top, left)
+    edge = tables.dots.shape[0] // 2
+    for i in range(len(dots)):
+        y = position_in_stamp(dots[i, 0], edge, tables.size)
+        x = position_in_stamp(dots[i, 1], edge, tables.size)
+        stamp_highest(layers[2], tables.dots[y, x], dots[i, 0] - y, dots[i, 1] - x)
+    highest = 0.0
+    for i in range(3):
+        for y in range(tables.size):
+            for x in range(tables.size):
+                highest = max(highest, tables.brightness[i, layers[i, y, x]])
+    levels = work.levels
+    scale = 255.0 / highest
+    for i in range(3):
+        for value in range(256):
+            levels[i, value] = np.uint8(min(255.0, tables.brightness[i, value] * scale) + 0.5)
+    for y in range(tables.size):
+        for x in range(tables.size):
+            path, distractor, dot = levels[0, layers[0, y, x]], levels[1, layers[1, y, x]], levels[2, layers[2, y, x]]
+            image[y, x] = max(path, distractor, dot)
+
+
+@kernel
+def make_sample(tables: Tables, work: Work, max_tries: int, batch: PathfinderBatch, i: int) -> None:
     """Fill entry ``i`` of a batch whose label and path are set."""
     batch.tries[i] = find_pair(tables, work, max_tries)
     if batch.tries[i] < 0:
@@ -107,31 +180,41 @@ def _make_sample(tables: Tables, work: Work, max_tries: int, batch: Batch, i: in
     draw_image(tables, work, count, batch.dots[i], batch.images[i])
 
 
-def _build_generate(sources: int) -> Callable[..., None]:
-    @entry_kernel
-    def generate(
-        tables: Tables,
-        work: Work,
-        key: NDArray[np.uint64],
-        indices: NDArray[np.int64],
-        which: int,
-        wanted: NDArray[np.int64],
-        batch: Batch,
-    ) -> None:
-        if sources < 0:  # never; see sources_digest
-            return
-        for i in range(len(indices)):
-            start_stream(work.rng, key[0], key[1], np.uint64(indices[i]))
-            margin = below(work.rng, wanted[0])
-            if margin != which:  # another call has the tables for it
-                continue
-            batch.margins[i] = margin
-            label = below(work.rng, 2)
-            batch.labels[i] = label if wanted[1] < 0 else wanted[1]
-            batch.paths[i] = below(work.rng, 2)
-            _make_sample(tables, work, wanted[2], batch, i)
-
-    return generate
+@entry_kernel
+def _generate(
+    tables: Tables,
+    work: Work,
+    streams: NDArray[np.uint64],
+    wanted: tuple[int, int, int, int],
+    batch: PathfinderBatch,
+    sources: int = SOURCES,
+) -> None:
+    """Make the samples of one margin; ``wanted``: its index, how many margins there are, the label, most tries."""
+    which, num_margins, wanted_label, max_tries = wanted
+    for i in range(len(streams)):
+        work.rng[:] = streams[i]
+        margin = below(work.rng, num_margins)
+        if margin != which:  # another call has the tables for it
+            continue
+        batch.margins[i] = margin
+        label = below(work.rng, 2)
+        batch.labels[i] = label if wanted_label < 0 else wanted_label
+        batch.paths[i] = below(work.rng, 2)
+        make_sample(tables, work, max_tries, batch, i)
 
 
-_generate = _build_generate(sources_digest())
+@entry_kernel
+def _draw_images(
+    tables: Tables,
+    work: Work,
+    batch: PathfinderBatch,
+    which: int,
+    dots: tuple[NDArray[np.int32], NDArray[np.int64]],
+    sources: int = SOURCES,
+) -> None:
+    """Draw the images of one margin with the dots (positions, number of them by sample)."""
+    positions, counts = dots
+    for i in range(len(batch.images)):
+        if batch.margins[i] == which:
+            work.paddles[:] = batch.paddles[i]
+            draw_image(tables, work, batch.counts[i], positions[i, : counts[i]], batch.images[i])

@@ -8,8 +8,10 @@ set's documentation states, for every resolution that LRA has, and the same geom
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from castvision.data.synthetic.dataset import check_range
 
 Mode = Literal["lra", "clean"]
 """``"lra"`` keeps the border fault of the public generator's dilation, as LRA's images have it; ``"clean"`` doesn't."""
@@ -17,32 +19,10 @@ Mode = Literal["lra", "clean"]
 SUPERSAMPLING = 2
 """Paddles and dots are drawn this many times larger, then reduced."""
 
-
 _MOST_DISTRACTORS = 253  # instance masks are 8-bit, and hold the background and both paths too
 
-
-class _Geometry(NamedTuple):
-    """The part of the parameters that depends on the image's size."""
-
-    paddle_length: int
-    paddle_thickness: float
-    paddle_margins: tuple[int, ...]
-    padding: int
-    seed_distance: int
-    marker_radius: float
-    continuity: float
-    distractor_paddles: int
-    path_contrast: float
-    distractor_contrast: float
-
-
-# From the docstrings of long-range-arena's lra_benchmarks/data/pathfinder.py.
-_LRA = {
-    32: _Geometry(2, 0.5, (1,), 1, 7, 1.5, 1.0, 20, 1.5, 2.0),
-    64: _Geometry(5, 1.0, (1,), 1, 12, 2.5, 1.8, 22, 0.8, 0.8),
-    128: _Geometry(5, 1.5, (2, 3), 1, 20, 3.0, 1.8, 35, 0.9, 0.9),
-    256: _Geometry(5, 2.0, (3,), 22, 27, 5.0, 1.8, 30, 1.0, 1.0),
-}
+_SEGMENTATION_LENGTHS = {32: 6, 64: 9, 128: 14, 256: 14, 512: 28, 1024: 40}
+"""Paddles of a long path by image size, which make it 0.6 to 1.2 times as long as the image is wide."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +68,7 @@ class PathfinderSpec:
     mode: Mode = "lra"
 
     def __post_init__(self) -> None:
-        """Check every field at the door."""
+        """Check every field."""
         if self.mode not in get_args(Mode):
             raise ValueError(f"mode must be 'lra' or 'clean', got mode={self.mode!r}")
         minimum = {
@@ -128,8 +108,8 @@ class PathfinderSpec:
         if 2 * (self.padding + max(self.paddle_margins) + self.paddle_length) >= self.img_size:
             raise ValueError(f"padding={self.padding} leaves no room for paddles in img_size={self.img_size}")
 
-    @classmethod
-    def lra(cls, img_size: int, contour_length: int = 14, mode: Mode = "lra") -> PathfinderSpec:
+    @staticmethod
+    def lra(img_size: int, contour_length: int = 14, mode: Mode = "lra") -> PathfinderSpec:
         """LRA's parameters for a resolution; for sizes that LRA lacks, the same geometry scaled.
 
         32, 64, 128 and 256 are LRA's own columns. Any other size takes the largest of them that is not above it (32
@@ -147,39 +127,77 @@ class PathfinderSpec:
         """
         _check_whole("img_size", img_size, 24)
         _check_whole("contour_length", contour_length, 2)
-        reference = max((size for size in _LRA if size <= img_size), default=32)
-        geometry = _LRA[reference]
+        reference = _LRA[max((size for size in _LRA if size <= img_size), default=32)]
+        ratio = img_size / reference.img_size
         distractor_length = max(1, contour_length // 3)
-        return cls(
+
+        def whole(value: float) -> int:
+            return max(1, math.floor(value * ratio + 0.5))
+
+        def halves(value: float) -> float:
+            return max(1, math.floor(value * ratio * 2 + 0.5)) / 2
+
+        return replace(
+            reference,
             img_size=img_size,
             contour_length=contour_length,
             distractor_length=distractor_length,
-            num_distractors=geometry.distractor_paddles // distractor_length,
+            num_distractors=reference.num_distractors // distractor_length,
+            paddle_length=max(2, whole(reference.paddle_length)),
+            paddle_thickness=halves(reference.paddle_thickness),
+            paddle_margins=tuple(dict.fromkeys(whole(margin) for margin in reference.paddle_margins)),
+            padding=whole(reference.padding),
+            seed_distance=math.floor(reference.seed_distance * ratio),
+            marker_radius=halves(reference.marker_radius),
             mode=mode,
-            **_scaled(geometry, img_size / reference),
         )
 
 
-def _scaled(geometry: _Geometry, ratio: float) -> dict[str, Any]:
-    """Constructor arguments for a geometry that is ``ratio`` times as large."""
+def segmentation_spec(img_size: int, contour_length: int | None = None) -> PathfinderSpec:
+    """The default geometry of Pathfinder as segmentation: the Long Range Arena's, scaled.
 
-    def whole(value: float) -> int:
-        return max(1, math.floor(value * ratio + 0.5))
+    Paths are 0.6 to 1.2 times as long as the image is wide. Below 1024 pixels it is ``PathfinderSpec.lra(...,
+    mode="clean")``, from 64 on with six distractors or more. At 1024 the paddles stay as large as at 512, the paths get
+    longer and the distractors more; above, everything grows with the image.
 
-    def halves(value: float) -> float:
-        return max(1, math.floor(value * ratio * 2 + 0.5)) / 2
+    Args:
+        img_size: Height and width, at least 32.
+        contour_length: Paddles in a long path, by default 6 from 32 pixels on, 9 from 64, 14 from 128, 28 from 512 and
+            40 from 1024.
 
-    return {
-        "paddle_length": max(2, whole(geometry.paddle_length)),
-        "paddle_thickness": halves(geometry.paddle_thickness),
-        "paddle_margins": tuple(dict.fromkeys(whole(margin) for margin in geometry.paddle_margins)),
-        "padding": whole(geometry.padding),
-        "seed_distance": math.floor(geometry.seed_distance * ratio),
-        "marker_radius": halves(geometry.marker_radius),
-        "continuity": geometry.continuity,
-        "path_contrast": geometry.path_contrast,
-        "distractor_contrast": geometry.distractor_contrast,
+    Raises:
+        ValueError: Out of range.
+    """
+    check_range("img_size", img_size, 32, 1 << 13)
+    least = max(size for size in _SEGMENTATION_LENGTHS if size <= img_size)
+    length = _SEGMENTATION_LENGTHS[least] if contour_length is None else contour_length
+    spec = PathfinderSpec.lra(img_size, length, "clean")
+    if img_size < 1024:
+        return replace(spec, num_distractors=max(spec.num_distractors, 6)) if img_size >= 64 else spec
+    ratio = img_size / 1024
+    half = PathfinderSpec.lra(round(512 * ratio), length, "clean")
+    return replace(half, img_size=img_size, distractor_length=length // 4, num_distractors=30)
+
+
+def dlr_spec(img_size: int) -> PathfinderSpec:
+    """The geometry of the three sets of DLR (Gupta et al. 2022, https://arxiv.org/abs/2203.14343).
+
+    Radii are those to the nearest half pixel.
+
+    Args:
+        img_size: 128, 256 or 512.
+
+    Raises:
+        ValueError: Another size.
+    """
+    sizes = {
+        128: PathfinderSpec(128, 14, 4, 16, 5, 1.5, (2, 3), 1, 22, 2.0, 1.8, 0.9, 0.9, "clean"),
+        256: PathfinderSpec(256, 16, 4, 16, 8, 2.0, (4,), 1, 27, 4.0, 2.2, 1.0, 1.0, "clean"),
+        512: PathfinderSpec(512, 12, 4, 18, 22, 6.0, (7,), 1, 40, 9.0, 2.5, 1.0, 1.0, "clean"),
     }
+    if img_size not in sizes:
+        raise ValueError(f"expected img_size to be one of {', '.join(map(str, sizes))}, got {img_size=}")
+    return sizes[img_size]
 
 
 def _check_whole(name: str, value: object, least: int) -> None:
@@ -194,3 +212,13 @@ def _check_half_steps(name: str, value: float) -> None:
     """A positive multiple of half a pixel, which supersampling by two can draw."""
     if not (math.isfinite(value) and value > 0 and float(value * SUPERSAMPLING).is_integer()):
         raise ValueError(f"{name} must be a positive multiple of 0.5, got {name}={value!r}")
+
+
+# From the docstrings of long-range-arena's lra_benchmarks/data/pathfinder.py, which give the number of paddles of all
+# distractors together: that many distractors of one paddle each.
+_LRA = {
+    32: PathfinderSpec(32, 14, 1, 20, 2, 0.5, (1,), 1, 7, 1.5, 1.0, 1.5, 2.0),
+    64: PathfinderSpec(64, 14, 1, 22, 5, 1.0, (1,), 1, 12, 2.5, 1.8, 0.8, 0.8),
+    128: PathfinderSpec(128, 14, 1, 35, 5, 1.5, (2, 3), 1, 20, 3.0, 1.8, 0.9, 0.9),
+    256: PathfinderSpec(256, 14, 1, 30, 5, 2.0, (3,), 22, 27, 5.0, 1.8, 1.0, 1.0),
+}

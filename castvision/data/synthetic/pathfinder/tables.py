@@ -1,7 +1,16 @@
 """Everything that the search for paths looks up, computed once per spec and margin.
 
-The occupancy of the image is never drawn while paths are searched: it is the highest of the stamps placed so far, so
-every question to it ("how near is the next paddle?", "does this one overlap?") becomes a look-up in a stamp's table.
+A stamp is a picture of a paddle in one direction: its ink, and the halo that keeps others away. The occupancy of the
+image is never drawn while paths are searched: it is the highest of the stamps placed so far, so every question to it
+("how near is the next paddle?", "does this one overlap?") becomes a look-up in a stamp's table.
+
+A direction ``t`` points to ``(sin t, cos t)`` in (y, x), y down. There are D = 360 + K stamps: whole degrees for the
+first paddle of a chain, and for each of the K pixels on the circle on which a chain continues, the direction back to
+the circle's centre.
+
+NOTE: the public generator rounds moves up, ``ceil(position + distance * sin(angle))``, in double precision. Where the
+result is whole on paper the last bit decides: cos(-120 degrees) comes out a little above -1/2, sin(180 degrees) above 0
+(which moves pixels near the top or left border only). LRA's images were made so; the same sums are formed here.
 """
 
 from __future__ import annotations
@@ -12,22 +21,16 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
-from castvision.data.synthetic.pathfinder.spec import PathfinderSpec
-from castvision.data.synthetic.pathfinder.stamps import (
-    NUM_DEGREES,
-    circle_offsets,
-    dilate,
-    disc,
-    draw_dots,
-    draw_stamps,
-    polar,
-    seed_angles,
-)
+from castvision.data.synthetic.pathfinder.spec import SUPERSAMPLING, PathfinderSpec
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
+
+NUM_DEGREES = 360
+"""Stamps 0..359 belong to first paddles, at ``index - 180`` degrees; the rest to continuations."""
 
 CLASH = 459
 """A paddle is refused where its halo and the occupancy (each 0..255) add up to this, 1.8 of full."""
@@ -36,7 +39,7 @@ TAKEN = 76
 
 
 class Tables(NamedTuple):
-    """Sizes and look-up tables for one margin (D = 360 + K stamps; all offsets are (dy, dx))."""
+    """Sizes and look-up tables for one margin (D stamps; all offsets are (dy, dx))."""
 
     size: int
     padding: int
@@ -193,7 +196,7 @@ def _seed_works(foot: Ints, mode: str) -> bool:
 
 
 def _first_starts(spec: PathfinderSpec, foot: Ints, counts: Ints, works: Bytes) -> tuple[Ints, Ints]:
-    """Where path one's tail may be, by direction, and the directions for which there is any such place."""
+    """Where path one's tail may be, by direction, and the directions for which there is any such pixel."""
     low, high = 2 * spec.seed_distance, spec.img_size - 1 - 2 * spec.seed_distance
     boxes = np.zeros((NUM_DEGREES, 4), np.int32)
     seeds = []
@@ -211,3 +214,94 @@ def _first_starts(spec: PathfinderSpec, foot: Ints, counts: Ints, works: Bytes) 
             f"{spec.seed_distance=}; lower seed_distance or take mode='clean'"
         )
     return boxes, np.array(seeds, np.int32)
+
+
+def seed_angles() -> list[float]:
+    """The 360 directions of first paddles, in radians."""
+    return [math.radians(degree - NUM_DEGREES // 2) for degree in range(NUM_DEGREES)]
+
+
+def polar(angle: float, distance: float) -> tuple[float, float]:
+    """A move by ``distance`` towards ``angle``: (dy, dx)."""
+    return distance * math.sin(angle), distance * math.cos(angle)
+
+
+def circle_offsets(radius: int) -> Ints:
+    """Distinct pixels (dy, dx) on a circle that is sampled once a pixel of its length, in row-major order: (K, 2)."""
+    count = math.ceil(2 * math.pi * radius)
+    found = {
+        (math.floor(radius * math.sin(i / radius)), math.floor(radius * math.cos(i / radius))) for i in range(count)
+    }
+    return np.array(sorted(found), np.int32)
+
+
+def disc(radius: int) -> NDArray[np.bool_]:
+    """A filled disc: (2 radius + 1, 2 radius + 1)."""
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    return np.asarray(x**2 + y**2 <= radius**2)
+
+
+def reduce_lanczos(image: Bytes, size: int) -> Bytes:
+    """A square picture at another size, by Pillow's integer Lanczos filter."""
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def draw_stamps(angles: list[float], length: int, thickness: float, margin: int) -> tuple[Bytes, Bytes]:
+    """Ink and halo of a bar in each direction.
+
+    Args:
+        angles: D directions in radians.
+        length: Length of the bar in pixels.
+        thickness: Its thickness, a multiple of half a pixel.
+        margin: Width of the halo around it.
+
+    Returns:
+        Two arrays (D, 2R + 1, 2R + 1) in 0..255, R = length + ceil(thickness) + margin; the bar starts at [R, R].
+    """
+    radius = length + math.ceil(thickness) + margin
+    large, small = 2 * SUPERSAMPLING * radius + 1, 2 * radius + 1
+    centre = SUPERSAMPLING * radius
+    brush = disc(SUPERSAMPLING * margin)
+    ink = np.zeros((len(angles), small, small), np.uint8)
+    halo = np.zeros_like(ink)
+    for i, angle in enumerate(angles):
+        dy, dx = polar(angle, SUPERSAMPLING * length)
+        canvas = Image.new("L", (large, large))
+        line = [(centre, centre), (math.ceil(centre + dx), math.ceil(centre + dy))]
+        ImageDraw.Draw(canvas).line(line, fill=255, width=round(SUPERSAMPLING * thickness))
+        bar = np.asarray(canvas)
+        ink[i] = reduce_lanczos(bar, small)
+        halo[i] = reduce_lanczos(dilate(bar, brush), small)
+    return ink, halo
+
+
+def draw_dots(radius: float) -> Bytes:
+    """The disc that marks an end, reduced from twice its size, at every position that matters.
+
+    Near the border the filter has fewer pixels to average, so the dot looks a little different there.
+
+    Returns:
+        (2E + 1, 2E + 1, 2E + 1, 2E + 1) in 0..255: [i, j] is a picture of 2E + 1 pixels with the dot at (i, j); the
+        one at [E, E] is far enough from every border.
+    """
+    edge = math.ceil(radius) + 6
+    size = 2 * edge + 1
+    grid = np.arange(SUPERSAMPLING * size)
+    squared = (grid - SUPERSAMPLING * np.arange(size)[:, None]) ** 2  # (positions, large)
+    dots = np.zeros((size, size, size, size), np.uint8)
+    for i, j in np.ndindex(size, size):
+        inside = squared[i][:, None] + squared[j] <= (SUPERSAMPLING * radius) ** 2
+        dots[i, j] = reduce_lanczos(inside.astype(np.uint8) * 255, size)
+    return dots
+
+
+def dilate(image: Bytes, brush: NDArray[np.bool_]) -> Bytes:
+    """Highest value under a brush around each pixel; outside the picture is black. image (…, height, width)."""
+    reach = brush.shape[0] // 2
+    height, width = image.shape[-2:]
+    edges = [(0, 0)] * (image.ndim - 2) + [(reach, reach), (reach, reach)]
+    padded = np.pad(image, edges)
+    highest = np.zeros_like(image)
+    for dy, dx in np.argwhere(brush):
+        np.maximum(highest, padded[..., dy : dy + height, dx : dx + width], out=highest)
+    return highest

@@ -11,8 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from castvision.data.synthetic import MazeDataset, PathfinderSegDataset, RegionDataset
-from castvision.data.synthetic.geodesic import geodesic_distance
-from castvision.data.synthetic.timing import measure
+from castvision.data.synthetic.dataset import geodesic_distance
 
 MAKERS = {
     "maze": lambda **key: MazeDataset(64, 8, 0.5, **key),
@@ -85,10 +84,3 @@ def test_geodesic_distances_of_a_picture_done_by_hand() -> None:
         geodesic_distance(passable, (4, 0))
     with pytest.raises(ValueError, match="height, width"):
         geodesic_distance(passable[0], (0, 0))
-
-
-def test_timing_counts_images() -> None:
-    result = measure("maze", MazeDataset(64), 3)
-    assert result["images"] == 15 and result["generated_per_core_second"] > 0
-    with pytest.raises(ValueError, match="count"):
-        measure("maze", MazeDataset(64), 0)

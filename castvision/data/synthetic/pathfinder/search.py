@@ -1,4 +1,6 @@
-"""The search for two long paths: chains of paddles that turn a little and keep clear of everything placed before.
+"""The search for paths: chains of paddles that turn a little and keep clear of everything placed before.
+
+First the two long paths are drawn, a paddle of each in turn; then each distractor where it finds room.
 
 A chain stands at an *anchor* with a *heading*. The next anchor lies one paddle and two margins ahead; the next tip is
 one of the pixels on a circle around it, drawn with probability proportional to cos² of the (scaled) turn times the room
@@ -13,10 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from castvision.data.synthetic.pathfinder.compiled import kernel
-from castvision.data.synthetic.pathfinder.randomness import below, high_below, low_unit, next_bits, unit
-from castvision.data.synthetic.pathfinder.stamps import NUM_DEGREES
-from castvision.data.synthetic.pathfinder.tables import Tables
+from castvision.data.synthetic.compiled import below, high_below, kernel, low_unit, next_bits, unit
+from castvision.data.synthetic.pathfinder.tables import NUM_DEGREES, TAKEN, Tables
 
 SNAKE, ORDER, TIP_Y, TIP_X, ANCHOR_Y, ANCHOR_X, STAMP = range(7)
 """Columns of a table of paddles. Rows: path one and two in turn, then the distractors."""
@@ -26,6 +26,10 @@ _DRAWS = 3  # times that a paddle is drawn before a chain gives up
 _PROPOSALS = 10  # quick draws of a turn before all weights are added up
 _NO_ROOM = 1e-4  # sum of weights below which a chain is stuck
 _FULL = 255
+
+_ATTEMPTS = 5  # at a whole distractor
+_SEEDS = 3  # starts of a distractor whose head or anchor lies outside are drawn again
+_GUESSES = 64  # random positions tried before all are listed
 
 
 class Work(NamedTuple):
@@ -151,7 +155,7 @@ def fits(tables: Tables, work: Work, num_near: int, tip: tuple[int, int], stamp:
 
 @kernel
 def step(start: tuple[int, int], moves: np.ndarray, i: int) -> tuple[int, int]:
-    """Move from a pixel and round up, in the arithmetic of the public generator (see ``stamps``)."""
+    """Move from a pixel and round up, in the arithmetic of the public generator (see :mod:`.tables`)."""
     return int(np.ceil(start[0] + moves[i, 0])), int(np.ceil(start[1] + moves[i, 1]))
 
 
@@ -234,3 +238,115 @@ def find_pair(tables: Tables, work: Work, max_tries: int) -> int:
         if try_pair(tables, work):
             return tries
     return -1
+
+
+@kernel
+def mark_taken(tables: Tables, work: Work, row: int) -> None:
+    """Mark the pixels under a paddle's halo."""
+    radius = tables.radius
+    top, left = work.paddles[row, TIP_Y] - radius, work.paddles[row, TIP_X] - radius
+    halo = tables.halo[work.paddles[row, STAMP]]
+    for i in range(max(0, -top), min(2 * radius + 1, tables.size - top)):
+        for j in range(max(0, -left), min(2 * radius + 1, tables.size - left)):
+            if halo[i, j] > TAKEN:
+                work.taken[top + i, left + j] = 1
+
+
+@kernel
+def is_free(tables: Tables, taken: np.ndarray, y: int, x: int, seed: int) -> bool:
+    """Whether every pixel of a start's footprint that lies inside the image (there must be one) is free."""
+    inside = False
+    for i in range(tables.foot_count[seed]):
+        row = y + tables.foot[seed, i, 0]
+        column = x + tables.foot[seed, i, 1]
+        if row >= 0 and column >= 0 and row < tables.size and column < tables.size:
+            if taken[row, column]:
+                return False
+            inside = True
+    return inside
+
+
+@kernel
+def draw_tail(tables: Tables, work: Work, seed: int) -> int:
+    """A free pixel for a start, all equally likely, as ``y * size + x``; -1 if there is none."""
+    size = tables.size
+    for _ in range(_GUESSES):
+        position = below(work.rng, size * size)
+        if is_free(tables, work.taken, position // size, position % size, seed):
+            return position
+    count = 0
+    for position in range(size * size):
+        count += is_free(tables, work.taken, position // size, position % size, seed)
+    if count == 0:
+        return -1
+    left = below(work.rng, count)
+    for position in range(size * size):
+        if is_free(tables, work.taken, position // size, position % size, seed):
+            if left == 0:
+                return position
+            left -= 1
+    return -1
+
+
+@kernel
+def seed_distractor(tables: Tables, work: Work, row: int) -> bool:
+    """Place a distractor's first paddle."""
+    for _ in range(_SEEDS):
+        seed = below(work.rng, NUM_DEGREES)
+        if not tables.seed_works[seed]:
+            return False
+        position = draw_tail(tables, work, seed)
+        if position < 0:
+            return False
+        if place_seed(tables, work.paddles, row, (position // tables.size, position % tables.size), seed):
+            return True
+    return False
+
+
+@kernel
+def try_distractor(tables: Tables, work: Work, num_occupied: int, first: int) -> bool:
+    """Draw one distractor into the rows from ``first`` on; it becomes an obstacle only if it is complete."""
+    if not seed_distractor(tables, work, first):
+        return False
+    for i in range(1, tables.distractor_length):
+        if not extend_chain(tables, work, num_occupied + i - 1, first + i - 1, first + i):
+            return False
+        work.occupied[num_occupied + i - 1] = first + i - 1
+    work.occupied[num_occupied + tables.distractor_length - 1] = first + tables.distractor_length - 1
+    return True
+
+
+@kernel
+def clear_taken(tables: Tables, work: Work) -> bool:
+    """Start the map of taken pixels: the border and both paths. False if under a hundredth of the image is free."""
+    size = tables.size
+    work.taken[:] = 1
+    work.taken[tables.padding : size - tables.padding, tables.padding : size - tables.padding] = 0
+    for i in range(2 * tables.path_length - 1):
+        mark_taken(tables, work, work.occupied[i])
+    return bool(work.taken.sum() <= 0.99 * size * size)
+
+
+@kernel
+def add_distractors(tables: Tables, work: Work) -> int:
+    """Place the distractors; returns the number of paddles in the image.
+
+    NOTE: path one's last paddle is no obstacle to them, as in the public generator.
+    """
+    rows = 2 * tables.path_length
+    work.occupied[rows - 2] = rows - 1
+    num_occupied = rows - 1
+    if not clear_taken(tables, work):
+        return rows
+    snake = 2
+    for _ in range(tables.num_distractors):
+        for _attempt in range(_ATTEMPTS):
+            work.paddles[rows, SNAKE] = snake
+            if try_distractor(tables, work, num_occupied, rows):
+                for i in range(rows, rows + tables.distractor_length):
+                    mark_taken(tables, work, i)
+                rows += tables.distractor_length
+                num_occupied += tables.distractor_length
+                snake += 1
+                break
+    return rows

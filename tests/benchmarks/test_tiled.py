@@ -4,7 +4,7 @@ import numpy as np
 import tifffile
 
 from benchmarks.record import Key
-from benchmarks.tiled_level import SUBJECT, _measure, write_image
+from benchmarks.tiled import SUBJECT, _measure, write_image
 
 
 def test_an_image_is_predicted_in_a_process_of_its_own():

@@ -1,4 +1,4 @@
-"""Classes follow the generator's own paddles; every distractor carries a dot like those of the paths."""
+"""Items by index; classes follow the generator's own paddles; distractors carry dots like those of the paths."""
 
 from __future__ import annotations
 
@@ -6,12 +6,63 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
 from castvision.data.synthetic import PathfinderSegDataset
-from castvision.data.synthetic.pathfinder import PathfinderDataset, make_pathfinder
+from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec, make_pathfinder
+from castvision.data.synthetic.pathfinder.dataset import FORMS, all_dots, turn
 from castvision.data.synthetic.pathfinder.engine import make_batch
 from castvision.data.synthetic.pathfinder.masks import make_instance_masks
-from castvision.data.synthetic.pathfinder_segmentation import FORMS, all_dots, dlr_spec, segmentation_spec
+from castvision.data.synthetic.pathfinder.spec import dlr_spec, segmentation_spec
+
+
+def test_workers_change_nothing() -> None:
+    data = PathfinderDataset(PathfinderSpec.lra(32), "three-class", length=40, seed=3)
+    alone = list(DataLoader(data, batch_size=8))
+    together = list(DataLoader(data, batch_size=8, num_workers=2, multiprocessing_context="fork"))
+    for (image, target), (other_image, other_target) in zip(alone, together, strict=True):
+        assert torch.equal(image, other_image) and torch.equal(target, other_target)
+
+
+def test_a_key_gives_one_image_however_it_is_asked_for() -> None:
+    data = PathfinderDataset(PathfinderSpec.lra(32, 6, "clean"), "three-class", seed=5)
+    together = data.__getitems__([7, 3, 11])
+    for (image, mask), index in zip(together, [7, 3, 11], strict=True):
+        alone_image, alone_mask = data[index]
+        assert torch.equal(image, alone_image) and torch.equal(mask, alone_mask)
+    other = PathfinderDataset(PathfinderSpec.lra(32, 6, "clean"), "three-class", split="val", seed=5)
+    assert not torch.equal(other[7][0], data[7][0])
+
+
+def test_symmetries_turn_image_and_mask_together() -> None:
+    spec = PathfinderSpec.lra(32, 6)
+    plain = PathfinderDataset(spec, "three-class", length=64).__getitems__(range(64))
+    turned = PathfinderDataset(spec, "three-class", length=64, symmetries=True).__getitems__(range(64))
+    seen = set()
+    for (image, mask), (turned_image, turned_mask) in zip(plain, turned, strict=True):
+        which = [w for w in range(8) if torch.equal(turn(image, w), turned_image)]
+        assert any(torch.equal(turn(mask, w), turned_mask) for w in which)
+        seen.update(which)
+    assert seen == set(range(8))
+    labels = [int(label) for _, label in PathfinderDataset(spec, length=64, symmetries=True).__getitems__(range(64))]
+    assert labels == [int(label) for _, label in PathfinderDataset(spec, length=64).__getitems__(range(64))]
+
+
+def test_gap_free_lines_as_targets() -> None:
+    spec = PathfinderSpec.lra(32, 6)
+    data = PathfinderDataset(spec, "join", length=8, lines="gap-free")
+    for index, (_, mask) in enumerate(data.__getitems__(range(8))):
+        sample = make_pathfinder(spec, 0, "train", index, label=1)
+        assert np.array_equal(mask.numpy(), sample.gap_free == 2)
+
+
+def test_join_marks_one_path_of_every_image() -> None:
+    data = PathfinderDataset(PathfinderSpec.lra(32, 6), "join", length=64)
+    masks = torch.stack([mask for _, mask in data.__getitems__(range(64))])
+    assert (masks.flatten(1).sum(1) > 0).all() and masks.unique().tolist() == [0, 1]
+    with pytest.raises(IndexError, match="below 64"):
+        data[64]
 
 
 def paths(data: PathfinderSegDataset, count: int):
@@ -107,15 +158,6 @@ def test_balance() -> None:
     assert PathfinderSegDataset(64, "one-dot").class_names == ("other", "path")
 
 
-@pytest.mark.parametrize("size", [32, 64, 96, 256, 512, 1024, 2048])
-def test_paths_are_about_as_long_as_the_image_is_wide(size: int) -> None:
-    spec = segmentation_spec(size)
-    margin = spec.paddle_margins[0]
-    length = spec.contour_length * spec.paddle_length + 2 * (spec.contour_length - 1) * margin
-    assert 0.55 < length / size < 1.2
-    assert spec.mode == "clean" and spec.img_size == size
-
-
 def test_geometry_of_dlr() -> None:
     assert (dlr_spec(512).paddle_length, dlr_spec(512).marker_radius, dlr_spec(256).continuity) == (22, 9, 2.2)
     data = PathfinderSegDataset(128, spec=dlr_spec(128))
@@ -136,7 +178,7 @@ def test_geometry_of_dlr() -> None:
         (lambda: PathfinderSegDataset(64)[1 << 40], "below"),
     ],
 )
-def test_bad_input_is_named(make, message: str) -> None:
+def test_bad_input_of_the_segmentation_task_is_named(make, message: str) -> None:
     with pytest.raises((ValueError, IndexError), match=message):
         make()
 

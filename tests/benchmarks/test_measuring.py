@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from benchmarks.timing import (
+from benchmarks.measuring import (
     LONG,
     TOO_LONG,
     cuda_clock,
@@ -13,7 +13,9 @@ from benchmarks.timing import (
     make_spread,
     process_clock,
     wall_clock,
+    weigh,
 )
+from benchmarks.record import Key
 
 
 class Scripted:
@@ -87,3 +89,13 @@ def test_clock_by_device_and_threads():
         wall_clock,
         cuda_clock,
     ]
+
+
+def test_memory_of_a_fresh_process_counts_weights_inputs_and_output(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the process finds the checkout from anywhere
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    keys = [Key("layer", "no-core", 4096), Key("layer", "sdpa", 4096, "fp8")]
+    peaks, failures = weigh(keys, threads=1)
+    least = 4096 * 384 * 4 * 5 + 4 * 384**2 * 4  # x, qkv, out and the weights
+    assert 0.8 * least < peaks[keys[0]].bytes < 2 * least
+    assert failures == {"memory of layer sdpa at 4096, fp8, forward": "KeyError: 'fp8'"}

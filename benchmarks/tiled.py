@@ -7,9 +7,6 @@ run is a process of its own; so is one on a small image, whose memory is the mod
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -20,9 +17,9 @@ import numpy as np
 import tifffile
 import torch
 
-from benchmarks.levels import Outcome, Task
-from benchmarks.record import Figure, Key
-from benchmarks.settings import Settings
+from benchmarks.levels import Outcome, Settings, Task
+from benchmarks.measuring import run_alone
+from benchmarks.record import Key, single_measurement
 from castvision.models.segmenter import create_segmenter
 
 SUBJECT = "predict, vit_tiny_patch16 of width 32"
@@ -43,14 +40,12 @@ sys.exit(code)
 
 def tiled_tasks(settings: Settings) -> list[Task]:
     """A small image and a large one."""
-    sizes = _QUICK_SIZES if settings.quick else _SIZES
-    return [_task(size, settings.threads) for size in sizes]
-
-
-def _task(size: int, threads: int) -> Task:
-    key = Key("tiled", SUBJECT, size, quantity="megapixels/s")
-    keys = (key, key.of(quantity="bytes"))
-    return Task(f"tiled inference, {size:,} px", keys, partial(_measure, keys, threads))
+    tasks = []
+    for size in _QUICK_SIZES if settings.quick else _SIZES:
+        key = Key("tiled", SUBJECT, size, quantity="megapixels/s")
+        keys = (key, key.of(quantity="bytes"))
+        tasks.append(Task(f"tiled inference, {size:,} px", keys, partial(_measure, keys, settings.threads)))
+    return tasks
 
 
 def _measure(keys: tuple[Key, Key], threads: int) -> Outcome:
@@ -59,33 +54,15 @@ def _measure(keys: tuple[Key, Key], threads: int) -> Outcome:
         image, checkpoint, output = (Path(folder) / name for name in ("image.tif", "model.ckpt", "out"))
         write_image(image, speed.size)
         write_checkpoint(checkpoint)
-        command = [
-            sys.executable,
-            "-c",
-            _RUN,
-            "predict",
-            str(image),
-            "--model",
-            str(checkpoint),
-            "--output",
-            str(output),
-        ]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        arguments = ["predict", str(image), "--model", str(checkpoint), "--output", str(output)]
+        done = run_alone(["-c", _RUN, *arguments], threads)
         if done.returncode:
             return [], {f"tiled {speed.size}": (done.stderr.strip().splitlines() or ["no message"])[-1]}
         record = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     peak = float(done.stderr.split("peak ")[-1])
-    return [_figure(speed, _rate(record, speed.size)), _figure(memory, peak)], {}
-
-
-def _rate(record: Any, size: int) -> float:
-    (image,) = record["images"]
-    return float(size * size / 1e6 / image["seconds"])
-
-
-def _figure(key: Key, value: float) -> Figure:
-    return Figure(key, value, value, value)
+    (of_image,) = record["images"]
+    rate = speed.size**2 / 1e6 / of_image["seconds"]
+    return [single_measurement(speed, rate), single_measurement(memory, peak)], {}
 
 
 def write_image(path: Path, size: int) -> None:
@@ -99,10 +76,10 @@ def write_image(path: Path, size: int) -> None:
 
 def _tiles(across: int) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
     rng = np.random.default_rng(0)
-    for place in range(across * across):
+    for index in range(across * across):
         coarse = rng.integers(0, 224, (_TILE // 64, _TILE // 64, 3), dtype=np.uint8)
         noise = rng.integers(0, 32, (_TILE, _TILE, 3), dtype=np.uint8)
-        yield coarse.repeat(64, 0).repeat(64, 1) + noise + np.uint8(place % 2)
+        yield coarse.repeat(64, 0).repeat(64, 1) + noise + np.uint8(index % 2)
 
 
 def write_checkpoint(path: Path) -> None:
