@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castvision_cli.config_files import find_config
+from castvision_cli.train import find_config, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,8 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         picture = draw_sheet(data, arguments.split, arguments.count)
         _write(arguments.output, picture)
     except _expected() as error:
-        from castvision.training.cli import one_line
-
         sys.stderr.write(f"{parser.prog}: error: {one_line(error)}\n")
         return stage
     sys.stdout.write(f"wrote {arguments.output}\n")
@@ -130,8 +128,7 @@ def build_data(config: Path, overrides: Sequence[str]) -> ImageDataModule:
     import yaml
     from jsonargparse import ArgumentParser
 
-    import castvision.training.data.data_modules  # noqa: F401  # so that configurations may name the classes bare
-    from castvision.training.data.data_module import ImageDataModule
+    from castvision.training import ImageDataModule  # and all others, so that configurations may name them bare
 
     for word in overrides:
         if word.startswith("-") and not word.startswith("--data.") and not _is_number(word):

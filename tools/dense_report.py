@@ -22,7 +22,7 @@ def load_run(folder: Path) -> tuple[Any, Any]:
     """The trained model and the data set of test images it was configured for."""
     import yaml
 
-    import castvision.training.data.dense as modules
+    import castvision.training.data.synthetic as modules
     from castvision.inference.predictor import load_model
 
     content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["data"]

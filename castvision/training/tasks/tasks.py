@@ -12,10 +12,18 @@ from torch.nn import functional
 from torch.optim import AdamW
 
 from castvision.losses import WeightedLosses, balanced_class_weights
-from castvision.metrics import DISTANCE_EDGES, BoundaryF1, DistanceIoU, distance_figures
+from castvision.metrics import (
+    DISTANCE_EDGES,
+    BoundaryF1,
+    DistanceIoU,
+    class_table,
+    classification_metrics,
+    distance_figures,
+    named_figures,
+    segmentation_metrics,
+)
 from castvision.training.building import build_classifier, build_segmenter
-from castvision.training.data.class_counts import count_classes
-from castvision.training.metrics import class_table, classification_metrics, named_figures, segmentation_metrics
+from castvision.training.data.data_module import count_classes
 from castvision.training.optim import Schedule
 from castvision.training.tasks.task import Task
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from castvision.data.datasets.batch import Batch
-from castvision.training.data.dense import MazeDataModule, PathfinderSegDataModule, RegionDataModule
+from castvision.training.data.synthetic import MazeDataModule, PathfinderSegDataModule, RegionDataModule
 
 SMALL = {"img_size": 64, "train_length": 8, "val_length": 6, "batch_size": 4, "num_workers": 0}
 

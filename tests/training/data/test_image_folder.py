@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from castvision.training.data.image_folder import ImageFolderDataModule, read_rgb
+from castvision.training.data.classification import ImageFolderDataModule, read_rgb
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from castvision.data.datasets.lra_image import LRAImage
-from castvision.training.data.lra import CIFAR10_NAMES, LRAImageDataModule, LRAPathfinderDataModule
+from castvision.training.data.classification import CIFAR10_NAMES, LRAImageDataModule, LRAPathfinderDataModule
 
 
 class TinyCIFAR(CIFAR10):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from castvision.training.data.pathfinder import PathfinderDataModule
+from castvision.training.data.synthetic import PathfinderDataModule
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from castvision.training.data.sampling import FreshSampler, ShuffledSampler
+from castvision.training.data.data_module import FreshSampler, ShuffledSampler
 
 
 def test_fresh_indices_never_repeat():
