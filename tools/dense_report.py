@@ -36,7 +36,7 @@ def evaluate(model: Any, dataset: Any, count: int) -> dict[str, Any]:
     from torch.utils.data import default_collate
 
     from castvision.data.datasets.batch import Batch
-    from castvision.metrics import DISTANCE_EDGES, DistanceIoU, per_class_figures
+    from castvision.metrics import DISTANCE_EDGES, DistanceIoU, per_class_metrics
 
     num_classes = len(dataset.class_names)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
@@ -48,7 +48,7 @@ def evaluate(model: Any, dataset: Any, count: int) -> dict[str, Any]:
         pairs = (batch.target * num_classes + predicted).flatten()
         confusion += torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
         by_distance.update(predicted, batch.target, batch.truth["distance"])
-    figures = per_class_figures(confusion)
+    figures = per_class_metrics(confusion)
     return {
         "foreground_iou": round(float(figures["iou"][-1]), 4),
         "macro_f1": round(float(figures["f1"].mean()), 4),

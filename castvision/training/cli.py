@@ -24,7 +24,7 @@ from castvision.training.callbacks.clusters import ClusterStatistics
 from castvision.training.callbacks.progress import TrainingBar
 from castvision.training.callbacks.report import Report
 from castvision.training.data.data_module import ImageDataModule
-from castvision.training.run_folder import BEST, CONFIG, LAST, folder_to_evaluate, folder_to_train
+from castvision.training.run_folder import BEST, CONFIG, LAST, folder_to_evaluate, folder_to_train, write_whole
 from castvision.training.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -101,39 +101,37 @@ class TrainingCLI(LightningCLI):
         """The trainer with the run's callbacks and, unless others are configured, CSV and TensorBoard logs."""
         trainer = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         trainer["default_root_dir"] = str(self.folder)
-        is_fit = self.verb == "fit"
+        is_fit, is_trial = self.verb == "fit", bool(trainer.get("fast_dev_run"))
         if not is_fit:
             trainer["enable_checkpointing"] = False  # Lightning's own callback would take over the state of ours
         if trainer.get("logger") is None:
-            trainer["logger"] = self._loggers() if is_fit and not trainer.get("fast_dev_run") else False
-        return self._instantiate_trainer(trainer, self._callbacks(trainer) if is_fit else self._watchers(trainer))
-
-    def _loggers(self) -> list[CSVLogger | TensorBoardLogger]:
-        return [
-            CSVLogger(self.folder, name="logs", flush_logs_every_n_steps=500),
-            TensorBoardLogger(self.folder, name="tensorboard", version=""),
-        ]
-
-    def _callbacks(self, trainer: dict[str, Any]) -> list[Callback]:
-        config = self.config[self.verb]
-        monitor = self.model.monitor
-        callbacks = self._watchers(trainer)
-        if config.ema is not None:
-            callbacks.insert(0, EMAWeightAveraging(decay=config.ema))
-        if config.early_stopping is not None:
-            callbacks.append(_early_stopping(monitor, config.early_stopping))
-        callbacks.append(ClusterStatistics())
-        if trainer.get("enable_checkpointing") is not False and not trainer.get("fast_dev_run"):
-            callbacks += _checkpoints(self.folder, monitor)
-        return callbacks
-
-    def _watchers(self, trainer: dict[str, Any]) -> list[Callback]:
+            csv = CSVLogger(self.folder, name="logs", flush_logs_every_n_steps=500)
+            board = TensorBoardLogger(self.folder, name="tensorboard", version="")
+            trainer["logger"] = [csv, board] if is_fit and not is_trial else False
         self.report = Report(self.folder)
         callbacks: list[Callback] = [self.report]
         if trainer.get("enable_progress_bar") is not False:
             callbacks.append(TrainingBar())
         if self.verb == "predict":
             callbacks.append(PredictionFile(self.folder / "predictions.pt"))
+        if is_fit:
+            saves = trainer.get("enable_checkpointing") is not False and not is_trial
+            callbacks = self._training_callbacks(callbacks, saves)
+        return self._instantiate_trainer(trainer, callbacks)
+
+    def _training_callbacks(self, callbacks: list[Callback], saves: bool) -> list[Callback]:
+        config, monitor = self.config[self.verb], self.model.monitor
+        if config.ema is not None:
+            callbacks = [EMAWeightAveraging(decay=config.ema), *callbacks]
+        if config.early_stopping is not None:
+            patience = config.early_stopping
+            callbacks += [EarlyStopping(monitor, patience=patience, mode="max", check_on_train_epoch_end=False)]
+        callbacks += [ClusterStatistics()]
+        if saves:
+            # NOTE: two callbacks: one with ``save_last`` writes the last only where it was the best.
+            save = partial(ModelCheckpoint, self.folder, enable_version_counter=False, save_on_train_epoch_end=False)
+            best = save(filename=Path(BEST).stem, monitor=monitor, mode="max", auto_insert_metric_name=False)
+            callbacks += [best, save(filename=Path(LAST).stem)]
         return callbacks
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -152,38 +150,21 @@ class TrainingCLI(LightningCLI):
             check_checkpoint(self.model, checkpoint)
 
     def run_verb(self) -> None:
-        """Run what was asked for; after training, write the report."""
+        """Run what was asked for; after training, count the held-out images a last time, and write the report."""
         super()._run_subcommand(self.verb)
-        is_trial = bool(self._get(self.config, "trainer")["fast_dev_run"])
-        if self.verb == "fit" and not self.trainer.interrupted and not is_trial:
-            self._finish()
-
-    def _finish(self) -> None:
-        """Count the held-out images once more if training went on after the last time, then report."""
-        report = self.report
-        if report.validated_step != self.trainer.global_step and self.trainer.limit_val_batches != 0:
+        trainer, report = self.trainer, self.report
+        if self.verb != "fit" or trainer.interrupted or self._get(self.config, "trainer")["fast_dev_run"]:
+            return
+        if report.validated_step != trainer.global_step and trainer.limit_val_batches != 0:
+            # training ended between two rounds of held-out images
             report.is_finishing = True
-            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-            if self.trainer.checkpoint_callback is not None:
-                is_best = report.best_step == self.trainer.global_step
+            trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+            if trainer.checkpoint_callback is not None:
+                is_best = report.best_step == trainer.global_step
                 for name in (LAST, BEST) if is_best else (LAST,):
-                    self.trainer.save_checkpoint(self.folder / name)
-        if self.trainer.is_global_zero:
-            report.write(self.trainer, self.model)
-
-
-def _checkpoints(folder: Path, monitor: str) -> list[Callback]:
-    """``best.ckpt`` by the monitored metric and ``last.ckpt``, after each round of held-out images.
-
-    Two callbacks: one with ``save_last`` writes the last only where it was the best.
-    """
-    save = partial(ModelCheckpoint, folder, enable_version_counter=False, save_on_train_epoch_end=False)
-    best = save(filename=BEST.removesuffix(".ckpt"), monitor=monitor, mode="max", auto_insert_metric_name=False)
-    return [best, save(filename=LAST.removesuffix(".ckpt"))]
-
-
-def _early_stopping(monitor: str, patience: int) -> EarlyStopping:
-    return EarlyStopping(monitor, patience=patience, mode="max", check_on_train_epoch_end=False)
+                    trainer.save_checkpoint(self.folder / name)
+        if trainer.is_global_zero:
+            report.write(trainer, self.model)
 
 
 def check_checkpoint(model: LightningModule, path: str) -> None:
@@ -223,9 +204,7 @@ class SaveConfig(SaveConfigCallback):
         config.ckpt_path = None  # where a resumed part began is no part of the recipe
         folder = Path(config.run_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{CONFIG}.part"
-        temporary.write_text(self.parser.dump(config, skip_none=False))
-        temporary.replace(folder / CONFIG)
+        write_whole(folder / CONFIG, lambda part: part.write_text(self.parser.dump(config, skip_none=False)))
 
 
 class PredictionFile(BasePredictionWriter):
@@ -251,6 +230,4 @@ class PredictionFile(BasePredictionWriter):
         classes = torch.cat([batch.cpu() for batch in predictions])
         if int(classes.max()) < 256:
             classes = classes.to(torch.uint8)
-        temporary = self.path.with_name(f".{self.path.name}.part")
-        torch.save(classes, temporary)
-        temporary.replace(self.path)
+        write_whole(self.path, lambda part: torch.save(classes, part))

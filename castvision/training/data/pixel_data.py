@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -178,22 +178,17 @@ def check_samples(
                 running.add(pixels)
                 if target.ndim == 2:
                     pixels_of += np.bincount(target.ravel(), minlength=len(pixels_of))
-    _check_classes(pixels_of, class_names)
-    return running.result()
-
-
-def _check_classes(pixels_of: np.ndarray[Any, np.dtype[np.int64]], class_names: Sequence[str]) -> None:
     present = np.flatnonzero(pixels_of[:IGNORED])
-    if not pixels_of.any() or len(class_names) < 2:
-        return
-    if pixels_of[IGNORED] and len(present) < 2:
-        raise ValueError(
-            f"expected two classes or more in the training masks, found {len(present)} and ignored pixels (255); "
-            "if 255 is a class in the files, say so: label_map: {0: 0, 255: 1}"
-        )
-    missing = [name for label, name in enumerate(class_names) if label not in present]
-    if missing:
-        logger.warning("no pixel of %s in the training masks read", ", ".join(missing[:8]))
+    if pixels_of.any() and len(class_names) > 1:
+        if pixels_of[IGNORED] and len(present) < 2:
+            raise ValueError(
+                f"expected two classes or more in the training masks, found {len(present)} and ignored pixels (255); "
+                "if 255 is a class in the files, say so: label_map: {0: 0, 255: 1}"
+            )
+        missing = [name for label, name in enumerate(class_names) if label not in present]
+        if missing:
+            logger.warning("no pixel of %s in the training masks read", ", ".join(missing[:8]))
+    return running.result()
 
 
 class SegmentationFolderDataModule(PixelDataModule):

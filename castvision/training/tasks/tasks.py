@@ -18,8 +18,8 @@ from castvision.metrics import (
     DistanceIoU,
     class_table,
     classification_metrics,
-    distance_figures,
-    named_figures,
+    distance_metrics,
+    named_metrics,
     segmentation_metrics,
 )
 from castvision.training.building import build_classifier, build_segmenter
@@ -256,10 +256,10 @@ class SegmentationTask(Task):
         if self.boundaries:
             values = _finish(self.boundaries[stage])
             figures["boundary_f1"] = float(values.nanmean())
-            figures |= named_figures("boundary_f1", values, self.class_names)
+            figures |= named_metrics("boundary_f1", values, self.class_names)
         by_distance: Any = self.by_distance[stage]
         if by_distance.update_called:
-            figures |= distance_figures(_finish(by_distance))
+            figures |= distance_metrics(_finish(by_distance))
         return figures
 
     def figures(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
