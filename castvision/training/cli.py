@@ -21,6 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from castvision.training.callbacks.clusters import ClusterStatistics
+from castvision.training.callbacks.initialization import load_state_dict
 from castvision.training.callbacks.progress import TrainingBar
 from castvision.training.callbacks.report import Report
 from castvision.training.data.data_module import ImageDataModule
@@ -178,8 +179,6 @@ def check_checkpoint(model: LightningModule, path: str) -> None:
         FileNotFoundError: No such file.
         ValueError: Damaged, or of another architecture.
     """
-    from castvision.training.callbacks.initialization import load_state_dict
-
     state = load_state_dict(path)  # names without "model."
     own = {name: value.shape for name, value in model.get_submodule("model").state_dict().items()}
     wrong = [name for name, shape in own.items() if name not in state or state[name].shape != shape]

@@ -38,7 +38,7 @@ class ImageFolderDataModule(ImageDataModule):
         ValueError: Splits with different classes, an empty file, or a number out of range.
     """
 
-    def __init__(  # the signature is the configuration
+    def __init__(
         self,
         root: str,
         img_size: int = 224,

@@ -106,8 +106,8 @@ def _usual_splits(name: str) -> dict[str, dict[str, Any]]:
     library, _, rest = name.partition("/")
     if library == "timm":
         # the data sets timm takes from torchvision have two splits, and call the second one validation
-        held_out = "test" if rest.lower().startswith("torch/") else "val"
-        return {"train": {"split": "train"}, held_out: {"split": "validation"}}
+        second = "test" if rest.lower().startswith("torch/") else "val"
+        return {"train": {"split": "train"}, second: {"split": "validation"}}
     known = inspect.signature(torchvision_class(rest).__init__).parameters if library == "torchvision" else {}
     if "train" in known:
         return {"train": {"train": True}, "test": {"train": False}}

@@ -105,8 +105,8 @@ class PixelDataModule(ImageDataModule):
             dataset.in_chans = in_chans
         given = pixels.statistics(in_chans)
         measured = check_samples(splits, pixels.check, class_names)
-        used = given or measured
-        super().__init__(class_names, in_chans, (img_size, img_size), used.mean, used.std)
+        statistics = given or measured
+        super().__init__(class_names, in_chans, (img_size, img_size), statistics.mean, statistics.std)
         for split, dataset in splits.items():
             how = augmentation if split == "train" else None
             dataset.transform = SampleTransform(img_size, self.mean, self.std, augmentation=how, fit=pixels.fit)
