@@ -11,9 +11,6 @@ More = dict[str, Tensor]
 Sample = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, More] | tuple[Tensor, Tensor, More, More]
 """An item: (image, target), with or without extras and further truth; all items of a data set have the same parts."""
 
-ENDLESS = 1 << 40
-"""The length of a data set without end: beyond reach, for training that never sees an image twice."""
-
 
 class Batch(NamedTuple):
     """The parts of a batch by name: ``Batch(*batch)`` of what a loader gives, two parts or more.

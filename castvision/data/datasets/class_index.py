@@ -9,7 +9,7 @@ import numpy as np
 
 from castvision.data.datasets.regions import Region
 from castvision.data.datasets.sources import ImageSources
-from castvision.losses import IGNORED
+from castvision.data.reading.labels import IGNORED
 
 _BLOCK = 256
 _CHUNK = 4 * _BLOCK

@@ -11,8 +11,7 @@ import numpy as np
 
 from castvision.data.datasets.polygons import decode_runs, fill_polygon
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
-from castvision.data.reading.labels import check_same_size
-from castvision.losses import IGNORED
+from castvision.data.reading.labels import IGNORED, check_same_size
 
 if TYPE_CHECKING:
     from castvision.data.datasets.samples import Transform

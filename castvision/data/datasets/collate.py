@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from castvision.data.datasets.batch import Batch, Sample
-from castvision.losses import IGNORED
+from castvision.data.reading.labels import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from castvision.data.datasets.batch import ENDLESS, Batch, Sample
+from castvision.data.datasets.batch import Batch, Sample
 from castvision.data.datasets.class_index import ClassIndex
 from castvision.data.datasets.regions import Block, Region
 from castvision.data.datasets.sources import ImageSources
 from castvision.data.reading.decoding import Pixels
+from castvision.data.reading.labels import IGNORED
 from castvision.data.transforms.statistics import ChannelStatistics, is_missing, unit
 from castvision.data.transforms.symmetries import Symmetry
-from castvision.losses import IGNORED
+
+_ENDLESS = 1 << 40
 
 
 class PairTransform(Protocol):
@@ -96,7 +98,7 @@ class WindowDataset(Dataset[Sample]):
         sources.close()
 
     def __len__(self) -> int:
-        return ENDLESS if self._corners is None else len(self._corners)
+        return _ENDLESS if self._corners is None else len(self._corners)
 
     def __getitem__(self, index: int) -> Sample:
         """A window.

@@ -9,12 +9,13 @@ import numpy as np
 
 from castvision.data.reading import read_mask
 from castvision.data.reading.images import Pixels, read_image
-from castvision.losses import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+IGNORED = 255
+"""The label of pixels that count nowhere."""
 _MAX_CLASSES = 255
 _HEX = re.compile(r"#?([0-9a-fA-F]{6})$")
 

@@ -17,6 +17,7 @@ from castvision.data.datasets.batch import Sample
 from castvision.data.synthetic.geodesic import geodesic_distance
 from castvision.data.synthetic.pathfinder.sample import SPLITS, check_key
 
+ENDLESS = 1 << 40
 FOLDER = Path(__file__).parent
 
 

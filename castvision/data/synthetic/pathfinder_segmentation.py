@@ -13,8 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from castvision.data.datasets.batch import ENDLESS
-from castvision.data.synthetic.dataset import FOLDER, DenseBatch, DenseDataset, check_range
+from castvision.data.synthetic.dataset import ENDLESS, FOLDER, DenseBatch, DenseDataset, check_range
 from castvision.data.synthetic.pathfinder.chains import NUM_COLUMNS, ORDER, SNAKE, TIP_X, TIP_Y, Work
 from castvision.data.synthetic.pathfinder.compiled import entry_kernel, sources_digest
 from castvision.data.synthetic.pathfinder.drawing import draw_image

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from castvision.data.datasets.batch import ENDLESS
-from castvision.data.synthetic.dataset import FOLDER, DenseBatch, DenseDataset, check_range
+from castvision.data.synthetic.dataset import ENDLESS, FOLDER, DenseBatch, DenseDataset, check_range
 from castvision.data.synthetic.pathfinder.compiled import entry_kernel, kernel, sources_digest
 from castvision.data.synthetic.pathfinder.randomness import below, next_bits, start_stream
 

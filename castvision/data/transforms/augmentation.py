@@ -18,8 +18,8 @@ from torch import Tensor
 
 from castvision.data.datasets.batch import Sample
 from castvision.data.datasets.samples import to_float
+from castvision.data.reading.labels import IGNORED
 from castvision.data.transforms.jitter import ChannelJitter
-from castvision.losses import IGNORED
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask a server for its newest release
 import albumentations as A

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from castvision.data.reading.labels import IGNORED
 from castvision.data.transforms.jitter import ChannelJitter
-from castvision.losses import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

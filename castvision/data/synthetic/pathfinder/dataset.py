@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from castvision.data.datasets.batch import ENDLESS
 from castvision.data.synthetic.pathfinder.engine import Batch, make_batch
 from castvision.data.synthetic.pathfinder.masks import JOINING, make_gap_free_masks, make_semantic_masks
 from castvision.data.synthetic.pathfinder.sample import SPLITS, check_key
@@ -46,7 +45,7 @@ class PathfinderDataset(Dataset[tuple[Tensor, Tensor]]):
         spec: PathfinderSpec,
         task: str = "classify",
         split: str = "train",
-        length: int = ENDLESS,
+        length: int = 1 << 40,
         seed: int = 0,
         *,
         lines: str = "ink",
