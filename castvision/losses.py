@@ -1,8 +1,9 @@
 """Losses of dense prediction: logits (B, classes, height, width) against classes (B, height, width), 255 ignored.
 
 Each is a mean that leaves ignored pixels out of its sum and of what it divides by, and is 0 with zero gradients where
-nothing is left. Where no pixel is ignored, cross-entropy is torch's and the focal loss kornia's; kornia's losses count
-ignored pixels in the mean, and torch's cross-entropy of nothing is NaN.
+nothing is left. Where no pixel is ignored, cross-entropy is torch's, the focal loss kornia's and Dice of each image
+kornia's. With ignored pixels theirs are not these means: torch's cross-entropy of nothing is NaN, kornia's focal loss
+counts ignored pixels in the mean, its Dice of nothing is 1, and it has no Dice of a whole batch.
 """
 
 from __future__ import annotations
@@ -143,15 +144,11 @@ class WeightedLosses(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """The sum, () fp32, of logits (B, classes, height, width) and target (B, height, width) int64."""
-        logits = logits.float()
-        terms = [share * self._term(name, logits, target) for name, share in self.shares.items()]
+        terms = []
+        for name, share in self.shares.items():
+            options = {"label_smoothing": self.label_smoothing} if name == "ce" and self.training else {}
+            terms.append(share * LOSSES[name](logits.float(), target, weight=self.class_weights, **options))
         return torch.stack(terms).sum()
-
-    def _term(self, name: str, logits: Tensor, target: Tensor) -> Tensor:
-        if name == "ce":
-            smoothing = self.label_smoothing if self.training else 0.0
-            return cross_entropy(logits, target, weight=self.class_weights, label_smoothing=smoothing)
-        return LOSSES[name](logits, target, weight=self.class_weights)
 
 
 def balanced_class_weights(counts: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
-"""Figures of a whole data set: read off one confusion matrix, or counted batch by batch where that does not do.
+"""Metrics of a whole data set: read off one confusion matrix, or counted batch by batch where that does not do.
 
 Nothing here is a mean over images: counts are added up over the data set and divided once.
 """
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -34,15 +35,9 @@ def classification_metrics(confusion: Tensor, class_names: Sequence[str]) -> dic
     Returns:
         ``acc1`` and ``mean_acc`` in percent, ``acc_NAME`` in percent.
     """
-    counts = confusion.double().cpu()
-    per_class = _ratio(counts.diagonal(), counts.sum(dim=1))
-    figures = {
-        "acc1": 100 * float(counts.diagonal().sum() / counts.sum().clamp(min=1)),
-        "mean_acc": 100 * float(per_class.nanmean()),
-    }
-    if len(class_names) <= 10:
-        figures |= named_figures("acc", 100 * per_class, class_names)
-    return figures
+    recall = per_class_metrics(confusion)["recall"]
+    metrics = {"acc1": _accuracy(confusion), "mean_acc": 100 * float(recall.nanmean())}
+    return metrics | (named_metrics("acc", 100 * recall, class_names) if len(class_names) <= 10 else {})
 
 
 def segmentation_metrics(confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
@@ -56,18 +51,22 @@ def segmentation_metrics(confusion: Tensor, class_names: Sequence[str]) -> dict[
         ``miou`` and ``macro_f1`` (means over classes that occur) and ``iou_NAME`` for each class, all 0..1;
         ``pixel_acc`` in percent.
     """
-    figures = per_class_figures(confusion)
+    per_class = per_class_metrics(confusion)
+    means = {"miou": float(per_class["iou"].nanmean()), "macro_f1": float(per_class["f1"].nanmean())}
+    return {**means, "pixel_acc": _accuracy(confusion), **named_metrics("iou", per_class["iou"], class_names)}
+
+
+def _accuracy(confusion: Tensor) -> float:
+    """Share of the counts on the diagonal, in percent."""
     counts = confusion.double().cpu()
-    means = {
-        "miou": float(figures["iou"].nanmean()),
-        "macro_f1": float(figures["f1"].nanmean()),
-        "pixel_acc": 100 * float(counts.diagonal().sum() / counts.sum().clamp(min=1)),
-    }
-    return means | named_figures("iou", figures["iou"], class_names)
+    return 100 * float(counts.diagonal().sum() / counts.sum().clamp(min=1))
 
 
-def per_class_figures(confusion: Tensor) -> dict[str, Tensor]:
-    """Figures of each class.
+def per_class_metrics(confusion: Tensor) -> dict[str, Tensor]:
+    """Metrics of each class.
+
+    torchmetrics' own take predictions, not a confusion matrix, divide in fp32, and give 0 where there is nothing to
+    divide by; apart from that they are the same.
 
     Args:
         confusion: (classes, classes) counts, rows = truth.
@@ -88,7 +87,7 @@ def per_class_figures(confusion: Tensor) -> dict[str, Tensor]:
 
 
 def class_table(confusion: Tensor, class_names: Sequence[str]) -> list[dict[str, str | float | None]]:
-    """`per_class_figures` as one row for each class, for a report; None stands for a figure that does not exist.
+    """`per_class_metrics` as one row for each class, for a report; None stands for a metric that does not exist.
 
     Args:
         confusion: (classes, classes) counts, rows = truth.
@@ -97,18 +96,18 @@ def class_table(confusion: Tensor, class_names: Sequence[str]) -> list[dict[str,
     Returns:
         Rows with ``name``, ``iou``, ``f1``, ``precision``, ``recall`` and ``count``.
     """
-    figures = {name: values.tolist() for name, values in per_class_figures(confusion).items()}
+    columns = {key: values.tolist() for key, values in per_class_metrics(confusion).items()}
     rows: list[dict[str, str | float | None]] = []
-    for place, name in enumerate(class_names):
-        row = {key: values[place] if values[place] == values[place] else None for key, values in figures.items()}
-        rows.append({"name": name, **row, "count": int(figures["count"][place])})
+    for label, name in enumerate(class_names):
+        row = {key: None if math.isnan(values[label]) else values[label] for key, values in columns.items()}
+        rows.append({"name": name, **row, "count": int(columns["count"][label])})
     return rows
 
 
-def named_figures(prefix: str, values: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+def named_metrics(prefix: str, values: Tensor, class_names: Sequence[str]) -> dict[str, float]:
     """``PREFIX_NAME`` of each class whose value (classes,) is not NaN."""
     pairs = zip(class_names, values.tolist(), strict=True)
-    return {f"{prefix}_{metric_key(name)}": value for name, value in pairs if value == value}
+    return {f"{prefix}_{metric_key(name)}": value for name, value in pairs if not math.isnan(value)}
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
@@ -151,12 +150,12 @@ class BoundaryF1(Metric):
             target: (B, height, width) int64, 255 = ignored.
         """
         is_real = target != IGNORED
-        for place in range(self.num_classes):  # NOTE: one class at a time, since all at once would not fit for 150
-            predicted = _boundary(prediction == place, is_real)
-            true = _boundary(target == place, is_real)
+        for label in range(self.num_classes):  # NOTE: one class at a time, since all at once would not fit for 150
+            predicted = _boundary(prediction == label, is_real)
+            true = _boundary(target == label, is_real)
             found = predicted & self._grow(true)
             met = true & self._grow(predicted)
-            self.counts[:, place] += torch.stack([mask.sum() for mask in (predicted, found, true, met)])
+            self.counts[:, label] += torch.stack([mask.sum() for mask in (predicted, found, true, met)])
 
     def _grow(self, mask: Tensor) -> Tensor:
         size = 2 * self.tolerance + 1
@@ -178,13 +177,13 @@ def _boundary(mask: Tensor, is_real: Tensor) -> Tensor:
 
 
 DISTANCE_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-"""Bounds of the bins in which figures by distance are reported, in image sides."""
+"""Bounds of the bins in which metrics by distance are reported, in image sides."""
 
 
-def distance_figures(values: Tensor) -> dict[str, float]:
+def distance_metrics(values: Tensor) -> dict[str, float]:
     """``distance_iou_LOW_to_HIGH`` of each bin of `DISTANCE_EDGES` whose value (bins,) is not NaN."""
     pairs = zip(pairwise(DISTANCE_EDGES), values.tolist(), strict=True)
-    return {f"distance_iou_{low:g}_to_{high:g}": value for (low, high), value in pairs if value == value}
+    return {f"distance_iou_{low:g}_to_{high:g}": value for (low, high), value in pairs if not math.isnan(value)}
 
 
 class DistanceIoU(Metric):
@@ -220,11 +219,11 @@ class DistanceIoU(Metric):
             distance: (B, height, width) float.
         """
         num_bins = len(self.edges) - 1
-        place = torch.bucketize(distance.float(), self.edges, right=True) - 1  # -1 below, num_bins above (NaN too)
-        counted = (place >= 0) & (place < num_bins) & (target != IGNORED)
+        bins = torch.bucketize(distance.float(), self.edges, right=True) - 1  # -1 below, num_bins above (NaN too)
+        counted = (bins >= 0) & (bins < num_bins) & (target != IGNORED)
         predicted, true = (prediction == self.foreground) & counted, (target == self.foreground) & counted
         for row, mask in enumerate((predicted & true, predicted | true)):
-            self.counts[row] += torch.bincount(place[mask], minlength=num_bins)
+            self.counts[row] += torch.bincount(bins[mask], minlength=num_bins)
 
     def compute(self) -> Tensor:
         """IoU of each bin, (bins,) float64 in 0..1; NaN for a bin without the class in truth and prediction."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import logging
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from castvision_cli.arguments import new_parser, positive
-from castvision_cli.config_files import find_config
+from castvision_cli.train import find_config, one_line
 
 if TYPE_CHECKING:
     import argparse
@@ -80,8 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         with draft(arguments.output) as temporary:
             temporary.write_bytes(picture)
     except _expected() as error:
-        from castvision.training.cli import one_line
-
         sys.stderr.write(f"{parser.prog}: error: {one_line(error)}\n")
         return stage
     sys.stdout.write(f"wrote {arguments.output}\n")
@@ -111,9 +108,8 @@ def build_data(config: Path, overrides: Sequence[str]) -> ImageDataModule:
     import yaml
     from jsonargparse import ArgumentParser
 
-    from castvision.training.data.data_module import ImageDataModule
+    from castvision.training import ImageDataModule  # and all others, so that configurations may name them bare
 
-    importlib.import_module("castvision.training.data.data_modules")  # so that configurations may name classes bare
     for word in overrides:
         if word.startswith("-") and not word.startswith("--data.") and not _is_number(word):
             raise ValueError(f"unknown argument {word!r}; arguments of the data begin with --data.")

@@ -10,7 +10,7 @@ from castvision.metrics import (
     class_table,
     classification_metrics,
     metric_key,
-    per_class_figures,
+    per_class_metrics,
     segmentation_metrics,
 )
 
@@ -73,10 +73,15 @@ def test_figures_are_torchmetrics():
     prediction, target = torch.randint(4, (3, 9, 9)), torch.randint(4, (3, 9, 9))
     target[0] = 255
     confusion = multiclass_confusion_matrix(prediction, target, 4, ignore_index=255)
-    figures = per_class_figures(confusion)
+    figures = per_class_metrics(confusion)
     options = {"num_classes": 4, "average": None, "ignore_index": 255}
     torch.testing.assert_close(figures["f1"].float(), multiclass_f1_score(prediction, target, **options))
     torch.testing.assert_close(figures["iou"].float(), jaccard(prediction, target, **options))
+    options = {"num_classes": 5, "average": "macro", "ignore_index": 255}  # the fifth class never occurs
+    confusion = multiclass_confusion_matrix(prediction, target, 5, ignore_index=255)
+    means = segmentation_metrics(confusion, list("abcde"))
+    assert means["miou"] == pytest.approx(jaccard(prediction, target, **options).item())
+    assert means["macro_f1"] == pytest.approx(multiclass_f1_score(prediction, target, **options).item())
 
 
 def _boundary_of(mask, is_real):

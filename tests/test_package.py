@@ -84,7 +84,7 @@ def test_installed_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Pat
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     source = (
-        "import castvision; from castvision_cli.config_files import find_config;"
+        "import castvision; from castvision_cli.train import find_config;"
         "print(castvision.__file__); print(find_config('quickstart')); print(castvision.__version__)"
     )
     package, config, version = run_python(source, elsewhere, site).splitlines()

@@ -22,7 +22,7 @@ def load_run(folder: Path) -> tuple[Any, Any]:
     """The trained model and the data set of test images it was configured for."""
     import yaml
 
-    import castvision.training.data.dense as modules
+    import castvision.training.data.synthetic as modules
     from castvision.inference.predictor import load_model
 
     content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["data"]
@@ -36,7 +36,7 @@ def evaluate(model: Any, dataset: Any, count: int) -> dict[str, Any]:
     from torch.utils.data import default_collate
 
     from castvision.data.datasets.batch import Batch
-    from castvision.metrics import DISTANCE_EDGES, DistanceIoU, per_class_figures
+    from castvision.metrics import DISTANCE_EDGES, DistanceIoU, per_class_metrics
 
     num_classes = len(dataset.class_names)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
@@ -48,7 +48,7 @@ def evaluate(model: Any, dataset: Any, count: int) -> dict[str, Any]:
         pairs = (batch.target * num_classes + predicted).flatten()
         confusion += torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
         by_distance.update(predicted, batch.target, batch.truth["distance"])
-    by_class = per_class_figures(confusion)
+    by_class = per_class_metrics(confusion)
     return {
         "foreground_iou": round(float(by_class["iou"][-1]), 4),
         "macro_f1": round(float(by_class["f1"].mean()), 4),

@@ -1,1 +1,43 @@
-"""Training with Lightning: tasks, data modules, callbacks, the command line. Nothing else imports Lightning."""
+"""Training with Lightning: tasks, data modules, callbacks, the run; nothing else of the package imports Lightning.
+
+Configurations name the classes below bare.
+"""
+
+from castvision.training.data.classification import (
+    ImageFolderDataModule,
+    LRAImageDataModule,
+    LRAPathfinderDataModule,
+)
+from castvision.training.data.data_module import ImageDataModule
+from castvision.training.data.named_data import NamedDataModule
+from castvision.training.data.pixel_data import CocoDataModule, SegmentationFolderDataModule
+from castvision.training.data.synthetic import (
+    MazeDataModule,
+    PathfinderDataModule,
+    PathfinderSegDataModule,
+    RegionDataModule,
+)
+from castvision.training.data.windows import WindowDataModule
+from castvision.training.multilabel import MultiLabelCsvDataModule, MultiLabelTask
+from castvision.training.tasks.task import Task
+from castvision.training.tasks.tasks import ClassificationTask, SegmentationTask
+
+__all__ = [
+    "ClassificationTask",
+    "CocoDataModule",
+    "ImageDataModule",
+    "ImageFolderDataModule",
+    "LRAImageDataModule",
+    "LRAPathfinderDataModule",
+    "MazeDataModule",
+    "MultiLabelCsvDataModule",
+    "MultiLabelTask",
+    "NamedDataModule",
+    "PathfinderDataModule",
+    "PathfinderSegDataModule",
+    "RegionDataModule",
+    "SegmentationFolderDataModule",
+    "SegmentationTask",
+    "Task",
+    "WindowDataModule",
+]

@@ -1,188 +1,232 @@
-"""``castvision train``: LightningCLI over our tasks and data modules, with run folders that nothing overwrites."""
+"""LightningCLI over our tasks and data modules: a run folder that nothing overwrites, loggers, checkpoints, the report.
+
+What a user writes on the command line comes here in LightningCLI's form, from ``castvision_cli.train``.
+"""
 
 from __future__ import annotations
 
-import logging
-import os
-import re
-import sys
-import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castvision.training.run_folder import (
-    check_new,
-    checkpoint_to_evaluate,
-    checkpoint_to_resume,
-    default_folder,
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    BasePredictionWriter,
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
 )
-from castvision_cli.config_files import find_config
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from castvision.training.callbacks.clusters import ClusterStatistics
+from castvision.training.callbacks.initialization import load_state_dict
+from castvision.training.callbacks.progress import TrainingBar
+from castvision.training.callbacks.report import Report
+from castvision.training.data.data_module import ImageDataModule
+from castvision.training.run_folder import BEST, CONFIG, LAST, folder_to_evaluate, folder_to_train, write_whole
+from castvision.training.tasks.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# jsonargparse's report of a class that may also be missing: only the middle says what is wrong.
-_UNION = re.compile(
-    r"Does not validate against any of the Union subtypes.*?Errors: - (.*?) - Expected a <class 'NoneType'>.*"
-)
-
-VERBS = ("fit", "validate", "test", "predict")
-_CONFIG_FLAGS = ("-c", "--config")
-_INIT_FLAG = "--model.init_args.init_from"
-# Lightning's advice that does not apply: small data sets need no more workers; we hand arguments over ourselves.
-_NOISE = (
-    ".*does not have many workers.*",
-    ".*LightningCLI's args parameter is intended.*",
-    ".*exists and is not empty.*",
-    ".*The number of training batches .* is smaller than the logging interval.*",
-    ".*Trainer already configured with model summary callbacks.*",
-    ".*is supported for historical reasons but its usage is discouraged.*",
-    ".*callbacks used to create the checkpoint need to be provided.*",
-    ".*You're using the WeightAveraging callback, but.*",
-    ".*isinstance.treespec, LeafSpec.*",
-    r"\s*By default only one JsonargparseDeprecationWarning",  # Lightning calls a method jsonargparse renamed
-    r"(?s).*instantiate_classes",
-    r"(?s).*skip_none parameter was deprecated",  # its successor is too new for the oldest release we take
-)
+TRAINER_DEFAULTS = {"max_epochs": 1, "log_every_n_steps": 50, "enable_model_summary": False}
 
 
-class CommandLine:
-    """The arguments as a user writes them, brought into LightningCLI's form.
+class TrainingCLI(LightningCLI):
+    """Parse, build, and leave the running to `run_verb`, so that callers can tell a refusal from a failure.
 
     Args:
-        arguments: After ``castvision train``.
+        arguments: The words LightningCLI parses, the verb first.
+        verb: "fit", "validate", "test" or "predict".
+        config: The last configuration file, which names the run; None = none.
+        is_resumed: Go on with an unfinished run.
 
     Raises:
-        FileNotFoundError: An unknown configuration.
-        ValueError: A flag without its value.
-
-    Attributes:
-        verb: fit, validate, test or predict; fit if none is given.
-        arguments: For LightningCLI.
-        is_resumed: Whether ``--resume`` stood there.
-        config: The last configuration file, or None.
+        jsonargparse.ArgumentError: A key or value the configuration does not know.
+        ValueError: Anything a constructor refuses.
     """
 
-    def __init__(self, arguments: Sequence[str]) -> None:
-        rest = list(arguments)
-        self.verb = rest.pop(0) if rest and rest[0] in VERBS else "fit"
-        self.is_resumed = "--resume" in rest
-        self.config: Path | None = None
-        self.arguments = [self.verb]
-        words = iter(word for word in rest if word != "--resume")
-        for word in words:
-            flag, is_joined, value = word.partition("=")
-            if flag not in (*_CONFIG_FLAGS, "--init-from", "--init_from"):
-                self.arguments.append(word)
-                continue
-            value = value if is_joined else next(words, "")
-            if not value:
-                raise ValueError(f"expected a value after {flag}")
-            if flag in _CONFIG_FLAGS:
-                self.config = find_config(value)
-                self.arguments.append(f"--config={self.config}")
-            else:
-                self.arguments.append(f"{_INIT_FLAG}={value}")
-        if self.is_resumed and self.verb != "fit":
-            raise ValueError(f"--resume goes on training; it has no meaning for {self.verb}")
+    def __init__(
+        self, arguments: Sequence[str], verb: str = "fit", config: Path | None = None, *, is_resumed: bool = False
+    ) -> None:
+        self.verb = verb
+        self.config_file = config
+        self.is_resumed = is_resumed
+        self.folder = Path()
+        quiet = {"exit_on_error": False, "allow_abbrev": False}  # an abbreviation is a typo
+        super().__init__(
+            Task,
+            ImageDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+            seed_everything_default=0,
+            parser_kwargs={**quiet, **{verb: dict(quiet) for verb in self.subcommands()}},
+            args=list(arguments),
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Our own flags, beside the trainer's, the task's and the data's."""
+        parser.add_argument("--run_dir", type=str | None, default=None, help="the run's folder (default: runs/CONFIG)")
+        parser.add_argument("--ema", type=float | None, default=None, help="decay of averaged weights, such as 0.999")
+        parser.add_argument(
+            "--early_stopping", type=int | None, default=None, help="stop after so many rounds without a better metric"
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run's folder before anything is built or read.
+
+        Raises:
+            FileExistsError: See `folder_to_train`.
+            FileNotFoundError: See `folder_to_train` and `folder_to_evaluate`.
+        """
+        config = self.config[self.verb]
+        given, checkpoint = config.run_dir, config.ckpt_path
+        if self.verb != "fit":
+            self.folder, checkpoint = folder_to_evaluate(given, self.config_file, checkpoint)
+        else:
+            self.folder, last = folder_to_train(given, self.config_file, is_resumed=self.is_resumed)
+            checkpoint = last or checkpoint
+        config.run_dir = str(self.folder)
+        config.ckpt_path = None if checkpoint is None else str(checkpoint)
+        config.weights_only = True
+        if config.ema is not None and not 0 < config.ema < 1:
+            raise ValueError(f"expected 0 < ema < 1, got ema={config.ema}")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with the run's callbacks and, unless others are configured, CSV and TensorBoard logs."""
+        trainer = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        trainer["default_root_dir"] = str(self.folder)
+        is_fit, is_trial = self.verb == "fit", bool(trainer.get("fast_dev_run"))
+        if not is_fit:
+            trainer["enable_checkpointing"] = False  # Lightning's own callback would take over the state of ours
+        if trainer.get("logger") is None:
+            csv = CSVLogger(self.folder, name="logs", flush_logs_every_n_steps=500)
+            board = TensorBoardLogger(self.folder, name="tensorboard", version="")
+            trainer["logger"] = [csv, board] if is_fit and not is_trial else False
+        self.report = Report(self.folder)
+        callbacks: list[Callback] = [self.report]
+        if trainer.get("enable_progress_bar") is not False:
+            callbacks.append(TrainingBar())
+        if self.verb == "predict":
+            callbacks.append(PredictionFile(self.folder / "predictions.pt"))
+        if is_fit:
+            saves = trainer.get("enable_checkpointing") is not False and not is_trial
+            callbacks = self._training_callbacks(callbacks, saves)
+        return self._instantiate_trainer(trainer, callbacks)
+
+    def _training_callbacks(self, callbacks: list[Callback], saves: bool) -> list[Callback]:
+        config, monitor = self.config[self.verb], self.model.monitor
+        if config.ema is not None:
+            callbacks = [EMAWeightAveraging(decay=config.ema), *callbacks]
+        if config.early_stopping is not None:
+            patience = config.early_stopping
+            callbacks += [EarlyStopping(monitor, patience=patience, mode="max", check_on_train_epoch_end=False)]
+        callbacks += [ClusterStatistics()]
+        if saves:
+            # NOTE: two callbacks: one with ``save_last`` writes the last only where it was the best.
+            save = partial(ModelCheckpoint, self.folder, enable_version_counter=False, save_on_train_epoch_end=False)
+            best = save(filename=Path(BEST).stem, monitor=monitor, mode="max", auto_insert_metric_name=False)
+            callbacks += [best, save(filename=Path(LAST).stem)]
+        return callbacks
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing yet: LightningCLI would run inside its constructor."""
+
+    def after_instantiate_classes(self) -> None:
+        """Check that the parts fit, before any data are read.
+
+        Raises:
+            ValueError: The data or the checkpoint do not fit the model.
+            FileNotFoundError: No such checkpoint.
+        """
+        self.model.take_over(self.datamodule)
+        checkpoint = self.config[self.verb].ckpt_path
+        if checkpoint is not None:
+            check_checkpoint(self.model, checkpoint)
+
+    def run_verb(self) -> None:
+        """Run what was asked for; after training, count the held-out images a last time, and write the report."""
+        super()._run_subcommand(self.verb)
+        trainer, report = self.trainer, self.report
+        if self.verb != "fit" or trainer.interrupted or self._get(self.config, "trainer")["fast_dev_run"]:
+            return
+        if report.validated_step != trainer.global_step and trainer.limit_val_batches != 0:
+            # training ended between two rounds of held-out images
+            report.is_finishing = True
+            trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+            if trainer.checkpoint_callback is not None:
+                is_best = report.best_step == trainer.global_step
+                for name in (LAST, BEST) if is_best else (LAST,):
+                    trainer.save_checkpoint(self.folder / name)
+        if trainer.is_global_zero:
+            report.write(trainer, self.model)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train, validate, test or predict.
+def check_checkpoint(model: LightningModule, path: str) -> None:
+    """Refuse a checkpoint that does not fit, in one line instead of a list of keys.
 
     Args:
-        argv: Arguments after ``castvision train``; None = the process's.
-
-    Returns:
-        0 done, 1 failed while running, 2 refused before any work; the reason is one line on the standard error stream.
-    """
-    _show_messages()
-    stage = 2
-    try:
-        line = CommandLine(sys.argv[1:] if argv is None else argv)
-        with warnings.catch_warnings():
-            for noise in _NOISE:
-                warnings.filterwarnings("ignore", message=noise)
-            cli = _make_cli(line)
-            stage = 1
-            cli.run_verb()
-    except SystemExit as end:  # argparse's --help
-        return int(end.code or 0)
-    except _expected() as error:
-        if os.environ.get("CASTVISION_TRACEBACK"):
-            raise
-        sys.stderr.write(f"castvision train: {one_line(error)}\n")
-        return stage
-    return 0
-
-
-class _PlainLines(logging.Handler):
-    """Messages as lines on what is standard error when they come; it may be another at the next call."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(f"{self.format(record)}\n")
-
-
-def _show_messages() -> None:
-    """Ours, as plain lines."""
-    ours = logging.getLogger("castvision")
-    if not ours.handlers:
-        ours.addHandler(_PlainLines())
-        ours.propagate = False
-    ours.setLevel(logging.INFO)
-
-
-def _expected() -> tuple[type[Exception], ...]:
-    from jsonargparse import ArgumentError
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    return (ValueError, TypeError, OSError, ArgumentError, MisconfigurationException, KeyError)
-
-
-def one_line(error: BaseException, limit: int = 500) -> str:
-    """The message on one line; of an error in a loader process without its traceback, of jsonargparse's the heart."""
-    text = str(error)
-    if "Original Traceback" in text:
-        text = text.strip().splitlines()[-1].partition(": ")[2]
-    text = " ".join(text.split()) or type(error).__name__
-    text = _UNION.sub(r"\1", text)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def _make_cli(line: CommandLine) -> Any:
-    # NOTE: imported here: it takes ten seconds, and a wrong configuration name should be said at once.
-    from castvision.training.lightning_cli import TrainingCLI
-
-    for name in ("lightning.pytorch", "lightning.fabric"):  # after the import, which sets them to INFO
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return TrainingCLI(line)
-
-
-def choose_folder(line: CommandLine, given: str | None, ckpt_path: str | None) -> tuple[Path, Path | None]:
-    """Where a command works, and the checkpoint it starts from.
-
-    Args:
-        line: The command line.
-        given: ``--run_dir``.
-        ckpt_path: ``--ckpt_path``.
-
-    Returns:
-        (run folder, checkpoint or None).
+        model: The task.
+        path: A Lightning checkpoint.
 
     Raises:
-        FileExistsError: Training would touch another run's results.
-        FileNotFoundError: Nothing to resume or to evaluate.
+        FileNotFoundError: No such file.
+        ValueError: Damaged, or of another architecture.
     """
-    folder = Path(given) if given else default_folder(line.config)
-    if line.verb == "fit":
-        if line.is_resumed:
-            return folder, checkpoint_to_resume(folder)
-        check_new(folder)
-        return folder, None if ckpt_path is None else Path(ckpt_path)
-    if ckpt_path is None:
-        return folder, checkpoint_to_evaluate(folder)
-    if ckpt_path in ("best", "last"):
-        return folder, folder / f"{ckpt_path}.ckpt"
-    if not Path(ckpt_path).is_file():
-        raise FileNotFoundError(f"expected a checkpoint at {ckpt_path!r}, found no such file")
-    return (folder if given else Path(ckpt_path).parent), Path(ckpt_path)
+    state = load_state_dict(path)  # names without "model."
+    own = {name: value.shape for name, value in model.get_submodule("model").state_dict().items()}
+    wrong = [name for name, shape in own.items() if name not in state or state[name].shape != shape]
+    if wrong:
+        raise ValueError(
+            f"{path!r} is the checkpoint of another architecture: {len(wrong)} of {len(own)} weights do not fit, "
+            f"such as {wrong[0]}; give the configuration it was made with ({CONFIG} beside it)"
+        )
+
+
+class SaveConfig(SaveConfigCallback):
+    """``config.yaml`` in the run's folder; it can be run again, with another ``--run_dir``."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, **kwargs: Any) -> None:
+        super().__init__(parser, config, save_to_log_dir=False, **{**kwargs, "overwrite": True})
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it, whole or not at all; for training only."""
+        if stage != "fit":
+            return
+        config = self.config.clone()
+        config.ckpt_path = None  # where a resumed part began is no part of the recipe
+        folder = Path(config.run_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / CONFIG, lambda part: part.write_text(self.parser.dump(config, skip_none=False)))
+
+
+class PredictionFile(BasePredictionWriter):
+    """All predictions as one tensor file.
+
+    Args:
+        path: For ``torch.load``; must be new.
+
+    Raises:
+        FileExistsError: The file exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(write_interval="epoch")
+        if path.exists():
+            raise FileExistsError(f"{str(path)!r} exists; move it away")
+        self.path = path
+
+    def write_on_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+    ) -> None:
+        """Write (images,) or (images, height, width) classes: uint8 up to 256 classes, int64 beyond."""
+        classes = torch.cat([batch.cpu() for batch in predictions])
+        if int(classes.max()) < 256:
+            classes = classes.to(torch.uint8)
+        write_whole(self.path, lambda part: torch.save(classes, part))

@@ -18,9 +18,9 @@ from castvision.data.datasets.multilabel import LabelTable, MultiLabelDataset, r
 from castvision.data.datasets.regions import held_out
 from castvision.data.transforms.augmentation import Augmentation
 from castvision.data.transforms.batch_augmentation import BatchAugmentation
+from castvision.metrics import metric_key
 from castvision.training.building import build_classifier
 from castvision.training.data.pixel_data import ImageFormat, PixelDataModule
-from castvision.training.metrics import metric_key
 from castvision.training.optim import Schedule
 from castvision.training.tasks.task import Task
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from castvision.models.segmenter import Segmenter
 
@@ -53,8 +53,10 @@ class Schedule:
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * along))
 
 
-class BudgetSchedule(LRScheduler):
-    """A torch scheduler that asks how much of the budget is used.
+class BudgetSchedule(LambdaLR):
+    """A torch scheduler that asks how much of the budget is used; each step's rate is that of its middle.
+
+    Neither the first nor the last step is wasted at rate 0 then.
 
     Args:
         optimizer: Its groups' current rates are the highest ones.
@@ -63,19 +65,7 @@ class BudgetSchedule(LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule, progress: Callable[[float], float]) -> None:
-        self.schedule = schedule
-        self.progress = progress
-        super().__init__(optimizer)
-
-    def get_lr(self) -> list[float]:  # type: ignore[override]  # torch also allows tensors
-        """Rates of the coming step, taken at its middle: neither the first nor the last is wasted at rate 0."""
-        factor = self.schedule.factor(self.progress(self.last_epoch + 0.5))
-        return [float(rate) * factor for rate in self.base_lrs]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Without the curve and the callable: they come from the configuration."""
-        state: dict[str, Any] = super().state_dict()
-        return {key: value for key, value in state.items() if key not in {"schedule", "progress"}}
+        super().__init__(optimizer, lambda step: schedule.factor(progress(step + 0.5)))
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:

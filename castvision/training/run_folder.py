@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BEST = "best.ckpt"
 LAST = "last.ckpt"
@@ -18,42 +22,73 @@ def default_folder(config: Path | None) -> Path:
     return Path("runs") / (config.resolve().parent.name if config.name == CONFIG else config.stem)
 
 
-def check_new(folder: Path) -> None:
-    """Refuse to train where another run's results are.
+def folder_to_train(given: str | None, config: Path | None, *, is_resumed: bool) -> tuple[Path, Path | None]:
+    """Where to train, and the checkpoint to go on from.
+
+    Args:
+        given: ``--run_dir``; None = `default_folder`.
+        config: The configuration file.
+        is_resumed: Go on with an unfinished run.
+
+    Returns:
+        (run folder, its last checkpoint or None for a new run).
 
     Raises:
-        FileExistsError: A finished run, or one that can be resumed.
+        FileExistsError: A finished run, or one that can be resumed but is not.
+        FileNotFoundError: Nothing to resume.
     """
+    folder = Path(given) if given else default_folder(config)
+    last = folder / LAST
+    if is_resumed:
+        if (folder / METRICS).exists():
+            raise FileExistsError(f"nothing to resume: the run in {str(folder)!r} is finished")
+        if not last.is_file():
+            raise FileNotFoundError(
+                f"nothing to resume: no {LAST} in {str(folder)!r}; check --run_dir, or leave --resume out"
+            )
+        return folder, last
     if (folder / METRICS).exists():
         raise FileExistsError(f"{str(folder)!r} holds a finished run; choose another --run_dir, or move it away")
-    if (folder / LAST).exists() or (folder / BEST).exists():
+    if last.exists() or (folder / BEST).exists():
         raise FileExistsError(
             f"{str(folder)!r} holds an unfinished run; go on with --resume, choose another --run_dir, or move it away"
         )
+    return folder, None
 
 
-def checkpoint_to_resume(folder: Path) -> Path:
-    """The last checkpoint of an unfinished run.
+def folder_to_evaluate(given: str | None, config: Path | None, ckpt_path: str | None) -> tuple[Path, Path]:
+    """Where validate, test and predict write, and the checkpoint they read.
 
-    Raises:
-        FileNotFoundError: Nothing to resume.
-        FileExistsError: The run is finished.
-    """
-    if (folder / METRICS).exists():
-        raise FileExistsError(f"nothing to resume: the run in {str(folder)!r} is finished")
-    if not (folder / LAST).is_file():
-        raise FileNotFoundError(
-            f"nothing to resume: no {LAST} in {str(folder)!r}; check --run_dir, or leave --resume out"
-        )
-    return folder / LAST
+    Args:
+        given: ``--run_dir``; None = `default_folder`, or the folder of a checkpoint that is given.
+        config: The configuration file.
+        ckpt_path: ``--ckpt_path``: a file, "best" or "last" of the run; None = "best".
 
-
-def checkpoint_to_evaluate(folder: Path) -> Path:
-    """The best checkpoint of a run, for validate, test and predict.
+    Returns:
+        (run folder, checkpoint).
 
     Raises:
-        FileNotFoundError: There is none, and an untrained model's figures would mean nothing.
+        FileNotFoundError: No checkpoint: an untrained model's metrics would mean nothing.
     """
-    if not (folder / BEST).is_file():
-        raise FileNotFoundError(f"no {BEST} in {str(folder)!r}: give --ckpt_path FILE, or the --run_dir of a run")
-    return folder / BEST
+    folder = Path(given) if given else default_folder(config)
+    if ckpt_path is None:
+        if not (folder / BEST).is_file():
+            raise FileNotFoundError(f"no {BEST} in {str(folder)!r}: give --ckpt_path FILE, or the --run_dir of a run")
+        return folder, folder / BEST
+    if ckpt_path in ("best", "last"):
+        return folder, folder / f"{ckpt_path}.ckpt"
+    if not Path(ckpt_path).is_file():
+        raise FileNotFoundError(f"expected a checkpoint at {ckpt_path!r}, found no such file")
+    return (folder if given else Path(ckpt_path).parent), Path(ckpt_path)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: The file; one that exists is replaced.
+        write: Writes the file it is given, which lies beside ``path``.
+    """
+    part = path.with_name(f".{path.name}.part")
+    write(part)
+    part.replace(path)

@@ -221,7 +221,7 @@ def test_the_console_verb_is_the_same(tmp_path, grey, capsys):
 
 
 def test_what_training_writes_can_be_shown(tmp_path, grey):
-    from castvision.training import cli as training
+    from castvision_cli import train as training
 
     flags = ["--data.train_length", "8", "--data.val_length", "4", "--data.batch_size", "4", "--data.num_workers", "0"]
     flags += ["--model.model_kwargs.depth", "1", "--trainer.max_steps", "1", "--trainer.accelerator", "cpu"]

@@ -49,6 +49,8 @@ def test_version(capsys):
     ("arguments", "message"),
     [
         (["trian"], "unknown verb 'trian'; expected one of train"),
+        (["trian"], "; did you mean train?"),
+        (["qqq"], "evaluate, benchmark, timm\n"),
         (["timm", "missing.py"], "no such script: 'missing.py'"),
         (["train", "--config", "qickstart"], "did you mean quickstart?"),
     ],

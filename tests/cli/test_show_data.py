@@ -6,7 +6,7 @@ from PIL import Image
 
 import castvision_cli as cli
 from castvision.visualization.pictures import cluster_colours
-from castvision_cli.config_files import config_folder
+from castvision_cli.train import config_folder
 from tests.training.test_configs import _folder, _lists, _pairs
 
 SMALL = ["--data.num_workers", "0", "--data.batch_size", "2"]
@@ -103,7 +103,7 @@ def test_the_verb_needs_its_word(capsys):
 
 
 def test_configurations_name_shipped_classes_only():
-    import castvision.training.data.data_modules as shipped
+    import castvision.training as shipped
 
     for path in config_folder().glob("*.yaml"):
         name = path.read_text().split("data:\n  class_path: ")[1].split()[0]

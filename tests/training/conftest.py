@@ -7,8 +7,7 @@ import torch
 import yaml
 from torch.utils.data import Dataset
 
-from castvision.training.data.data_module import ImageDataModule
-from castvision.training.data.sampling import FreshSampler
+from castvision.training.data.data_module import FreshSampler, ImageDataModule
 
 TINY_VIT = {
     "embed_dim": 32,

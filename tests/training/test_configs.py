@@ -13,9 +13,9 @@ from PIL import Image
 from castvision.data.datasets.lra import LRAImage
 from castvision.models.segmenter import create_segmenter
 from castvision.ops.partitions import window_size_for
-from castvision.training import cli
-from castvision_cli.config_files import config_folder, config_names, find_config
-from tests.training.data.test_lra import TinyCIFAR, write_cifar
+from castvision_cli import train as cli
+from castvision_cli.train import config_folder, config_names, find_config
+from tests.training.data.test_classification import TinyCIFAR, write_cifar
 from tests.training.data.test_windows import write_rasters
 
 SMALL = {

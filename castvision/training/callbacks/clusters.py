@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from castvision.layers import CastAttention
+from castvision.losses import IGNORED
 from castvision.visualization.clusters import cluster_maps
 
 if TYPE_CHECKING:
@@ -48,11 +49,11 @@ class ClusterStatistics(Callback):
         backbone = getattr(pl_module, "backbone", None)
         if self._batch is None or backbone is None or trainer.sanity_checking:
             return
-        pl_module.log_dict(cluster_figures(backbone, *self._batch))
+        pl_module.log_dict(cluster_metrics(backbone, *self._batch))
         self._batch = None
 
 
-def cluster_figures(backbone: torch.nn.Module, images: Tensor, targets: Tensor) -> dict[str, float]:
+def cluster_metrics(backbone: torch.nn.Module, images: Tensor, targets: Tensor) -> dict[str, float]:
     """What `ClusterStatistics` logs.
 
     Args:
@@ -65,27 +66,26 @@ def cluster_figures(backbone: torch.nn.Module, images: Tensor, targets: Tensor) 
     """
     if not any(isinstance(module, CastAttention) for module in backbone.modules()):
         return {}
-    sums: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {}
     with torch.no_grad():
         for image, target in zip(images, targets, strict=True):
             for clusters in cluster_maps(backbone, image):
-                for name, value in _figures(clusters, target).items():
-                    sums.setdefault(f"clusters/{clusters.layer}/{name}", []).append(value)
-    return {name: sum(values) / len(values) for name, values in sums.items()}
+                for name, value in _metrics(clusters, target).items():
+                    values.setdefault(f"clusters/{clusters.layer}/{name}", []).append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
 
 
-def _figures(clusters: ClusterMap, target: Tensor) -> dict[str, float]:
-    sizes = clusters.cluster_sizes
+def _metrics(clusters: ClusterMap, target: Tensor) -> dict[str, float]:
     if not clusters.num_clusters:
         return {}
-    largest = float(sizes.max()) * clusters.num_clusters / clusters.membership.numel()
-    figures = {"dead": float(clusters.num_dead_clusters), "largest": largest}
+    largest = float(clusters.cluster_sizes.max()) * clusters.num_clusters / clusters.membership.numel()
+    metrics = {"dead": float(clusters.num_dead_clusters), "largest": largest}
     if clusters.options.assignment == "nearest":
-        return figures
-    figures |= dict(zip(("in_none", "in_one", "in_several"), clusters.coverage, strict=True))
+        return metrics
+    metrics |= dict(zip(("in_none", "in_one", "in_several"), clusters.coverage, strict=True))
     if target.ndim == 2:
-        is_object = ((target > 0) & (target != 255)).float()[None, None]
+        is_object = ((target > 0) & (target != IGNORED)).float()[None, None]
         on_object = functional.adaptive_max_pool2d(is_object, clusters.grid_size)[0, 0] > 0  # (rows, cols)
         orphans = (clusters.membership.to(target.device) < 0) & on_object
-        figures["foreground_in_none"] = float(orphans.sum() / on_object.sum().clamp(min=1))
-    return figures
+        metrics["foreground_in_none"] = float(orphans.sum() / on_object.sum().clamp(min=1))
+    return metrics

@@ -37,13 +37,16 @@ class TrainingBar(RichProgressBar):
         if not self.is_terminal:
             self.disable()
         self._shown: dict[str, str] = {}
+        self._held = 0.0  # seconds spent on held-out images, which are not training
+        self._images = self._batches = 0
         self._start()
 
+    def _now(self) -> float:
+        return time.perf_counter() - self._held
+
     def _start(self) -> None:
-        self._refreshed = time.perf_counter()
-        self._images = 0
-        self._batches = 0
-        self._marks: deque[tuple[float, int, int]] = deque([(self._refreshed, 0, 0)], maxlen=WINDOW)
+        self._refreshed = self._now()
+        self._marks = deque([(self._refreshed, self._images, self._batches)], maxlen=WINDOW)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -51,16 +54,14 @@ class TrainingBar(RichProgressBar):
         self._start()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock: held-out images are not training speed."""
+        """Stop the clock."""
         super().on_validation_start(trainer, pl_module)
         self._paused = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with the clock and show the figures."""
+        """Go on with the clock and show the metric that chooses the checkpoint."""
         super().on_validation_end(trainer, pl_module)
-        paused = time.perf_counter() - self._paused
-        self._refreshed += paused
-        self._marks = deque(((then + paused, seen, done) for then, seen, done in self._marks), maxlen=WINDOW)
+        self._held += time.perf_counter() - self._paused
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             monitor = str(getattr(pl_module, "monitor", "val/loss"))
             if monitor in trainer.callback_metrics:
@@ -74,17 +75,10 @@ class TrainingBar(RichProgressBar):
         """Count; show only when it is time."""
         self._images += len(batch[0])
         self._batches += 1
-        now = time.perf_counter()
+        now = self._now()
         if now - self._refreshed < (REFRESH_SECONDS if self.is_terminal else self.line_seconds):
             return
         self._refreshed = now
-        self._measure(trainer, outputs, now)
-        if self.is_terminal:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        else:
-            logger.info("%s", self._line(trainer))
-
-    def _measure(self, trainer: Trainer, outputs: Any, now: float) -> None:
         then, images, batches = self._marks[0]
         self._marks.append((now, self._images, self._batches))
         self._shown["loss"] = f"{float(outputs['loss']):.4f}"
@@ -92,14 +86,18 @@ class TrainingBar(RichProgressBar):
         left = seconds_left(trainer, (self._batches - batches) / (now - then))
         if left is not None:
             self._shown["left"] = str(timedelta(seconds=round(left)))
+        if self.is_terminal:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        else:
+            logger.info("%s", self._line(trainer))
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
         """The epoch and its bar; Lightning's own times and speeds would leave no room for ours."""
         return [TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()]
 
     def _line(self, trainer: Trainer) -> str:
-        figures = " · ".join(f"{name} {value}" for name, value in self._shown.items())
-        return f"step {trainer.global_step:,} · {figures}"
+        shown = " · ".join(f"{name} {value}" for name, value in self._shown.items())
+        return f"step {trainer.global_step:,} · {shown}"
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback
 
 import castvision
 from castvision.data.datasets.batch import Batch
-from castvision.training.run_folder import BEST, METRICS, REPORT
+from castvision.training.run_folder import BEST, METRICS, REPORT, write_whole
 from castvision.visualization.run_report import Examples, save_report
 
 if TYPE_CHECKING:
@@ -84,16 +84,16 @@ class Report(Callback):
         self._validating = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the figures of the best round."""
+        """Keep the metrics of the best round."""
         if self._started:
             self._started += time.perf_counter() - self._validating
         if trainer.sanity_checking or not (trainer.state.fn == "fit" or self.is_finishing):
             return
         self.validated_step = trainer.global_step
         task: Task = pl_module  # type: ignore[assignment]
-        figures = _figures(trainer, "val/")
-        if figures.get(task.monitor, float("-inf")) > self._best.get(task.monitor, float("-inf")):
-            self._best = {**figures, "step": trainer.global_step}
+        metrics = _metrics(trainer, "val/")
+        if metrics.get(task.monitor, float("-inf")) > self._best.get(task.monitor, float("-inf")):
+            self._best = {**metrics, "step": trainer.global_step}
             self._best_confusion = task.last_confusion
 
     def on_train_batch_end(  # Lightning's hook
@@ -107,11 +107,11 @@ class Report(Callback):
         self.seconds, self._started = self._elapsed(), 0.0
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the test figures."""
+        """Write the test metrics."""
         if trainer.is_global_zero and self.folder.is_dir():
-            figures = _figures(trainer, "test/")
+            metrics = _metrics(trainer, "test/")
             task: Task = pl_module  # type: ignore[assignment]
-            write_json(self.folder / f"test_{METRICS}", {"figures": figures, **_counts(task, task.last_confusion)})
+            _write_json(self.folder / f"test_{METRICS}", {"figures": metrics, **_counts(task, task.last_confusion)})
 
     def write(self, trainer: Trainer, task: Task) -> None:
         """Write both files, ``metrics.json`` last: its presence says that the run is finished.
@@ -120,21 +120,20 @@ class Report(Callback):
             trainer: After training.
             task: The trained task.
         """
-        results = self._results(trainer, task)
-        curves = read_curves(self.folder)
-        examples = self._examples(trainer, task)
-        title = f"{self.folder.name}: {results['model']['name']}, {self.images:,} images in {self.seconds:,.0f} s"
-        save_report(self.folder / REPORT, title, curves, self._best_confusion, task.class_names, examples)
-        write_json(self.folder / METRICS, results)
-        logger.info("wrote %s and %s", self.folder / REPORT, self.folder / METRICS)
+        name = task.recipe()["model_name"]
+        title = f"{self.folder.name}: {name}, {self.images:,} images in {self.seconds:,.0f} s"
+        picture, curves, examples = self.folder / REPORT, read_curves(self.folder), self._examples(trainer, task)
+        save_report(picture, title, curves, self._best_confusion, task.class_names, examples)
+        _write_json(self.folder / METRICS, self._results(trainer, task))
+        logger.info("wrote %s and %s", picture, self.folder / METRICS)
 
     def _results(self, trainer: Trainer, task: Task) -> dict[str, Any]:
         recipe = task.recipe()
         parameters = sum(parameter.numel() for parameter in task.model.parameters())
         return {
             "best": self._best,
-            "last": _figures(trainer, "val/"),
-            "clusters": _figures(trainer, "clusters/"),
+            "last": _metrics(trainer, "val/"),
+            "clusters": _metrics(trainer, "clusters/"),
             **_counts(task, self._best_confusion),
             "class_names": task.class_names,
             "training": {
@@ -145,7 +144,7 @@ class Report(Callback):
             },
             "model": {"name": recipe["model_name"], "kwargs": recipe["model_kwargs"], "parameters": parameters},
             "started_from": None if task.init_report is None else str(task.init_report),
-            "hardware": hardware(trainer),
+            "hardware": _hardware(trainer),
             "versions": {
                 "castvision": castvision.__version__,
                 "torch": torch.__version__,
@@ -159,15 +158,20 @@ class Report(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if data is None:
             return None
-        batch = _first(data, NUM_EXAMPLES)
+        dataset = data.dataset("val")
+        batch = Batch(*data.collate([dataset[index] for index in range(min(NUM_EXAMPLES, len(dataset)))]))
         best = self.folder / BEST
         kept = {name: value.clone() for name, value in task.state_dict().items()}
+        was_training = task.training
         try:
             if best.is_file():
                 task.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
-            predicted = _predict(task, batch)
+            task.eval()
+            with torch.inference_mode():
+                predicted = task.predict_step(move_data_to_device(batch, task.device), 0).cpu()
         finally:
             task.load_state_dict(kept)
+            task.train(was_training)
         return Examples(batch.image, batch.target, predicted, data.mean, data.std)
 
 
@@ -178,26 +182,11 @@ def _counts(task: Task, confusion: Tensor | None) -> dict[str, Any]:
     return {"per_class": task.table(confusion), "confusion": confusion.tolist()}
 
 
-def _first(data: Any, number: int) -> Batch:
-    dataset = data.dataset("val")
-    return Batch(*data.collate([dataset[place] for place in range(min(number, len(dataset)))]))
+def _metrics(trainer: Trainer, prefix: str) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
 
 
-def _predict(task: Task, batch: Batch) -> Tensor:
-    was_training = task.training
-    task.eval()
-    with torch.inference_mode():
-        predicted = task.predict_step(move_data_to_device(batch, task.device), 0).cpu()
-    task.train(was_training)
-    return predicted
-
-
-def _figures(trainer: Trainer, prefix: str) -> dict[str, float]:
-    metrics = trainer.callback_metrics
-    return {name: float(value) for name, value in metrics.items() if name.startswith(prefix)}
-
-
-def hardware(trainer: Trainer) -> str:
+def _hardware(trainer: Trainer) -> str:
     """One line: the device and how many threads."""
     if trainer.strategy.root_device.type == "cuda":
         return f"{trainer.num_devices} × {torch.cuda.get_device_name(trainer.strategy.root_device)}"
@@ -205,7 +194,7 @@ def hardware(trainer: Trainer) -> str:
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """All figures of a run's CSV logs, those of resumed parts one after the other.
+    """All metrics in a run's CSV logs, those of resumed parts one after the other.
 
     Args:
         folder: The run's.
@@ -224,8 +213,5 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_whole(path, lambda part: part.write_text(json.dumps(content, indent=2) + "\n"))

@@ -1,29 +1,37 @@
-"""Data modules: what to train on, what to hold out, and the facts a model needs of it."""
+"""What every data module shares: the facts a model needs of its data, loaders, the order of images, class counts."""
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from castvision.data.datasets.batch import Batch, Sample
-from castvision.training.data.sampling import ShuffledSampler
+from castvision.losses import IGNORED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence, Sized
 
     from torch.utils.data import Sampler
 
     from castvision.data.transforms.batch_augmentation import BatchAugmentation
 
+logger = logging.getLogger(__name__)
+
 Pairs = Dataset[Sample]
+
+COUNTED_IMAGES = 256
+"""Images that `count_classes` looks at."""
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """Template: a subclass makes the data sets of the splits.
+    """Template: a subclass makes the data sets of the splits, and calls `load_by`.
 
     Args:
         class_names: In the order of the labels.
@@ -38,7 +46,7 @@ class ImageDataModule(LightningDataModule, ABC):
         seed: Of the order of the images.
         keeps_units: Signed and float images come in the file's own units (Kelvin, reflectance), as their mean and std;
             otherwise each image is brought to 0..1.
-        task_kind: The kind of task the targets are for; None = not said.
+        task_kind: The kind of task the targets are for; None if any task may take them.
         context_size: (height, width) of the whole image that comes with each item; None = items come alone.
         batch_augmentation: Of training batches, on the device; None = none.
         collate: Makes a batch of samples, see `Batch`.
@@ -55,18 +63,33 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def __init__(
         self,
-        class_names: list[str],
+        class_names: Sequence[str],
         in_chans: int,
         img_size: tuple[int, int],
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> None:
         super().__init__()
-        self.class_names = class_names
+        self.class_names = list(class_names)
         self.in_chans = in_chans
         self.img_size = img_size
         self.mean = mean
         self.std = std
+
+    def load_by(
+        self, batch_size: int, num_workers: int, seed: int, batch_augmentation: BatchAugmentation | None = None
+    ) -> None:
+        """Set how batches are made; constructors that read files call it before they do.
+
+        Raises:
+            ValueError: ``batch_size`` < 1 or ``num_workers`` < 0.
+        """
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(f"expected batch_size >= 1 and num_workers >= 0, got {batch_size=}, {num_workers=}")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.batch_augmentation = batch_augmentation
 
     @abstractmethod
     def dataset(self, split: str) -> Pairs:
@@ -123,23 +146,91 @@ class ImageDataModule(LightningDataModule, ABC):
         """The test images."""
         return self.test_dataloader()
 
-    def _loader(self, dataset: Pairs, batch_size: int, **how: Any) -> DataLoader[Sample]:
+    def _loader(
+        self, dataset: Pairs, batch_size: int, sampler: Sampler[int] | None = None, drop_last: bool = False
+    ) -> DataLoader[Sample]:
         return DataLoader(
             dataset,
             batch_size=batch_size,
+            sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=self.collate,
+            drop_last=drop_last,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            **how,
         )
 
 
-def check_loading(batch_size: int, num_workers: int) -> None:
-    """Refuse numbers no loader can work with.
+def _world() -> tuple[int, int]:
+    """(number of processes, rank of this one)."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size(), dist.get_rank()
+    return 1, 0
+
+
+class ShuffledSampler(DistributedSampler[int]):
+    """A new order each epoch, the same one in every run with this seed; each process gets its share.
+
+    The order depends on the epoch alone, here and in `FreshSampler`, so that a resumed run sees what an uninterrupted
+    one sees.
+
+    Args:
+        dataset: Anything with a length.
+        seed: Of the orders.
+    """
+
+    def __init__(self, dataset: Sized, seed: int = 0) -> None:
+        super().__init__(dataset, *_world(), shuffle=True, seed=seed)  # type: ignore[arg-type]  # uses len only
+
+
+class FreshSampler(DistributedSampler[int]):
+    """Indices never seen before: epoch e takes ``length`` of them from e * length on. For data sets without end.
+
+    Args:
+        length: Images an epoch.
+    """
+
+    def __init__(self, length: int) -> None:
+        super().__init__(range(length), *_world(), shuffle=False, drop_last=True)  # type: ignore[arg-type]
+        self.length = length
+
+    def __iter__(self) -> Iterator[int]:
+        """This process's indices of the current epoch."""
+        start = self.epoch * self.length + self.rank
+        return iter(range(start, start + self.num_samples * self.num_replicas, self.num_replicas))
+
+
+def count_classes(dataset: Pairs, num_classes: int, sample: int = COUNTED_IMAGES) -> Tensor:
+    """Count the pixels of each class in images spread evenly over a data set; the random state stays as it is.
+
+    Args:
+        dataset: Gives (image, mask), mask (height, width) int64 with 255 = ignored.
+        num_classes: Classes.
+        sample: At most so many images.
+
+    Returns:
+        (num_classes,) int64.
 
     Raises:
-        ValueError: ``batch_size`` < 1 or ``num_workers`` < 0.
+        ValueError: A label that is no class.
     """
-    if batch_size < 1 or num_workers < 0:
-        raise ValueError(f"expected batch_size >= 1 and num_workers >= 0, got {batch_size=}, {num_workers=}")
+    sized: Any = dataset  # map-style data sets have a length, which their type does not say
+    counts = torch.zeros(num_classes, dtype=torch.int64)
+    indices = spread(len(sized), sample)
+    with torch.random.fork_rng(devices=[]):
+        for index in indices:
+            mask = torch.as_tensor(dataset[index][1])
+            found = torch.bincount(mask[mask != IGNORED], minlength=num_classes)
+            if len(found) > num_classes:
+                raise ValueError(
+                    f"expected labels 0..{num_classes - 1} or {IGNORED}, got {len(found) - 1} in training image {index}"
+                )
+            counts += found
+    logger.info("pixels of each class in %d training images: %s", len(indices), counts.tolist())
+    return counts
+
+
+def spread(length: int, count: int | None) -> list[int]:
+    """At most ``count`` indices, spread evenly over ``range(length)``; all of them for None."""
+    count = length if count is None else min(count, length)
+    return [number * length // count for number in range(count)]

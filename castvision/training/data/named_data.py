@@ -13,12 +13,13 @@ from castvision.data.datasets.regions import held_out
 from castvision.data.reading.labels import LabelMap
 from castvision.data.transforms.augmentation import Augmentation
 from castvision.data.transforms.batch_augmentation import BatchAugmentation
-from castvision.training.data.pixel_data import ImageFormat, PixelDataModule
+from castvision.training.data.pixel_data import FORMAT, ImageFormat, PixelDataModule
 
 logger = logging.getLogger(__name__)
 
 _KINDS = {0: "classification", 1: "multilabel", 2: "segmentation"}
 _SPLITS = ("train", "val", "test")
+AUGMENTATION = Augmentation(scale=(0.8, 1.25))  # frozen
 
 
 class NamedDataModule(PixelDataModule):
@@ -60,8 +61,8 @@ class NamedDataModule(PixelDataModule):
         label_map: dict[int | str, int | str] | None = None,
         download: bool = False,
         val_share: float = 0.1,
-        pixels: ImageFormat = ImageFormat(),  # noqa: B008  # frozen
-        augmentation: Augmentation = Augmentation(scale=(0.8, 1.25)),  # noqa: B008  # frozen
+        pixels: ImageFormat = FORMAT,
+        augmentation: Augmentation = AUGMENTATION,
         batch_augmentation: BatchAugmentation | None = None,
         batch_size: int = 64,
         num_workers: int = 4,
@@ -71,12 +72,13 @@ class NamedDataModule(PixelDataModule):
         sources = _open_usual(name, root, common) if splits is None else _open_given(name, root, common, splits)
         self.task_kind = _kind(sources["train"], name)
         labels = LabelMap(class_names or _own_names(sources["train"], self.task_kind, name), label_map)
-        places: dict[str, list[int] | None] = dict.fromkeys(sources)
+        indices: dict[str, list[int] | None] = dict.fromkeys(sources)
         if "val" not in sources:
             sources["val"] = sources["train"]
-            places |= dict(held_out(len(sources["train"]), val_share, seed))
+            indices |= dict(held_out(len(sources["train"]), val_share, seed))
         datasets = {
-            split: NamedDataset(source, f"{name} ({split})", labels, places[split]) for split, source in sources.items()
+            split: NamedDataset(source, f"{name} ({split})", labels, indices[split])
+            for split, source in sources.items()
         }
         super().__init__(datasets, labels.class_names, img_size, pixels, augmentation)
         self.load_by(batch_size, num_workers, seed, batch_augmentation)
@@ -104,8 +106,8 @@ def _usual_splits(name: str) -> dict[str, dict[str, Any]]:
     library, _, rest = name.partition("/")
     if library == "timm":
         # the data sets timm takes from torchvision have two splits, and call the second one validation
-        held_out = "test" if rest.lower().startswith("torch/") else "val"
-        return {"train": {"split": "train"}, held_out: {"split": "validation"}}
+        second = "test" if rest.lower().startswith("torch/") else "val"
+        return {"train": {"split": "train"}, second: {"split": "validation"}}
     known = inspect.signature(torchvision_class(rest).__init__).parameters if library == "torchvision" else {}
     if "train" in known:
         return {"train": {"train": True}, "test": {"train": False}}
@@ -133,5 +135,5 @@ def _own_names(source: Any, kind: str, name: str) -> list[str]:
         return [label if isinstance(label, str) else ", ".join(label) for label in names]
     count = getattr(source, "num_classes", None)
     if kind == "classification" and isinstance(count, int):
-        return [f"class {place}" for place in range(count)]
+        return [f"class {label}" for label in range(count)]
     raise ValueError(f"expected class_names, since {name} does not name the classes of its targets, got none")

@@ -1,25 +1,29 @@
-"""Data modules of image files: checked before training, normalised by their own statistics, augmented."""
+"""Image files checked before training, normalised by their own statistics, augmented; segmentation from such files."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from castvision.data.datasets.batch import Batch, Sample
+from castvision.data.datasets.coco import CocoSegmentation, read_coco
 from castvision.data.datasets.collate import drop_full_mask, pad_collate
+from castvision.data.datasets.segmentation import SegmentationDataset, find_pairs
+from castvision.data.reading.labels import LabelMap
 from castvision.data.transforms.augmentation import Augmentation, SampleTransform
+from castvision.data.transforms.batch_augmentation import BatchAugmentation
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
 from castvision.losses import IGNORED
-from castvision.training.data.data_module import ImageDataModule, Pairs, check_loading
+from castvision.training.data.data_module import ImageDataModule, Pairs, spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from castvision.data.datasets.samples import PixelDataset
-    from castvision.data.transforms.batch_augmentation import BatchAugmentation
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +68,11 @@ class ImageFormat:
         return ChannelStatistics(tuple(mean), tuple(std))
 
 
+FORMAT = ImageFormat()
+AUGMENTATION = Augmentation()
+"""What the data modules below take if nothing else is configured; both are frozen."""
+
+
 class PixelDataModule(ImageDataModule):
     """Template: a subclass opens the data sets of the splits and says what they are for.
 
@@ -95,8 +104,8 @@ class PixelDataModule(ImageDataModule):
             dataset.in_chans = in_chans
         given = pixels.statistics(in_chans)
         measured = check_samples(splits, pixels.check, class_names)
-        used = given or measured
-        super().__init__(list(class_names), in_chans, (img_size, img_size), used.mean, used.std)
+        statistics = given or measured
+        super().__init__(class_names, in_chans, (img_size, img_size), statistics.mean, statistics.std)
         for split, dataset in splits.items():
             how = augmentation if split == "train" else None
             dataset.transform = SampleTransform(img_size, self.mean, self.std, augmentation=how, fit=pixels.fit)
@@ -106,16 +115,14 @@ class PixelDataModule(ImageDataModule):
             self.collate = _collate
 
     def load_by(
-        self, batch_size: int, num_workers: int, seed: int, batch_augmentation: BatchAugmentation | None
+        self, batch_size: int, num_workers: int, seed: int, batch_augmentation: BatchAugmentation | None = None
     ) -> None:
-        """Set how batches are made.
+        """Set how batches are made, once the images are known.
 
         Raises:
-            ValueError: See `check_loading`.
+            ValueError: A number out of range, or fewer training images than a batch has.
         """
-        check_loading(batch_size, num_workers)
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.batch_augmentation = batch_augmentation
+        super().load_by(batch_size, num_workers, seed, batch_augmentation)
         if len(self._splits["train"]) < batch_size:
             raise ValueError(
                 f"expected at least batch_size training images, got {len(self._splits['train'])} and {batch_size=}; "
@@ -146,7 +153,7 @@ def _collate(samples: Sequence[Sample]) -> Batch:
 def check_samples(
     splits: Mapping[str, PixelDataset], count: int | None, class_names: Sequence[str]
 ) -> ChannelStatistics:
-    """Read samples of every split, so that wrong data are found before training and not in its third hour.
+    """Read samples of every split, so that wrong data are found before training starts, not hours into it.
 
     Args:
         splits: Data sets by split.
@@ -162,28 +169,118 @@ def check_samples(
     running = RunningStatistics()
     pixels_of = np.zeros(IGNORED + 1, dtype=np.int64)
     for split, dataset in splits.items():
-        length = len(dataset)
-        chosen = range(length) if count is None or count >= length else [n * length // count for n in range(count)]
-        logger.info("reading %d of %d images of %s", len(chosen), length, split)
-        for place in chosen:
-            pixels, target = dataset.read(place)
+        indices = spread(len(dataset), count)
+        logger.info("reading %d of %d images of %s", len(indices), len(dataset), split)
+        for index in indices:
+            pixels, target = dataset.read(index)
             if split == "train":
                 running.add(pixels)
                 if target.ndim == 2:
                     pixels_of += np.bincount(target.ravel(), minlength=len(pixels_of))
-    _check_classes(pixels_of, class_names)
+    present = np.flatnonzero(pixels_of[:IGNORED])
+    if pixels_of.any() and len(class_names) > 1:
+        if pixels_of[IGNORED] and len(present) < 2:
+            raise ValueError(
+                f"expected two classes or more in the training masks, found {len(present)} and ignored pixels (255); "
+                "if 255 is a class in the files, say so: label_map: {0: 0, 255: 1}"
+            )
+        missing = [name for label, name in enumerate(class_names) if label not in present]
+        if missing:
+            logger.warning("no pixel of %s in the training masks read", ", ".join(missing[:8]))
     return running.result()
 
 
-def _check_classes(pixels_of: np.ndarray[Any, np.dtype[np.int64]], class_names: Sequence[str]) -> None:
-    present = np.flatnonzero(pixels_of[:IGNORED])
-    if not pixels_of.any() or len(class_names) < 2:
-        return
-    if pixels_of[IGNORED] and len(present) < 2:
-        raise ValueError(
-            f"expected two classes or more in the training masks, found {len(present)} and ignored pixels (255); "
-            "if 255 is a class in the files, say so: label_map: {0: 0, 255: 1}"
-        )
-    missing = [name for place, name in enumerate(class_names) if place not in present]
-    if missing:
-        logger.warning("no pixel of %s in the training masks read", ", ".join(missing[:8]))
+class SegmentationFolderDataModule(PixelDataModule):
+    """Folders or lists of images and masks; see `castvision.data.find_pairs` for the layouts.
+
+    Args:
+        root: The folder, or one CSV file.
+        class_names: In the order of the labels.
+        img_size: Height and width of training images.
+        label_map: From labels in the masks (numbers, or colours such as ``"#ff0000"``) to classes (numbers or names) or
+            ``ignore``; see `LabelMap`. None = labels are class numbers, 255 is ignored.
+        val_share: Share of the images held out where the data name no split.
+        pixels: Channels, normalisation and sizes.
+        augmentation: What varies while training.
+        batch_augmentation: What varies on the device, for whole batches.
+        batch_size: Images a step and process.
+        num_workers: Loader processes.
+        seed: Of the order of the images, and of what is held out.
+
+    Raises:
+        FileNotFoundError: A folder, list or file that is missing.
+        ValueError: Images without masks, masks that do not fit, labels without a class, or a number out of range.
+    """
+
+    task_kind = "segmentation"
+
+    def __init__(  # the signature is the configuration
+        self,
+        root: str,
+        class_names: list[str],
+        img_size: int = 512,
+        label_map: dict[int | str, int | str] | None = None,
+        val_share: float = 0.2,
+        pixels: ImageFormat = FORMAT,
+        augmentation: Augmentation = AUGMENTATION,
+        batch_augmentation: BatchAugmentation | None = None,
+        batch_size: int = 8,
+        num_workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        labels = LabelMap(class_names, label_map)
+        pairs = find_pairs(root, val_share=val_share, seed=seed)
+        splits = {split: SegmentationDataset(some, labels) for split, some in pairs.items()}
+        super().__init__(splits, class_names, img_size, pixels, augmentation)
+        self.load_by(batch_size, num_workers, seed, batch_augmentation)
+
+
+class CocoDataModule(PixelDataModule):
+    """COCO's instance annotations as classes of pixels: "background", then the categories by their ids.
+
+    Args:
+        root: What the other paths are relative to.
+        annotations: A JSON file for "train", "val" and, if there is one, "test".
+        folders: The folder of a split's images; by default its annotation file's.
+        img_size: Height and width of training images.
+        pixels: Channels, normalisation and sizes.
+        augmentation: What varies while training.
+        batch_augmentation: What varies on the device, for whole batches.
+        batch_size: Images a step and process.
+        num_workers: Loader processes.
+        seed: Of the order of the images.
+
+    Raises:
+        FileNotFoundError: A file that is missing.
+        ValueError: Splits with different categories, annotations that cannot be used, or a number out of range.
+    """
+
+    task_kind = "segmentation"
+
+    def __init__(  # the signature is the configuration
+        self,
+        root: str,
+        annotations: dict[str, str],
+        folders: dict[str, str] | None = None,
+        img_size: int = 512,
+        pixels: ImageFormat = FORMAT,
+        augmentation: Augmentation = AUGMENTATION,
+        batch_augmentation: BatchAugmentation | None = None,
+        batch_size: int = 8,
+        num_workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        if not {"train", "val"} <= set(annotations) <= {"train", "val", "test"}:
+            raise ValueError(f"expected annotations for train and val (and test), got {sorted(annotations)}")
+        files = {}
+        for split, path in annotations.items():
+            folder = (folders or {}).get(split)
+            files[split] = read_coco(Path(root) / path, None if folder is None else Path(root) / folder)
+        names = files["train"].class_names
+        for split, file in files.items():
+            if file.class_names != names or file.label_of != files["train"].label_of:
+                differing = sorted(set(file.class_names) ^ set(names))
+                raise ValueError(f"expected the same categories in train and {split}, differing: {differing[:8]}")
+        splits = {split: CocoSegmentation(file) for split, file in files.items()}
+        super().__init__(splits, names, img_size, pixels, augmentation)
+        self.load_by(batch_size, num_workers, seed, batch_augmentation)

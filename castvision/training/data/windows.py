@@ -14,8 +14,7 @@ from castvision.data.datasets.regions import Block, Region, split_by_block, spli
 from castvision.data.datasets.sources import ClassIndex, ImageSources, Pair
 from castvision.data.datasets.windows import WindowDataset, whole_images
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
-from castvision.training.data.data_module import ImageDataModule, Pairs, check_loading
-from castvision.training.data.sampling import FreshSampler
+from castvision.training.data.data_module import FreshSampler, ImageDataModule, Pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from torch.utils.data import Sampler
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
-_SAMPLES = 256
-"""Windows that mean and standard deviation are measured on."""
+MEASURED_WINDOWS = 256
+"""How many windows mean and standard deviation are measured on."""
 
 
 class WindowDataModule(ImageDataModule):
@@ -82,40 +81,37 @@ class WindowDataModule(ImageDataModule):
         num_workers: int = 4,
         seed: int = 0,
     ) -> None:
-        check_loading(batch_size, num_workers)
+        self.load_by(batch_size, num_workers, seed)
         if train_length < batch_size:
             raise ValueError(f"expected train_length >= batch_size, got {train_length=}, {batch_size=}")
+        shares = shares or SHARES
+        if not {"train", "val"} <= set(shares) <= {"train", "val", "test"}:
+            raise ValueError(f"expected shares of train, val and, if wanted, test, got {shares}")
         names = class_names or _read_names(Path(root) / "classes.txt")
         num_classes = None if names is None else len(names)
         sources = ImageSources(find_pairs(root), level=level, num_classes=num_classes, context_size=context_size)
-        how = dict(shares or SHARES)
-        if not {"train", "val"} <= set(how) <= {"train", "val", "test"}:
-            raise ValueError(f"expected shares of train, val and, if wanted, test, got {how}")
-        regions = _split(sources, split, how, (block, margin), seed)
+        regions = _whole(sources, shares, seed) if split == "source" else _blocks(sources, shares, seed, block, margin)
         self._datasets = {
             name: WindowDataset(sources, size, sampling="grid", regions=parts).keep_labelled()
             for name, parts in regions.items()
             if name != "train"
         }
-        train = WindowDataset(
+        self._datasets["train"] = WindowDataset(
             sources, size, balance=balance, regions=regions["train"], symmetries=symmetries, seed=seed
         )
         if names is None:
-            names = _found_names(sources)
+            present = ClassIndex(sources, whole_images(sources)).present
+            names = [f"class {label}" for label in range(max([*present, 1]) + 1)]
         if mean is None or std is None:
             statistics = _measure(sources, regions["train"], size, seed)
         else:
             statistics = ChannelStatistics(tuple(mean), tuple(std))
-        self._datasets["train"] = train
         for name, dataset in self._datasets.items():
             dataset.statistics = statistics
             if len(dataset) == 0:
                 raise ValueError(f"expected labelled pixels in every split, found none for {name!r}; try another seed")
-        super().__init__(list(names), sources.channels, (size, size), statistics.mean, statistics.std)
+        super().__init__(names, sources.channels, (size, size), statistics.mean, statistics.std)
         self.context_size = sources.context_size
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
         self.train_length = train_length
 
     @staticmethod
@@ -184,31 +180,28 @@ def _read_names(path: Path) -> list[str] | None:
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _found_names(sources: ImageSources) -> list[str]:
-    present = ClassIndex(sources, whole_images(sources)).present
-    return [f"class {label}" for label in range(max([*present, 1]) + 1)]
+def _whole(sources: ImageSources, shares: Mapping[str, float], seed: int) -> dict[str, list[Region]]:
+    whole = whole_images(sources)
+    owners = split_by_source(len(sources), shares, seed)
+    return {name: [whole[index] for index in indices] for name, indices in owners.items()}
 
 
-def _split(
-    sources: ImageSources, split: str, shares: Mapping[str, float], cut: tuple[int, int], seed: int
+def _blocks(
+    sources: ImageSources, shares: Mapping[str, float], seed: int, block: int, margin: int
 ) -> dict[str, list[Region]]:
-    if split == "source":
-        whole = whole_images(sources)
-        owners = split_by_source(len(sources), shares, seed)
-        return {name: [whole[number] for number in numbers] for name, numbers in owners.items()}
     parts: dict[str, list[Region]] = {name: [] for name in shares}
-    for number, (height, width) in enumerate(sources.sizes):
-        for name, blocks in split_by_block(height, width, cut[0], shares, seed + number, cut[1]).items():
-            parts[name] += [(number, Block(*area)) for area in blocks]
+    for index, (height, width) in enumerate(sources.sizes):
+        for name, blocks in split_by_block(height, width, block, shares, seed + index, margin).items():
+            parts[name] += [(index, Block(*area)) for area in blocks]
     return parts
 
 
 def _measure(sources: ImageSources, regions: Sequence[Region], size: int, seed: int) -> ChannelStatistics:
-    """On random windows of the training regions, so that a set of slides takes seconds."""
+    """Mean and deviation of random windows of the training regions, so that a set of slides takes seconds."""
     drawn = WindowDataset(sources, size, regions=regions, seed=seed)
     rng = np.random.default_rng((seed, 0))
     running = RunningStatistics()
-    for _ in range(_SAMPLES):
+    for _ in range(MEASURED_WINDOWS):
         source, inside = drawn.random_place(rng)
         running.add(sources.read_image(source, *inside), sources.image(source).nodata)
     sources.close()

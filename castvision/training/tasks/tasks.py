@@ -12,10 +12,18 @@ from torch.nn import functional
 from torch.optim import AdamW
 
 from castvision.losses import WeightedLosses, balanced_class_weights
-from castvision.metrics import DISTANCE_EDGES, BoundaryF1, DistanceIoU, distance_figures
+from castvision.metrics import (
+    DISTANCE_EDGES,
+    BoundaryF1,
+    DistanceIoU,
+    class_table,
+    classification_metrics,
+    distance_metrics,
+    named_metrics,
+    segmentation_metrics,
+)
 from castvision.training.building import build_classifier, build_segmenter
-from castvision.training.data.class_counts import count_classes
-from castvision.training.metrics import class_table, classification_metrics, named_figures, segmentation_metrics
+from castvision.training.data.data_module import count_classes
 from castvision.training.optim import Schedule
 from castvision.training.tasks.task import Task
 
@@ -248,10 +256,10 @@ class SegmentationTask(Task):
         if self.boundaries:
             values = _finish(self.boundaries[stage])
             figures["boundary_f1"] = float(values.nanmean())
-            figures |= named_figures("boundary_f1", values, self.class_names)
+            figures |= named_metrics("boundary_f1", values, self.class_names)
         by_distance: Any = self.by_distance[stage]
         if by_distance.update_called:
-            figures |= distance_figures(_finish(by_distance))
+            figures |= distance_metrics(_finish(by_distance))
         return figures
 
     def figures(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:

@@ -10,8 +10,8 @@ import yaml
 from PIL import Image
 
 from castvision.inference.predictor import load_model
-from castvision.training import cli
 from castvision.training.multilabel import MultiLabelCsvDataModule, MultiLabelTask
+from castvision_cli import train as cli
 from tests.training.conftest import TINY_VIT
 
 COLOURS = ("red", "green", "blue")

@@ -13,12 +13,11 @@ from PIL import Image
 
 from castvision.data.transforms.augmentation import Augmentation
 from castvision.data.transforms.batch_augmentation import BatchAugmentation
-from castvision.training import cli
 from castvision.training.data.named_data import NamedDataModule
-from castvision.training.data.pixel_data import ImageFormat
-from castvision.training.data.segmentation_data import CocoDataModule, SegmentationFolderDataModule
+from castvision.training.data.pixel_data import CocoDataModule, ImageFormat, SegmentationFolderDataModule
 from castvision.training.tasks.tasks import SegmentationTask
 from castvision_cli import main as castvision_main
+from castvision_cli import train as cli
 from tests.data.conftest import write_bad_images
 from tests.training.conftest import TINY_VIT
 

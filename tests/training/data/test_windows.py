@@ -10,8 +10,8 @@ import tifffile
 import torch
 
 from castvision.data import open_image
-from castvision.training import cli
 from castvision.training.data.windows import WindowDataModule, find_pairs
+from castvision_cli import train as cli
 from castvision_cli.predict import main as predict
 
 RNG = np.random.default_rng(0)

@@ -16,9 +16,9 @@ from castvision.inference.predictor import load_model
 from castvision.inference.tile_model import TileModel, model_range
 from castvision.models.context import create_context_segmenter
 from castvision.models.segmenter import create_segmenter
-from castvision.training import cli
 from castvision.training.callbacks.initialization import initialize_from
 from castvision.training.data.windows import WindowDataModule
+from castvision_cli import train as cli
 from castvision_cli.evaluate import main as evaluate
 from castvision_cli.predict import main as predict
 from tests.inference.prediction_cases import pixels_of

@@ -9,7 +9,7 @@ from torch.utils.data import default_collate
 
 import castvision.heads
 from castvision.losses import dice_loss
-from castvision.training.data.class_counts import count_classes
+from castvision.training.data.data_module import count_classes
 from castvision.training.tasks.tasks import ClassificationTask, Mixing, SegmentationTask
 
 TINY_VIT = {"embed_dim": 32, "depth": 1, "num_heads": 2, "patch_size": 4, "img_size": 16, "in_chans": 1}

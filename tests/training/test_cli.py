@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from castvision.models.segmenter import create_segmenter
-from castvision.training import cli
+from castvision_cli import train as cli
 
 
 def train(*arguments):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from castvision.training.data.sampling import FreshSampler, ShuffledSampler
+from castvision.training.data.data_module import FreshSampler, ShuffledSampler, spread
 
 
 def test_fresh_indices_never_repeat():
@@ -33,3 +33,8 @@ def test_a_shuffle_is_a_function_of_seed_and_epoch():
     assert sorted(order(0, 1)) == list(range(20))
     assert order(0, 1) != order(0, 2)
     assert order(0, 1) != order(1, 1)
+
+
+def test_spread_indices():
+    assert spread(10, 4) == [0, 2, 5, 7]
+    assert spread(3, 7) == spread(3, None) == [0, 1, 2]

@@ -1,0 +1,203 @@
+"""Classification of images from files: one folder a class, and the Long Range Arena's two vision tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from torchvision.datasets import ImageFolder
+
+from castvision.data.datasets.lra import MEAN, STD, LRAImage, LRAPathfinder
+from castvision.data.reading.pixels import match_channels, to_unit_range
+from castvision.data.reading.whole import read_image
+from castvision.data.synthetic.pathfinder.dataset import CLASS_NAMES
+from castvision.training.data.data_module import ImageDataModule, Pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+class ImageFolderDataModule(ImageDataModule):
+    """``ROOT/train/CLASS/*.png``, ``ROOT/val/CLASS/*.png`` and, if there is one, ``ROOT/test``; read as RGB.
+
+    Args:
+        root: The folder that holds ``train`` and ``val``.
+        img_size: Height and width images are brought to.
+        batch_size: Images a step and process.
+        num_workers: Loader processes.
+        augmentation: For ``timm.data.create_transform`` while training, such as ``{re_prob: 0.25}``.
+        seed: Of the order of the images.
+
+    Raises:
+        FileNotFoundError: A folder that is missing, or a class without images.
+        ValueError: Splits with different classes, an empty file, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        img_size: int = 224,
+        batch_size: int = 64,
+        num_workers: int = 4,
+        augmentation: dict[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.load_by(batch_size, num_workers, seed)
+        self.root = Path(root)
+        self._folders = {split: _open_split(self.root / split) for split in ("train", "val")}
+        if (self.root / "test").is_dir():
+            self._folders["test"] = _open_split(self.root / "test")
+        names = self._folders["train"].classes
+        for split, folder in self._folders.items():
+            if folder.classes != names:
+                differing = sorted(set(folder.classes) ^ set(names))
+                raise ValueError(
+                    f"expected the same classes in train and {split} of {root!r}, differing: {differing[:8]}"
+                )
+        super().__init__(names, 3, (img_size, img_size), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        self.augmentation = dict(augmentation or {})
+        for split, folder in self._folders.items():
+            folder.transform = self._transform(is_training=split == "train")
+
+    def _transform(self, is_training: bool) -> Callable[[Image.Image], Any]:
+        size = (3, *self.img_size)
+        extra = self.augmentation if is_training else {}
+        try:
+            transform: Callable[[Image.Image], Any] = create_transform(
+                size, is_training=is_training, mean=self.mean, std=self.std, **extra
+            )
+        except TypeError as error:
+            raise ValueError(f"expected arguments of timm.data.create_transform in augmentation: {error}") from error
+        return transform
+
+    def dataset(self, split: str) -> Pairs:
+        """A split's images.
+
+        Raises:
+            FileNotFoundError: No test images.
+        """
+        if split not in self._folders:
+            raise FileNotFoundError(f"expected a folder {str(self.root / split)!r}, found none")
+        images: Pairs = self._folders[split]
+        return images
+
+
+def _open_split(folder: Path) -> ImageFolder:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"expected a folder {str(folder)!r} with one folder for each class, found none")
+    try:
+        images = ImageFolder(str(folder), loader=read_rgb)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(" ".join(str(error).split())) from error
+    for path, _ in images.samples:
+        if Path(path).stat().st_size == 0:
+            raise ValueError(f"the image {path!r} is an empty file; remove it or fetch it again")
+    return images
+
+
+def read_rgb(path: str) -> Image.Image:
+    """Read an image as 8-bit RGB, what timm's augmentations work on; deeper channels are scaled and rounded, not cut.
+
+    Raises:
+        ValueError: Not an image, a damaged one, or one that is neither grey nor RGB; the message names it.
+    """
+    try:
+        pixels = match_channels(read_image(path), 3)
+    except OSError as error:
+        raise ValueError(f"cannot read the image {path!r}: {error}; remove it or fetch it again") from error
+    except ValueError as error:
+        raise ValueError(f"{error} ({path})" if path not in str(error) else str(error)) from error
+    if pixels.dtype != np.uint8:
+        pixels = (to_unit_range(pixels) * 255).round().astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+class LRAPathfinderDataModule(ImageDataModule):
+    """Pathfinder folders: the original release, or what ``castvision make-pathfinder`` wrote.
+
+    Args:
+        root: The unpacked release, or one folder with ``imgs`` and ``metadata``.
+        resolution: 32, 64, 128 or 256; of a single folder, the size of its images.
+        difficulty: "easy", "intermediate" or "hard"; unused for a single folder.
+        batch_size: Images a step and process.
+        num_workers: Loader processes.
+        seed: Of the order of the images.
+
+    Raises:
+        FileNotFoundError: A folder or an image that is missing.
+        ValueError: Metadata that is no such table, images of another size, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        resolution: int = 32,
+        difficulty: Literal["easy", "intermediate", "hard"] = "hard",
+        batch_size: int = 128,
+        num_workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        self.load_by(batch_size, num_workers, seed)
+        super().__init__(CLASS_NAMES["classify"], 1, (resolution, resolution), (0.5,), (0.5,))
+        self._splits = {split: LRAPathfinder(root, resolution, difficulty, split) for split in ("train", "val", "test")}
+        for split, images in self._splits.items():
+            if len(images) == 0:
+                raise ValueError(f"expected ten images or more in {root!r}, found none for {split}")
+        size = tuple(self._splits["val"][0][0].shape[-2:])
+        if size != self.img_size:
+            raise ValueError(f"expected images of {resolution} × {resolution} in {root!r}, got {size}; set resolution")
+
+    def dataset(self, split: str) -> Pairs:
+        """A split's images."""
+        return self._splits[split]
+
+
+class LRAImageDataModule(ImageDataModule):
+    """CIFAR-10 in grey, one token a pixel if the model takes it so; split and normalised as the benchmark does.
+
+    Args:
+        root: Holds ``cifar-10-batches-py``.
+        download: Let torchvision fetch what is missing.
+        batch_size: Images a step and process.
+        num_workers: Loader processes.
+        seed: Of the order of the images.
+
+    Raises:
+        FileNotFoundError: No data set there, or damaged files.
+        ValueError: A number out of range.
+    """
+
+    def __init__(
+        self, root: str, download: bool = False, batch_size: int = 128, num_workers: int = 4, seed: int = 0
+    ) -> None:
+        self.load_by(batch_size, num_workers, seed)
+        super().__init__(CIFAR10_NAMES, 1, (32, 32), (MEAN,), (STD,))
+        self.root = root
+        self.download = download
+        if not download and not (Path(root) / LRAImage.source.base_folder).is_dir():
+            raise FileNotFoundError(
+                f"expected a folder {LRAImage.source.base_folder} in {root!r}, found none; "
+                "set download: true to fetch it"
+            )
+
+    def prepare_data(self) -> None:
+        """Fetch what is missing, if that is wanted; once a machine."""
+        if self.download:
+            LRAImage(self.root, download=True)
+
+    def dataset(self, split: str) -> Pairs:
+        """A split's images.
+
+        Raises:
+            FileNotFoundError: Files that are missing or damaged.
+        """
+        try:
+            return LRAImage(self.root, split)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise FileNotFoundError(f"cannot read CIFAR-10 in {self.root!r}: {reason}; set download: true") from error
