@@ -2,23 +2,72 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+import pickle
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
-from castvision.data.reading.images import Pixels, to_model_input
 from castvision.data.reading.overview import make_context
-from castvision.inference.loading import LoadedParts, load_parts
+from castvision.data.transforms.model_input import to_model_input
+from castvision.layers import CastAttention
+from castvision.models.recipe import TaskName, load, near_misses, one_line
+from castvision.models.segmenter import unwrap
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
+    from castvision.data.reading.images import Pixels
     from castvision.visualization.clusters import ClusterMap
 
 DEFAULT_PATCHES = 64
 """Patches along the longer side of the largest input by default: at most 4,096 tokens, seconds on a CPU."""
+LOCAL = "local-dir:"
+
+
+@dataclass(frozen=True)
+class LoadedParts:
+    """A model and the facts needed to feed it.
+
+    Attributes:
+        model: (B, C, height, width) to logits, (B, num_classes) or (B, num_classes, height, width).
+        backbone: The part with clusters.
+        name: For people.
+        task: None for an untrained model.
+        class_names: One for each class; empty for an untrained model.
+        mean: Per channel, in units of 0..1, or of the file (``keeps_units``).
+        std: Per channel.
+        input_size: (height, width) it was made or trained for.
+        patch_size: (height, width) of a patch.
+        fixed_size: (height, width) if the model takes no other.
+        keeps_units: Trained on the units of the files: signed and float images are not brought to 0..1.
+    """
+
+    model: nn.Module = field(repr=False)
+    backbone: nn.Module = field(repr=False)
+    name: str
+    task: TaskName | None
+    class_names: tuple[str, ...]
+    in_chans: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    input_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    fixed_size: tuple[int, int] | None
+    keeps_units: bool = False
+
+    @property
+    def has_clusters(self) -> bool:
+        """Whether any block routes tokens into clusters."""
+        return any(isinstance(module, CastAttention) for module in self.backbone.modules())
+
+    @property
+    def context_size(self) -> tuple[int, int] | None:
+        """(height, width) of the whole image that it wants to be shown with each tile; None = tiles alone."""
+        return getattr(self.model, "context_size", None)
 
 
 @dataclass(frozen=True)
@@ -32,7 +81,7 @@ class Prediction:
         mask: (height, width) int64 class of each pixel at the input's size; None for a classification.
     """
 
-    task: Literal["classification", "multilabel", "segmentation"]
+    task: TaskName
     probabilities: Tensor
     mask: Tensor | None = None
 
@@ -178,3 +227,99 @@ def load_model(source: str | Path, *, device: torch.device | str = "cpu", seed: 
         ValueError: Unknown name, damaged file, or a checkpoint of another architecture.
     """
     return Predictor(load_parts(str(source), seed=seed), device)
+
+
+def load_parts(source: str, *, seed: int = 0) -> LoadedParts:
+    """The model of a source and its facts, on the CPU; see `load_model`."""
+    if source.startswith(LOCAL):
+        return _from_folder(Path(source.removeprefix(LOCAL)))
+    path = Path(source)
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file():
+        return _from_checkpoint(path)
+    if path.suffix in {".ckpt", ".pt", ".pth", ".safetensors"} or len(path.parts) > 1:
+        raise FileNotFoundError(f"no such checkpoint or folder: {source!r}; check the path")
+    return _from_name(source, seed)
+
+
+def _from_name(name: str, seed: int) -> LoadedParts:
+    if not timm.is_model(name):
+        raise ValueError(
+            f"unknown model {name!r}{near_misses(name)}; name a registered model, a checkpoint or a folder"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = timm.create_model(name, pretrained=False)
+    return _describe(model, name, None, ())
+
+
+def _from_folder(folder: Path) -> LoadedParts:
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise FileNotFoundError(f"expected config.json and model.safetensors in {str(folder)!r}, found no config.json")
+    try:
+        model = timm.create_model(f"{LOCAL}{folder}", pretrained=True)
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"cannot load a model from {str(folder)!r}: {one_line(error)}") from error
+    names = model.pretrained_cfg.get("label_names") or ()
+    name = f"{model.pretrained_cfg.get('architecture', type(model).__name__)} ({folder.resolve().name})"
+    return _describe(model, name, "classification", tuple(str(name) for name in names))
+
+
+def _from_checkpoint(path: Path) -> LoadedParts:
+    recipe, model = load(path)
+    parts = _describe(model, recipe.model_name, recipe.task, recipe.class_names)
+    seen = recipe.input
+    if seen is None:
+        raise ValueError(f"expected {str(path)!r} to say what images it was trained on")
+    return replace(
+        parts, in_chans=seen.in_chans, mean=seen.mean, std=seen.std, input_size=seen.img_size,
+        keeps_units=seen.keeps_units,
+    )  # fmt: skip
+
+
+def class_names_or_default(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:
+    """The given names if there is one for each class, ImageNet's for 1,000 classes, else "class 0", "class 1", ..."""
+    if len(names) == num_classes:
+        return names
+    if num_classes == 1000:
+        from timm.data import ImageNetInfo
+
+        info = ImageNetInfo("imagenet-1k")
+        return tuple(str(info.index_to_description(index)).split(",")[0] for index in range(num_classes))
+    return tuple(f"class {index}" for index in range(num_classes))
+
+
+def _describe(model: nn.Module, name: str, task: TaskName | None, class_names: tuple[str, ...]) -> LoadedParts:
+    backbone = unwrap(model)
+    config: Mapping[str, Any] = timm.data.resolve_model_data_config(backbone)
+    channels, height, width = config["input_size"]
+    in_chans = int(getattr(backbone, "in_chans", channels))
+    mean, std = (_channel_values(config[key], in_chans) for key in ("mean", "std"))
+    embed = getattr(backbone, "patch_embed", None)
+    patch = getattr(embed, "patch_size", None) or max(info["reduction"] for info in backbone.feature_info)  # type: ignore[union-attr]
+    fixed = getattr(embed, "img_size", None) if getattr(embed, "strict_img_size", False) else None
+    num_classes = int(getattr(model, "num_classes", len(class_names)))
+    return LoadedParts(
+        model=model,
+        backbone=backbone,
+        name=name,
+        task=task,
+        class_names=() if task is None else class_names_or_default(class_names, num_classes),
+        in_chans=in_chans,
+        mean=mean,
+        std=std,
+        input_size=getattr(embed, "img_size", None) or (int(height), int(width)),
+        patch_size=_pair(patch),
+        fixed_size=fixed,
+    )
+
+
+def _channel_values(values: Any, in_chans: int) -> tuple[float, ...]:  # timm's configurations are untyped
+    numbers = tuple(float(value) for value in values)
+    return numbers if len(numbers) == in_chans else (sum(numbers) / len(numbers),)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (int(value[0]), int(value[1])) if isinstance(value, (tuple, list)) else (int(value), int(value))

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from castvision.inference.sinks import ArraySink, Sink
-from castvision.inference.surroundings import Informed
-from castvision.inference.tile_source import Skip, TileSource, as_reader
+from castvision.inference.tile_source import Informed, Skip, TileSource, as_reader
 from castvision.inference.tiled_run import Settings, TiledRun, Totals
 from castvision.inference.tiling import make_grid
 

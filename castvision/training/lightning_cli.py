@@ -17,16 +17,15 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-import castvision.training.data.data_modules
-import castvision.training.multilabel  # noqa: F401  # so that configurations may name the classes bare
 from castvision.training.callbacks.clusters import ClusterStatistics
 from castvision.training.callbacks.progress import TrainingBar
 from castvision.training.callbacks.report import Report
 from castvision.training.cli import choose_folder
 from castvision.training.data.data_module import ImageDataModule
 from castvision.training.run_folder import BEST, CONFIG, LAST
+from castvision.training.tasks.classification import ClassificationTask, MultiLabelTask  # noqa: F401  # as above
+from castvision.training.tasks.segmentation import SegmentationTask  # noqa: F401  # as above
 from castvision.training.tasks.task import Task
-from castvision.training.tasks.tasks import ClassificationTask, SegmentationTask  # noqa: F401  # as above
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -188,7 +187,7 @@ def check_checkpoint(model: LightningModule, path: str) -> None:
         FileNotFoundError: No such file.
         ValueError: Damaged, or of another architecture.
     """
-    from castvision.training.callbacks.initialization import load_state_dict
+    from castvision.models.checkpoint import load_state_dict
 
     state = load_state_dict(path)  # names without "model."
     own = {name: value.shape for name, value in model.get_submodule("model").state_dict().items()}

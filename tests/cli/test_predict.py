@@ -12,7 +12,8 @@ from PIL import Image
 from skimage import data as photographs
 
 from castvision.data import open_image
-from castvision.data.reading.images import read_image, to_model_input
+from castvision.data.reading.images import read_image
+from castvision.data.transforms.model_input import to_model_input
 from castvision.inference.predictor import load_model
 from castvision_cli import main
 from castvision_cli.predict import main as predict

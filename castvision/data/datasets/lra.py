@@ -18,6 +18,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from castvision.data.transforms.model_input import to_model_input
+
 DIFFICULTIES = {"easy": "curv_baseline", "intermediate": "curv_contour_length_9", "hard": "curv_contour_length_14"}
 SPLITS = ("train", "val", "test")
 _NUM_COLUMNS = 11
@@ -62,7 +64,7 @@ class LRAPathfinder(Dataset[tuple[Tensor, Tensor]]):
                 pixels = np.asarray(image.convert("L"))
         except OSError as error:
             raise ValueError(f"cannot read {path}: {error}; generate or copy it again") from error
-        return torch.from_numpy(pixels.copy())[None].float() / 127.5 - 1, torch.tensor(label)
+        return to_model_input(pixels, 1, (0.5,), (0.5,)), torch.tensor(label)
 
 
 def find_folder(root: Path, resolution: int, difficulty: str) -> Path:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10
-from torchvision.transforms import v2
+
+from castvision.data.transforms.model_input import to_model_input
 
 MEAN, STD = 122.6 / 255, 61.0 / 255
 
@@ -39,9 +41,6 @@ class LRAImage(Dataset[tuple[Tensor, Tensor]]):
         count = len(self.images)
         first = count * 9 // 10
         self.indices = {"train": range(first), "val": range(first, count), "test": range(count)}[split]
-        self.transform = v2.Compose(
-            [v2.Grayscale(), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([MEAN], [STD])]
-        )
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -49,4 +48,4 @@ class LRAImage(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """One image and its class."""
         image, label = self.images[self.indices[index]]
-        return self.transform(image).as_subclass(Tensor), torch.tensor(label)
+        return to_model_input(np.asarray(image.convert("L")), 1, (MEAN,), (STD,)), torch.tensor(label)

@@ -13,10 +13,11 @@ import numpy as np
 
 from castvision.data.reading import ImageReader, open_image, open_mask
 from castvision.data.reading.decoding import Pixels
+from castvision.data.reading.images import is_missing
 from castvision.data.reading.labels import IGNORED
 from castvision.data.reading.overview import read_overview
 from castvision.data.reading.reader import Alpha
-from castvision.data.transforms.statistics import is_missing, unit
+from castvision.data.transforms.model_input import unit
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,10 @@ from castvision.data.datasets.class_index import ClassIndex
 from castvision.data.datasets.regions import Block, Region
 from castvision.data.datasets.sources import ImageSources
 from castvision.data.reading.decoding import Pixels
+from castvision.data.reading.images import is_missing
 from castvision.data.reading.labels import IGNORED
-from castvision.data.transforms.statistics import ChannelStatistics, is_missing, unit
+from castvision.data.transforms.model_input import unit
+from castvision.data.transforms.statistics import ChannelStatistics
 from castvision.data.transforms.symmetries import Symmetry
 
 _ENDLESS = 1 << 40

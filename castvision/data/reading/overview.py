@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from castvision.data.transforms.statistics import is_missing
+from castvision.data.reading.images import is_missing
 
 if TYPE_CHECKING:
     from castvision.data.reading import ImageReader

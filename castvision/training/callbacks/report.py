@@ -129,7 +129,6 @@ class Report(Callback):
         logger.info("wrote %s and %s", self.folder / REPORT, self.folder / METRICS)
 
     def _results(self, trainer: Trainer, task: Task) -> dict[str, Any]:
-        recipe = task.recipe()
         parameters = sum(parameter.numel() for parameter in task.model.parameters())
         return {
             "best": self._best,
@@ -143,7 +142,7 @@ class Report(Callback):
                 "seconds": round(self.seconds, 2),
                 "images_per_second": round(self.images / max(self.seconds, 1e-9), 1),
             },
-            "model": {"name": recipe["model_name"], "kwargs": recipe["model_kwargs"], "parameters": parameters},
+            "model": {"name": task.recipe.model_name, "kwargs": task.recipe.model_kwargs, "parameters": parameters},
             "started_from": None if task.init_report is None else str(task.init_report),
             "hardware": hardware(trainer),
             "versions": {

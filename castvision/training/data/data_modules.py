@@ -5,11 +5,11 @@ from __future__ import annotations
 from castvision.training.data.dense import MazeDataModule, PathfinderSegDataModule, RegionDataModule
 from castvision.training.data.image_folder import ImageFolderDataModule
 from castvision.training.data.lra import LRAImageDataModule, LRAPathfinderDataModule
+from castvision.training.data.multilabel import MultiLabelCsvDataModule
 from castvision.training.data.named_data import NamedDataModule
 from castvision.training.data.pathfinder import PathfinderDataModule
 from castvision.training.data.segmentation_data import CocoDataModule, SegmentationFolderDataModule
 from castvision.training.data.windows import WindowDataModule
-from castvision.training.multilabel import MultiLabelCsvDataModule
 
 __all__ = [
     "CocoDataModule",

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from castvision.data.datasets.batch import Batch, Sample
-from castvision.data.datasets.collate import drop_full_mask, pad_collate
+from castvision.data.datasets.batch import Batch, Sample, drop_full_mask, pad_collate
 from castvision.data.reading.labels import IGNORED
 from castvision.data.transforms.augmentation import Augmentation, SampleTransform
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics

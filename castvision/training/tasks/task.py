@@ -14,7 +14,9 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from castvision.data.datasets.batch import Batch
 from castvision.losses import IGNORED
-from castvision.training.callbacks.initialization import InitReport, freeze, initialize_from
+from castvision.models.checkpoint import InitReport, freeze, initialize_from
+from castvision.models.recipe import CHECKPOINT_KEY, Recipe, TaskName, build
+from castvision.models.segmenter import unwrap
 from castvision.training.optim import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
 
 if TYPE_CHECKING:
@@ -25,35 +27,32 @@ if TYPE_CHECKING:
 
     from castvision.training.data.data_module import ImageDataModule
 
-CHECKPOINT_KEY = "castvision"
-
 
 class Task(LightningModule, ABC):
     """Template of a task: a subclass names its kind and its figures and says how logits become a loss.
 
     Args:
-        model: Gives logits (B, num_classes) or (B, num_classes, height, width).
-        num_classes: Logits.
+        recipe: Of the model, whose logits are (B, num_classes) or (B, num_classes, height, width).
         optimizer: Makes the optimiser from parameter groups.
         schedule: The learning rate over the run.
         weight_decay: For matrices; vectors and what the model's ``no_weight_decay()`` names have none.
         layer_decay: Factor on the learning rate from one layer to the one below it; 1 = all alike.
 
     Attributes:
+        kind: The recipe's task.
         monitor: The figure that chooses the best checkpoint; higher is better.
         class_names: From the data module, in order.
         init_report: What `start_from` used and left.
         last_confusion: Of the round counted last, (classes, classes); None before it, and for tasks without one.
     """
 
-    kind: str
+    kind: TaskName
     monitor: str
     last_confusion: Tensor | None = None
 
     def __init__(  # the subclasses' constructors are the configuration
         self,
-        model: nn.Module,
-        num_classes: int,
+        recipe: Recipe,
         *,
         optimizer: OptimizerCallable,
         schedule: Schedule | None = None,
@@ -61,22 +60,23 @@ class Task(LightningModule, ABC):
         layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
-        self.model = model
-        self.num_classes = num_classes
+        self.recipe = recipe
+        self.model = build(recipe)
+        self.num_classes = recipe.num_classes
         self.make_optimizer = optimizer
         self.schedule = schedule or Schedule()
         self.weight_decay = weight_decay
         self.layer_decay = layer_decay
-        self.class_names = [f"class {place}" for place in range(num_classes)]
+        self.class_names = [f"class {index}" for index in range(self.num_classes)]
         self.init_report: InitReport | None = None
         self.confusions = torch.nn.ModuleDict(
-            {stage: MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED) for stage in ("val", "test")}
+            {stage: MulticlassConfusionMatrix(self.num_classes, ignore_index=IGNORED) for stage in ("val", "test")}
         )
 
     @property
     def backbone(self) -> nn.Module:
         """The part with the blocks: the model itself unless it is a segmenter."""
-        return self.model
+        return unwrap(self.model)
 
     @abstractmethod
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -93,10 +93,6 @@ class Task(LightningModule, ABC):
     def table(self, confusion: Tensor) -> list[dict[str, Any]]:
         """One row of figures for each class, for the report; by default none."""
         return []
-
-    @abstractmethod
-    def recipe(self) -> dict[str, Any]:
-        """How to build the model again: plain values for the checkpoint."""
 
     def augment(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Mix training images; by default they stay as they are."""
@@ -228,11 +224,7 @@ class Task(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild and feed the model without Lightning."""
         data: Any = getattr(self.trainer, "datamodule", None)
-        checkpoint[CHECKPOINT_KEY] = {
-            "format": 1,
-            "task": self.kind,
-            "num_classes": self.num_classes,
-            "class_names": self.class_names,
-            **self.recipe(),
-            **(data.description() if data is not None else {}),
-        }
+        facts = {**self.recipe.to_dict(), "class_names": self.class_names}
+        if data is not None:
+            facts = Recipe.from_dict({**facts, **data.description()}).to_dict()
+        checkpoint[CHECKPOINT_KEY] = facts

@@ -13,7 +13,8 @@ from PIL import Image
 
 from castvision.data.reading import decoding as _decoding
 from castvision.data.reading import images
-from castvision.data.reading.images import read_image, to_model_input
+from castvision.data.reading.images import read_image
+from castvision.data.transforms.model_input import to_model_input
 from tests.data.image_files import RGB8, encoded, put
 
 RNG = np.random.default_rng(0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from castvision.data.transforms.jitter import ChannelJitter, change_channels
+from castvision.data.transforms.batch_augmentation import ChannelJitter, change_channels
 
 ONE, ZERO = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
 

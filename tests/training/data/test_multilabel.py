@@ -11,7 +11,8 @@ from PIL import Image
 
 from castvision.inference.predictor import load_model
 from castvision.training import cli
-from castvision.training.multilabel import MultiLabelCsvDataModule, MultiLabelTask
+from castvision.training.data.multilabel import MultiLabelCsvDataModule
+from castvision.training.tasks.classification import MultiLabelTask
 from tests.training.conftest import TINY_VIT
 
 COLOURS = ("red", "green", "blue")

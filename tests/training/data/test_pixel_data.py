@@ -17,7 +17,7 @@ from castvision.training import cli
 from castvision.training.data.named_data import NamedDataModule
 from castvision.training.data.pixel_data import ImageFormat
 from castvision.training.data.segmentation_data import CocoDataModule, SegmentationFolderDataModule
-from castvision.training.tasks.tasks import SegmentationTask
+from castvision.training.tasks.segmentation import SegmentationTask
 from castvision_cli import main as castvision_main
 from tests.data.conftest import write_bad_images
 from tests.training.conftest import TINY_VIT

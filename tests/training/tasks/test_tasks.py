@@ -10,7 +10,8 @@ from torch.utils.data import default_collate
 import castvision.heads
 from castvision.losses import dice_loss
 from castvision.training.data.class_counts import count_classes
-from castvision.training.tasks.tasks import ClassificationTask, Mixing, SegmentationTask
+from castvision.training.tasks.classification import ClassificationTask, Mixing
+from castvision.training.tasks.segmentation import SegmentationTask
 
 TINY_VIT = {"embed_dim": 32, "depth": 1, "num_heads": 2, "patch_size": 4, "img_size": 16, "in_chans": 1}
 
@@ -109,7 +110,7 @@ def test_errors_at_the_door(make, match):
 def test_every_head_has_its_name(head):
     task = _segmentation(head=head)
     assert type(task.model.head).__name__ == head
-    assert task.recipe()["head"] == head
+    assert task.recipe.head == head
 
 
 def test_losses_by_name_and_smoothing_in_the_cross_entropy_only():

@@ -1,130 +1,23 @@
-"""The two tasks: a class for each image, a class for each pixel."""
+"""The task of pixels: a class for each."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.cli import OptimizerCallable
-from timm.data import Mixup
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import AdamW
 
 from castvision.losses import WeightedLosses, balanced_class_weights
 from castvision.metrics import DISTANCE_EDGES, BoundaryF1, DistanceIoU, distance_figures
-from castvision.training.building import build_classifier, build_segmenter
+from castvision.models.recipe import Recipe
 from castvision.training.data.class_counts import count_classes
-from castvision.training.metrics import class_table, classification_metrics, named_figures, segmentation_metrics
+from castvision.training.metrics import class_table, named_figures, segmentation_metrics
 from castvision.training.optim import Schedule
 from castvision.training.tasks.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-
-@dataclass(frozen=True)
-class Mixing:
-    """Mixing pairs of training images; timm's mixup and cutmix.
-
-    Args:
-        mixup: Alpha of mixup; 0 = off.
-        cutmix: Alpha of cutmix; 0 = off.
-        prob: Share of batches that are mixed.
-
-    Raises:
-        ValueError: A negative alpha or a probability outside [0, 1].
-    """
-
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    prob: float = 1.0
-
-    def __post_init__(self) -> None:
-        if min(self.mixup, self.cutmix) < 0 or not 0 <= self.prob <= 1:
-            raise ValueError(f"expected alphas >= 0 and 0 <= prob <= 1, got {self}")
-
-
-class ClassificationTask(Task):
-    """A class for each image, by cross-entropy; any timm model.
-
-    Args:
-        model_name: A registered timm model.
-        num_classes: As many as the data have.
-        model_kwargs: For ``timm.create_model``.
-        optimizer: Makes the optimiser from parameter groups.
-        schedule: The learning rate over the run.
-        weight_decay: For matrices; vectors and what the model's ``no_weight_decay()`` names have none.
-        layer_decay: Factor on the learning rate from one layer to the one below it; 1 = all alike.
-        label_smoothing: Share of the target spread over all classes, while training.
-        mixing: Mixup and cutmix.
-        init_from: A file of weights to start from.
-        freeze: Shell patterns of parameter names that stay as they are.
-
-    Raises:
-        ValueError: Anything the model, the checkpoint or the task cannot work with.
-        FileNotFoundError: No file at ``init_from``.
-    """
-
-    kind = "classification"
-    monitor = "val/acc1"
-
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
-        self,
-        model_name: str,
-        num_classes: int,
-        model_kwargs: dict[str, Any] | None = None,
-        optimizer: OptimizerCallable = AdamW,
-        schedule: Schedule = Schedule(),  # noqa: B008  # frozen
-        weight_decay: float = 0.05,
-        layer_decay: float = 1.0,
-        label_smoothing: float = 0.0,
-        mixing: Mixing = Mixing(),  # frozen
-        init_from: str | None = None,
-        freeze: list[str] | None = None,
-    ) -> None:
-        _check_smoothing(label_smoothing)
-        model = build_classifier(model_name, num_classes, model_kwargs)
-        super().__init__(
-            model,
-            num_classes,
-            optimizer=optimizer,
-            schedule=schedule,
-            weight_decay=weight_decay,
-            layer_decay=layer_decay,
-        )
-        self._recipe = {"model_name": model_name, "model_kwargs": dict(model_kwargs or {})}
-        self.label_smoothing = label_smoothing
-        self.mix: Mixup | None = None
-        if mixing.mixup or mixing.cutmix:
-            # NOTE: mixing smooths the labels itself, so the loss must not do it a second time.
-            self.mix = Mixup(mixing.mixup, mixing.cutmix, prob=mixing.prob, label_smoothing=label_smoothing,
-                             num_classes=num_classes)  # fmt: skip
-        self.start_from(init_from, freeze)
-
-    def augment(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix pairs; an odd last batch is left as it is (timm mixes even ones only)."""
-        if self.mix is None or image.shape[0] % 2:
-            return image, target
-        mixed: tuple[Tensor, Tensor] = self.mix(image.clone(), target)  # timm's cutmix writes into its input
-        return mixed
-
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy; smoothed while training, unless mixing did it."""
-        smoothing = self.label_smoothing if self.training and target.ndim == 1 else 0.0
-        return functional.cross_entropy(logits.float(), target, label_smoothing=smoothing)
-
-    def figures(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
-        """See `classification_metrics`."""
-        return classification_metrics(confusion, class_names)
-
-    def table(self, confusion: Tensor) -> list[dict[str, Any]]:
-        """See `class_table`."""
-        return class_table(confusion, self.class_names)
-
-    def recipe(self) -> dict[str, Any]:
-        """Names and arguments the model was built from."""
-        return {**self._recipe, "head": None, "head_kwargs": {}, "out_indices": None}
 
 
 class SegmentationTask(Task):
@@ -187,18 +80,18 @@ class SegmentationTask(Task):
         if weights is not None and (len(weights) != num_classes or min(weights) < 0):
             raise ValueError(f"expected one weight >= 0 for each class, got {class_weights=}, {num_classes=}")
         losses = WeightedLosses(loss or {"ce": 1.0}, weights, label_smoothing)
-        parts: dict[str, Any] = {"head": head, "head_kwargs": dict(head_kwargs or {}), "out_indices": out_indices}
-        parts["context_size"] = context_size and list(context_size)
-        model = build_segmenter(model_name, num_classes, model_kwargs, **parts)
+        recipe = Recipe(
+            self.kind, model_name, num_classes, model_kwargs=dict(model_kwargs or {}), head=head,
+            head_kwargs=dict(head_kwargs or {}), out_indices=None if out_indices is None else tuple(out_indices),
+            context_size=context_size and (context_size[0], context_size[1]),
+        )  # fmt: skip
         super().__init__(
-            model,
-            num_classes,
+            recipe,
             optimizer=optimizer,
             schedule=schedule,
             weight_decay=weight_decay,
             layer_decay=layer_decay,
         )
-        self._recipe = {"model_name": model_name, "model_kwargs": dict(model_kwargs or {}), **parts}
         self.losses = losses
         self.balances_classes = is_balanced
         self.boundaries = nn.ModuleDict()
@@ -207,12 +100,6 @@ class SegmentationTask(Task):
         by_distance = {stage: DistanceIoU(DISTANCE_EDGES, foreground=num_classes - 1) for stage in ("val", "test")}
         self.by_distance = nn.ModuleDict(by_distance)
         self.start_from(init_from, freeze)
-
-    @property
-    def backbone(self) -> nn.Module:
-        """What the head stands on, without timm's feature wrapper."""
-        backbone: nn.Module = self.model.get_submodule("backbone")
-        return getattr(backbone, "model", backbone)
 
     def setup(self, stage: str) -> None:
         """Take the class names over from the data; before training, weigh classes by how often they occur there."""
@@ -262,18 +149,9 @@ class SegmentationTask(Task):
         """See `class_table`."""
         return class_table(confusion, self.class_names)
 
-    def recipe(self) -> dict[str, Any]:
-        """Names and arguments the model was built from."""
-        return dict(self._recipe)
-
 
 def _finish(metric: Any) -> Tensor:
     """A metric's values, once; it begins anew."""
     values: Tensor = metric.compute().cpu()
     metric.reset()
     return values
-
-
-def _check_smoothing(label_smoothing: float) -> None:
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"expected 0 <= label_smoothing < 1, got {label_smoothing=}")

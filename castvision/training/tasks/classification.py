@@ -1,26 +1,22 @@
-"""Any number of labels for each image: the data module of CSV lists and the task."""
+"""Tasks of whole images: one class for each, or none, one or several labels."""
 
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from timm.data import Mixup
 from torch import Tensor
 from torch.nn import functional
 from torch.optim import AdamW
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelStatScores
 
 from castvision.data.datasets.batch import Batch
-from castvision.data.datasets.multilabel import LabelTable, MultiLabelDataset, read_label_table
-from castvision.data.datasets.segmentation_files import held_out
-from castvision.data.transforms.augmentation import Augmentation
-from castvision.data.transforms.batch_augmentation import BatchAugmentation
-from castvision.training.building import build_classifier
-from castvision.training.data.pixel_data import ImageFormat, PixelDataModule
-from castvision.training.metrics import metric_key
+from castvision.models.recipe import Recipe
+from castvision.training.metrics import class_table, classification_metrics, metric_key
 from castvision.training.optim import Schedule
 from castvision.training.tasks.task import Task
 
@@ -28,64 +24,106 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class MultiLabelCsvDataModule(PixelDataModule):
-    """Lists of images and their labels; see `castvision.data.datasets.multilabel.read_label_table` for the two forms.
+@dataclass(frozen=True)
+class Mixing:
+    """Mixing pairs of training images; timm's mixup and cutmix.
 
     Args:
-        root: A folder with ``train.csv``, ``val.csv`` and, if there is one, ``test.csv``; or one CSV file.
-        class_names: In order; None = those of the training list.
-        img_size: Height and width of images.
-        val_share: Share of the images held out where there is one list.
-        pixels: Channels, normalisation and sizes; ``fit`` must stay true.
-        augmentation: What varies while training.
-        batch_augmentation: What varies on the device, for whole batches.
-        batch_size: Images a step and process.
-        num_workers: Loader processes.
-        seed: Of the order of the images, and of what is held out.
+        mixup: Alpha of mixup; 0 = off.
+        cutmix: Alpha of cutmix; 0 = off.
+        prob: Share of batches that are mixed.
 
     Raises:
-        FileNotFoundError: A list or an image that is missing.
-        ValueError: A line that cannot be used, images that cannot be read, or a number out of range.
+        ValueError: A negative alpha or a probability outside [0, 1].
     """
 
-    task_kind = "multilabel"
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    prob: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.mixup, self.cutmix) < 0 or not 0 <= self.prob <= 1:
+            raise ValueError(f"expected alphas >= 0 and 0 <= prob <= 1, got {self}")
+
+
+class ClassificationTask(Task):
+    """A class for each image, by cross-entropy; any timm model.
+
+    Args:
+        model_name: A registered timm model.
+        num_classes: As many as the data have.
+        model_kwargs: For ``timm.create_model``.
+        optimizer: Makes the optimiser from parameter groups.
+        schedule: The learning rate over the run.
+        weight_decay: For matrices; vectors and what the model's ``no_weight_decay()`` names have none.
+        layer_decay: Factor on the learning rate from one layer to the one below it; 1 = all alike.
+        label_smoothing: Share of the target spread over all classes, while training.
+        mixing: Mixup and cutmix.
+        init_from: A file of weights to start from.
+        freeze: Shell patterns of parameter names that stay as they are.
+
+    Raises:
+        ValueError: Anything the model, the checkpoint or the task cannot work with.
+        FileNotFoundError: No file at ``init_from``.
+    """
+
+    kind = "classification"
+    monitor = "val/acc1"
 
     def __init__(  # noqa: PLR0913  # the signature is the configuration
         self,
-        root: str,
-        class_names: list[str] | None = None,
-        img_size: int = 224,
-        val_share: float = 0.2,
-        pixels: ImageFormat = ImageFormat(),  # noqa: B008  # frozen
-        augmentation: Augmentation = Augmentation(scale=(0.8, 1.25)),  # noqa: B008  # frozen
-        batch_augmentation: BatchAugmentation | None = None,
-        batch_size: int = 64,
-        num_workers: int = 4,
-        seed: int = 0,
+        model_name: str,
+        num_classes: int,
+        model_kwargs: dict[str, Any] | None = None,
+        optimizer: OptimizerCallable = AdamW,
+        schedule: Schedule = Schedule(),  # noqa: B008  # frozen
+        weight_decay: float = 0.05,
+        layer_decay: float = 1.0,
+        label_smoothing: float = 0.0,
+        mixing: Mixing = Mixing(),  # frozen
+        init_from: str | None = None,
+        freeze: list[str] | None = None,
     ) -> None:
-        if not pixels.fit:
-            raise ValueError("expected fit: true: the labels are of whole images")
-        tables = _read_tables(Path(root), class_names, val_share, seed)
-        splits = {split: MultiLabelDataset(table) for split, table in tables.items()}
-        super().__init__(splits, tables["train"].class_names, img_size, pixels, augmentation)
-        self.load_by(batch_size, num_workers, seed, batch_augmentation)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"expected 0 <= label_smoothing < 1, got {label_smoothing=}")
+        super().__init__(
+            Recipe(self.kind, model_name, num_classes, model_kwargs=dict(model_kwargs or {})),
+            optimizer=optimizer,
+            schedule=schedule,
+            weight_decay=weight_decay,
+            layer_decay=layer_decay,
+        )
+        self.label_smoothing = label_smoothing
+        self.mix: Mixup | None = None
+        if mixing.mixup or mixing.cutmix:
+            # NOTE: mixing smooths the labels itself, so the loss must not do it a second time.
+            self.mix = Mixup(mixing.mixup, mixing.cutmix, prob=mixing.prob, label_smoothing=label_smoothing,
+                             num_classes=num_classes)  # fmt: skip
+        self.start_from(init_from, freeze)
 
+    def augment(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix pairs; an odd last batch is left as it is (timm mixes even ones only)."""
+        if self.mix is None or image.shape[0] % 2:
+            return image, target
+        mixed: tuple[Tensor, Tensor] = self.mix(image.clone(), target)  # timm's cutmix writes into its input
+        return mixed
 
-def _read_tables(root: Path, class_names: list[str] | None, val_share: float, seed: int) -> dict[str, LabelTable]:
-    if root.suffix.lower() == ".csv":
-        table = read_label_table(root, class_names)
-        return {
-            split: LabelTable([table.images[place] for place in places], table.class_names, table.targets[places])
-            for split, places in held_out(len(table.images), val_share, seed)
-        }
-    train = read_label_table(root / "train.csv", class_names)
-    others = {split: root / f"{split}.csv" for split in ("val", "test")}
-    found = {split: path for split, path in others.items() if split == "val" or path.is_file()}
-    return {"train": train, **{split: read_label_table(path, train.class_names) for split, path in found.items()}}
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy; smoothed while training, unless mixing did it."""
+        smoothing = self.label_smoothing if self.training and target.ndim == 1 else 0.0
+        return functional.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+
+    def figures(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+        """See `classification_metrics`."""
+        return classification_metrics(confusion, class_names)
+
+    def table(self, confusion: Tensor) -> list[dict[str, Any]]:
+        """See `class_table`."""
+        return class_table(confusion, self.class_names)
 
 
 class MultiLabelTask(Task):
-    """Any number of classes for each image, by binary cross-entropy; any timm model.
+    """None, one or several classes for each image, by binary cross-entropy; any timm model.
 
     Args:
         model_name: A registered timm model.
@@ -122,16 +160,13 @@ class MultiLabelTask(Task):
     ) -> None:
         if pos_weight is not None and (len(pos_weight) != num_classes or min(pos_weight) <= 0):
             raise ValueError(f"expected one weight > 0 for each class, got {pos_weight=}, {num_classes=}")
-        model = build_classifier(model_name, num_classes, model_kwargs)
         super().__init__(
-            model,
-            num_classes,
+            Recipe(self.kind, model_name, num_classes, model_kwargs=dict(model_kwargs or {})),
             optimizer=optimizer,
             schedule=schedule,
             weight_decay=weight_decay,
             layer_decay=layer_decay,
         )
-        self._recipe = {"model_name": model_name, "model_kwargs": dict(model_kwargs or {})}
         self.pos_weight: Tensor | None
         weights = None if pos_weight is None else torch.tensor(pos_weight)
         self.register_buffer("pos_weight", weights, persistent=False)
@@ -145,10 +180,6 @@ class MultiLabelTask(Task):
     def decide(self, logits: Tensor) -> Tensor:
         """Zeros and ones (B, num_classes) int64: probability above one half."""
         return (logits > 0).long()
-
-    def recipe(self) -> dict[str, Any]:
-        """Names and arguments the model was built from."""
-        return {**self._recipe, "head": None, "head_kwargs": {}, "out_indices": None}
 
     def figures(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
         """Average precision and F1 (at one half), mean over classes and each class's.
