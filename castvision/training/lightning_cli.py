@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+import castvision.training.data.data_modules  # noqa: F401  # so that configurations may name the classes bare
 from castvision.training.callbacks.clusters import ClusterStatistics
 from castvision.training.callbacks.progress import TrainingBar
 from castvision.training.callbacks.report import Report

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from timm.data import Mixup
 from torch import Tensor
 from torch.nn import functional
-from torch.optim import AdamW
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelStatScores
 
 from castvision.data.datasets.batch import Batch
 from castvision.models.recipe import Recipe
 from castvision.training.metrics import class_table, classification_metrics, metric_key
-from castvision.training.optim import Schedule
 from castvision.training.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -53,14 +50,9 @@ class ClassificationTask(Task):
         model_name: A registered timm model.
         num_classes: As many as the data have.
         model_kwargs: For ``timm.create_model``.
-        optimizer: Makes the optimiser from parameter groups.
-        schedule: The learning rate over the run.
-        weight_decay: For matrices; vectors and what the model's ``no_weight_decay()`` names have none.
-        layer_decay: Factor on the learning rate from one layer to the one below it; 1 = all alike.
         label_smoothing: Share of the target spread over all classes, while training.
         mixing: Mixup and cutmix.
-        init_from: A file of weights to start from.
-        freeze: Shell patterns of parameter names that stay as they are.
+        **shared: Of every `Task`: optimizer, schedule, weight_decay, layer_decay, init_from and freeze.
 
     Raises:
         ValueError: Anything the model, the checkpoint or the task cannot work with.
@@ -70,36 +62,24 @@ class ClassificationTask(Task):
     kind = "classification"
     monitor = "val/acc1"
 
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
+    def __init__(
         self,
         model_name: str,
         num_classes: int,
         model_kwargs: dict[str, Any] | None = None,
-        optimizer: OptimizerCallable = AdamW,
-        schedule: Schedule = Schedule(),  # noqa: B008  # frozen
-        weight_decay: float = 0.05,
-        layer_decay: float = 1.0,
         label_smoothing: float = 0.0,
         mixing: Mixing = Mixing(),  # frozen
-        init_from: str | None = None,
-        freeze: list[str] | None = None,
+        **shared: Any,
     ) -> None:
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"expected 0 <= label_smoothing < 1, got {label_smoothing=}")
-        super().__init__(
-            Recipe(self.kind, model_name, num_classes, model_kwargs=dict(model_kwargs or {})),
-            optimizer=optimizer,
-            schedule=schedule,
-            weight_decay=weight_decay,
-            layer_decay=layer_decay,
-        )
+        super().__init__(Recipe(self.kind, model_name, num_classes, model_kwargs=dict(model_kwargs or {})), **shared)
         self.label_smoothing = label_smoothing
         self.mix: Mixup | None = None
         if mixing.mixup or mixing.cutmix:
             # NOTE: mixing smooths the labels itself, so the loss must not do it a second time.
             self.mix = Mixup(mixing.mixup, mixing.cutmix, prob=mixing.prob, label_smoothing=label_smoothing,
                              num_classes=num_classes)  # fmt: skip
-        self.start_from(init_from, freeze)
 
     def augment(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Mix pairs; an odd last batch is left as it is (timm mixes even ones only)."""
@@ -113,7 +93,7 @@ class ClassificationTask(Task):
         smoothing = self.label_smoothing if self.training and target.ndim == 1 else 0.0
         return functional.cross_entropy(logits.float(), target, label_smoothing=smoothing)
 
-    def figures(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+    def metrics(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
         """See `classification_metrics`."""
         return classification_metrics(confusion, class_names)
 
@@ -129,13 +109,8 @@ class MultiLabelTask(Task):
         model_name: A registered timm model.
         num_classes: As many as the data have.
         model_kwargs: For ``timm.create_model``.
-        optimizer: Makes the optimiser from parameter groups.
-        schedule: The learning rate over the run.
-        weight_decay: For matrices; vectors and what the model's ``no_weight_decay()`` names have none.
-        layer_decay: Factor on the learning rate from one layer to the one below it; 1 = all alike.
         pos_weight: Weight of each class's positive images in the loss; None = all 1.
-        init_from: A file of weights to start from.
-        freeze: Shell patterns of parameter names that stay as they are.
+        **shared: Of every `Task`: optimizer, schedule, weight_decay, layer_decay, init_from and freeze.
 
     Raises:
         ValueError: Anything the model, the checkpoint or the task cannot work with.
@@ -145,33 +120,21 @@ class MultiLabelTask(Task):
     kind = "multilabel"
     monitor = "val/map"
 
-    def __init__(  # noqa: PLR0913  # the signature is the configuration
+    def __init__(
         self,
         model_name: str,
         num_classes: int,
         model_kwargs: dict[str, Any] | None = None,
-        optimizer: OptimizerCallable = AdamW,
-        schedule: Schedule = Schedule(),  # noqa: B008  # frozen
-        weight_decay: float = 0.05,
-        layer_decay: float = 1.0,
         pos_weight: list[float] | None = None,
-        init_from: str | None = None,
-        freeze: list[str] | None = None,
+        **shared: Any,
     ) -> None:
         if pos_weight is not None and (len(pos_weight) != num_classes or min(pos_weight) <= 0):
             raise ValueError(f"expected one weight > 0 for each class, got {pos_weight=}, {num_classes=}")
-        super().__init__(
-            Recipe(self.kind, model_name, num_classes, model_kwargs=dict(model_kwargs or {})),
-            optimizer=optimizer,
-            schedule=schedule,
-            weight_decay=weight_decay,
-            layer_decay=layer_decay,
-        )
+        super().__init__(Recipe(self.kind, model_name, num_classes, model_kwargs=dict(model_kwargs or {})), **shared)
         self.pos_weight: Tensor | None
         weights = None if pos_weight is None else torch.tensor(pos_weight)
         self.register_buffer("pos_weight", weights, persistent=False)
         self.scores = torch.nn.ModuleDict({stage: _metrics(num_classes) for stage in ("val", "test")})
-        self.start_from(init_from, freeze)
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Binary cross-entropy, the mean over images and classes."""
@@ -181,7 +144,7 @@ class MultiLabelTask(Task):
         """Zeros and ones (B, num_classes) int64: probability above one half."""
         return (logits > 0).long()
 
-    def figures(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+    def metrics(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
         """Average precision and F1 (at one half), mean over classes and each class's.
 
         Args:
@@ -216,7 +179,7 @@ class MultiLabelTask(Task):
         for metric in metrics.values():
             metric.reset()
         scores = torch.stack([precision.double(), 2 * hits / (2 * hits + false + missed).clamp(min=1)])  # (2, classes)
-        figures = self.figures(torch.where(present > 0, scores, torch.nan), self.class_names)
+        figures = self.metrics(torch.where(present > 0, scores, torch.nan), self.class_names)
         self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
 
 

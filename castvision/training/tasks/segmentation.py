@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch.optim import AdamW
 
 from castvision.losses import WeightedLosses, balanced_class_weights
 from castvision.metrics import DISTANCE_EDGES, BoundaryF1, DistanceIoU, distance_figures
 from castvision.models.recipe import Recipe
 from castvision.training.data.class_counts import count_classes
 from castvision.training.metrics import class_table, named_figures, segmentation_metrics
-from castvision.training.optim import Schedule
 from castvision.training.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -24,7 +21,7 @@ class SegmentationTask(Task):
     """A class for each pixel; pixels labelled 255 count nowhere; any timm backbone.
 
     Two classes get two logits like any other number: the difference of the two is the one logit of a binary loss (the
-    loss is the same function of it), and heads, figures and predictors need no second case.
+    loss is the same function of it), and heads, metrics and predictors need no second case.
 
     Args:
         model_name: A registered timm model with feature maps.
@@ -35,17 +32,12 @@ class SegmentationTask(Task):
         out_indices: Which of the backbone's feature maps the head sees; None = the last, or a hierarchy's last four.
         context_size: (height, width) at which the model is shown the whole image beside each window, as the data give
             it for the same ``context_size``; models of ours only, see `ContextSegmenter`. None = windows alone.
-        optimizer: Makes the optimiser from parameter groups.
-        schedule: The learning rate over the run.
-        weight_decay: For matrices; vectors and what the model's ``no_weight_decay()`` names have none.
-        layer_decay: Factor on the learning rate from one layer to the one below it; the head keeps the full rate.
         loss: Factors of a sum of losses, such as ``{ce: 1, dice: 1}``; names: ce, dice, focal. None = cross-entropy.
         class_weights: Weight of each class in the losses; "balanced" = the inverse of its frequency in a sample of the
             training images; None = all 1.
         label_smoothing: Share of the target spread over all classes in the cross-entropy, while training.
         boundary_tolerance: Also measure how well contours agree up to so many pixels, see `BoundaryF1`; None = not.
-        init_from: A file of weights to start from: of a segmenter, or of a classifier for the backbone.
-        freeze: Shell patterns of parameter names that stay as they are, such as ``backbone``.
+        **shared: Of every `Task`: optimizer, schedule, weight_decay, layer_decay, init_from and freeze.
 
     Raises:
         ValueError: Anything the model, the checkpoint or the task cannot work with.
@@ -64,16 +56,11 @@ class SegmentationTask(Task):
         head_kwargs: dict[str, Any] | None = None,
         out_indices: list[int] | None = None,
         context_size: tuple[int, int] | None = None,
-        optimizer: OptimizerCallable = AdamW,
-        schedule: Schedule = Schedule(),  # noqa: B008  # frozen
-        weight_decay: float = 0.05,
-        layer_decay: float = 1.0,
         loss: dict[str, float] | None = None,
         class_weights: list[float] | Literal["balanced"] | None = None,
         label_smoothing: float = 0.0,
         boundary_tolerance: int | None = None,
-        init_from: str | None = None,
-        freeze: list[str] | None = None,
+        **shared: Any,
     ) -> None:
         is_balanced = class_weights == "balanced"
         weights = [1.0] * num_classes if class_weights == "balanced" else class_weights
@@ -85,13 +72,7 @@ class SegmentationTask(Task):
             head_kwargs=dict(head_kwargs or {}), out_indices=None if out_indices is None else tuple(out_indices),
             context_size=context_size and (context_size[0], context_size[1]),
         )  # fmt: skip
-        super().__init__(
-            recipe,
-            optimizer=optimizer,
-            schedule=schedule,
-            weight_decay=weight_decay,
-            layer_decay=layer_decay,
-        )
+        super().__init__(recipe, **shared)
         self.losses = losses
         self.balances_classes = is_balanced
         self.boundaries = nn.ModuleDict()
@@ -99,7 +80,6 @@ class SegmentationTask(Task):
             self.boundaries.update({stage: BoundaryF1(num_classes, boundary_tolerance) for stage in ("val", "test")})
         by_distance = {stage: DistanceIoU(DISTANCE_EDGES, foreground=num_classes - 1) for stage in ("val", "test")}
         self.by_distance = nn.ModuleDict(by_distance)
-        self.start_from(init_from, freeze)
 
     def setup(self, stage: str) -> None:
         """Take the class names over from the data; before training, weigh classes by how often they occur there."""
@@ -124,7 +104,7 @@ class SegmentationTask(Task):
             by_distance: Any = self.by_distance[stage]
             by_distance.update(prediction, target, truth["distance"])
 
-    def other_figures(self, stage: str) -> dict[str, float]:
+    def other_metrics(self, stage: str) -> dict[str, float]:
         """Contours and distances, as far as they were counted; all 0..1.
 
         Returns:
@@ -141,7 +121,7 @@ class SegmentationTask(Task):
             figures |= distance_figures(_finish(by_distance))
         return figures
 
-    def figures(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+    def metrics(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
         """See `segmentation_metrics`."""
         return segmentation_metrics(confusion, class_names)
 

@@ -1,4 +1,4 @@
-"""What every task shares: the loop's steps, figures from a confusion matrix, the optimiser, the checkpoint's facts."""
+"""What every task shares: the loop's steps, metrics from a confusion matrix, the optimiser, the checkpoint's facts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
+from torch.optim import AdamW
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from castvision.data.datasets.batch import Batch
 from castvision.losses import IGNORED
-from castvision.models.checkpoint import InitReport, freeze, initialize_from
+from castvision.models.checkpoint import freeze as freeze_parameters
+from castvision.models.checkpoint import initialize_from
 from castvision.models.recipe import CHECKPOINT_KEY, Recipe, TaskName, build
 from castvision.models.segmenter import unwrap
 from castvision.training.optim import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
@@ -29,20 +31,27 @@ if TYPE_CHECKING:
 
 
 class Task(LightningModule, ABC):
-    """Template of a task: a subclass names its kind and its figures and says how logits become a loss.
+    """Template of a task: a subclass names its kind and its metrics and says how logits become a loss.
 
     Args:
         recipe: Of the model, whose logits are (B, num_classes) or (B, num_classes, height, width).
         optimizer: Makes the optimiser from parameter groups.
         schedule: The learning rate over the run.
         weight_decay: For matrices; vectors and what the model's ``no_weight_decay()`` names have none.
-        layer_decay: Factor on the learning rate from one layer to the one below it; 1 = all alike.
+        layer_decay: Factor on the learning rate from one layer to the one below it; 1 = all alike. A segmenter's head
+            keeps the full rate.
+        init_from: A file of weights to start from, see `initialize_from`: a classifier fills a segmenter's backbone.
+        freeze: Shell patterns of parameter names that stay as they are, such as ``backbone``; see `freeze`.
+
+    Raises:
+        ValueError: Anything the model, the checkpoint or the task cannot work with.
+        FileNotFoundError: No file at ``init_from``.
 
     Attributes:
         kind: The recipe's task.
-        monitor: The figure that chooses the best checkpoint; higher is better.
+        monitor: The metric that chooses the best checkpoint; higher is better.
         class_names: From the data module, in order.
-        init_report: What `start_from` used and left.
+        init_report: What was used of ``init_from``, and what was left.
         last_confusion: Of the round counted last, (classes, classes); None before it, and for tasks without one.
     """
 
@@ -50,25 +59,29 @@ class Task(LightningModule, ABC):
     monitor: str
     last_confusion: Tensor | None = None
 
-    def __init__(  # the subclasses' constructors are the configuration
+    def __init__(  # noqa: PLR0913  # with the subclasses' constructors, the configuration
         self,
         recipe: Recipe,
         *,
-        optimizer: OptimizerCallable,
-        schedule: Schedule | None = None,
+        optimizer: OptimizerCallable = AdamW,
+        schedule: Schedule = Schedule(),  # noqa: B008  # frozen
         weight_decay: float = 0.05,
         layer_decay: float = 1.0,
+        init_from: str | None = None,
+        freeze: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.recipe = recipe
         self.model = build(recipe)
         self.num_classes = recipe.num_classes
         self.make_optimizer = optimizer
-        self.schedule = schedule or Schedule()
+        self.schedule = schedule
         self.weight_decay = weight_decay
         self.layer_decay = layer_decay
         self.class_names = [f"class {index}" for index in range(self.num_classes)]
-        self.init_report: InitReport | None = None
+        self.init_report = None if init_from is None else initialize_from(self.model, init_from)
+        if freeze:
+            freeze_parameters(self.model, freeze)
         self.confusions = torch.nn.ModuleDict(
             {stage: MulticlassConfusionMatrix(self.num_classes, ignore_index=IGNORED) for stage in ("val", "test")}
         )
@@ -83,31 +96,20 @@ class Task(LightningModule, ABC):
         """The mean loss of a batch; ``target`` holds classes, or shares of classes where images were mixed."""
 
     @abstractmethod
-    def figures(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
-        """Figures by name from a data set's confusion matrix (rows = truth)."""
+    def metrics(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+        """Metrics by name from a data set's confusion matrix (rows = truth)."""
 
-    def other_figures(self, stage: str) -> dict[str, float]:
-        """Figures of a stage ("val" or "test") that no confusion matrix holds; called once, when all is counted."""
+    def other_metrics(self, stage: str) -> dict[str, float]:
+        """Metrics of a stage ("val" or "test") that no confusion matrix holds; called once, when all is counted."""
         return {}
 
     def table(self, confusion: Tensor) -> list[dict[str, Any]]:
-        """One row of figures for each class, for the report; by default none."""
+        """One row of metrics for each class, for the report; by default none."""
         return []
 
     def augment(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Mix training images; by default they stay as they are."""
         return image, target
-
-    def start_from(self, init_from: str | None, frozen: Sequence[str] | None) -> None:
-        """Load weights and freeze parts; see `initialize_from` and `freeze`.
-
-        Raises:
-            ValueError: See there.
-        """
-        if init_from is not None:
-            self.init_report = initialize_from(self.model, init_from)
-        if frozen:
-            freeze(self.model, frozen)
 
     def take_over(self, data: ImageDataModule) -> None:
         """Take the class names over from the data, and refuse data that do not fit.
@@ -151,7 +153,7 @@ class Task(LightningModule, ABC):
         return logits
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
-        """One step; figures are logged only where the loggers take them (each call costs)."""
+        """One step; metrics are logged only where the loggers take them (each call costs)."""
         image, target, extras, _ = Batch(*batch)
         image, target = self.augment(image, target)
         loss = self.loss(self(image, **extras), target)
@@ -190,18 +192,18 @@ class Task(LightningModule, ABC):
         metric.update(prediction, target)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures of all held-out images."""
+        """Log the metrics of all held-out images."""
         self._summarise("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the figures of all test images."""
+        """Log the metrics of all test images."""
         self._summarise("test")
 
     def _summarise(self, stage: str) -> None:
         metric: Any = self.confusions[stage]
         confusion = self.last_confusion = metric.compute().detach().cpu()
         metric.reset()
-        figures = {**self.figures(confusion, self.class_names), **self.other_figures(stage)}
+        figures = {**self.metrics(confusion, self.class_names), **self.other_metrics(stage)}
         self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
