@@ -132,6 +132,7 @@ def named_data(root, kind, pixels):
 ANY_DTYPE = [(make, kind) for make in (folder_data, coco_data, label_data, window_data) for kind in IMAGES]
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # timm's
 @pytest.mark.parametrize(("make", "kind"), [*ANY_DTYPE, (named_data, "uint8")])
 def test_training_and_held_out_images(tmp_path, make, kind, monkeypatch):
     mean, std = STATISTICS[kind]
@@ -332,7 +333,7 @@ def test_one_step_of_training_and_the_model_it_leaves(tmp_path, kind):
     assert not torch.equal(task.model.head.classifier.weight, before)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     predictor = load_model(tmp_path / "last.ckpt")
-    assert (predictor.parts.mean, predictor.parts.keeps_units) == (data.mean, True)
+    assert (predictor.parts.input.mean, predictor.parts.input.keeps_units) == (data.mean, True)
     prepared = predictor.prepare(IMAGES[kind])
     assert seen.images and all(torch.equal(image, prepared[0]) for batch in seen.images for image in batch)
     assert all(torch.equal(value, task.model.state_dict()[key]) for key, value in predictor.model.state_dict().items())

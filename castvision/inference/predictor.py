@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from castvision.data.reading.overview import make_context
 from castvision.data.transforms.model_input import to_model_input
 from castvision.layers import CastAttention
-from castvision.models.recipe import TaskName, load, near_misses, one_line
+from castvision.models.recipe import InputFormat, TaskName, load, near_misses, one_line
 from castvision.models.segmenter import unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from castvision.data.reading.images import Pixels
     from castvision.visualization.clusters import ClusterMap
@@ -38,12 +38,9 @@ class LoadedParts:
         name: For people.
         task: None for an untrained model.
         class_names: One for each class; empty for an untrained model.
-        mean: Per channel, in units of 0..1, or of the file (``keeps_units``).
-        std: Per channel.
-        input_size: (height, width) it was made or trained for.
+        input: The images it was made for or trained on.
         patch_size: (height, width) of a patch.
         fixed_size: (height, width) if the model takes no other.
-        keeps_units: Trained on the units of the files: signed and float images are not brought to 0..1.
     """
 
     model: nn.Module = field(repr=False)
@@ -51,13 +48,9 @@ class LoadedParts:
     name: str
     task: TaskName | None
     class_names: tuple[str, ...]
-    in_chans: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    input_size: tuple[int, int]
+    input: InputFormat
     patch_size: tuple[int, int]
     fixed_size: tuple[int, int] | None
-    keeps_units: bool = False
 
     @property
     def has_clusters(self) -> bool:
@@ -128,7 +121,7 @@ class Predictor:
         patch = self.parts.patch_size
         if max_size is None:
             patches = DEFAULT_PATCHES * max(patch)
-            max_size = patches if self.parts.task in (None, "segmentation") else max(self.parts.input_size)
+            max_size = patches if self.parts.task in (None, "segmentation") else max(self.parts.input.img_size)
         if max_size < max(patch):
             raise ValueError(f"expected max_size >= {max(patch)} (one patch of {self.parts.name}), got {max_size=}")
         scale = min(1.0, max_size / max(image_size))
@@ -151,8 +144,8 @@ class Predictor:
             ValueError: The image's channels do not fit the model.
         """
         size = self.input_size((image.shape[0], image.shape[1]), max_size)
-        parts = self.parts
-        tensor = to_model_input(image, parts.in_chans, parts.mean, parts.std, size, keep_units=parts.keeps_units)
+        seen = self.parts.input
+        tensor = to_model_input(image, seen.in_chans, seen.mean, seen.std, size, keep_units=seen.keeps_units)
         return tensor[None].to(self.device)
 
     @torch.inference_mode()
@@ -251,7 +244,7 @@ def _from_name(name: str, seed: int) -> LoadedParts:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = timm.create_model(name, pretrained=False)
-    return _describe(model, name, None, ())
+    return _describe(model, name, None)
 
 
 def _from_folder(folder: Path) -> LoadedParts:
@@ -269,14 +262,7 @@ def _from_folder(folder: Path) -> LoadedParts:
 
 def _from_checkpoint(path: Path) -> LoadedParts:
     recipe, model = load(path)
-    parts = _describe(model, recipe.model_name, recipe.task, recipe.class_names)
-    seen = recipe.input
-    if seen is None:
-        raise ValueError(f"expected {str(path)!r} to say what images it was trained on")
-    return replace(
-        parts, in_chans=seen.in_chans, mean=seen.mean, std=seen.std, input_size=seen.img_size,
-        keeps_units=seen.keeps_units,
-    )  # fmt: skip
+    return _describe(model, recipe.model_name, recipe.task, recipe.class_names, recipe.input)
 
 
 def class_names_or_default(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:
@@ -291,15 +277,21 @@ def class_names_or_default(names: tuple[str, ...], num_classes: int) -> tuple[st
     return tuple(f"class {index}" for index in range(num_classes))
 
 
-def _describe(model: nn.Module, name: str, task: TaskName | None, class_names: tuple[str, ...]) -> LoadedParts:
-    backbone = unwrap(model)
+def _describe(
+    model: nn.Module,
+    name: str,
+    task: TaskName | None,
+    class_names: tuple[str, ...] = (),
+    trained_on: InputFormat | None = None,
+) -> LoadedParts:
+    backbone: Any = unwrap(model)
     config: Mapping[str, Any] = timm.data.resolve_model_data_config(backbone)
-    channels, height, width = config["input_size"]
+    channels, *size = config["input_size"]
     in_chans = int(getattr(backbone, "in_chans", channels))
     mean, std = (_channel_values(config[key], in_chans) for key in ("mean", "std"))
     embed = getattr(backbone, "patch_embed", None)
-    patch = getattr(embed, "patch_size", None) or max(info["reduction"] for info in backbone.feature_info)  # type: ignore[union-attr]
-    fixed = getattr(embed, "img_size", None) if getattr(embed, "strict_img_size", False) else None
+    native = getattr(embed, "img_size", None)
+    patch = getattr(embed, "patch_size", None) or max(info["reduction"] for info in backbone.feature_info)
     num_classes = int(getattr(model, "num_classes", len(class_names)))
     return LoadedParts(
         model=model,
@@ -307,16 +299,13 @@ def _describe(model: nn.Module, name: str, task: TaskName | None, class_names: t
         name=name,
         task=task,
         class_names=() if task is None else class_names_or_default(class_names, num_classes),
-        in_chans=in_chans,
-        mean=mean,
-        std=std,
-        input_size=getattr(embed, "img_size", None) or (int(height), int(width)),
+        input=trained_on or InputFormat(in_chans, native or _pair(size), mean, std),
         patch_size=_pair(patch),
-        fixed_size=fixed,
+        fixed_size=native if getattr(embed, "strict_img_size", False) else None,
     )
 
 
-def _channel_values(values: Any, in_chans: int) -> tuple[float, ...]:  # timm's configurations are untyped
+def _channel_values(values: Sequence[float], in_chans: int) -> tuple[float, ...]:
     numbers = tuple(float(value) for value in values)
     return numbers if len(numbers) == in_chans else (sum(numbers) / len(numbers),)
 

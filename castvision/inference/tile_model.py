@@ -32,7 +32,7 @@ def model_range(predictor: Predictor, reader: ImageReader, level: int = 0) -> tu
         (low, high), high > low; None where the image keeps its units.
     """
     dtype = np.dtype(reader.dtype)
-    return value_limits(dtype, _known_values(reader, level), keep_units=predictor.parts.keeps_units)
+    return value_limits(dtype, _known_values(reader, level), keep_units=predictor.parts.input.keeps_units)
 
 
 def _known_values(reader: ImageReader, level: int) -> Iterator[Pixels]:
@@ -56,10 +56,10 @@ class TileModel:
     """
 
     def __init__(self, predictor: Predictor, channels: int, limits: tuple[float, float] | None) -> None:
-        parts = predictor.parts
-        if channels != parts.in_chans and {channels, parts.in_chans} != {1, 3}:
+        in_chans = predictor.parts.input.in_chans
+        if channels != in_chans and {channels, in_chans} != {1, 3}:
             raise ValueError(
-                f"expected an image with {parts.in_chans} channels for this model, got {channels}; "
+                f"expected an image with {in_chans} channels for this model, got {channels}; "
                 f"select channels, or train with in_chans={channels}"
             )
         self.predictor, self.limits = predictor, limits
@@ -72,5 +72,5 @@ class TileModel:
         return logits
 
     def _to_input(self, values: Tensor) -> Tensor:
-        parts = self.predictor.parts
-        return planes_to_input(values, parts.in_chans, parts.mean, parts.std, self.limits)
+        seen = self.predictor.parts.input
+        return planes_to_input(values, seen.in_chans, seen.mean, seen.std, self.limits)

@@ -47,7 +47,8 @@ def test_one_tile_is_what_the_model_says_of_the_prepared_image(tmp_path, segment
         out = tmp_path / name
         assert predict([str(tmp_path / f"{name}.tif"), "--model", str(segmenter), "--output", str(out)]) == 0
         loaded = load_model(segmenter)
-        prepared = to_model_input(read_image(tmp_path / f"{name}.tif"), 3, loaded.parts.mean, loaded.parts.std)
+        seen = loaded.parts.input
+        prepared = to_model_input(read_image(tmp_path / f"{name}.tif"), 3, seen.mean, seen.std)
         with torch.inference_mode():
             expected = loaded.model(prepared[None])[0].argmax(0)
         np.testing.assert_array_equal(pixels_of(out / f"masks/{name}.png"), expected)

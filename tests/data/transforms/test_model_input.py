@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from castvision.data.transforms.model_input import to_float, to_model_input
+from castvision.data.transforms.model_input import planes_to_input, to_float, to_model_input, value_limits
 
 RNG = np.random.default_rng(0)
 RGB8 = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -60,3 +60,26 @@ def test_model_input_errors(change, message):
         to_model_input(**arguments)
     with pytest.raises(TypeError, match="numpy array"):
         to_model_input(torch.zeros(3, 4, 4), 3, (0.5,), (0.5,))
+
+
+def test_limits_of_an_image_in_parts():
+    whole = np.array([[-2.0, np.nan], [5.0, np.inf]], np.float32)
+    assert value_limits(whole.dtype, [whole], keep_units=False) == (-2, 5)
+    assert value_limits(whole.dtype, [whole[:1], whole[1:]], keep_units=False) == (-2, 5)
+    assert value_limits(whole.dtype, [whole], keep_units=True) is None
+    assert value_limits(whole.dtype, [whole[:0]], keep_units=False) == (0, 1)
+    assert value_limits(whole.dtype, [np.full(3, 0.3, np.float32)], keep_units=False) == (0, 1)
+    assert value_limits(np.dtype(np.int16), [np.full(3, 7, np.int16)], keep_units=False) == (7, 8)
+    for keep_units in (True, False):  # the dtype decides, nothing is read
+        assert value_limits(np.dtype(np.uint16), iter(()), keep_units=keep_units) == (0, 65535)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_tiles_become_what_their_image_becomes(dtype, device):
+    image = (RNG.normal(size=(6, 8, 3)) * 100 + 500).astype(dtype)
+    limits = value_limits(image.dtype, [image], keep_units=False)
+    tiles = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1).unfold(2, 4, 4).permute(2, 0, 1, 3)
+    found = planes_to_input(tiles.to(device), 1, (0.3,), (0.7,), limits).cpu()
+    whole = to_model_input(image, 1, (0.3,), (0.7,))
+    assert torch.equal(torch.cat(list(found), dim=2), whole)
