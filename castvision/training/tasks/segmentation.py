@@ -36,7 +36,7 @@ class SegmentationTask(Task):
         class_weights: Weight of each class in the losses; "balanced" = the inverse of its frequency in a sample of the
             training images; None = all 1.
         label_smoothing: Share of the target spread over all classes in the cross-entropy, while training.
-        boundary_tolerance: Also measure how well contours agree up to so many pixels, see `BoundaryF1`; None = not.
+        boundary_tolerance: If given, also measure how well contours agree within so many pixels; see `BoundaryF1`.
         **shared: Of every `Task`: optimizer, schedule, weight_decay, layer_decay, init_from and freeze.
 
     Raises:
