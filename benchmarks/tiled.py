@@ -20,7 +20,7 @@ import torch
 from benchmarks.levels import Outcome, Settings, Task
 from benchmarks.measuring import run_alone
 from benchmarks.record import Key, single_measurement
-from castvision.models.segmenter import create_segmenter
+from castvision.models.recipe import InputFormat, Recipe, build, save
 
 SUBJECT = "predict, vit_tiny_patch16 of width 32"
 _SIZES = (1024, 20_000)
@@ -85,12 +85,8 @@ def _tiles(across: int) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
 def write_checkpoint(path: Path) -> None:
     """A segmenter with random weights, as training would have written it."""
     torch.manual_seed(0)
-    name = "vit_tiny_patch16_224"
-    model = create_segmenter(name, len(_CLASSES), head="LinearHead", model_kwargs=_MODEL)
-    facts = {
-        "format": 1, "task": "segmentation", "model_name": name, "model_kwargs": _MODEL, "head": "LinearHead",
-        "head_kwargs": {}, "out_indices": None, "num_classes": len(_CLASSES), "class_names": list(_CLASSES),
-        "in_chans": 3, "img_size": [_TILE, _TILE], "mean": [0.5] * 3, "std": [0.25] * 3,
-    }  # fmt: skip
-    weights = {f"model.{key}": value for key, value in model.state_dict().items()}
-    torch.save({"castvision": facts, "state_dict": weights}, path)
+    recipe = Recipe(
+        "segmentation", "vit_tiny_patch16_224", len(_CLASSES), _CLASSES, _MODEL, "LinearHead",
+        input=InputFormat(3, (_TILE, _TILE), mean=(0.5,) * 3, std=(0.25,) * 3),
+    )  # fmt: skip
+    save(path, recipe, build(recipe))

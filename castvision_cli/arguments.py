@@ -79,7 +79,7 @@ def tile_options(arguments: argparse.Namespace, predictor: Predictor) -> dict[st
         ValueError: A tile the model does not take.
     """
     parts = predictor.parts
-    tile = parts.fixed_size or parts.input_size if arguments.tile is None else (arguments.tile, arguments.tile)
+    tile = parts.fixed_size or parts.input.img_size if arguments.tile is None else (arguments.tile, arguments.tile)
     if parts.fixed_size is not None and tile != parts.fixed_size:
         raise ValueError(f"expected --tile {parts.fixed_size[0]}: {parts.name} takes no other size, got {tile[0]}")
     if any(side % step for side, step in zip(tile, parts.patch_size, strict=True)):

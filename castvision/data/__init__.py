@@ -1,7 +1,7 @@
 """Data: reading files, data sets, the way from an array to a model's tensor, synthetic tasks; without Lightning."""
 
+from castvision.data.datasets.batch import pad_collate
 from castvision.data.datasets.coco import CocoSegmentation, read_coco
-from castvision.data.datasets.collate import pad_collate
 from castvision.data.datasets.multilabel import MultiLabelDataset, read_label_table
 from castvision.data.datasets.named import NamedDataset, open_named
 from castvision.data.datasets.regions import split_by_block, split_by_source
@@ -12,8 +12,7 @@ from castvision.data.reading import Georeference, ImageReader, Level, open_array
 from castvision.data.reading.labels import LabelMap
 from castvision.data.reading.overview import make_context
 from castvision.data.transforms.augmentation import Augmentation, SampleTransform
-from castvision.data.transforms.batch_augmentation import BatchAugmentation
-from castvision.data.transforms.jitter import ChannelJitter
+from castvision.data.transforms.batch_augmentation import BatchAugmentation, ChannelJitter
 from castvision.data.transforms.statistics import ChannelStatistics
 
 __all__ = [

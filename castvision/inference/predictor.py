@@ -2,23 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
 from castvision.data.reading.overview import make_context
-from castvision.data.reading.pixels import Pixels, to_model_input
-from castvision.inference.loading import LoadedParts, load_parts
+from castvision.data.transforms.model_input import to_model_input
+from castvision.errors import one_line
+from castvision.layers import CastAttention
+from castvision.models.recipe import InputFormat, TaskName, load, near_misses
+from castvision.models.segmenter import unwrap
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
+    from castvision.data.reading.pixels import Pixels
     from castvision.visualization.clusters import ClusterMap
 
 DEFAULT_PATCHES = 64
 """Patches along the longer side of the largest input by default: at most 4,096 tokens, seconds on a CPU."""
+LOCAL = "local-dir:"
+
+
+@dataclass(frozen=True)
+class LoadedParts:
+    """A model and the facts needed to feed it.
+
+    Attributes:
+        model: (B, C, height, width) to logits, (B, num_classes) or (B, num_classes, height, width).
+        backbone: The part with clusters.
+        name: For people.
+        task: None for an untrained model.
+        class_names: One for each class; empty for an untrained model.
+        input: The images it was made for or trained on.
+        patch_size: (height, width) of a patch.
+        fixed_size: (height, width) if the model takes no other.
+    """
+
+    model: nn.Module = field(repr=False)
+    backbone: nn.Module = field(repr=False)
+    name: str
+    task: TaskName | None
+    class_names: tuple[str, ...]
+    input: InputFormat
+    patch_size: tuple[int, int]
+    fixed_size: tuple[int, int] | None
+
+    @property
+    def has_clusters(self) -> bool:
+        """Whether any block routes tokens into clusters."""
+        return any(isinstance(module, CastAttention) for module in self.backbone.modules())
+
+    @property
+    def context_size(self) -> tuple[int, int] | None:
+        """(height, width) of the whole image that it wants to be shown with each tile; None = tiles alone."""
+        return getattr(self.model, "context_size", None)
 
 
 @dataclass(frozen=True)
@@ -32,7 +75,7 @@ class Prediction:
         mask: (height, width) int64 class of each pixel at the input's size; None for a classification.
     """
 
-    task: Literal["classification", "multilabel", "segmentation"]
+    task: TaskName
     probabilities: Tensor
     mask: Tensor | None = None
 
@@ -79,7 +122,7 @@ class Predictor:
         patch = self.parts.patch_size
         if max_size is None:
             patches = DEFAULT_PATCHES * max(patch)
-            max_size = patches if self.parts.task in (None, "segmentation") else max(self.parts.input_size)
+            max_size = patches if self.parts.task in (None, "segmentation") else max(self.parts.input.img_size)
         if max_size < max(patch):
             raise ValueError(f"expected max_size >= {max(patch)} (one patch of {self.parts.name}), got {max_size=}")
         scale = min(1.0, max_size / max(image_size))
@@ -102,8 +145,8 @@ class Predictor:
             ValueError: The image's channels do not fit the model.
         """
         size = self.input_size((image.shape[0], image.shape[1]), max_size)
-        parts = self.parts
-        tensor = to_model_input(image, parts.in_chans, parts.mean, parts.std, size, keep_units=parts.keeps_units)
+        seen = self.parts.input
+        tensor = to_model_input(image, seen.in_chans, seen.mean, seen.std, size, keep_units=seen.keeps_units)
         return tensor[None].to(self.device)
 
     @torch.inference_mode()
@@ -178,3 +221,95 @@ def load_model(source: str | Path, *, device: torch.device | str = "cpu", seed: 
         ValueError: Unknown name, damaged file, or a checkpoint of another architecture.
     """
     return Predictor(load_parts(str(source), seed=seed), device)
+
+
+def load_parts(source: str, *, seed: int = 0) -> LoadedParts:
+    """The model of a source and its facts, on the CPU; see `load_model`."""
+    if source.startswith(LOCAL):
+        return _from_folder(Path(source.removeprefix(LOCAL)))
+    path = Path(source)
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file():
+        return _from_checkpoint(path)
+    if path.suffix in {".ckpt", ".pt", ".pth", ".safetensors"} or len(path.parts) > 1:
+        raise FileNotFoundError(f"no such checkpoint or folder: {source!r}; check the path")
+    return _from_name(source, seed)
+
+
+def _from_name(name: str, seed: int) -> LoadedParts:
+    if not timm.is_model(name):
+        raise ValueError(
+            f"unknown model {name!r}{near_misses(name)}; name a registered model, a checkpoint or a folder"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = timm.create_model(name, pretrained=False)
+    return _describe(model, name, None)
+
+
+def _from_folder(folder: Path) -> LoadedParts:
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise FileNotFoundError(f"expected config.json and model.safetensors in {str(folder)!r}, found no config.json")
+    try:
+        model = timm.create_model(f"{LOCAL}{folder}", pretrained=True)
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"cannot load a model from {str(folder)!r}: {one_line(error, 300)}") from error
+    names = model.pretrained_cfg.get("label_names") or ()
+    name = f"{model.pretrained_cfg.get('architecture', type(model).__name__)} ({folder.resolve().name})"
+    return _describe(model, name, "classification", tuple(str(name) for name in names))
+
+
+def _from_checkpoint(path: Path) -> LoadedParts:
+    recipe, model = load(path)
+    return _describe(model, recipe.model_name, recipe.task, recipe.class_names, recipe.input)
+
+
+def class_names_or_default(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:
+    """The given names if there is one for each class, ImageNet's for 1,000 classes, else "class 0", "class 1", ..."""
+    if len(names) == num_classes:
+        return names
+    if num_classes == 1000:
+        from timm.data import ImageNetInfo
+
+        info = ImageNetInfo("imagenet-1k")
+        return tuple(str(info.index_to_description(index)).split(",")[0] for index in range(num_classes))
+    return tuple(f"class {index}" for index in range(num_classes))
+
+
+def _describe(
+    model: nn.Module,
+    name: str,
+    task: TaskName | None,
+    class_names: tuple[str, ...] = (),
+    trained_on: InputFormat | None = None,
+) -> LoadedParts:
+    backbone: Any = unwrap(model)
+    config: Mapping[str, Any] = timm.data.resolve_model_data_config(backbone)
+    channels, *size = config["input_size"]
+    in_chans = int(getattr(backbone, "in_chans", channels))
+    mean, std = (_channel_values(config[key], in_chans) for key in ("mean", "std"))
+    embed = getattr(backbone, "patch_embed", None)
+    native = getattr(embed, "img_size", None)
+    patch = getattr(embed, "patch_size", None) or max(info["reduction"] for info in backbone.feature_info)
+    num_classes = int(getattr(model, "num_classes", len(class_names)))
+    return LoadedParts(
+        model=model,
+        backbone=backbone,
+        name=name,
+        task=task,
+        class_names=() if task is None else class_names_or_default(class_names, num_classes),
+        input=trained_on or InputFormat(in_chans, native or _pair(size), mean, std),
+        patch_size=_pair(patch),
+        fixed_size=native if getattr(embed, "strict_img_size", False) else None,
+    )
+
+
+def _channel_values(values: Sequence[float], in_chans: int) -> tuple[float, ...]:
+    numbers = tuple(float(value) for value in values)
+    return numbers if len(numbers) == in_chans else (sum(numbers) / len(numbers),)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (int(value[0]), int(value[1])) if isinstance(value, (tuple, list)) else (int(value), int(value))

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from castvision.data.transforms.symmetries import Symmetry
 from castvision.inference.blending import VIEWS, BandJoiner, Block, SeamSums, averaged
 from castvision.inference.sinks import ArraySink, Sink, label_dtype
-from castvision.inference.surroundings import Informed
-from castvision.inference.tile_source import Skip, TileSource, as_reader
+from castvision.inference.tile_source import Informed, Skip, TileSource, as_reader
 from castvision.inference.tiling import make_grid
 
 if TYPE_CHECKING:

@@ -99,10 +99,10 @@ class ContextSegmenter(Segmenter):
         backbone: Any = self.backbone
         grid = backbone.patch_embed(pad_to_patches(context, self.patch_size))  # 1 or B, rows, cols, C
         tokens = backbone.norm_pre(backbone.pos_drop(grid.flatten(1, 2) + self.context_embed))
-        places = self._places((grid.shape[1], grid.shape[2]), (image.shape[2], image.shape[3]), window)
-        return ExtraTokens(tokens.expand(batch, -1, -1), backbone.rope.at(places), (grid.shape[1], grid.shape[2]))
+        positions = self._positions((grid.shape[1], grid.shape[2]), (image.shape[2], image.shape[3]), window)
+        return ExtraTokens(tokens.expand(batch, -1, -1), backbone.rope.at(positions), (grid.shape[1], grid.shape[2]))
 
-    def _places(self, grid: tuple[int, int], tile: tuple[int, int], window: Tensor) -> Tensor:
+    def _positions(self, grid: tuple[int, int], tile: tuple[int, int], window: Tensor) -> Tensor:
         """(B, rows * cols, 2): centres of the context's tokens, counted in tokens from the tile's first one."""
         axes = []
         for axis in (0, 1):

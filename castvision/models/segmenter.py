@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -86,7 +87,7 @@ class Segmenter(nn.Module):
 
     def _forward_by_size(self, image: Tensor, pixel_mask: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        places: list[Tensor] = []
+        indices: list[Tensor] = []
         parts: list[Tensor] = []
         sizes = torch.stack([_extent(pixel_mask.any(dim=2)), _extent(pixel_mask.any(dim=1))], dim=1)  # (B, 2)
         for size in sorted({(rows, cols) for rows, cols in sizes.tolist()}):
@@ -96,8 +97,8 @@ class Segmenter(nn.Module):
             part, mask = image[chosen, :, :rows, :cols], pixel_mask[chosen, :rows, :cols]
             logits = self.head(self.features(part, None if bool(mask.all()) else mask), part)
             parts.append(functional.pad(logits, (0, width - cols, 0, height - rows)))
-            places.append(chosen)
-        return torch.cat(parts)[torch.cat(places).argsort()]
+            indices.append(chosen)
+        return torch.cat(parts)[torch.cat(indices).argsort()]
 
     def features(self, image: Tensor, pixel_mask: Tensor | None = None) -> list[Tensor]:
         """The maps the head is given.
@@ -152,21 +153,28 @@ def _real_tokens(pixel_mask: Tensor, patch_size: tuple[int, int]) -> Tensor:
     return is_real | ~is_real.any(dim=1, keepdim=True)  # attention over nothing would be NaN
 
 
-def _inner(backbone: nn.Module) -> nn.Module:
-    """The backbone without a wrapper that gathers its maps."""
-    inner: nn.Module = getattr(backbone, "model", backbone)
-    return inner
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network with the blocks: a segmenter's backbone, without what wraps it.
+
+    Args:
+        model: A model of ours or timm's, such as a `Segmenter` or a wrapper that gathers feature maps; wrapped or
+            not for averaging weights, for several processes, or by ``torch.compile``.
+    """
+    inner: Any = unwrap_model(model)
+    backbone = inner.backbone if isinstance(inner, Segmenter) else inner
+    network: nn.Module = getattr(backbone, "model", backbone)
+    return network
 
 
 def _patch_size(backbone: nn.Module) -> tuple[int, int]:
     """Pixels a side of the image must be a multiple of: whole patches, 1 for convolutional networks."""
-    embed: Any = getattr(_inner(backbone), "patch_embed", None)
+    embed: Any = getattr(unwrap(backbone), "patch_embed", None)
     size = getattr(embed, "patch_size", 1)
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def _native_size(backbone: nn.Module) -> tuple[int, int]:
-    inner: Any = _inner(backbone)
+    inner: Any = unwrap(backbone)
     size = getattr(getattr(inner, "patch_embed", None), "img_size", None)
     if size is None:
         size = (getattr(inner, "pretrained_cfg", None) or {"input_size": (3, 0, 0)})["input_size"][1:]
@@ -175,7 +183,7 @@ def _native_size(backbone: nn.Module) -> tuple[int, int]:
 
 def _wrong_size(backbone: nn.Module, image: Tensor, error: Exception) -> ValueError:
     height, width = image.shape[-2:]
-    name = type(_inner(backbone)).__name__
+    name = type(unwrap(backbone)).__name__
     reason = " ".join(str(error).split()) or type(error).__name__
     return ValueError(
         f"expected images of a size that {name} takes, got {height}×{width} (height × width; {reason}); create the "
@@ -199,9 +207,9 @@ def _resolve(backbone: nn.Module, out_indices: Sequence[int] | None) -> list[int
     total = len(info)
     if out_indices is None:
         return [total - 1] if _is_isotropic(backbone) else list(range(max(0, total - 4), total))
-    if not out_indices or not all(-total <= place < total for place in out_indices):
+    if not out_indices or not all(-total <= index < total for index in out_indices):
         raise ValueError(f"expected out_indices within {-total}..{total - 1} (the backbone's maps), got {out_indices=}")
-    return sorted(place % total for place in out_indices)
+    return sorted(index % total for index in out_indices)
 
 
 def feature_layout(backbone: nn.Module, out_indices: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
@@ -209,7 +217,7 @@ def feature_layout(backbone: nn.Module, out_indices: Sequence[int] | None = None
 
     Args:
         backbone: As for `Segmenter`.
-        out_indices: Places in the backbone's ``feature_info``; None = the last one (the last four of a hierarchical
+        out_indices: Positions in the backbone's ``feature_info``; None = the last one (the last four of a hierarchical
             backbone). A model made with ``features_only=True`` has chosen already and ignores this.
 
     Returns:
@@ -221,8 +229,8 @@ def feature_layout(backbone: nn.Module, out_indices: Sequence[int] | None = None
     info: Any = backbone.feature_info
     if _is_feature_net(backbone):
         return [int(number) for number in info.channels()], [int(number) for number in info.reduction()]
-    places = _resolve(backbone, out_indices)
-    return [int(info[place]["num_chs"]) for place in places], [int(info[place]["reduction"]) for place in places]
+    chosen = [info[index] for index in _resolve(backbone, out_indices)]
+    return [int(entry["num_chs"]) for entry in chosen], [int(entry["reduction"]) for entry in chosen]
 
 
 def create_segmenter(  # one for each key of the configuration
@@ -275,6 +283,6 @@ def create_segmenter(  # one for each key of the configuration
 def _in_chans(backbone: nn.Module, arguments: Mapping[str, Any]) -> int:
     if "in_chans" in arguments:
         return int(arguments["in_chans"])
-    inner = _inner(backbone)
+    inner = unwrap(backbone)
     config = getattr(inner, "pretrained_cfg", None) or {"input_size": (3,)}
     return int(getattr(inner, "in_chans", config["input_size"][0]))

@@ -103,10 +103,12 @@ def nearest_learned(
     dtype = wide_dtype(q.dtype)
     flat = surrogates.detach().transpose(0, 1).flatten(1).to(dtype)
     rows = [q.detach().flatten(2).to(dtype), k.detach().flatten(2).to(dtype), phi.detach().to(dtype).sigmoid()]
-    if is_eager():
-        step = max(1, _CPU_BLOCK // (flat.shape[0] * q.shape[0]))
-        parts = zip(*(torch.split(x, step, 1) for x in rows), strict=True)
-        return torch.cat([learned_score(a, b, flat, c, activation, routing_score).argmax(2) for a, b, c in parts], 1)
+    if not torch.jit.is_scripting():
+        if is_eager():
+            step = max(1, _CPU_BLOCK // (flat.shape[0] * q.shape[0]))
+            parts = zip(*(torch.split(x, step, 1) for x in rows), strict=True)
+            labels = [learned_score(a, b, flat, c, activation, routing_score).argmax(2) for a, b, c in parts]
+            return torch.cat(labels, 1)
     return learned_score(rows[0], rows[1], flat, rows[2], activation, routing_score).argmax(2)
 
 

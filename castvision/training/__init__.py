@@ -9,6 +9,7 @@ from castvision.training.data.classification import (
     LRAPathfinderDataModule,
 )
 from castvision.training.data.data_module import ImageDataModule
+from castvision.training.data.multilabel import MultiLabelCsvDataModule
 from castvision.training.data.named_data import NamedDataModule
 from castvision.training.data.pixel_data import CocoDataModule, SegmentationFolderDataModule
 from castvision.training.data.synthetic import (
@@ -18,9 +19,9 @@ from castvision.training.data.synthetic import (
     RegionDataModule,
 )
 from castvision.training.data.windows import WindowDataModule
-from castvision.training.multilabel import MultiLabelCsvDataModule, MultiLabelTask
+from castvision.training.tasks.classification import ClassificationTask, MultiLabelTask
+from castvision.training.tasks.segmentation import SegmentationTask
 from castvision.training.tasks.task import Task
-from castvision.training.tasks.tasks import ClassificationTask, SegmentationTask
 
 __all__ = [
     "ClassificationTask",

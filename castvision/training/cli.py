@@ -20,8 +20,8 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from castvision.models.checkpoint import load_state_dict
 from castvision.training.callbacks.clusters import ClusterStatistics
-from castvision.training.callbacks.initialization import load_state_dict
 from castvision.training.callbacks.progress import TrainingBar
 from castvision.training.callbacks.report import Report
 from castvision.training.data.data_module import ImageDataModule

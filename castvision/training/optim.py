@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch.optim.lr_scheduler import LambdaLR
 
-from castvision.models.segmenter import Segmenter
+from castvision.models.segmenter import Segmenter, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,9 +85,8 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
     if weight_decay < 0 or not 0 < layer_decay <= 1:
         raise ValueError(f"expected weight_decay >= 0 and 0 < layer_decay <= 1, got {weight_decay=}, {layer_decay=}")
     if isinstance(model, Segmenter):
-        backbone = getattr(model.backbone, "model", model.backbone)  # what timm's feature wrapper holds
         head = param_groups_weight_decay(model.head, weight_decay)
-        return parameter_groups(backbone, weight_decay, layer_decay) + [{"lr_scale": 1.0, **group} for group in head]
+        return [*parameter_groups(unwrap(model), weight_decay, layer_decay), *({"lr_scale": 1.0, **g} for g in head)]
     find: Any = getattr(model, "no_weight_decay", set)
     skip: set[str] = find()
     if layer_decay == 1:

@@ -12,8 +12,8 @@ from PIL import Image
 from skimage import data as photographs
 
 from castvision.data import open_image
-from castvision.data.reading.pixels import to_model_input
 from castvision.data.reading.whole import read_image
+from castvision.data.transforms.model_input import to_model_input
 from castvision.inference.predictor import load_model
 from castvision_cli import main
 from castvision_cli.predict import main as predict
@@ -47,7 +47,8 @@ def test_one_tile_is_what_the_model_says_of_the_prepared_image(tmp_path, segment
         out = tmp_path / name
         assert predict([str(tmp_path / f"{name}.tif"), "--model", str(segmenter), "--output", str(out)]) == 0
         loaded = load_model(segmenter)
-        prepared = to_model_input(read_image(tmp_path / f"{name}.tif"), 3, loaded.parts.mean, loaded.parts.std)
+        seen = loaded.parts.input
+        prepared = to_model_input(read_image(tmp_path / f"{name}.tif"), 3, seen.mean, seen.std)
         with torch.inference_mode():
             expected = loaded.model(prepared[None])[0].argmax(0)
         np.testing.assert_array_equal(pixels_of(out / f"masks/{name}.png"), expected)

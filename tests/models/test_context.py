@@ -34,13 +34,13 @@ def test_codes_at_the_tokens_are_the_grids():
 
 def test_a_context_that_is_the_tile_itself_lies_on_it():
     model = _model(context_size=(16, 24))
-    places = model._places((4, 6), (16, 24), torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
+    places = model._positions((4, 6), (16, 24), torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
     assert torch.equal(places[0], torch.cartesian_prod(torch.arange(4.0), torch.arange(6.0)))
 
 
 def test_places_by_hand():
     # an image of 64×128, context of 32×32 in patches of 4: a token covers 8×16 pixels; the tile's begin at (16, 32)
-    places = _model()._places((8, 8), (16, 16), torch.tensor([[0.25, 0.25, 0.25, 0.125]])).view(8, 8, 2)
+    places = _model()._positions((8, 8), (16, 16), torch.tensor([[0.25, 0.25, 0.25, 0.125]])).view(8, 8, 2)
     assert places[0, 0].tolist() == [(4 - 16) / 4 - 0.5, (8 - 32) / 4 - 0.5]
     assert places[7, 3].tolist() == [(60 - 16) / 4 - 0.5, (56 - 32) / 4 - 0.5]
 

@@ -1,11 +1,14 @@
-"""What a data set gives: images and targets, and what a model is told beside its images."""
+"""Samples and batches: images and targets, what a model is told beside its images, images of different sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from castvision.losses import IGNORED
 
 More = dict[str, Tensor]
 Sample = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, More] | tuple[Tensor, Tensor, More, More]
@@ -28,3 +31,46 @@ class Batch(NamedTuple):
     target: Tensor
     extras: Mapping[str, Tensor] = {}
     truth: Mapping[str, Tensor] = {}
+
+
+def pad_collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
+    """Pad below and to the right, to the largest height and width of the batch, rounded up to a multiple.
+
+    Args:
+        samples: (image (C, h, w), mask (h, w)) of any sizes, each with or without the extra ``pixel_mask`` (h, w).
+        multiple: Of both sides of the result, such as the patch size.
+
+    Returns:
+        Images, 0 in the padding (the mean, once images are normalised), targets, 255 there, and as an extra
+        ``pixel_mask`` (B, height, width) bool, True where there is an image and a sample's own mask says
+        nothing else; nothing of any image is lost.
+
+    Raises:
+        ValueError: No samples, different numbers of channels, a mask of another size, or ``multiple`` < 1.
+    """
+    if not samples or multiple < 1:
+        raise ValueError(f"expected samples and multiple >= 1, got {len(samples)} samples, {multiple=}")
+    parts = [Batch(*sample) for sample in samples]
+    channels = {image.shape[0] for image, *_ in parts}
+    if len(channels) != 1:
+        raise ValueError(f"expected images of one number of channels, got {sorted(channels)}")
+    height, width = (-(-max(image.shape[axis] for image, *_ in parts) // multiple) * multiple for axis in (-2, -1))
+    images = samples[0][0].new_zeros(len(samples), channels.pop(), height, width)
+    targets = torch.full((len(samples), height, width), IGNORED, dtype=torch.int64)
+    is_real = torch.zeros(len(samples), height, width, dtype=torch.bool)
+    for place, (image, mask, extras, _) in enumerate(parts):
+        rows, cols = image.shape[-2:]
+        if mask.shape != (rows, cols):
+            raise ValueError(f"expected a mask of the image's size {(rows, cols)}, got {tuple(mask.shape)}")
+        images[place, :, :rows, :cols] = image
+        targets[place, :rows, :cols] = mask
+        is_real[place, :rows, :cols] = extras.get("pixel_mask", torch.tensor(True))
+    return Batch(images, targets, {"pixel_mask": is_real})
+
+
+def drop_full_mask(batch: Batch) -> Batch:
+    """A batch without padding comes without ``pixel_mask``, and the model has no work with it."""
+    extras = dict(batch.extras)
+    if "pixel_mask" in extras and extras["pixel_mask"].all():
+        del extras["pixel_mask"]
+    return batch._replace(extras=extras)

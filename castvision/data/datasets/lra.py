@@ -22,7 +22,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10
-from torchvision.transforms import v2
+
+from castvision.data.transforms.model_input import to_model_input
 
 DIFFICULTIES = {"easy": "curv_baseline", "intermediate": "curv_contour_length_9", "hard": "curv_contour_length_14"}
 SPLITS = ("train", "val", "test")
@@ -70,7 +71,7 @@ class LRAPathfinder(Dataset[tuple[Tensor, Tensor]]):
                 pixels = np.asarray(image.convert("L"))
         except OSError as error:
             raise ValueError(f"cannot read {path}: {error}; generate or copy it again") from error
-        return torch.from_numpy(pixels.copy())[None].float() / 127.5 - 1, torch.tensor(label)
+        return to_model_input(pixels, 1, (0.5,), (0.5,)), torch.tensor(label)
 
 
 def find_folder(root: Path, resolution: int, difficulty: str) -> Path:
@@ -152,9 +153,6 @@ class LRAImage(Dataset[tuple[Tensor, Tensor]]):
         count = len(self.images)
         first = count * 9 // 10
         self.indices = {"train": range(first), "val": range(first, count), "test": range(count)}[split]
-        self.transform = v2.Compose(
-            [v2.Grayscale(), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([MEAN], [STD])]
-        )
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -162,4 +160,4 @@ class LRAImage(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """One image and its class."""
         image, label = self.images[self.indices[index]]
-        return self.transform(image).as_subclass(Tensor), torch.tensor(label)
+        return to_model_input(np.asarray(image.convert("L")), 1, (MEAN,), (STD,)), torch.tensor(label)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from castvision.data.datasets.batch import Sample
 from castvision.data.reading.pixels import Pixels, match_channels
 from castvision.data.reading.whole import read_image
-from castvision.data.transforms.statistics import unit
+from castvision.data.transforms.model_input import to_model_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,11 +32,11 @@ class Transform(Protocol):
 
 
 class PlainTransform:
-    """No change but the layout: (height, width, C) of any dtype to (C, height, width) float32, see `to_float`."""
+    """(height, width, C) of any dtype to (C, height, width) float32, see `to_model_input`; nothing else changes."""
 
     def image(self, pixels: Pixels) -> Tensor:
         """(C, height, width) float32."""
-        return torch.from_numpy(np.ascontiguousarray(to_float(pixels).transpose(2, 0, 1)))
+        return to_model_input(pixels, pixels.shape[-1], (0.0,), (1.0,), keep_units=True)
 
     def pair(self, pixels: Pixels, mask: Pixels) -> tuple[Tensor, Tensor]:
         """(C, height, width) float32 and (height, width) int64."""
@@ -144,23 +144,6 @@ def to_channels(pixels: Pixels, in_chans: int | None, name: str) -> Pixels:
             "give all images the same channels, or set in_chans to the number meant"
         ) from None
     return (np.rint(wanted) if pixels.dtype.kind in "bui" else wanted).astype(pixels.dtype)
-
-
-def to_float(pixels: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Unsigned integers become 0..1 (divided by their dtype's largest value), all others keep their values.
-
-    Reflectances, heights and Hounsfield units therefore stay in their own units; mean and std of the data are in the
-    same units.
-
-    Args:
-        pixels: Any shape, numeric or bool.
-
-    Returns:
-        float32, same shape.
-    """
-    if pixels.dtype.kind == "u":
-        return np.divide(pixels, unit(pixels.dtype), dtype=np.float32)
-    return pixels.astype(np.float32, copy=False)
 
 
 def check_files(paths: list[Path]) -> None:

@@ -17,7 +17,7 @@ from castvision.data.reading.labels import mark_ignored
 from castvision.data.reading.overview import read_overview
 from castvision.data.reading.pixels import Pixels
 from castvision.data.reading.reader import Alpha
-from castvision.data.transforms.statistics import unit
+from castvision.data.transforms.model_input import unit
 from castvision.losses import IGNORED
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from castvision.data.datasets.regions import Block, Region
 from castvision.data.datasets.samples import Transform
 from castvision.data.datasets.sources import ClassIndex, ImageSources
 from castvision.data.reading.pixels import Mask, Pixels, is_missing
-from castvision.data.transforms.statistics import ChannelStatistics, unit
+from castvision.data.transforms.model_input import unit
+from castvision.data.transforms.statistics import ChannelStatistics
 from castvision.data.transforms.symmetries import Symmetry
 from castvision.losses import IGNORED
 

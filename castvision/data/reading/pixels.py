@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
 MAX_PIXELS = 1 << 29
 """The largest image, tile or strip that is decoded as a whole."""
@@ -109,14 +106,30 @@ def to_unit_range(image: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
     """
     if image.dtype.kind not in "buif":
         raise TypeError(f"expected an array of real numbers, got {image.dtype=}")
+    low, high = unit_limits(image.dtype, [image])
     if image.dtype.kind in "bu":
-        return np.divide(image, 1 if image.dtype.kind == "b" else _top(image.dtype), dtype=np.float32)
-    values = image.astype(np.float64)
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    if image.dtype.kind == "f" and low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    return _scale(values, low, high)
+        return np.divide(image, high, dtype=np.float32)
+    return _scale(image.astype(np.float64), low, high)
+
+
+def unit_limits(dtype: np.dtype[Any], parts: Iterable[Pixels]) -> tuple[float, float]:
+    """The values that become 0 and 1 in `to_unit_range`, of an image that may come in parts.
+
+    Args:
+        dtype: Of the image.
+        parts: Its values in parts of any shape; not read for unsigned integers and bool.
+
+    Returns:
+        (low, high), high > low.
+    """
+    if dtype.kind in "bu":
+        return 0.0, 1.0 if dtype.kind == "b" else float(np.iinfo(dtype).max)
+    finite = (part[np.isfinite(part)] for part in parts)
+    ends = [(float(values.min()), float(values.max())) for values in finite if values.size]
+    low, high = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (0.0, 1.0)
+    if dtype.kind == "f" and low >= 0 and high <= 1:
+        return 0.0, 1.0
+    return (low, high) if high > low else (low, low + 1.0)
 
 
 def is_missing(pixels: Pixels, nodata: float | None) -> Mask:
@@ -209,60 +222,3 @@ def match_channels(image: Pixels, in_chans: int) -> Pixels:
         f"expected an image with {in_chans} channels for this model, got {channels}; "
         f"select channels, or create the model with in_chans={channels}"
     )
-
-
-def to_model_input(
-    image: Pixels,
-    in_chans: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    size: tuple[int, int] | None = None,
-    *,
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic",
-    keep_units: bool = False,
-) -> Tensor:
-    """Turn pixels into a model's input: range 0..1, channels, size, normalisation.
-
-    Args:
-        image: (height, width, channels) or (height, width), any numeric dtype (see `to_unit_range`).
-        in_chans: Channels the model takes; grey and RGB are turned into one another.
-        mean: Per channel, or one for all, in units of 0..1.
-        std: Per channel, or one for all, > 0.
-        size: (height, width) of the result, with antialiasing; None keeps the image's.
-        interpolation: Of the resizing.
-        keep_units: Leave signed and float pixels in their own units, which are those of ``mean`` and ``std``.
-
-    Returns:
-        (C, height, width) float32, C = in_chans.
-
-    Raises:
-        ValueError: Empty image, wrong dimensions, channels, mean/std or size.
-        TypeError: Not an array of numbers.
-    """
-    if not isinstance(image, np.ndarray):
-        raise TypeError(f"expected a numpy array (height, width, channels), got {type(image).__name__}")
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.ndim != 3 or image.size == 0:
-        raise ValueError(f"expected a non-empty image (height, width, channels), got {image.shape=}")
-    shift, scale = (_per_channel(values, in_chans, name) for values, name in ((mean, "mean"), (std, "std")))
-    if (scale <= 0).any():
-        raise ValueError(f"expected std > 0, got {std=}")
-    has_units = keep_units and image.dtype.kind in "if"
-    pixels = match_channels(image.astype(np.float32) if has_units else to_unit_range(image), in_chans)
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))  # (C, height, width)
-    if size is not None and tuple(size) != tuple(tensor.shape[-2:]):
-        if min(size) < 1:
-            raise ValueError(f"expected size (height, width) >= 1, got {size=}")
-        tensor = F.interpolate(tensor[None], tuple(size), mode=interpolation, antialias=True)[0]
-        tensor = tensor if has_units else tensor.clamp(0, 1)
-    return (tensor - shift) / scale
-
-
-def _per_channel(values: Sequence[float], in_chans: int, name: str) -> Tensor:
-    tensor = torch.as_tensor(list(values), dtype=torch.float32)
-    if len(tensor) not in (1, in_chans):
-        raise ValueError(
-            f"expected {name} of length 1 or {in_chans} (in_chans), got {len(tensor)} values: {tuple(values)}"
-        )
-    return tensor.view(-1, 1, 1)

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from castvision.data.datasets.batch import Sample
-from castvision.data.datasets.samples import to_float
-from castvision.data.transforms.jitter import ChannelJitter
+from castvision.data.transforms.batch_augmentation import ChannelJitter
+from castvision.data.transforms.model_input import to_float, to_model_input
 from castvision.losses import IGNORED
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask a server for its newest release
@@ -92,8 +91,7 @@ class SampleTransform:
     ) -> None:
         if img_size < 1 or min(std) <= 0:
             raise ValueError(f"expected img_size >= 1 and std > 0, got {img_size=}, {std=}")
-        self.mean = torch.tensor(list(mean), dtype=torch.float32).view(-1, 1, 1)
-        self.std = torch.tensor(list(std), dtype=torch.float32).view(-1, 1, 1)
+        self.mean, self.std = tuple(mean), tuple(std)
         steps = (
             _evaluation_steps(img_size, fit) if augmentation is None else _training_steps(img_size, fit, augmentation)
         )
@@ -116,7 +114,7 @@ class SampleTransform:
         image: Tensor = self._run(pixels, [])[0]
         return image
 
-    def pair(self, pixels: Pixels, mask: Pixels) -> Sample:
+    def pair(self, pixels: Pixels, mask: Pixels) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Transform an image and its mask alike.
 
         Args:
@@ -139,17 +137,17 @@ class SampleTransform:
         done = self._seeded(self._geometry, image=pixels, masks=[padding, *masks])
         padding, *masks = done["masks"]
         is_real = torch.from_numpy(padding != IGNORED)
-        image = (self._recolour(done["image"]) - self.mean) / self.std
+        image = self._to_input(done["image"])
         image[:, ~is_real] = 0
         return image, is_real, *masks
 
-    def _recolour(self, pixels: Pixels) -> Tensor:
-        """(C, height, width) float32, not yet normalised."""
+    def _to_input(self, pixels: Pixels) -> Tensor:
+        """(C, height, width) float32, normalised and with other colours."""
         is_colour = pixels.dtype.kind == "u" and pixels.shape[-1] in _COLOURED
-        values = pixels if pixels.dtype == np.uint8 else to_float(pixels)  # 8-bit colours change three times faster
         if self._colour is not None and is_colour:
-            values = self._seeded(self._colour, image=np.ascontiguousarray(values))["image"]
-        image = torch.from_numpy(np.ascontiguousarray(to_float(values).transpose(2, 0, 1)))  # (C, height, width)
+            values = pixels if pixels.dtype == np.uint8 else to_float(pixels)  # 8-bit colours change three times faster
+            pixels = self._seeded(self._colour, image=np.ascontiguousarray(values))["image"]
+        image = to_model_input(pixels, pixels.shape[-1], self.mean, self.std, keep_units=True)
         return self._jitter(image) if self._jitter is not None and not is_colour else image
 
     def _seeded(self, steps: A.Compose, **data: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from castvision.data.reading import ImageReader, open_image
 from castvision.data.reading.pixels import Pixels, is_missing
+from castvision.data.transforms.model_input import to_model_input, unit
 
 if TYPE_CHECKING:
     import os
@@ -66,7 +67,7 @@ class ChannelStatistics:
         return running.result()
 
     def normalise(self, pixels: Pixels, nodata: float | None = None) -> Tensor:
-        """Pixels to a model's input.
+        """Pixels to a model's input, see `to_model_input`.
 
         Args:
             pixels: (height, width, C), numbers as a file holds them.
@@ -80,15 +81,10 @@ class ChannelStatistics:
         """
         if len(self.mean) not in (1, pixels.shape[-1]):
             raise ValueError(f"expected {len(self.mean)} channels as in the statistics, got {pixels.shape=}")
-        exact: Any = np.float64 if pixels.dtype.itemsize > 2 else np.float32
-        scale, shift = (
-            np.array(numbers, exact)[:, None, None] * unit(pixels.dtype) for numbers in (self.std, self.mean)
-        )
-        planes = pixels.transpose(2, 0, 1)  # (C, height, width)
-        values = (planes.astype(exact, order="C") - shift) / scale
+        tensor = to_model_input(pixels, pixels.shape[-1], self.mean, self.std, keep_units=True)
         if nodata is not None:
-            values[is_missing(planes, nodata)] = 0
-        return torch.from_numpy(values.astype(np.float32, copy=False))
+            tensor[torch.from_numpy(is_missing(pixels, nodata).transpose(2, 0, 1))] = 0
+        return tensor
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a small JSON file, whole or not at all."""
@@ -156,11 +152,6 @@ class RunningStatistics:
         std = np.sqrt(self.squares / self.count)
         std = np.where(std > 1e-12 * np.maximum(np.abs(self.mean), 1e-300), std, 1.0)
         return ChannelStatistics(tuple(self.mean.tolist()), tuple(std.tolist()))
-
-
-def unit(dtype: np.dtype[Any]) -> float:
-    """What values of a dtype are divided by: the largest of unsigned whole numbers, 1 for all others."""
-    return float(np.iinfo(dtype).max) if dtype.kind == "u" else 1.0
 
 
 def stream_windows(reader: ImageReader, window: int, level: int = 0) -> Iterator[Pixels]:

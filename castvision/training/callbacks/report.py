@@ -120,7 +120,7 @@ class Report(Callback):
             trainer: After training.
             task: The trained task.
         """
-        name = task.recipe()["model_name"]
+        name = task.recipe.model_name
         title = f"{self.folder.name}: {name}, {self.images:,} images in {self.seconds:,.0f} s"
         picture, curves, examples = self.folder / REPORT, read_curves(self.folder), self._examples(trainer, task)
         save_report(picture, title, curves, self._best_confusion, task.class_names, examples)
@@ -128,7 +128,6 @@ class Report(Callback):
         logger.info("wrote %s and %s", picture, self.folder / METRICS)
 
     def _results(self, trainer: Trainer, task: Task) -> dict[str, Any]:
-        recipe = task.recipe()
         parameters = sum(parameter.numel() for parameter in task.model.parameters())
         return {
             "best": self._best,
@@ -142,7 +141,7 @@ class Report(Callback):
                 "seconds": round(self.seconds, 2),
                 "images_per_second": round(self.images / max(self.seconds, 1e-9), 1),
             },
-            "model": {"name": recipe["model_name"], "kwargs": recipe["model_kwargs"], "parameters": parameters},
+            "model": {"name": task.recipe.model_name, "kwargs": task.recipe.model_kwargs, "parameters": parameters},
             "started_from": None if task.init_report is None else str(task.init_report),
             "hardware": _hardware(trainer),
             "versions": {

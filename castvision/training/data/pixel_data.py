@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from castvision.data.datasets.batch import Batch, Sample
+from castvision.data.datasets.batch import Batch, Sample, drop_full_mask, pad_collate
 from castvision.data.datasets.coco import CocoSegmentation, read_coco
-from castvision.data.datasets.collate import drop_full_mask, pad_collate
 from castvision.data.datasets.segmentation import SegmentationDataset, find_pairs
 from castvision.data.reading.labels import LabelMap
 from castvision.data.transforms.augmentation import Augmentation, SampleTransform

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from torch.utils.data import default_collate
 
-from castvision.data.datasets.batch import Batch, Sample
-from castvision.data.datasets.collate import drop_full_mask
+from castvision.data.datasets.batch import Batch, Sample, drop_full_mask
 from castvision.data.datasets.regions import Block, Region, split_by_block, split_by_source
 from castvision.data.datasets.sources import ClassIndex, ImageSources, Pair
 from castvision.data.datasets.windows import WindowDataset, whole_images

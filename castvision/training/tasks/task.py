@@ -1,4 +1,4 @@
-"""What every task shares: the loop's steps, figures from a confusion matrix, the optimiser, the checkpoint's facts."""
+"""What every task shares: the loop's steps, metrics from a confusion matrix, the optimiser, the checkpoint's facts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
+from torch.optim import AdamW
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from castvision.data.datasets.batch import Batch
 from castvision.losses import IGNORED
-from castvision.training.callbacks.initialization import InitReport, freeze, initialize_from
+from castvision.models.checkpoint import freeze as freeze_parameters
+from castvision.models.checkpoint import initialize_from
+from castvision.models.recipe import CHECKPOINT_KEY, Recipe, TaskName, build
+from castvision.models.segmenter import unwrap
 from castvision.training.optim import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
 
 if TYPE_CHECKING:
@@ -25,93 +29,87 @@ if TYPE_CHECKING:
 
     from castvision.training.data.data_module import ImageDataModule
 
-CHECKPOINT_KEY = "castvision"
-
 
 class Task(LightningModule, ABC):
-    """Template of a task: a subclass names its kind and its figures and says how logits become a loss.
+    """Template of a task: a subclass names its kind and its metrics and says how logits become a loss.
 
     Args:
-        model: Gives logits (B, num_classes) or (B, num_classes, height, width).
-        num_classes: Logits.
+        recipe: Of the model, whose logits are (B, num_classes) or (B, num_classes, height, width).
         optimizer: Makes the optimiser from parameter groups.
         schedule: The learning rate over the run.
         weight_decay: For matrices; vectors and what the model's ``no_weight_decay()`` names have none.
-        layer_decay: Factor on the learning rate from one layer to the one below it; 1 = all alike.
+        layer_decay: Factor on the learning rate from one layer to the one below it; 1 = all alike. A segmenter's head
+            keeps the full rate.
+        init_from: A file of weights to start from, see `initialize_from`: a classifier fills a segmenter's backbone.
+        freeze: Shell patterns of parameter names that stay as they are, such as ``backbone``; see `freeze`.
+
+    Raises:
+        ValueError: Anything the model, the checkpoint or the task cannot work with.
+        FileNotFoundError: No file at ``init_from``.
 
     Attributes:
-        monitor: The figure that chooses the best checkpoint; higher is better.
+        kind: The recipe's task.
+        monitor: The metric that chooses the best checkpoint; higher is better.
         class_names: From the data module, in order.
-        init_report: What `start_from` used and left.
+        init_report: What was used of ``init_from``, and what was left.
         last_confusion: Of the round counted last, (classes, classes); None before it, and for tasks without one.
     """
 
-    kind: str
+    kind: TaskName
     monitor: str
     last_confusion: Tensor | None = None
 
-    def __init__(  # the subclasses' constructors are the configuration
+    def __init__(  # with the subclasses' constructors, the configuration
         self,
-        model: nn.Module,
-        num_classes: int,
+        recipe: Recipe,
         *,
-        optimizer: OptimizerCallable,
-        schedule: Schedule | None = None,
+        optimizer: OptimizerCallable = AdamW,
+        schedule: Schedule = Schedule(),  # noqa: B008  # frozen
         weight_decay: float = 0.05,
         layer_decay: float = 1.0,
+        init_from: str | None = None,
+        freeze: list[str] | None = None,
     ) -> None:
         super().__init__()
-        self.model = model
-        self.num_classes = num_classes
+        self.recipe = recipe
+        self.model = build(recipe)
+        self.num_classes = recipe.num_classes
         self.make_optimizer = optimizer
-        self.schedule = schedule or Schedule()
+        self.schedule = schedule
         self.weight_decay = weight_decay
         self.layer_decay = layer_decay
-        self.class_names = [f"class {place}" for place in range(num_classes)]
-        self.init_report: InitReport | None = None
+        self.class_names = [f"class {index}" for index in range(self.num_classes)]
+        self.init_report = None if init_from is None else initialize_from(self.model, init_from)
+        if freeze:
+            freeze_parameters(self.model, freeze)
         self.confusions = torch.nn.ModuleDict(
-            {stage: MulticlassConfusionMatrix(num_classes, ignore_index=IGNORED) for stage in ("val", "test")}
+            {stage: MulticlassConfusionMatrix(self.num_classes, ignore_index=IGNORED) for stage in ("val", "test")}
         )
 
     @property
     def backbone(self) -> nn.Module:
         """The part with the blocks: the model itself unless it is a segmenter."""
-        return self.model
+        return unwrap(self.model)
 
     @abstractmethod
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """The mean loss of a batch; ``target`` holds classes, or shares of classes where images were mixed."""
 
     @abstractmethod
-    def figures(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
-        """Figures by name from a data set's confusion matrix (rows = truth)."""
+    def metrics(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+        """Metrics by name from a data set's confusion matrix (rows = truth)."""
 
-    def other_figures(self, stage: str) -> dict[str, float]:
-        """Figures of a stage ("val" or "test") that no confusion matrix holds; called once, when all is counted."""
+    def other_metrics(self, stage: str) -> dict[str, float]:
+        """Metrics of a stage ("val" or "test") that no confusion matrix holds; called once, when all is counted."""
         return {}
 
     def table(self, confusion: Tensor) -> list[dict[str, Any]]:
-        """One row of figures for each class, for the report; by default none."""
+        """One row of metrics for each class, for the report; by default none."""
         return []
-
-    @abstractmethod
-    def recipe(self) -> dict[str, Any]:
-        """How to build the model again: plain values for the checkpoint."""
 
     def augment(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Mix training images; by default they stay as they are."""
         return image, target
-
-    def start_from(self, init_from: str | None, frozen: Sequence[str] | None) -> None:
-        """Load weights and freeze parts; see `initialize_from` and `freeze`.
-
-        Raises:
-            ValueError: See there.
-        """
-        if init_from is not None:
-            self.init_report = initialize_from(self.model, init_from)
-        if frozen:
-            freeze(self.model, frozen)
 
     def take_over(self, data: ImageDataModule) -> None:
         """Take the class names over from the data, and refuse data that do not fit.
@@ -155,7 +153,7 @@ class Task(LightningModule, ABC):
         return logits
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
-        """One step; figures are logged only where the loggers take them (each call costs)."""
+        """One step; metrics are logged only where the loggers take them (each call costs)."""
         image, target, extras, _ = Batch(*batch)
         image, target = self.augment(image, target)
         loss = self.loss(self(image, **extras), target)
@@ -194,18 +192,18 @@ class Task(LightningModule, ABC):
         metric.update(prediction, target)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures of all held-out images."""
+        """Log the metrics of all held-out images."""
         self._summarise("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the figures of all test images."""
+        """Log the metrics of all test images."""
         self._summarise("test")
 
     def _summarise(self, stage: str) -> None:
         metric: Any = self.confusions[stage]
         confusion = self.last_confusion = metric.compute().detach().cpu()
         metric.reset()
-        figures = {**self.figures(confusion, self.class_names), **self.other_figures(stage)}
+        figures = {**self.metrics(confusion, self.class_names), **self.other_metrics(stage)}
         self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -228,11 +226,7 @@ class Task(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild and feed the model without Lightning."""
         data: Any = getattr(self.trainer, "datamodule", None)
-        checkpoint[CHECKPOINT_KEY] = {
-            "format": 1,
-            "task": self.kind,
-            "num_classes": self.num_classes,
-            "class_names": self.class_names,
-            **self.recipe(),
-            **(data.description() if data is not None else {}),
-        }
+        facts = {**self.recipe.to_dict(), "class_names": self.class_names}
+        if data is not None:
+            facts = Recipe.from_dict({**facts, **data.description()}).to_dict()
+        checkpoint[CHECKPOINT_KEY] = facts

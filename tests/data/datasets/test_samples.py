@@ -6,7 +6,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from castvision.data.datasets.samples import PlainTransform, check_files, load_pixels, to_float
+from castvision.data.datasets.samples import PlainTransform, check_files, load_pixels
 from tests.data.conftest import write_bad_images
 
 
@@ -52,14 +52,6 @@ def test_four_bands_keep_what_the_file_calls_opacity(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["unassalpha"])
     np.testing.assert_array_equal(load_pixels(tmp_path / "a.tif", 4), pixels)
     assert load_pixels(tmp_path / "a.tif").shape == (4, 4, 3)
-
-
-def test_integers_become_0_to_1_and_floats_keep_their_units():
-    assert to_float(np.array([0, 255], np.uint8)).tolist() == [0, 1]
-    assert to_float(np.array([65535], np.uint16)).tolist() == [1]
-    assert to_float(np.array([-1000.5, 3000], np.float64)).tolist() == [-1000.5, 3000]
-    assert to_float(np.array([-5], np.int16)).tolist() == [-5]
-    assert to_float(np.array([-5], np.int16)).dtype == np.float32
 
 
 def test_plain_transform():

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from castvision.data.reading.pixels import to_model_input
 from castvision.data.reading.whole import read_image
+from castvision.data.transforms.model_input import to_model_input
 from tests.data.image_files import RGB8, encoded, put
 
 RNG = np.random.default_rng(0)

@@ -6,7 +6,8 @@ import tifffile
 import torch
 
 from castvision.data import ChannelStatistics, open_array
-from castvision.data.transforms.statistics import RunningStatistics, is_missing
+from castvision.data.reading.pixels import is_missing
+from castvision.data.transforms.statistics import RunningStatistics
 
 RNG = np.random.default_rng(0)
 

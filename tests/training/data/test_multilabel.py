@@ -10,7 +10,8 @@ import yaml
 from PIL import Image
 
 from castvision.inference.predictor import load_model
-from castvision.training.multilabel import MultiLabelCsvDataModule, MultiLabelTask
+from castvision.training.data.multilabel import MultiLabelCsvDataModule
+from castvision.training.tasks.classification import MultiLabelTask
 from castvision_cli import train as cli
 from tests.training.conftest import TINY_VIT
 
@@ -73,7 +74,7 @@ def test_loss_and_decision_have_known_values():
 
 
 def test_figures_leave_out_classes_that_never_occur():
-    figures = task().figures(torch.tensor([[0.5, 1.0, torch.nan], [0.2, 0.4, torch.nan]]), COLOURS)
+    figures = task().metrics(torch.tensor([[0.5, 1.0, torch.nan], [0.2, 0.4, torch.nan]]), COLOURS)
     assert figures == pytest.approx(
         {"map": 0.75, "f1": 0.3, "ap_red": 0.5, "ap_green": 1.0, "f1_red": 0.2, "f1_green": 0.4}
     )

@@ -15,7 +15,7 @@ from castvision.data.transforms.augmentation import Augmentation
 from castvision.data.transforms.batch_augmentation import BatchAugmentation
 from castvision.training.data.named_data import NamedDataModule
 from castvision.training.data.pixel_data import CocoDataModule, ImageFormat, SegmentationFolderDataModule
-from castvision.training.tasks.tasks import SegmentationTask
+from castvision.training.tasks.segmentation import SegmentationTask
 from castvision_cli import main as castvision_main
 from castvision_cli import train as cli
 from tests.data.conftest import write_bad_images

@@ -14,9 +14,9 @@ from castvision.data import make_context, open_image
 from castvision.inference import tiled_inference
 from castvision.inference.predictor import load_model
 from castvision.inference.tile_model import TileModel, model_range
+from castvision.models.checkpoint import initialize_from
 from castvision.models.context import create_context_segmenter
 from castvision.models.segmenter import create_segmenter
-from castvision.training.callbacks.initialization import initialize_from
 from castvision.training.data.windows import WindowDataModule
 from castvision_cli import train as cli
 from castvision_cli.evaluate import main as evaluate

@@ -10,7 +10,8 @@ from torch.utils.data import default_collate
 import castvision.heads
 from castvision.losses import dice_loss
 from castvision.training.data.data_module import count_classes
-from castvision.training.tasks.tasks import ClassificationTask, Mixing, SegmentationTask
+from castvision.training.tasks.classification import ClassificationTask, Mixing
+from castvision.training.tasks.segmentation import SegmentationTask
 
 TINY_VIT = {"embed_dim": 32, "depth": 1, "num_heads": 2, "patch_size": 4, "img_size": 16, "in_chans": 1}
 
@@ -109,7 +110,7 @@ def test_errors_at_the_door(make, match):
 def test_every_head_has_its_name(head):
     task = _segmentation(head=head)
     assert type(task.model.head).__name__ == head
-    assert task.recipe()["head"] == head
+    assert task.recipe.head == head
 
 
 def test_losses_by_name_and_smoothing_in_the_cross_entropy_only():
@@ -125,10 +126,10 @@ def test_contours_are_counted_where_asked_for():
     target = torch.zeros(1, 16, 16).long()
     target[:, :, 8:] = 1
     task.count("val", target.roll(2, 2), target, {})
-    assert task.other_figures("val") == {"boundary_f1": 0.0, "boundary_f1_class_0": 0.0, "boundary_f1_class_1": 0.0}
+    assert task.other_metrics("val") == {"boundary_f1": 0.0, "boundary_f1_class_0": 0.0, "boundary_f1_class_1": 0.0}
     task.count("val", target, target, {})
-    assert task.other_figures("val")["boundary_f1"] == 1.0  # the counts of the round before are gone
-    assert _segmentation().other_figures("val") == {}
+    assert task.other_metrics("val")["boundary_f1"] == 1.0  # the counts of the round before are gone
+    assert _segmentation().other_metrics("val") == {}
 
 
 def test_figures_by_distance_where_the_data_know_it():
@@ -141,11 +142,11 @@ def test_figures_by_distance_where_the_data_know_it():
     task.model = _Given(prediction)
     task.log = lambda *_, **__: None
     task.validation_step(default_collate([(image[0], target[0], {}, {"distance": distance[0]})]), 0)
-    assert task.other_figures("val") == {
+    assert task.other_metrics("val") == {
         "distance_iou_0_to_0.25": 1.0, "distance_iou_0.25_to_0.5": 0.5, "distance_iou_1_to_1.5": 0.0,
     }  # fmt: skip
     task.validation_step([image, target], 0)
-    assert task.other_figures("val") == task.other_figures("test") == {}
+    assert task.other_metrics("val") == task.other_metrics("test") == {}
 
 
 class _Given(torch.nn.Module):

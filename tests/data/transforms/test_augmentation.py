@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from castvision.data.datasets.collate import pad_collate
+from castvision.data.datasets.batch import pad_collate
 from castvision.data.transforms.augmentation import Augmentation, SampleTransform
 
 DTYPES = {"uint8": 255, "uint16": 65535, "float32": 1}

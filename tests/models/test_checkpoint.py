@@ -5,8 +5,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from castvision.models.checkpoint import freeze, initialize_from, load_state_dict
 from castvision.models.segmenter import create_segmenter
-from castvision.training.callbacks.initialization import freeze, initialize_from, load_state_dict
 
 TINY_VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 4, "img_size": 16, "in_chans": 1}
 

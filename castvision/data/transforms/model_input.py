@@ -1,0 +1,178 @@
+"""From an array in a file's dtype and units to a model's tensor: one way, in training and in prediction.
+
+Values are scaled (`to_float`, or the limits of `value_limits`), brought to the model's channels, resized where that is
+asked for, and normalised. Whoever feeds a model goes through `to_model_input`; tiles, which are tensors already and
+whose limits are those of a whole image, go through the part of it that follows the scaling's limits, `planes_to_input`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from castvision.data.reading.pixels import LUMA, unit_limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from castvision.data.reading.pixels import Pixels
+
+Limits = tuple[float, float]
+
+
+def unit(dtype: np.dtype[Any]) -> float:
+    """What values of a dtype are divided by: the largest of unsigned whole numbers, 1 for all others."""
+    return float(np.iinfo(dtype).max) if dtype.kind == "u" else 1.0
+
+
+def to_float(pixels: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Unsigned integers become 0..1 (divided by their dtype's largest value), all others keep their values.
+
+    Reflectances, heights and Hounsfield units therefore stay in their own units; mean and std of the data are in the
+    same units.
+
+    Args:
+        pixels: Any shape, numeric or bool.
+
+    Returns:
+        float32, same shape.
+    """
+    if pixels.dtype.kind == "u":
+        return np.divide(pixels, unit(pixels.dtype), dtype=np.float32)
+    with np.errstate(over="ignore"):  # a nodata value of float64 may lie beyond float32
+        return pixels.astype(np.float32, copy=False)
+
+
+def value_limits(dtype: np.dtype[Any], parts: Iterable[Pixels], *, keep_units: bool) -> Limits | None:
+    """The values of an image that become 0 and 1.
+
+    Args:
+        dtype: Of the image.
+        parts: The image's values in parts of any shape; read only where the dtype does not decide.
+        keep_units: Leave signed and float pixels in their own units.
+
+    Returns:
+        (low, high), high > low; None: the values stay as they are.
+    """
+    return None if keep_units and dtype.kind in "if" else unit_limits(dtype, parts)
+
+
+def to_model_input(
+    image: Pixels,
+    in_chans: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: tuple[int, int] | None = None,
+    *,
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic",
+    keep_units: bool = False,
+) -> Tensor:
+    """Turn pixels into a model's input: range 0..1, channels, size, normalisation.
+
+    Args:
+        image: (height, width, channels) or (height, width), any numeric dtype (see `unit_limits` for the range).
+        in_chans: Channels the model takes; grey and RGB are turned into one another.
+        mean: Per channel, or one for all, in units of 0..1.
+        std: Per channel, or one for all, > 0.
+        size: (height, width) of the result, with antialiasing; None keeps the image's.
+        interpolation: Of the resizing.
+        keep_units: Leave signed and float pixels in their own units, which are those of ``mean`` and ``std``.
+
+    Returns:
+        (C, height, width) float32, C = in_chans. Pixels that are not finite are 0 before normalisation, unless units
+        are kept.
+
+    Raises:
+        ValueError: Empty image, wrong dimensions, channels, mean/std or size.
+        TypeError: Not an array of numbers.
+    """
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"expected a numpy array (height, width, channels), got {type(image).__name__}")
+    if image.dtype.kind not in "buif":
+        raise TypeError(f"expected an array of real numbers, got {image.dtype=}")
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.size == 0:
+        raise ValueError(f"expected a non-empty image (height, width, channels), got {image.shape=}")
+    limits = None
+    if keep_units or image.dtype.kind in "bu":
+        values = to_float(image)
+    else:
+        limits = value_limits(image.dtype, [image], keep_units=False)
+        values = image.astype(np.float32 if image.dtype.itemsize < 4 else np.float64)
+    planes = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))  # (C, height, width)
+    planes = _scaled(planes, in_chans, limits)
+    if size is not None and tuple(size) != tuple(planes.shape[-2:]):
+        if min(size) < 1:
+            raise ValueError(f"expected size (height, width) >= 1, got {size=}")
+        planes = functional.interpolate(planes[None], tuple(size), mode=interpolation, antialias=True)[0]
+        planes = planes if keep_units and image.dtype.kind in "if" else planes.clamp(0, 1)
+    return _normalised(planes, in_chans, mean, std)
+
+
+def planes_to_input(
+    planes: Tensor, in_chans: int, mean: Sequence[float], std: Sequence[float], limits: Limits | None
+) -> Tensor:
+    """The same for values that are a tensor, on any device.
+
+    Args:
+        planes: (..., channels, height, width), float.
+        in_chans: See `to_model_input`.
+        mean: See `to_model_input`.
+        std: See `to_model_input`.
+        limits: The values that become 0 and 1, see `value_limits`; None = they are in the units of the mean.
+
+    Returns:
+        (..., in_chans, height, width) float32.
+
+    Raises:
+        ValueError: Channels, mean or std that do not fit.
+    """
+    return _normalised(_scaled(planes, in_chans, limits), in_chans, mean, std)
+
+
+def _scaled(planes: Tensor, in_chans: int, limits: Limits | None) -> Tensor:
+    """In the units of the mean, with the model's channels."""
+    planes = planes.float() if limits is None else _to_unit(planes, *limits)
+    channels = planes.shape[-3]
+    if channels == in_chans:
+        return planes
+    if (channels, in_chans) == (1, 3):
+        return planes.expand(*planes.shape[:-3], 3, -1, -1)
+    if (channels, in_chans) == (3, 1):
+        # NOTE: written out: the order of a matrix product's or a sum's terms is not the same for all shapes
+        red, green, blue = (share * planes[..., index, None, :, :] for index, share in enumerate(LUMA))
+        return red + green + blue
+    raise ValueError(
+        f"expected an image with {in_chans} channels for this model, got {channels}; "
+        f"select channels, or create the model with in_chans={channels}"
+    )
+
+
+def _to_unit(planes: Tensor, low: float, high: float) -> Tensor:
+    if low and planes.device.type != "mps":  # which has no float64
+        planes = planes.double()
+    # NOTE: a tensor and no number: CUDA would multiply by a number's reciprocal, and round otherwise than a CPU
+    span = torch.tensor([high - low], dtype=planes.dtype, device=planes.device)
+    scaled = (planes - low if low else planes) / span
+    return scaled.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(0, 1).float()
+
+
+def _normalised(planes: Tensor, in_chans: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    shift, scale = (_per_channel(values, in_chans, name) for values, name in ((mean, "mean"), (std, "std")))
+    if (scale <= 0).any():
+        raise ValueError(f"expected std > 0, got {std=}")
+    return (planes - shift.to(planes.device)) / scale.to(planes.device)
+
+
+def _per_channel(values: Sequence[float], in_chans: int, name: str) -> Tensor:
+    tensor = torch.as_tensor(list(values), dtype=torch.float32)
+    if len(tensor) not in (1, in_chans):
+        raise ValueError(
+            f"expected {name} of length 1 or {in_chans} (in_chans), got {len(tensor)} values: {tuple(values)}"
+        )
+    return tensor.view(-1, 1, 1)

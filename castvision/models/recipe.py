@@ -1,0 +1,258 @@
+"""What a checkpoint remembers of a model, and a model built, saved and loaded by it.
+
+Training, evaluation, prediction, the demo and the benchmarks all go through these functions.
+"""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import timm
+import torch
+
+from castvision.errors import one_line
+from castvision.models.checkpoint import task_weights
+from castvision.models.context import create_context_segmenter
+from castvision.models.segmenter import create_segmenter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import nn
+
+TaskName = Literal["classification", "multilabel", "segmentation"]
+CHECKPOINT_KEY = "castvision"
+_FORMAT = 1
+_OPTIONAL = {"format", "context_size", "keeps_units"}
+_HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """What the images looked like that a model was trained on.
+
+    Attributes:
+        in_chans: Channels.
+        img_size: (height, width).
+        mean: Per channel, in units of 0..1, or of the file (``keeps_units``).
+        std: Per channel, likewise, > 0.
+        keeps_units: Signed and float images come in the file's own units (Kelvin, reflectance); otherwise each image
+            is brought to 0..1.
+    """
+
+    in_chans: int
+    img_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    keeps_units: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to build a model again, and how to feed it.
+
+    Attributes:
+        task: What its logits are.
+        model_name: A registered timm model, of the whole or of the backbone.
+        model_kwargs: For ``timm.create_model``, without ``num_classes``.
+        num_classes: Logits.
+        class_names: One for each class.
+        head: A class of `castvision.heads`; None for tasks whose classes are of whole images.
+        head_kwargs: For the head.
+        out_indices: The feature maps the head is given, see `castvision.models.segmenter.feature_layout`.
+        context_size: (height, width) of the whole image shown beside a tile; None = tiles alone.
+        input: What it was trained on; None before it has met its data.
+    """
+
+    task: TaskName
+    model_name: str
+    num_classes: int
+    class_names: tuple[str, ...] = ()
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    head: str | None = None
+    head_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    out_indices: tuple[int, ...] | None = None
+    context_size: tuple[int, int] | None = None
+    input: InputFormat | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values without nesting, as they stand in a checkpoint."""
+        facts = {key: value for key, value in vars(self).items() if key != "input"}
+        facts |= {} if self.input is None else asdict(self.input)
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
+        return {
+            "format": _FORMAT,
+            **plain,
+            "model_kwargs": dict(self.model_kwargs),
+            "head_kwargs": dict(self.head_kwargs),
+        }
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> Recipe:
+        """The reverse of `to_dict`, of checkpoints of any age.
+
+        Raises:
+            ValueError: Keys that are missing or unknown, another format, or values that are none.
+        """
+        known = {"format", *cls.__dataclass_fields__, *InputFormat.__dataclass_fields__} - {"input"}
+        missing, unknown = sorted(known - _OPTIONAL - set(facts)), sorted(map(str, set(facts) - known))
+        if facts.get("format", _FORMAT) != _FORMAT:
+            raise ValueError(
+                f"expected facts of format {_FORMAT}, got format {facts['format']!r}: of a newer castvision?"
+            )
+        if missing or unknown:
+            told = [f"{', '.join(keys)} {what}" for keys, what in ((missing, "missing"), (unknown, "unknown")) if keys]
+            raise ValueError(f"expected the facts of a castvision checkpoint, got {' and '.join(told)}")
+        if facts["task"] not in get_args(TaskName):
+            raise ValueError(f"expected task in {get_args(TaskName)}, got {facts['task']!r}")
+        try:
+            input_format = InputFormat(
+                in_chans=int(facts["in_chans"]),
+                img_size=_pair(facts["img_size"]),
+                mean=tuple(float(value) for value in facts["mean"]),
+                std=tuple(float(value) for value in facts["std"]),
+                keeps_units=bool(facts.get("keeps_units", False)),
+            )
+            context_size, out_indices = facts.get("context_size"), facts["out_indices"]
+            return cls(
+                task=facts["task"],
+                model_name=str(facts["model_name"]),
+                num_classes=int(facts["num_classes"]),
+                class_names=tuple(str(name) for name in facts["class_names"]),
+                model_kwargs=dict(facts["model_kwargs"]),
+                head=facts["head"],
+                head_kwargs=dict(facts["head_kwargs"] or {}),
+                out_indices=None if out_indices is None else tuple(int(index) for index in out_indices),
+                context_size=None if context_size is None else _pair(context_size),
+                input=input_format,
+            )
+        except (TypeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"expected the facts of a castvision checkpoint, got others: {one_line(error, 300)}"
+            ) from error
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    height, width = value
+    return int(height), int(width)
+
+
+def near_misses(model_name: str) -> str:
+    """The question whether a similar registered model was meant, to follow a name; empty if there is none."""
+    near = difflib.get_close_matches(model_name, [*timm.list_models("cast_*"), *timm.list_models()], n=2)
+    return f", did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+
+
+def build(recipe: Recipe) -> nn.Module:
+    """Build a model.
+
+    Args:
+        recipe: Of any task; what it was trained on makes no difference.
+
+    Returns:
+        The model, untrained unless ``model_kwargs`` says ``pretrained: True``.
+
+    Raises:
+        ValueError: Unknown model, head or argument, fewer than two classes, or a value one of them refuses.
+    """
+    name, kwargs = recipe.model_name, recipe.model_kwargs
+    if not timm.is_model(name.split(".")[0]) and not name.startswith(_HUBS):
+        raise ValueError(
+            f"unknown model model_name={name!r}{near_misses(name) or '; timm.list_models() names them all'}"
+        )
+    if recipe.num_classes < 2:
+        raise ValueError(f"expected num_classes >= 2, got num_classes={recipe.num_classes}")
+    if "num_classes" in kwargs:
+        raise ValueError(
+            f"expected no 'num_classes' in model_kwargs (the task sets it), got model_kwargs={dict(kwargs)}"
+        )
+    create: Callable[..., nn.Module] = timm.create_model
+    arguments = dict(kwargs)
+    if recipe.task == "segmentation":
+        parts = {"head": recipe.head, "head_kwargs": recipe.head_kwargs, "out_indices": recipe.out_indices}
+        arguments = {"model_kwargs": kwargs, **parts}
+        create = create_segmenter
+        if recipe.context_size is not None:
+            create = partial(create_context_segmenter, context_size=recipe.context_size)
+    try:
+        return create(name, num_classes=recipe.num_classes, **arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
+        raise ValueError(f"cannot build {name} with these model_kwargs: {one_line(error, 2000)}") from error
+
+
+def save(path: str | Path, recipe: Recipe, model: nn.Module) -> None:
+    """Write a checkpoint that `load` reads, as training does.
+
+    Args:
+        path: The file; what is there is replaced.
+        recipe: With ``input``.
+        model: Built by it.
+    """
+    weights = {f"model.{key}": value for key, value in model.state_dict().items()}
+    torch.save({CHECKPOINT_KEY: recipe.to_dict(), "state_dict": weights}, path)
+
+
+def load(path: str | Path) -> tuple[Recipe, nn.Module]:
+    """Read a checkpoint of a training run; no code in it is run, and nothing is downloaded.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The recipe, with ``input``, and the model with the checkpoint's weights, on the CPU.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A damaged file, one of another program, or of another architecture than it says.
+    """
+    path = str(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"cannot read checkpoint {path!r} (damaged, or of another program): {one_line(error, 120)}"
+        ) from error
+    facts = content.get(CHECKPOINT_KEY) if isinstance(content, dict) else None
+    if not isinstance(facts, dict) or "state_dict" not in content:
+        raise ValueError(
+            f"expected a checkpoint written by castvision train, got {path!r} without its facts; "
+            "export other models with timm.models.save_for_hf and give that folder"
+        )
+    try:
+        recipe = Recipe.from_dict(facts)
+        if not timm.is_model(recipe.model_name.split(".")[0]):
+            raise ValueError(
+                f"unknown model {recipe.model_name!r}{near_misses(recipe.model_name)}; "
+                "it was made by another version of castvision or timm"
+            )
+        with torch.random.fork_rng(devices=[]):  # all weights come from the checkpoint: no download
+            model = build(replace(recipe, model_kwargs={**recipe.model_kwargs, "pretrained": False}))
+        _load_all(model, task_weights(content["state_dict"]))
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"cannot use checkpoint {path!r}: {one_line(error, 300)}") from error
+    return recipe, model
+
+
+def _load_all(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    own = model.state_dict()
+    wrong = [
+        f"{key} is {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the model"
+        for key in own
+        if key in weights and weights[key].shape != own[key].shape
+    ]
+    missing = [f"{key} is missing in the file" for key in own if key not in weights]
+    unknown = [f"{key} is unknown to the model" for key in weights if key not in own]
+    problems = [*wrong, *missing, *unknown]
+    if problems:
+        raise ValueError(
+            f"it holds another architecture than the one it names: {len(problems)} of {len(own)} weights differ; "
+            f"{'; '.join(problems[:2])}"
+        )
+    model.load_state_dict(weights)

@@ -1,0 +1,67 @@
+"""None, one or several labels for each image: the data module of CSV lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from castvision.data.datasets.multilabel import LabelTable, MultiLabelDataset, read_label_table
+from castvision.data.datasets.regions import held_out
+from castvision.data.transforms.augmentation import Augmentation
+from castvision.data.transforms.batch_augmentation import BatchAugmentation
+from castvision.training.data.pixel_data import ImageFormat, PixelDataModule
+
+
+class MultiLabelCsvDataModule(PixelDataModule):
+    """Lists of images and their labels; see `castvision.data.datasets.multilabel.read_label_table` for the two forms.
+
+    Args:
+        root: A folder with ``train.csv``, ``val.csv`` and, if there is one, ``test.csv``; or one CSV file.
+        class_names: In order; None = those of the training list.
+        img_size: Height and width of images.
+        val_share: Share of the images held out where there is one list.
+        pixels: Channels, normalisation and sizes; ``fit`` must stay true.
+        augmentation: What varies while training.
+        batch_augmentation: What varies on the device, for whole batches.
+        batch_size: Images a step and process.
+        num_workers: Loader processes.
+        seed: Of the order of the images, and of what is held out.
+
+    Raises:
+        FileNotFoundError: A list or an image that is missing.
+        ValueError: A line that cannot be used, images that cannot be read, or a number out of range.
+    """
+
+    task_kind = "multilabel"
+
+    def __init__(  # the signature is the configuration
+        self,
+        root: str,
+        class_names: list[str] | None = None,
+        img_size: int = 224,
+        val_share: float = 0.2,
+        pixels: ImageFormat = ImageFormat(),  # noqa: B008  # frozen
+        augmentation: Augmentation = Augmentation(scale=(0.8, 1.25)),  # noqa: B008  # frozen
+        batch_augmentation: BatchAugmentation | None = None,
+        batch_size: int = 64,
+        num_workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        if not pixels.fit:
+            raise ValueError("expected fit: true: the labels are of whole images")
+        tables = _read_tables(Path(root), class_names, val_share, seed)
+        splits = {split: MultiLabelDataset(table) for split, table in tables.items()}
+        super().__init__(splits, tables["train"].class_names, img_size, pixels, augmentation)
+        self.load_by(batch_size, num_workers, seed, batch_augmentation)
+
+
+def _read_tables(root: Path, class_names: list[str] | None, val_share: float, seed: int) -> dict[str, LabelTable]:
+    if root.suffix.lower() == ".csv":
+        table = read_label_table(root, class_names)
+        return {
+            split: LabelTable([table.images[index] for index in indices], table.class_names, table.targets[indices])
+            for split, indices in held_out(len(table.images), val_share, seed)
+        }
+    train = read_label_table(root / "train.csv", class_names)
+    others = {split: root / f"{split}.csv" for split in ("val", "test")}
+    found = {split: path for split, path in others.items() if split == "val" or path.is_file()}
+    return {"train": train, **{split: read_label_table(path, train.class_names) for split, path in found.items()}}

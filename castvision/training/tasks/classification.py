@@ -1,0 +1,192 @@
+"""Tasks of whole images: one class for each, or none, one or several labels."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timm.data import Mixup
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.classification import MultilabelAveragePrecision, MultilabelStatScores
+
+from castvision.data.datasets.batch import Batch
+from castvision.metrics import class_table, classification_metrics, metric_key
+from castvision.models.recipe import Recipe
+from castvision.training.tasks.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Mixing pairs of training images; timm's mixup and cutmix.
+
+    Args:
+        mixup: Alpha of mixup; 0 = off.
+        cutmix: Alpha of cutmix; 0 = off.
+        prob: Share of batches that are mixed.
+
+    Raises:
+        ValueError: A negative alpha or a probability outside [0, 1].
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    prob: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.mixup, self.cutmix) < 0 or not 0 <= self.prob <= 1:
+            raise ValueError(f"expected alphas >= 0 and 0 <= prob <= 1, got {self}")
+
+
+class ClassificationTask(Task):
+    """A class for each image, by cross-entropy; any timm model.
+
+    Args:
+        model_name: A registered timm model.
+        num_classes: As many as the data have.
+        model_kwargs: For ``timm.create_model``.
+        label_smoothing: Share of the target spread over all classes, while training.
+        mixing: Mixup and cutmix.
+        **shared: Of every `Task`: optimizer, schedule, weight_decay, layer_decay, init_from and freeze.
+
+    Raises:
+        ValueError: Anything the model, the checkpoint or the task cannot work with.
+        FileNotFoundError: No file at ``init_from``.
+    """
+
+    kind = "classification"
+    monitor = "val/acc1"
+
+    def __init__(
+        self,
+        model_name: str,
+        num_classes: int,
+        model_kwargs: dict[str, Any] | None = None,
+        label_smoothing: float = 0.0,
+        mixing: Mixing = Mixing(),  # frozen
+        **shared: Any,
+    ) -> None:
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"expected 0 <= label_smoothing < 1, got {label_smoothing=}")
+        super().__init__(Recipe(self.kind, model_name, num_classes, model_kwargs=dict(model_kwargs or {})), **shared)
+        self.label_smoothing = label_smoothing
+        self.mix: Mixup | None = None
+        if mixing.mixup or mixing.cutmix:
+            # NOTE: mixing smooths the labels itself, so the loss must not do it a second time.
+            self.mix = Mixup(mixing.mixup, mixing.cutmix, prob=mixing.prob, label_smoothing=label_smoothing,
+                             num_classes=num_classes)  # fmt: skip
+
+    def augment(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix pairs; an odd last batch is left as it is (timm mixes even ones only)."""
+        if self.mix is None or image.shape[0] % 2:
+            return image, target
+        mixed: tuple[Tensor, Tensor] = self.mix(image.clone(), target)  # timm's cutmix writes into its input
+        return mixed
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy; smoothed while training, unless mixing did it."""
+        smoothing = self.label_smoothing if self.training and target.ndim == 1 else 0.0
+        return functional.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+
+    def metrics(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+        """See `classification_metrics`."""
+        return classification_metrics(confusion, class_names)
+
+    def table(self, confusion: Tensor) -> list[dict[str, Any]]:
+        """See `class_table`."""
+        return class_table(confusion, self.class_names)
+
+
+class MultiLabelTask(Task):
+    """None, one or several classes for each image, by binary cross-entropy; any timm model.
+
+    Args:
+        model_name: A registered timm model.
+        num_classes: As many as the data have.
+        model_kwargs: For ``timm.create_model``.
+        pos_weight: Weight of each class's positive images in the loss; None = all 1.
+        **shared: Of every `Task`: optimizer, schedule, weight_decay, layer_decay, init_from and freeze.
+
+    Raises:
+        ValueError: Anything the model, the checkpoint or the task cannot work with.
+        FileNotFoundError: No file at ``init_from``.
+    """
+
+    kind = "multilabel"
+    monitor = "val/map"
+
+    def __init__(
+        self,
+        model_name: str,
+        num_classes: int,
+        model_kwargs: dict[str, Any] | None = None,
+        pos_weight: list[float] | None = None,
+        **shared: Any,
+    ) -> None:
+        if pos_weight is not None and (len(pos_weight) != num_classes or min(pos_weight) <= 0):
+            raise ValueError(f"expected one weight > 0 for each class, got {pos_weight=}, {num_classes=}")
+        super().__init__(Recipe(self.kind, model_name, num_classes, model_kwargs=dict(model_kwargs or {})), **shared)
+        self.pos_weight: Tensor | None
+        weights = None if pos_weight is None else torch.tensor(pos_weight)
+        self.register_buffer("pos_weight", weights, persistent=False)
+        self.scores = torch.nn.ModuleDict({stage: _metrics(num_classes) for stage in ("val", "test")})
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Binary cross-entropy, the mean over images and classes."""
+        return functional.binary_cross_entropy_with_logits(logits.float(), target, pos_weight=self.pos_weight)
+
+    def decide(self, logits: Tensor) -> Tensor:
+        """Zeros and ones (B, num_classes) int64: probability above one half."""
+        return (logits > 0).long()
+
+    def metrics(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+        """Average precision and F1 (at one half), mean over classes and each class's.
+
+        Args:
+            confusion: (2, classes): average precision, F1; NaN where a class never occurs.
+            class_names: One for each class.
+
+        Returns:
+            ``map``, ``f1``, ``ap_NAME`` and ``f1_NAME``, 0..1.
+        """
+        figures = {}
+        for mean_name, name, values in zip(("map", "f1"), ("ap", "f1"), confusion, strict=True):
+            figures[mean_name] = float(values.nanmean())
+            pairs = zip(class_names, values.tolist(), strict=True)
+            figures |= {f"{name}_{metric_key(label)}": value for label, value in pairs if value == value}
+        return figures
+
+    def _count(self, stage: str, batch: Sequence[Any]) -> None:
+        image, target, extras, _ = Batch(*batch)
+        logits = self(image, **extras)
+        metrics: Any = self.scores[stage]
+        for metric in metrics.values():
+            metric.update(logits.float().sigmoid(), target.long())
+        loss = self.loss(logits, target)
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=image.shape[0], sync_dist=True)
+
+    def _summarise(self, stage: str) -> None:
+        metrics: Any = self.scores[stage]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="No positive samples")  # such classes are left out below
+            precision = metrics["precision"].compute().detach().cpu()  # (classes,)
+        hits, false, _, missed, present = metrics["counts"].compute().detach().cpu().double().unbind(dim=1)
+        for metric in metrics.values():
+            metric.reset()
+        scores = torch.stack([precision.double(), 2 * hits / (2 * hits + false + missed).clamp(min=1)])  # (2, classes)
+        figures = self.metrics(torch.where(present > 0, scores, torch.nan), self.class_names)
+        self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
+
+
+def _metrics(num_classes: int) -> torch.nn.ModuleDict:
+    return torch.nn.ModuleDict(
+        {
+            "precision": MultilabelAveragePrecision(num_classes, average=None),
+            "counts": MultilabelStatScores(num_classes, average=None),
+        }
+    )

@@ -1,0 +1,144 @@
+"""The task of pixels: a class for each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor, nn
+
+from castvision.losses import WeightedLosses, balanced_class_weights
+from castvision.metrics import (
+    DISTANCE_EDGES,
+    BoundaryF1,
+    DistanceIoU,
+    class_table,
+    distance_metrics,
+    named_metrics,
+    segmentation_metrics,
+)
+from castvision.models.recipe import Recipe
+from castvision.training.data.data_module import count_classes
+from castvision.training.tasks.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class SegmentationTask(Task):
+    """A class for each pixel; pixels labelled 255 count nowhere; any timm backbone.
+
+    Two classes get two logits like any other number: the difference of the two is the one logit of a binary loss (the
+    loss is the same function of it), and heads, metrics and predictors need no second case.
+
+    Args:
+        model_name: A registered timm model with feature maps.
+        num_classes: As many as the data have.
+        model_kwargs: For ``timm.create_model``.
+        head: A class of `castvision.heads`.
+        head_kwargs: For the head.
+        out_indices: Which of the backbone's feature maps the head sees; None = the last, or a hierarchy's last four.
+        context_size: (height, width) at which the model is shown the whole image beside each window, as the data give
+            it for the same ``context_size``; models of ours only, see `ContextSegmenter`. None = windows alone.
+        loss: Factors of a sum of losses, such as ``{ce: 1, dice: 1}``; names: ce, dice, focal. None = cross-entropy.
+        class_weights: Weight of each class in the losses; "balanced" = the inverse of its frequency in a sample of the
+            training images; None = all 1.
+        label_smoothing: Share of the target spread over all classes in the cross-entropy, while training.
+        boundary_tolerance: If given, also measure how well contours agree within so many pixels; see `BoundaryF1`.
+        **shared: Of every `Task`: optimizer, schedule, weight_decay, layer_decay, init_from and freeze.
+
+    Raises:
+        ValueError: Anything the model, the checkpoint or the task cannot work with.
+        FileNotFoundError: No file at ``init_from``.
+    """
+
+    kind = "segmentation"
+    monitor = "val/miou"
+
+    def __init__(  # the signature is the configuration
+        self,
+        model_name: str,
+        num_classes: int,
+        model_kwargs: dict[str, Any] | None = None,
+        head: str = "UpsamplingHead",
+        head_kwargs: dict[str, Any] | None = None,
+        out_indices: list[int] | None = None,
+        context_size: tuple[int, int] | None = None,
+        loss: dict[str, float] | None = None,
+        class_weights: list[float] | Literal["balanced"] | None = None,
+        label_smoothing: float = 0.0,
+        boundary_tolerance: int | None = None,
+        **shared: Any,
+    ) -> None:
+        is_balanced = class_weights == "balanced"
+        weights = [1.0] * num_classes if class_weights == "balanced" else class_weights
+        if weights is not None and (len(weights) != num_classes or min(weights) < 0):
+            raise ValueError(f"expected one weight >= 0 for each class, got {class_weights=}, {num_classes=}")
+        losses = WeightedLosses(loss or {"ce": 1.0}, weights, label_smoothing)
+        recipe = Recipe(
+            self.kind, model_name, num_classes, model_kwargs=dict(model_kwargs or {}), head=head,
+            head_kwargs=dict(head_kwargs or {}), out_indices=None if out_indices is None else tuple(out_indices),
+            context_size=context_size and (context_size[0], context_size[1]),
+        )  # fmt: skip
+        super().__init__(recipe, **shared)
+        self.losses = losses
+        self.balances_classes = is_balanced
+        self.boundaries = nn.ModuleDict()
+        if boundary_tolerance is not None:
+            self.boundaries.update({stage: BoundaryF1(num_classes, boundary_tolerance) for stage in ("val", "test")})
+        by_distance = {stage: DistanceIoU(DISTANCE_EDGES, foreground=num_classes - 1) for stage in ("val", "test")}
+        self.by_distance = nn.ModuleDict(by_distance)
+
+    def setup(self, stage: str) -> None:
+        """Take the class names over from the data; before training, weigh classes by how often they occur there."""
+        super().setup(stage)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if self.balances_classes and stage == "fit" and data is not None:
+            weights = balanced_class_weights(count_classes(data.dataset("train"), self.num_classes))
+            self.losses.class_weights = weights.to(self.device)  # a resumed run's checkpoint has the last word
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The configured sum of losses over all pixels of the batch that are not ignored."""
+        total: Tensor = self.losses(logits, target)
+        return total
+
+    def count(self, stage: str, prediction: Tensor, target: Tensor, truth: Mapping[str, Tensor]) -> None:
+        """Add a batch of predicted classes: to the confusion matrix, contours (if asked for), distances (if known)."""
+        super().count(stage, prediction, target, truth)
+        if self.boundaries:
+            contours: Any = self.boundaries[stage]
+            contours.update(prediction, target)
+        if "distance" in truth:
+            by_distance: Any = self.by_distance[stage]
+            by_distance.update(prediction, target, truth["distance"])
+
+    def other_metrics(self, stage: str) -> dict[str, float]:
+        """Contours and distances, as far as they were counted; all 0..1.
+
+        Returns:
+            ``boundary_f1``, the mean over classes that have a contour, and ``boundary_f1_NAME``;
+            ``distance_iou_LOW_to_HIGH`` of the last class between two distances from the dot, in image sides.
+        """
+        figures = {}
+        if self.boundaries:
+            values = _finish(self.boundaries[stage])
+            figures["boundary_f1"] = float(values.nanmean())
+            figures |= named_metrics("boundary_f1", values, self.class_names)
+        by_distance: Any = self.by_distance[stage]
+        if by_distance.update_called:
+            figures |= distance_metrics(_finish(by_distance))
+        return figures
+
+    def metrics(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+        """See `segmentation_metrics`."""
+        return segmentation_metrics(confusion, class_names)
+
+    def table(self, confusion: Tensor) -> list[dict[str, Any]]:
+        """See `class_table`."""
+        return class_table(confusion, self.class_names)
+
+
+def _finish(metric: Any) -> Tensor:
+    """A metric's values, once; it begins anew."""
+    values: Tensor = metric.compute().cpu()
+    metric.reset()
+    return values

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from timm.utils import ModelEmaV3
+
+from castvision.models.recipe import InputFormat, Recipe, build, load, save
+from castvision.models.segmenter import unwrap
+
+ATTO = "cast_vit_atto_patch4_32"
+SEEN = InputFormat(1, (32, 24), (0.5,), (0.25,), keeps_units=True)
+SEGMENTER = Recipe(
+    "segmentation", ATTO, 3, ("ground", "path", "dot"), {"depth": 2}, "UpsamplingHead", {"token_channels": 4},
+    out_indices=(1,), context_size=(16, 24), input=SEEN,
+)  # fmt: skip
+CLASSIFIER = Recipe("classification", ATTO, 2, ("no", "yes"), {"depth": 1}, input=SEEN)
+FIRST = {
+    "format": 1, "task": "segmentation", "model_name": ATTO, "model_kwargs": {"depth": 2}, "head": "UpsamplingHead",
+    "head_kwargs": {"token_channels": 4}, "out_indices": None, "num_classes": 3, "class_names": ["a", "b", "c"],
+    "in_chans": 1, "img_size": [32, 32], "mean": [0.5], "std": [0.25],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", [SEGMENTER, CLASSIFIER])
+def test_it_comes_back_from_plain_values(recipe):
+    facts = json.loads(json.dumps(recipe.to_dict()))
+    assert Recipe.from_dict(facts) == recipe
+    assert "input" not in facts and facts["img_size"] == [32, 24]
+
+
+def test_the_oldest_checkpoints_say_nothing_of_context_and_units():
+    recipe = Recipe.from_dict(FIRST)
+    assert recipe.context_size is None
+    assert recipe.input == InputFormat(1, (32, 32), (0.5,), (0.25,), keeps_units=False)
+    assert isinstance(build(recipe), torch.nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": 1}, "got colour unknown"),
+        ({"mean": None}, "got others: 'NoneType'"),
+        ({"img_size": [1, 2, 3]}, "got others: too many values"),
+        ({"task": "detection"}, "expected task in .*'multilabel'.*got 'detection'"),
+        ({"format": 2}, "format 1, got format 2"),
+    ],
+)
+def test_facts_that_cannot_be_used(change, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        Recipe.from_dict({**FIRST, **change})
+    assert "\n" not in str(caught.value)
+
+
+def test_facts_that_are_missing(tmp_path):
+    facts = {key: value for key, value in FIRST.items() if key not in ("mean", "img_size")}
+    with pytest.raises(ValueError, match="got img_size, mean missing"):
+        Recipe.from_dict(facts)
+    save(tmp_path / "a.ckpt", replace(CLASSIFIER, input=None), build(CLASSIFIER))
+    with pytest.raises(ValueError, match=r"cannot use checkpoint .*a\.ckpt.*img_size, in_chans, mean, std missing"):
+        load(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("recipe", [SEGMENTER, CLASSIFIER, replace(CLASSIFIER, task="multilabel")])
+def test_saved_and_loaded(tmp_path, recipe):
+    recipe = replace(recipe, model_kwargs={**recipe.model_kwargs, "use_rot_pos_emb": True, "pos_embed": "none"})
+    model = build(recipe)
+    save(tmp_path / "a.ckpt", recipe, model)
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    again, loaded = load(tmp_path / "a.ckpt")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (again.task, again.class_names, again.input) == (recipe.task, recipe.class_names, SEEN)
+    own = model.state_dict()
+    assert own.keys() == loaded.state_dict().keys()
+    assert all(torch.equal(value, own[key]) for key, value in loaded.state_dict().items())
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "gone.ckpt")
+
+
+def test_the_network_below_its_wrappers():
+    segmenter = build(replace(SEGMENTER, context_size=None))
+    assert unwrap(segmenter) is segmenter.backbone
+    assert unwrap(torch.nn.DataParallel(segmenter)) is segmenter.backbone
+    averaged = ModelEmaV3(segmenter)
+    assert unwrap(averaged) is averaged.module.backbone
+    pyramid = build(
+        Recipe("segmentation", "cast_vit_tiny_patch16_pyramid_224", 2, model_kwargs={"features_only": True, "depth": 4},
+               head="LinearHead")
+    )  # fmt: skip
+    assert unwrap(pyramid) is unwrap(pyramid.backbone) is pyramid.backbone.model
+    classifier = build(CLASSIFIER)
+    assert unwrap(classifier) is classifier
