@@ -23,10 +23,11 @@ from torch.utils.data import DataLoader
 
 from benchmarks.levels import Outcome, Settings, Task
 from benchmarks.measuring import Clock, Spread, interleave, make_spread, process_clock, wall_clock
-from benchmarks.record import Key, Measurement, describe_processor, write_whole
+from benchmarks.record import Key, Measurement, describe_processor
 from castvision.data.synthetic import DenseDataset, MazeDataset, PathfinderSegDataset, RegionDataset
 from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec
 from castvision.data.synthetic.pathfinder.engine import make_batch
+from castvision.files import draft
 
 CONTOUR_LENGTH = 14
 REPEATS = 5
@@ -268,7 +269,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json is None:
         sys.stdout.write(text)
     else:
-        write_whole(args.json, text)
+        with draft(args.json) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return 0
 
 

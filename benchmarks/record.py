@@ -116,14 +116,10 @@ class Results:
             "figures": [asdict(each) for each in self.measurements.values()],
         }  # fmt: skip
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, json.dumps(content, indent=1) + "\n")
+        from castvision.files import draft  # late: help needs no torch
 
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file; whoever reads meanwhile finds the old one or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+        with draft(self.path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def load_results(path: Path) -> Results:

@@ -182,9 +182,10 @@ def new_plot(width: float, height: float) -> Figure:
 
 def write_plot(path: Path, figure: Figure, dpi: int = 100) -> None:
     """Write a plot as PNG, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=dpi)
-    partial.replace(path)
+    from castvision.files import draft  # late: help needs no torch
+
+    with draft(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)
 
 
 def _sizes(results: Results, level: str) -> list[int]:

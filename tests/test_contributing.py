@@ -24,7 +24,7 @@ from torch import nn
 
 
 class PoolHead(nn.Module):
-    def __init__(self, channels, strides, num_classes, *, in_chans=3):
+    def __init__(self, channels, strides, num_classes):
         super().__init__()
         self.classifier = nn.Conv2d(sum(channels), num_classes, kernel_size=1)
 

@@ -163,10 +163,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Add a run."""
-    from benchmarks.record import write_whole
+    from castvision.files import draft
 
     lines = ",\n".join(json.dumps(each) for each in [*read_rows(path), row])
-    write_whole(path, f"[\n{lines}\n]\n")
+    with draft(path) as temporary:
+        temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def wanted_runs(path: Path, images: int | None) -> list[tuple[str, str, int, int]]:

@@ -116,7 +116,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     runs: dict[str, dict[str, tuple[Any, Any]]] = {}
-    from benchmarks.record import write_whole
+    from castvision.files import draft
     from castvision.metrics import DISTANCE_EDGES
 
     report: dict[str, Any] = {"images": arguments.count, "edges_in_image_widths": DISTANCE_EDGES, "tasks": {}}
@@ -133,7 +133,8 @@ def main() -> int:
     if not runs:
         print(f"dense_report.py: no finished run of {', '.join(TASKS)} in {arguments.runs}", file=sys.stderr)
         return 1
-    write_whole(arguments.json, json.dumps(report, indent=1) + "\n")
+    with draft(arguments.json) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     draw(arguments.png, report, runs, arguments.examples)
     return 0
 

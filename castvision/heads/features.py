@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def check_layout(channels: Sequence[int], strides: Sequence[int], num_classes: int, in_chans: int) -> None:
+def check_layout(channels: Sequence[int], strides: Sequence[int], num_classes: int) -> None:
     """Refuse sizes no head can be built from.
 
     Raises:
@@ -25,8 +25,8 @@ def check_layout(channels: Sequence[int], strides: Sequence[int], num_classes: i
     """
     if not channels or len(channels) != len(strides):
         raise ValueError(f"expected one stride for each feature map, got {channels=}, {strides=}")
-    if min(*channels, *strides, num_classes, in_chans) < 1:
-        raise ValueError(f"expected numbers >= 1, got {channels=}, {strides=}, {num_classes=}, {in_chans=}")
+    if min(*channels, *strides, num_classes) < 1:
+        raise ValueError(f"expected numbers >= 1, got {channels=}, {strides=}, {num_classes=}")
 
 
 def check_options(width: int, dropout: float) -> None:

@@ -28,7 +28,6 @@ class FpnHead(nn.Module):
         channels: Channels of each feature map.
         strides: Pixels per cell of each feature map.
         num_classes: Logits per pixel.
-        in_chans: Channels of the image; accepted so that all heads are built alike.
         width: Channels of each level.
         dropout: Probability of dropping a channel before the classifier.
 
@@ -42,12 +41,11 @@ class FpnHead(nn.Module):
         strides: Sequence[int],
         num_classes: int,
         *,
-        in_chans: int = 3,
         width: int = 128,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_layout(channels, strides, num_classes, in_chans)
+        check_layout(channels, strides, num_classes)
         check_options(width, dropout)
         self.laterals = Laterals(channels, strides, width)
         self.smooth = nn.ModuleList(ConvNormAct(width, width, kernel_size=3) for _ in channels)

@@ -19,7 +19,6 @@ class LinearHead(nn.Module):
         channels: Channels of each feature map.
         strides: Pixels per cell of each feature map.
         num_classes: Logits per pixel.
-        in_chans: Channels of the image; accepted so that all heads are built alike.
         dropout: Probability of dropping a feature channel.
 
     Raises:
@@ -32,11 +31,10 @@ class LinearHead(nn.Module):
         strides: Sequence[int],
         num_classes: int,
         *,
-        in_chans: int = 3,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_layout(channels, strides, num_classes, in_chans)
+        check_layout(channels, strides, num_classes)
         check_options(1, dropout)
         self.maps = FeatureMaps(channels, strides)
         self.stride = min(strides)

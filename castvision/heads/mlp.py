@@ -22,7 +22,6 @@ class MlpHead(nn.Module):
         channels: Channels of each feature map.
         strides: Pixels per cell of each feature map.
         num_classes: Logits per pixel.
-        in_chans: Channels of the image; accepted so that all heads are built alike.
         width: Channels of each level and of the fused map.
         dropout: Probability of dropping a channel before the classifier.
 
@@ -36,12 +35,11 @@ class MlpHead(nn.Module):
         strides: Sequence[int],
         num_classes: int,
         *,
-        in_chans: int = 3,
         width: int = 128,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_layout(channels, strides, num_classes, in_chans)
+        check_layout(channels, strides, num_classes)
         check_options(width, dropout)
         self.laterals = Laterals(channels, strides, width)
         self.fuse = ConvNormAct(len(channels) * width, width, kernel_size=1)

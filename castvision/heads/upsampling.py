@@ -42,7 +42,9 @@ class UpsamplingHead(nn.Module):
         pixel_channels: int = 16,
     ) -> None:
         super().__init__()
-        check_layout(channels, strides, num_classes, in_chans)
+        check_layout(channels, strides, num_classes)
+        if in_chans < 1:
+            raise ValueError(f"expected in_chans >= 1, got {in_chans=}")
         if min(token_channels, pixel_channels) < 1:
             raise ValueError(f"expected widths >= 1, got {token_channels=}, {pixel_channels=}")
         self.maps = FeatureMaps(channels, strides)

@@ -14,11 +14,11 @@ from timm.layers import PatchEmbed, register_notrace_function, resample_abs_pos_
 from timm.models import VisionTransformer, checkpoint
 from torch import Tensor, nn
 
-from castvision._timm_compat import feature_take_indices
 from castvision.layers import CastAttention, CastBlock, ConvStem, RotaryPositions
 from castvision.layers.block import ATTN_LAYERS
 from castvision.models.checkpoint import checkpoint_filter_fn as checkpoint_filter_fn
 from castvision.models.extra_tokens import ExtraTokens, append_extra
+from castvision.models.timm_private import feature_take_indices
 from castvision.ops import AttentionOptions, check_choice
 
 STEMS: dict[str, Callable[..., nn.Module]] = {"patch": PatchEmbed, "conv": ConvStem}
@@ -69,7 +69,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         TypeError: An unknown argument.
     """
 
-    def __init__(  # noqa: PLR0913 - timm's signature and ours
+    def __init__(
         self,
         img_size: int | tuple[int, int] = 224,
         patch_size: int | tuple[int, int] = 16,
@@ -204,7 +204,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         return out
 
     @torch.jit.ignore
-    def forward_intermediates(  # noqa: PLR0913 - timm's signature
+    def forward_intermediates(
         self,
         x: Tensor,
         indices: int | list[int] | None = None,

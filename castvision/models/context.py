@@ -152,7 +152,8 @@ def create_context_segmenter(
     context_size: Sequence[int],
     head: str = "UpsamplingHead",
     model_kwargs: Mapping[str, Any] | None = None,
-    **parts: Any,
+    head_kwargs: Mapping[str, Any] | None = None,
+    out_indices: Sequence[int] | None = None,
 ) -> ContextSegmenter:
     """Build backbone and head by name, for tiles with context.
 
@@ -162,7 +163,8 @@ def create_context_segmenter(
         context_size: See `ContextSegmenter`.
         head: A class of `castvision.heads`.
         model_kwargs: For ``timm.create_model``, beside rotary positions instead of learned ones.
-        **parts: ``head_kwargs`` and ``out_indices`` of `create_segmenter`.
+        head_kwargs: For the head, see `create_segmenter`.
+        out_indices: See `create_segmenter`.
 
     Returns:
         The segmenter, untrained unless ``model_kwargs`` says ``pretrained: True``.
@@ -175,5 +177,7 @@ def create_context_segmenter(
     if timm.is_model(name) and not name.startswith("cast_vit_"):
         raise TypeError(f"expected a cast_vit_* backbone for tiles with context, got {model_name!r}")
     arguments = {"use_rot_pos_emb": True, "pos_embed": "none", **(model_kwargs or {})}
-    plain = create_segmenter(model_name, num_classes, head=head, model_kwargs=arguments, **parts)
+    plain = create_segmenter(
+        model_name, num_classes, head=head, model_kwargs=arguments, head_kwargs=head_kwargs, out_indices=out_indices
+    )
     return ContextSegmenter(plain.backbone, plain.head, context_size=context_size, out_indices=plain.out_indices)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from castvision._timm_compat import FeatureInfo, feature_take_indices
+from castvision.models.timm_private import FeatureInfo, feature_take_indices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -233,7 +233,7 @@ def feature_layout(backbone: nn.Module, out_indices: Sequence[int] | None = None
     return [int(entry["num_chs"]) for entry in chosen], [int(entry["reduction"]) for entry in chosen]
 
 
-def create_segmenter(  # one for each key of the configuration
+def create_segmenter(
     model_name: str,
     num_classes: int,
     *,
@@ -249,7 +249,7 @@ def create_segmenter(  # one for each key of the configuration
         num_classes: Logits per pixel.
         head: A class of `castvision.heads`.
         model_kwargs: For ``timm.create_model``; ``features_only: True`` takes the maps of timm's feature wrapper.
-        head_kwargs: For the head, beside channels, strides, classes and image channels.
+        head_kwargs: For the head, beside channels, strides and classes, and image channels where it takes them.
         out_indices: See `feature_layout`.
 
     Returns:
@@ -275,8 +275,10 @@ def create_segmenter(  # one for each key of the configuration
         # NOTE: drops the blocks and the classifier no map needs; an unused parameter breaks distributed training.
         backbone.prune_intermediate_layers(list(out_indices), prune_norm=not _is_isotropic(backbone), prune_head=True)
     channels, strides = feature_layout(backbone, out_indices)
-    in_chans = _in_chans(backbone, arguments)
-    made = getattr(castvision.heads, head)(channels, strides, num_classes, in_chans=in_chans, **(head_kwargs or {}))
+    head_class, more = getattr(castvision.heads, head), dict(head_kwargs or {})
+    if "in_chans" in inspect.signature(head_class).parameters:  # a head that looks at the image itself
+        more = {"in_chans": _in_chans(backbone, arguments), **more}
+    made = head_class(channels, strides, num_classes, **more)
     return Segmenter(backbone, made, out_indices=out_indices)
 
 

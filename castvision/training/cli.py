@@ -20,12 +20,13 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from castvision.files import draft
 from castvision.models.checkpoint import load_state_dict
 from castvision.training.callbacks.clusters import ClusterStatistics
 from castvision.training.callbacks.progress import TrainingBar
 from castvision.training.callbacks.report import Report
 from castvision.training.data.data_module import ImageDataModule
-from castvision.training.run_folder import BEST, CONFIG, LAST, folder_to_evaluate, folder_to_train, write_whole
+from castvision.training.run_folder import BEST, CONFIG, LAST, folder_to_evaluate, folder_to_train
 from castvision.training.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -203,7 +204,8 @@ class SaveConfig(SaveConfigCallback):
         config.ckpt_path = None  # where a resumed part began is no part of the recipe
         folder = Path(config.run_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / CONFIG, lambda part: part.write_text(self.parser.dump(config, skip_none=False)))
+        with draft(folder / CONFIG) as temporary:
+            temporary.write_text(self.parser.dump(config, skip_none=False))
 
 
 class PredictionFile(BasePredictionWriter):
@@ -229,4 +231,5 @@ class PredictionFile(BasePredictionWriter):
         classes = torch.cat([batch.cpu() for batch in predictions])
         if int(classes.max()) < 256:
             classes = classes.to(torch.uint8)
-        write_whole(self.path, lambda part: torch.save(classes, part))
+        with draft(self.path) as temporary:
+            torch.save(classes, temporary)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
 BEST = "best.ckpt"
 LAST = "last.ckpt"
@@ -80,15 +80,3 @@ def folder_to_evaluate(given: str | None, config: Path | None, ckpt_path: str | 
     if not Path(ckpt_path).is_file():
         raise FileNotFoundError(f"expected a checkpoint at {ckpt_path!r}, found no such file")
     return (folder if given else Path(ckpt_path).parent), Path(ckpt_path)
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all.
-
-    Args:
-        path: The file; one that exists is replaced.
-        write: Writes the file it is given, which lies beside ``path``.
-    """
-    part = path.with_name(f".{path.name}.part")
-    write(part)
-    part.replace(path)

@@ -19,6 +19,11 @@ def _features(size, channels, strides, batch=2):
     ]
 
 
+def image_channels(head_class, number):
+    """For the head that looks at the image itself; the others take no such argument."""
+    return {"in_chans": number} if head_class is UpsamplingHead else {}
+
+
 @pytest.mark.parametrize("head_class", HEADS)
 @pytest.mark.parametrize("size", [(32, 32), (48, 16), (37, 53), (1, 1)])
 @pytest.mark.parametrize(
@@ -26,7 +31,7 @@ def _features(size, channels, strides, batch=2):
     [((12,), (4,)), ((8, 16, 24), (4, 8, 16)), ((6,), (1,)), ((8, 8, 8), (8, 8, 8)), ((8, 4, 6), (16, 4, 6))],
 )
 def test_logits_have_the_images_size(head_class, size, channels, strides):
-    head = head_class(channels, strides, num_classes=3, in_chans=2)
+    head = head_class(channels, strides, num_classes=3, **image_channels(head_class, 2))
     image = torch.randn(2, 2, *size)
     assert head(_features(size, channels, strides), image).shape == (2, 3, *size)
 
@@ -140,7 +145,7 @@ def test_an_export_takes_any_size(head_class):
         def __init__(self):
             super().__init__()
             self.levels = nn.ModuleList(nn.Conv2d(1, 8, 3, stride, 1) for stride in (4, 8))
-            self.head = head_class((8, 8), (4, 8), 3, in_chans=1)
+            self.head = head_class((8, 8), (4, 8), 3, **image_channels(head_class, 1))
 
         def forward(self, image):
             return self.head([level(image) for level in self.levels], image)

@@ -15,6 +15,10 @@ Sample = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, More] | tuple[Tensor, Ten
 """An item: (image, target), with or without extras and further truth; all items of a data set have the same parts."""
 
 
+ENDLESS = 1 << 40
+"""The length of data made when asked for, which no training reaches: it never sees an image twice."""
+
+
 class Batch(NamedTuple):
     """The parts of a batch by name: ``Batch(*batch)`` of what a loader gives, two parts or more.
 
@@ -23,7 +27,7 @@ class Batch(NamedTuple):
         target: (B, height, width) or (B,) int64, or (B, classes) float32.
         extras: Keyword arguments of the model, each (B, ...), such as ``pixel_mask`` (B, height, width) bool, True
             where a pixel is real and no padding.
-        truth: What figures need beside the target and no model is shown, each (B, ...), such as ``distance``
+        truth: What metrics need beside the target and no model is shown, each (B, ...), such as ``distance``
             (B, height, width) float32: how long the way from the dot is, in image sides.
     """
 

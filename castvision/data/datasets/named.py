@@ -11,7 +11,7 @@ import numpy as np
 
 from castvision.data.datasets.samples import PixelDataset, check_finite, to_channels
 from castvision.data.reading.labels import LabelMap, check_same_size
-from castvision.data.reading.reader import one_line
+from castvision.errors import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from castvision.data.datasets.batch import Batch, Sample
+from castvision.data.datasets.batch import ENDLESS, Batch, Sample
 from castvision.data.datasets.regions import Block, Region
 from castvision.data.datasets.samples import Transform
 from castvision.data.datasets.sources import ClassIndex, ImageSources
@@ -19,8 +19,6 @@ from castvision.data.transforms.model_input import unit
 from castvision.data.transforms.statistics import ChannelStatistics
 from castvision.data.transforms.symmetries import Symmetry
 from castvision.losses import IGNORED
-
-_ENDLESS = 1 << 40
 
 
 class WindowDataset(Dataset[Sample]):
@@ -92,7 +90,7 @@ class WindowDataset(Dataset[Sample]):
         sources.close()
 
     def __len__(self) -> int:
-        return _ENDLESS if self._corners is None else len(self._corners)
+        return ENDLESS if self._corners is None else len(self._corners)
 
     def __getitem__(self, index: int) -> Sample:
         """A window.

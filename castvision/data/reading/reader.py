@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from PIL import Image
 
+from castvision.errors import one_line
+
 if TYPE_CHECKING:
     from castvision.data.reading.georeference import Georeference
     from castvision.data.reading.pixels import Pixels
@@ -43,11 +45,6 @@ DECODER_ERRORS = (
 
 class UnreadableImageError(ValueError):
     """An image file that cannot be read; the message names it."""
-
-
-def one_line(error: BaseException) -> str:
-    """The message on one line, or the error's name."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def check_file(path: str | os.PathLike[str]) -> Path:

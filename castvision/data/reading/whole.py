@@ -29,7 +29,6 @@ from castvision.data.reading.reader import (
     check_alpha,
     check_file,
     make_levels,
-    one_line,
 )
 from castvision.data.reading.tiff import (
     ORIENTATION_TAG,
@@ -40,6 +39,7 @@ from castvision.data.reading.tiff import (
     palette_of,
     to_full_range,
 )
+from castvision.errors import one_line
 
 if TYPE_CHECKING:
     import os

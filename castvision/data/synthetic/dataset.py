@@ -15,9 +15,6 @@ from torch.utils.data import Dataset
 from castvision.data.datasets.batch import Sample
 from castvision.data.synthetic.compiled import SPLITS, check_stream, entry_kernel, start_streams
 
-ENDLESS = 1 << 40
-"""The default number of images, which no training reaches: it never sees an image twice."""
-
 
 class SyntheticDataset(Dataset[Sample], ABC):
     """Template: a subclass makes the items of some indices at once.

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from castvision.data.datasets.batch import ENDLESS
 from castvision.data.synthetic.compiled import SOURCES, below, entry_kernel, high_below, kernel, low_unit, next_bits
-from castvision.data.synthetic.dataset import ENDLESS, DenseBatch, DenseDataset, check_range
+from castvision.data.synthetic.dataset import DenseBatch, DenseDataset, check_range
 
 CORRIDOR, DOT = 128, 255
 """Grey levels; walls are black."""

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from castvision.data.datasets.batch import ENDLESS
 from castvision.data.synthetic.compiled import SOURCES, below, entry_kernel, kernel, next_bits
-from castvision.data.synthetic.dataset import ENDLESS, DenseBatch, DenseDataset, check_range
+from castvision.data.synthetic.dataset import DenseBatch, DenseDataset, check_range
 
 LAND, DOT = 128, 255
 """Grey levels; the rest is black."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from castvision.data.reading import ImageReader, open_image
 from castvision.data.reading.pixels import Pixels, is_missing
 from castvision.data.transforms.model_input import to_model_input, unit
+from castvision.files import draft
 
 if TYPE_CHECKING:
     import os
@@ -88,10 +89,8 @@ class ChannelStatistics:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a small JSON file, whole or not at all."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with draft(Path(path)) as temporary:
+            temporary.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

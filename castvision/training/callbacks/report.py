@@ -17,7 +17,8 @@ from lightning.pytorch import Callback
 
 import castvision
 from castvision.data.datasets.batch import Batch
-from castvision.training.run_folder import BEST, METRICS, REPORT, write_whole
+from castvision.files import draft
+from castvision.training.run_folder import BEST, METRICS, REPORT
 from castvision.visualization.run_report import Examples, save_report
 
 if TYPE_CHECKING:
@@ -213,4 +214,5 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, lambda part: part.write_text(json.dumps(content, indent=2) + "\n"))
+    with draft(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from castvision.data.datasets.batch import ENDLESS
 from castvision.data.synthetic import DenseDataset, MazeDataset, PathfinderSegDataset, RegionDataset
-from castvision.data.synthetic.dataset import ENDLESS
 from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec
 from castvision.data.synthetic.pathfinder.spec import segmentation_spec
 from castvision.training.data.data_module import FreshSampler, ImageDataModule, Pairs

@@ -154,12 +154,12 @@ class MultiLabelTask(Task):
         Returns:
             ``map``, ``f1``, ``ap_NAME`` and ``f1_NAME``, 0..1.
         """
-        figures = {}
+        by_name = {}
         for mean_name, name, values in zip(("map", "f1"), ("ap", "f1"), confusion, strict=True):
-            figures[mean_name] = float(values.nanmean())
+            by_name[mean_name] = float(values.nanmean())
             pairs = zip(class_names, values.tolist(), strict=True)
-            figures |= {f"{name}_{metric_key(label)}": value for label, value in pairs if value == value}
-        return figures
+            by_name |= {f"{name}_{metric_key(label)}": value for label, value in pairs if value == value}
+        return by_name
 
     def _count(self, stage: str, batch: Sequence[Any]) -> None:
         image, target, extras, _ = Batch(*batch)
@@ -179,8 +179,8 @@ class MultiLabelTask(Task):
         for metric in metrics.values():
             metric.reset()
         scores = torch.stack([precision.double(), 2 * hits / (2 * hits + false + missed).clamp(min=1)])  # (2, classes)
-        figures = self.metrics(torch.where(present > 0, scores, torch.nan), self.class_names)
-        self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
+        by_name = self.metrics(torch.where(present > 0, scores, torch.nan), self.class_names)
+        self.log_dict({f"{stage}/{name}": value for name, value in by_name.items()})
 
 
 def _metrics(num_classes: int) -> torch.nn.ModuleDict:

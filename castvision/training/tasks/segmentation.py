@@ -118,15 +118,15 @@ class SegmentationTask(Task):
             ``boundary_f1``, the mean over classes that have a contour, and ``boundary_f1_NAME``;
             ``distance_iou_LOW_to_HIGH`` of the last class between two distances from the dot, in image sides.
         """
-        figures = {}
+        by_name = {}
         if self.boundaries:
             values = _finish(self.boundaries[stage])
-            figures["boundary_f1"] = float(values.nanmean())
-            figures |= named_metrics("boundary_f1", values, self.class_names)
+            by_name["boundary_f1"] = float(values.nanmean())
+            by_name |= named_metrics("boundary_f1", values, self.class_names)
         by_distance: Any = self.by_distance[stage]
         if by_distance.update_called:
-            figures |= distance_metrics(_finish(by_distance))
-        return figures
+            by_name |= distance_metrics(_finish(by_distance))
+        return by_name
 
     def metrics(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
         """See `segmentation_metrics`."""

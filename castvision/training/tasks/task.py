@@ -203,8 +203,8 @@ class Task(LightningModule, ABC):
         metric: Any = self.confusions[stage]
         confusion = self.last_confusion = metric.compute().detach().cpu()
         metric.reset()
-        figures = {**self.metrics(confusion, self.class_names), **self.other_metrics(stage)}
-        self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
+        by_name = {**self.metrics(confusion, self.class_names), **self.other_metrics(stage)}
+        self.log_dict({f"{stage}/{name}": value for name, value in by_name.items()})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The injected optimiser on timm's groups, layer decay multiplied in, and the schedule of each step."""

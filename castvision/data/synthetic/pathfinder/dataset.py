@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from castvision.data.datasets.batch import Sample
+from castvision.data.datasets.batch import ENDLESS, Sample
 from castvision.data.synthetic.compiled import SPLITS
-from castvision.data.synthetic.dataset import ENDLESS, DenseBatch, DenseDataset, SyntheticDataset, scale_images
+from castvision.data.synthetic.dataset import DenseBatch, DenseDataset, SyntheticDataset, scale_images
 from castvision.data.synthetic.pathfinder.engine import PathfinderBatch, draw_with_dots, make_batch
 from castvision.data.synthetic.pathfinder.masks import JOINING, make_gap_free_masks, make_semantic_masks, paint
 from castvision.data.synthetic.pathfinder.search import ORDER, SNAKE, TIP_X, TIP_Y

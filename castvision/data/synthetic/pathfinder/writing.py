@@ -26,6 +26,7 @@ from castvision.data.synthetic.compiled import SPLITS, check_stream
 from castvision.data.synthetic.pathfinder import masks
 from castvision.data.synthetic.pathfinder.engine import make_batch
 from castvision.data.synthetic.pathfinder.spec import PathfinderSpec
+from castvision.files import draft
 
 BATCH = 1000
 """Images in a folder."""
@@ -131,7 +132,7 @@ def _write_batch(job: _Job) -> int:
 
 def _write_images(folder: Path, images: NDArray[np.uint8]) -> None:
     """All images of a batch appear at once; what a killed run left is replaced."""
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = folder.with_name(f".{folder.name}.part")
     for left in (partial, folder):
         if left.exists():
             shutil.rmtree(left)
@@ -142,6 +143,5 @@ def _write_images(folder: Path, images: NDArray[np.uint8]) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    with draft(path) as temporary:
+        temporary.write_bytes(content)
