@@ -6,7 +6,9 @@ Training, evaluation, prediction, the demo and the benchmarks all go through the
 from __future__ import annotations
 
 import difflib
+import inspect
 import pickle
+import re
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,9 +18,11 @@ import timm
 import torch
 
 from castvision.errors import one_line
+from castvision.models.cast_vit import CastVisionTransformer
 from castvision.models.checkpoint import task_weights
 from castvision.models.context import create_context_segmenter
 from castvision.models.segmenter import create_segmenter
+from castvision.ops import AttentionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -182,7 +186,19 @@ def build(recipe: Recipe) -> nn.Module:
     try:
         return create(name, num_classes=recipe.num_classes, **arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
-        raise ValueError(f"cannot build {name} with these model_kwargs: {one_line(error, 2000)}") from error
+        told = one_line(error, 2000) + _near_argument(name, str(error))
+        raise ValueError(f"cannot build {name} with these model_kwargs: {told}") from error
+
+
+def _near_argument(model_name: str, message: str) -> str:
+    """The question whether a similar argument of our backbones was meant, where an unknown one is complained of."""
+    unknown = re.search(r"unexpected (?:keyword )?argument '(\w+)'", message)
+    if unknown is None or "did you mean" in message or not model_name.startswith("cast_vit_"):
+        return ""
+    own = (CastVisionTransformer, timm.models.VisionTransformer)
+    known = [*AttentionOptions._fields, *(name for each in own for name in inspect.signature(each).parameters)]
+    near = difflib.get_close_matches(unknown[1], known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def save(path: str | Path, recipe: Recipe, model: nn.Module) -> None:

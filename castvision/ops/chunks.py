@@ -210,8 +210,7 @@ class Chunks:
             whole = means.index_select(1, chunk.clusters).view_as(x)
             mean = torch.where(chunk.sparse[..., None], whole, mean)
         row = (self.count(groups) * pairs.shape[2] + stop + chunk.labels).flatten()
-        for part, rows in zip(pairs.flatten(1, 2), mean.flatten(1, 2).to(pairs.dtype), strict=True):
-            part[row] = rows
+        pairs.flatten(1, 2).index_copy_(1, row, mean.flatten(1, 2).to(pairs.dtype))
         if self.center is None:
             return chunk.bias
         rows = chunk.bias.flatten(0, 1).clone()

@@ -96,3 +96,9 @@ def test_the_network_below_its_wrappers():
     assert unwrap(pyramid) is unwrap(pyramid.backbone) is pyramid.backbone.model
     classifier = build(CLASSIFIER)
     assert unwrap(classifier) is classifier
+
+
+def test_a_misspelt_argument_of_our_backbones_gets_the_nearest():
+    recipe = Recipe("classification", ATTO, 2, model_kwargs={"window_sise": 4})
+    with pytest.raises(ValueError, match="did you mean 'window_size'"):
+        build(recipe)
