@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from castvision.inference.evaluation import Evaluation
         from castvision_cli.images import each_image, print_end
 
-        truth = {"label_map": label_map, "table": table}
+        truth: dict[str, Any] = {"label_map": label_map, "table": table}
         evaluation = Evaluation(predictor, images, masks, tile_options(arguments, predictor), **truth)
         console = Console()
         failed = each_image(images, lambda path, name, report: evaluation.measure(path, report), console)

@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 import castvision
 from castvision.data import open_image
-from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found
+from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found, map_by_names, read_class_names
 from castvision.errors import FAILURES
 from castvision.inference.tile_model import TileModel, model_range
 from castvision.inference.tiled import tiled_inference
@@ -126,10 +126,20 @@ class Evaluation:
             self.present = dict(zip(table.images, torch.from_numpy(table.targets).long(), strict=True))
             self.tally.labels = MultiLabelScores(len(names)), torch.zeros(len(names), dtype=torch.int64)
         if masks:
-            remembered: Any = predictor.parts.label_map
-            self.labels = LabelMap(names, remembered if label_map is None else label_map)
+            self.labels = LabelMap(names, self._meaning() if label_map is None else label_map)
             if self.labels.mapping is None:
                 _check_truth(masks.values(), self.labels)
+
+    def _meaning(self) -> dict[int | str, int | str] | None:
+        """What labels mean by the list of classes beside the folder of masks, or else by the checkpoint."""
+        remembered = self.predictor.parts.label_map
+        for folder in {path.parent.parent: None for path in self.masks.values()}:
+            listed = read_class_names(folder / "classes.txt")
+            if listed is not None:
+                found = map_by_names(listed, self.predictor.class_names, remembered, str(folder / "classes.txt"))
+                if found is not None:
+                    return found
+        return None if remembered is None else {**remembered}
 
     def measure(self, path: Path, progress: bool | Callable[[int, int], None] = False) -> None:
         """Predict one of the images and count.

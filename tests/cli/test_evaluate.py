@@ -147,6 +147,19 @@ def test_labels_mean_what_they_meant_in_training_or_what_the_command_says(tmp_pa
     assert evaluate(tmp_path, segmenter, "--masks", str(tmp_path / "grey"), "--label-map", "{0: 0, 255: ignore}") == 0
 
 
+def test_a_list_of_classes_beside_the_masks_is_followed_by_name(tmp_path, segmenter, capsys):
+    bright = np.random.default_rng(0).random((40, 30)) > 0.5
+    save_image(tmp_path / "images/a.png", bright.astype(np.uint8) * 255)
+    save_image(tmp_path / "masks/a.png", np.where(bright, 0, 1).astype(np.uint8))
+    (tmp_path / "classes.txt").write_text("bright\ndark\n")
+    assert evaluate(tmp_path, segmenter, "--masks", str(tmp_path / "masks")) == 0
+    confusion = json.loads((tmp_path / "out/metrics.json").read_text())["confusion"]
+    assert confusion == [[int((~bright).sum()), 0], [0, int(bright.sum())]]
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert evaluate(tmp_path, segmenter, "--masks", str(tmp_path / "masks"), "--overwrite") == 2
+    assert "names cat, dog, the model's classes are dark, bright; say by --label-map" in capsys.readouterr().err
+
+
 def test_several_labels_by_a_list(tmp_path, capsys):
     torch.manual_seed(0)
     model = timm.create_model(ATTO, num_classes=2, depth=1)

@@ -220,6 +220,38 @@ def check_class_names(class_names: Sequence[str]) -> None:
         )
 
 
+def read_class_names(path: Path) -> list[str] | None:
+    """The names in a ``classes.txt``, one a line, in the order of the labels; None without the file."""
+    if not path.is_file():
+        return None
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def map_by_names(
+    listed: Sequence[str], class_names: Sequence[str], remembered: Mapping[str, int | str] | None, where: str
+) -> dict[int | str, int | str] | None:
+    """What the labels of masks mean for a model whose classes may have another order than the list beside the masks.
+
+    Args:
+        listed: The masks' classes, in the order of their labels.
+        class_names: The model's.
+        remembered: The label map it was trained with.
+        where: The list, for messages.
+
+    Returns:
+        A label map; None where the classes agree.
+
+    Raises:
+        ValueError: Other names, or another order of labels that a remembered map translates already.
+    """
+    if list(listed) == list(class_names):
+        return None
+    told = f"{where!r} names {', '.join(listed[:8])}, the model's classes are {', '.join(class_names[:8])}"
+    if sorted(listed) != sorted(class_names) or len({*listed}) < len(listed) or remembered is not None:
+        raise ValueError(f"expected masks of the model's classes: {told}; say by --label-map what the labels mean")
+    return {label: class_names.index(name) for label, name in enumerate(listed)} | {IGNORED: "ignore"}
+
+
 def check_classes_found(counts: Pixels, class_names: Sequence[str], where: str) -> list[str]:
     """Refuse masks whose only difference is between a class and what is ignored: masks of 0 and 255, as a rule.
 

@@ -12,7 +12,7 @@ from castvision.data.datasets.batch import Batch, Sample, drop_full_mask
 from castvision.data.datasets.regions import Block, Region, split_by_block, split_by_source
 from castvision.data.datasets.sources import ClassIndex, ImageSources, Pair
 from castvision.data.datasets.windows import WindowDataset, whole_images
-from castvision.data.reading.labels import LabelMap, check_classes_found
+from castvision.data.reading.labels import LabelMap, check_classes_found, read_class_names
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
 from castvision.losses import IGNORED
 from castvision.training.data.data_module import FreshSampler, ImageDataModule, Pairs, warn_of_missing
@@ -91,7 +91,7 @@ class WindowDataModule(ImageDataModule):
         shares = shares or SHARES
         if not {"train", "val"} <= set(shares) <= {"train", "val", "test"}:
             raise ValueError(f"expected shares of train, val and, if wanted, test, got {shares}")
-        names = class_names or _read_names(Path(root) / "classes.txt") or _numbered(label_map)
+        names = class_names or read_class_names(Path(root) / "classes.txt") or _numbered(label_map)
         labels = None if names is None else LabelMap(names, label_map)
         self.label_map = None if labels is None else labels.mapping
         how: dict[str, Any] = {"num_classes": None if names is None else len(names), "context_size": context_size}
@@ -182,12 +182,6 @@ def _by_name(folder: Path) -> dict[str, Path]:
     if not found:
         raise FileNotFoundError(f"expected images in {str(folder)!r}, found none")
     return found
-
-
-def _read_names(path: Path) -> list[str] | None:
-    if not path.is_file():
-        return None
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _numbered(label_map: Mapping[int | str, int | str] | None) -> list[str] | None:
