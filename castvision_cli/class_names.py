@@ -37,7 +37,7 @@ def _quote(value: str) -> str:
     import yaml
 
     try:
-        names = yaml.load(value, Loader=yaml.BaseLoader)  # noqa: S506  # makes nothing but text, lists and maps
+        names = yaml.load(value, Loader=yaml.BaseLoader)  # makes nothing but text, lists and maps
     except yaml.YAMLError:
         return value
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
@@ -57,7 +57,7 @@ def keep_class_names() -> None:
         value = original(text)
         if _KEY not in text:
             return value
-        return _as_written(value, yaml.load(text, Loader=yaml.BaseLoader))  # noqa: S506  # see above
+        return _as_written(value, yaml.load(text, Loader=yaml.BaseLoader))
 
     load.keeps_class_names = True  # type: ignore[attr-defined]  # so that a second call changes nothing
     set_loader("yaml", load, (yaml.YAMLError,))

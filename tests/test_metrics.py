@@ -79,7 +79,9 @@ def test_scores_of_several_labels_by_hand():
     assert f1[:2].tolist() == pytest.approx([2 / 4, 1])
     assert precision[2].isnan() and f1[2].isnan()
     figures = multilabel_metrics(torch.stack([precision, f1]), ["cat", "dog", "eel"])
-    assert figures == pytest.approx({"map": 11 / 12, "f1": 0.75, "ap_cat": 5 / 6, "ap_dog": 1, "f1_cat": 0.5, "f1_dog": 1})
+    assert figures == pytest.approx(
+        {"map": 11 / 12, "f1": 0.75, "ap_cat": 5 / 6, "ap_dog": 1, "f1_cat": 0.5, "f1_dog": 1}
+    )
     scores.reset()
     scores.update(probabilities[:1], target[:1])
     assert scores.compute()[1][0] == 1

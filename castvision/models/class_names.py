@@ -47,7 +47,7 @@ def class_names_in(content: Mapping[str, Any]) -> list[str] | None:
 
 
 def are_named(class_names: Sequence[str] | None) -> bool:
-    """Whether classes have names, rather than none or the stand-ins "class 0", "class 1", …"""
+    """Whether classes have names, rather than none or the stand-ins "class 0", "class 1" and so on."""
     return bool(class_names) and not all(_UNNAMED.fullmatch(name) for name in class_names or ())
 
 

@@ -12,7 +12,7 @@ from castvision_cli.class_names import quote_class_names
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--data.class_names", "[no, yes]", "--data.class_names"], ["--data.class_names", '["no", "yes"]', "--data.class_names"]),
+        (["--data.class_names", "[no, yes]", "--resume"], ["--data.class_names", '["no", "yes"]', "--resume"]),
         (["--data.init_args.class_names=[1, 2e3]"], ['--data.init_args.class_names=["1", "2e3"]']),
         (["--data.class_names", "['null', Straße]"], ["--data.class_names", '["null", "Straße"]']),
         (["--data.class_names", "null", "--data.root", "[no]"], ["--data.class_names", "null", "--data.root", "[no]"]),

@@ -200,7 +200,7 @@ def test_layer_names(layer, name):
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (["background", "road"], 0), (["Background ", "a", "b"], 0), (["void", "a", "b"], 0), (["ground", "house"], None),
+        (["background", "road"], 0), (["Background ", "a", "b"], 0), (["void", "a"], 0), (["ground", "house"], None),
         (["house", "background"], None), (["class 0", "class 1"], 0), (["class 0", "class 1", "class 2"], None),
     ],
 )  # fmt: skip

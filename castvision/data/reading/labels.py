@@ -215,8 +215,8 @@ def check_class_names(class_names: Sequence[str]) -> None:
     wrong = [name for name in class_names if not isinstance(name, str) or not name.strip()]
     if wrong:
         raise ValueError(
-            f"expected class names as text, got {wrong[0]!r} in {list(class_names)}; put names in quotes, in YAML as on "
-            "the command line: class_names: ['no', 'yes']"
+            f"expected class names as text, got {wrong[0]!r} in {list(class_names)}; put names in quotes, in YAML as "
+            "on the command line: class_names: ['no', 'yes']"
         )
 
 
@@ -270,8 +270,8 @@ def check_classes_found(counts: Pixels, class_names: Sequence[str], where: str) 
     if len(class_names) > 1 and counts[IGNORED] and len(present) < 2:
         found = ", ".join(f"{label} ({class_names[label]})" for label in present.tolist()) or "none"
         raise ValueError(
-            f"expected two classes or more in {where}, found {found} and ignored pixels (255); if 255 is a class in the "
-            "files, say so: label_map: {0: 0, 255: 1}"
+            f"expected two classes or more in {where}, found {found} and ignored pixels (255); if 255 is a class in "
+            "the files, say so: label_map: {0: 0, 255: 1}"
         )
     return [name for label, name in enumerate(class_names) if label not in present]
 

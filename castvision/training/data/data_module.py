@@ -239,7 +239,9 @@ def count_classes(dataset: Pairs, num_classes: int, sample: int = COUNTED_IMAGES
 def warn_of_missing(class_names: Sequence[str]) -> None:
     """Say, before training starts, which classes no training mask holds a pixel of."""
     if class_names:
-        logger.warning("no pixel of %s in the training masks: nothing of it will be learned", ", ".join(class_names[:8]))
+        logger.warning(
+            "no pixel of %s in the training masks: nothing of it will be learned", ", ".join(class_names[:8])
+        )
 
 
 def spread(length: int, count: int | None) -> list[int]:

@@ -234,7 +234,11 @@ def test_a_classifier_started_from_a_checkpoint_follows_the_names(tmp_path, capl
     save(tmp_path / "a.ckpt", replace(before.recipe, class_names=("ground", "house"), input=seen), before.model)
     image = torch.randn(2, 1, 16, 16)
     expected = before.eval()(image)
-    for names, order in ((("ground", "house"), [0, 1]), (("house", "ground"), [1, 0]), (("class 0", "class 1"), [0, 1])):
+    for names, order in (
+        (("ground", "house"), [0, 1]),
+        (("house", "ground"), [1, 0]),
+        (("class 0", "class 1"), [0, 1]),
+    ):
         caplog.clear()
         task = make(init_from=str(tmp_path / "a.ckpt")).eval()
         for _ in range(2):  # asked for twice, done once
@@ -252,7 +256,7 @@ def test_a_checkpoint_of_other_classes_is_refused():
     task = _segmentation()
     task.on_load_checkpoint({CHECKPOINT_KEY: {"class_names": ["ground", "house"]}})  # before it has met its data
     task.take_over(_data("house", "ground"))
-    with pytest.raises(ValueError, match="classes, ground, house .* in another order: house, ground"):
+    with pytest.raises(ValueError, match=r"classes, ground, house .* in another order: house, ground"):
         task.on_load_checkpoint({CHECKPOINT_KEY: {"class_names": ["ground", "house"]}})
     task.on_load_checkpoint({CHECKPOINT_KEY: {"class_names": ["house", "ground"]}})
     task.on_load_checkpoint({})
