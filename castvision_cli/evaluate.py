@@ -25,7 +25,7 @@ Measure a trained model on images whose answers are known: images and masks of t
 folder of images for each class (classification), or a list of images and their labels (several labels for an image).
 
 Written: metrics.json (metrics of the whole data set, of each class and of each image), worst.png (the 20 images it does
-worst on) and confusion.png (not for several labels). A segmentation's metrics are counted over all pixels of the images.
+worst on) and confusion.png (not for several labels). A segmentation's metrics are counted over all images' pixels.
 Labels in masks mean what they meant in training, or what --label-map says; unless one of both says otherwise, 255 is
 ignored.
 """

@@ -139,7 +139,7 @@ class Evaluation:
                 found = map_by_names(listed, self.predictor.class_names, remembered, str(folder / "classes.txt"))
                 if found is not None:
                     return found
-        return None if remembered is None else {**remembered}
+        return None if remembered is None else dict(remembered.items())
 
     def measure(self, path: Path, progress: bool | Callable[[int, int], None] = False) -> None:
         """Predict one of the images and count.

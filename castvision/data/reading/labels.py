@@ -249,7 +249,8 @@ def map_by_names(
     told = f"{where!r} names {', '.join(listed[:8])}, the model's classes are {', '.join(class_names[:8])}"
     if sorted(listed) != sorted(class_names) or len({*listed}) < len(listed) or remembered is not None:
         raise ValueError(f"expected masks of the model's classes: {told}; say by --label-map what the labels mean")
-    return {label: class_names.index(name) for label, name in enumerate(listed)} | {IGNORED: "ignore"}
+    found: dict[int | str, int | str] = {label: class_names.index(name) for label, name in enumerate(listed)}
+    return {**found, IGNORED: "ignore"}
 
 
 def check_classes_found(counts: Pixels, class_names: Sequence[str], where: str) -> list[str]:
