@@ -6,13 +6,15 @@ Nothing here is a mean over images: counts are added up over the data set and di
 from __future__ import annotations
 
 import math
+import warnings
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric
+from torchmetrics.classification import MultilabelAveragePrecision, MultilabelStatScores
 
 from castvision.losses import IGNORED
 
@@ -23,6 +25,20 @@ if TYPE_CHECKING:
 def metric_key(class_name: str) -> str:
     """A class's name as it stands in a metric's: lower case, words joined by underscores."""
     return "_".join("".join(letter if letter.isalnum() else " " for letter in class_name.lower()).split())
+
+
+def metric_keys(class_names: Sequence[str]) -> list[str]:
+    """A key for each class that no other has: `metric_key`, and the class's number behind it where that is not enough.
+
+    Names that differ in punctuation or case only ("> 5 mm" and "< 5 mm") and those without a letter need the number.
+    """
+    keys = [metric_key(name) for name in class_names]
+    while True:
+        unclear = [label for label, key in enumerate(keys) if not key or keys.count(key) > 1]
+        if not unclear:
+            return keys
+        for label in unclear:
+            keys[label] = f"{keys[label]}_{label}".lstrip("_")
 
 
 def classification_metrics(confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
@@ -106,8 +122,62 @@ def class_table(confusion: Tensor, class_names: Sequence[str]) -> list[dict[str,
 
 def named_metrics(prefix: str, values: Tensor, class_names: Sequence[str]) -> dict[str, float]:
     """``PREFIX_NAME`` of each class whose value (classes,) is not NaN."""
-    pairs = zip(class_names, values.tolist(), strict=True)
-    return {f"{prefix}_{metric_key(name)}": value for name, value in pairs if not math.isnan(value)}
+    pairs = zip(metric_keys(class_names), values.tolist(), strict=True)
+    return {f"{prefix}_{key}": value for key, value in pairs if not math.isnan(value)}
+
+
+def multilabel_metrics(scores: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+    """Average precision and F1 (at one half), mean over classes and each class's.
+
+    Args:
+        scores: (2, classes): average precision, F1; NaN where a class never occurs.
+        class_names: One for each class.
+
+    Returns:
+        ``map``, ``f1``, ``ap_NAME`` and ``f1_NAME``, 0..1.
+    """
+    by_name = {}
+    for mean_name, name, values in zip(("map", "f1"), ("ap", "f1"), scores, strict=True):
+        by_name[mean_name] = float(values.nanmean())
+        by_name |= named_metrics(name, values, class_names)
+    return by_name
+
+
+class MultiLabelScores(nn.Module):
+    """Average precision and F1 at one half of each class, over the whole data set.
+
+    Args:
+        num_classes: Classes.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.precision = MultilabelAveragePrecision(num_classes, average=None)
+        self.counts = MultilabelStatScores(num_classes, average=None)
+
+    def update(self, probabilities: Tensor, target: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            probabilities: (B, classes) float, 0..1.
+            target: (B, classes) int64, zeros and ones.
+        """
+        self.precision.update(probabilities, target)
+        self.counts.update(probabilities, target)
+
+    def compute(self) -> Tensor:
+        """(2, classes) float64: average precision and F1; NaN for a class that never occurs."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="No positive samples")  # such classes are left out below
+            precision = self.precision.compute().detach().cpu()  # (classes,)
+        hits, false, _, missed, present = self.counts.compute().detach().cpu().double().unbind(dim=1)
+        scores = torch.stack([precision.double(), _ratio(2 * hits, 2 * hits + false + missed)])
+        return torch.where(present > 0, scores, torch.nan)
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.precision.reset()
+        self.counts.reset()
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Measure a trained model on images whose answers are known: images and masks of the same names (segmentation), or one
-folder of images for each class (classification).
+folder of images for each class (classification), or a list of images and their labels (several labels for an image).
 
-Written: metrics.json (metrics of the whole data set, of each class and of each image), confusion.png and worst.png
-(the 20 images it does worst on). A segmentation's metrics are counted over all pixels of all images; 255 in a mask is
+Written: metrics.json (metrics of the whole data set, of each class and of each image), worst.png (the 20 images it does
+worst on) and confusion.png (not for several labels). A segmentation's metrics are counted over all images' pixels.
+Labels in masks mean what they meant in training, or what --label-map says; unless one of both says otherwise, 255 is
 ignored.
 """
 
@@ -33,6 +34,7 @@ _EPILOG = """\
 examples:
   %(prog)s --model runs/tissue/best.ckpt --images test/images --masks test/masks --output out
   %(prog)s --model runs/flowers/best.ckpt --images test --output out
+  %(prog)s --model runs/scenes/best.ckpt --labels test.csv --output out
 
 exit code: 0 all images measured, 1 some could not be (named at the end), 2 wrong arguments, nothing written
 """
@@ -45,12 +47,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model", required=True, help="a checkpoint, or a folder in timm's layout")
     add(
         "--images",
-        required=True,
         type=Path,
         metavar="DIR",
         help="images; for classification in a folder for each class",
     )
     add("--masks", type=Path, metavar="DIR", help="the class of each pixel, under the images' names")
+    add(
+        "--label-map",
+        metavar="MAP",
+        help="what the masks' labels mean, such as '{0: 0, 255: house}' (default: what they meant in training)",
+    )
+    add("--labels", type=Path, metavar="LIST.csv", help="images and their labels, for a model of several labels")
     add_output_arguments(parser)
     add_tile_arguments(parser)
     return parser
@@ -68,20 +75,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     # NOTE: imported here, so that --help and mistyped options answer at once.
+    from castvision.data.datasets.multilabel import read_label_table
     from castvision.inference.files import ALL_SUFFIXES, OutputFolder, find_images, match_masks
+    from castvision.inference.predictor import load_model
 
     try:
-        images = find_images([arguments.images], outside=arguments.output, suffixes=ALL_SUFFIXES)
+        label_map = None if arguments.label_map is None else _parse_map(arguments.label_map)
+        if (arguments.images is None) == (arguments.labels is None):
+            raise ValueError("expected --images, or --labels, whose list names the images; give one of both")
+        predictor = load_model(arguments.model, device=resolve_device(arguments.device))
+        table = None if arguments.labels is None else read_label_table(arguments.labels, predictor.class_names)
+        sources = [arguments.images] if table is None else table.images
+        images = find_images(sources, outside=arguments.output, suffixes=ALL_SUFFIXES)
         masks = match_masks(arguments.masks, images)
         output = OutputFolder(arguments.output, overwrite=arguments.overwrite, protected=[*images, *masks.values()])
         from rich.console import Console
 
         from castvision.inference.evaluation import Evaluation
-        from castvision.inference.predictor import load_model
         from castvision_cli.images import each_image, print_end
 
-        predictor = load_model(arguments.model, device=resolve_device(arguments.device))
-        evaluation = Evaluation(predictor, images, masks, tile_options(arguments, predictor))
+        truth: dict[str, Any] = {"label_map": label_map, "table": table}
+        evaluation = Evaluation(predictor, images, masks, tile_options(arguments, predictor), **truth)
         console = Console()
         failed = each_image(images, lambda path, name, report: evaluation.measure(path, report), console)
         if evaluation.tally.records:
@@ -90,6 +104,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
+
+
+def _parse_map(text: str) -> dict[int | str, int | str]:
+    """A label map as it stands in a configuration.
+
+    Raises:
+        ValueError: No map.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"expected --label-map such as '{{0: 0, 255: 1}}', got {text!r}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"expected --label-map such as '{{0: 0, 255: 1}}', got {text!r}")
+    return content
 
 
 def _print_metrics(rows: list[dict[str, Any]], totals: dict[str, float], console: Console) -> None:
@@ -108,5 +139,5 @@ def _print_metrics(rows: list[dict[str, Any]], totals: dict[str, float], console
     for row in rows:
         table.add_row(escape(str(row["name"])), *(text(row[column]) for column in columns))
     console.print(table)
-    overall = {name: value for name, value in totals.items() if not name.startswith(("iou_", "acc_"))}
+    overall = {name: value for name, value in totals.items() if not name.startswith(("iou_", "acc_", "ap_", "f1_"))}
     console.print(", ".join(f"{name} {value:.4g}" for name, value in overall.items()), soft_wrap=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from castvision_cli.arguments import new_parser, positive
+from castvision_cli.class_names import keep_class_names, quote_class_names
 from castvision_cli.train import find_config, one_line
 
 if TYPE_CHECKING:
@@ -105,21 +106,21 @@ def build_data(config: Path, overrides: Sequence[str]) -> ImageDataModule:
         ValueError: No data in the configuration, or anything the data module refuses.
         jsonargparse.ArgumentError: A key or value the data module does not know.
     """
-    import yaml
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, get_loader
 
     from castvision.training import ImageDataModule  # and all others, so that configurations may name them bare
 
     for word in overrides:
         if word.startswith("-") and not word.startswith("--data.") and not _is_number(word):
             raise ValueError(f"unknown argument {word!r}; arguments of the data begin with --data.")
-    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    keep_class_names()
+    content = get_loader("yaml")(config.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or "data" not in content:
         raise ValueError(f"expected a section 'data' in {str(config)!r}, found none")
     logging.getLogger("castvision").setLevel(logging.WARNING)
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_subclass_arguments(ImageDataModule, "data", required=True)
-    parsed = parser.parse_args([f"--data={json.dumps(content['data'])}", *overrides])
+    parsed = parser.parse_args([f"--data={json.dumps(content['data'])}", *quote_class_names(overrides)])
     build = parser.instantiate if hasattr(parser, "instantiate") else parser.instantiate_classes  # the older name
     data: ImageDataModule = build(parsed).data
     return data

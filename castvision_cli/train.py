@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from castvision_cli.class_names import keep_class_names, quote_class_names
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -90,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             expected = (*expected, ArgumentError, MisconfigurationException)
             for name in ("lightning.pytorch", "lightning.fabric"):  # after the import, which sets them to INFO
                 logging.getLogger(name).setLevel(logging.WARNING)
+            keep_class_names()
             cli = TrainingCLI(line.arguments, line.verb, line.config, is_resumed=line.is_resumed)
             stage = 1
             cli.run_verb()
@@ -121,7 +124,7 @@ class CommandLine:
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        rest = list(arguments)
+        rest = quote_class_names(arguments)
         self.verb = rest.pop(0) if rest and rest[0] in VERBS else "fit"
         self.is_resumed = "--resume" in rest
         self.config: Path | None = None

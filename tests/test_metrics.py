@@ -7,9 +7,12 @@ import torch
 from castvision.metrics import (
     BoundaryF1,
     DistanceIoU,
+    MultiLabelScores,
     class_table,
     classification_metrics,
     metric_key,
+    metric_keys,
+    multilabel_metrics,
     per_class_metrics,
     segmentation_metrics,
 )
@@ -45,6 +48,43 @@ def test_iou_is_of_the_data_set_not_a_mean_over_images():
 
 def test_names():
     assert metric_key("Joining path (2)") == "joining_path_2"
+
+
+@pytest.mark.parametrize(
+    ("names", "keys"),
+    [
+        (["background", "> 5 mm", "< 5 mm"], ["background", "5_mm_1", "5_mm_2"]),
+        (["soil", "Water", "water"], ["soil", "water_1", "water_2"]),
+        (["a", "+", "-"], ["a", "1", "2"]),
+        (["a b", "a_b", "a b 1"], ["a_b_0", "a_b_1_1", "a_b_1_2"]),
+        (["x", "x", "X_0"], ["x_0_0", "x_1", "x_0_2"]),
+    ],
+)
+def test_every_class_has_its_own_figure(names, keys):
+    assert metric_keys(names) == keys
+    confusion = torch.diag(torch.tensor([5, 6, 7]))
+    confusion[0, 1] = 5
+    figures = segmentation_metrics(confusion, names)
+    assert [figures[f"iou_{key}"] for key in keys] == pytest.approx([5 / 10, 6 / 11, 1])
+
+
+def test_scores_of_several_labels_by_hand():
+    scores = MultiLabelScores(3)
+    probabilities = torch.tensor([[0.9, 0.2, 0.1], [0.8, 0.7, 0.1], [0.3, 0.6, 0.9]])
+    target = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
+    for image, labels in zip(probabilities, target, strict=True):
+        scores.update(image[None], labels[None])
+    precision, f1 = scores.compute()
+    assert precision[:2].tolist() == pytest.approx([(1 + 2 / 3) / 2, 1])
+    assert f1[:2].tolist() == pytest.approx([2 / 4, 1])
+    assert precision[2].isnan() and f1[2].isnan()
+    figures = multilabel_metrics(torch.stack([precision, f1]), ["cat", "dog", "eel"])
+    assert figures == pytest.approx(
+        {"map": 11 / 12, "f1": 0.75, "ap_cat": 5 / 6, "ap_dog": 1, "f1_cat": 0.5, "f1_dog": 1}
+    )
+    scores.reset()
+    scores.update(probabilities[:1], target[:1])
+    assert scores.compute()[1][0] == 1
 
 
 def test_macro_f1_and_the_table_by_hand():

@@ -13,27 +13,44 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 import castvision
-from castvision.data import open_image, open_mask
+from castvision.data import open_image
+from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found, map_by_names, read_class_names
+from castvision.errors import FAILURES
 from castvision.inference.tile_model import TileModel, model_range
 from castvision.inference.tiled import tiled_inference
 from castvision.inference.writers.preview import read_reduced
 from castvision.losses import IGNORED
-from castvision.metrics import BoundaryF1, class_table, classification_metrics, segmentation_metrics
+from castvision.metrics import (
+    BoundaryF1,
+    MultiLabelScores,
+    class_table,
+    classification_metrics,
+    multilabel_metrics,
+    segmentation_metrics,
+)
 from castvision.visualization import pictures, plots
 from castvision.visualization.plots import Panel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from castvision.data import ImageReader
+    from castvision.data.datasets.multilabel import LabelTable
     from castvision.inference.files import OutputFolder
     from castvision.inference.predictor import Predictor
+
+    Truth = ImageReader | ClassReader
 
 Labels = np.ndarray[Any, np.dtype[Any]]
 _WORST = 20
 _PANEL = 384
 _BAND_PIXELS = 1 << 24
+_NEEDED = {
+    "segmentation": "needs --masks",
+    "classification": "takes folders of classes, no --masks and no --labels",
+    "multilabel": "needs --labels LIST.csv, which names its images (path,NAME1,NAME2,… or path,labels)",
+}
 
 
 @dataclass
@@ -41,14 +58,16 @@ class Tally:
     """What is counted over the data set.
 
     Attributes:
-        confusion: (classes, classes) counts, rows = truth.
-        boundary: Contours; None for a classification.
+        confusion: (classes, classes) counts, rows = truth; all 0 where images have several labels.
+        boundary: Contours; None for whole images.
+        labels: Scores of several labels for an image, and (classes,) how many images have each; None for one class.
         records: One for each image, for metrics.json.
         worst: (score, rows of the contact sheet) of the images with the lowest scores.
     """
 
     confusion: Tensor
     boundary: BoundaryF1 | None
+    labels: tuple[MultiLabelScores, Tensor] | None = None
     records: list[dict[str, Any]] = field(default_factory=list)
     worst: list[tuple[float, list[Panel]]] = field(default_factory=list)
 
@@ -66,23 +85,33 @@ class Evaluation:
         images: Each image and its name.
         masks: Each image's mask; empty for a classification, whose truth is the image's folder.
         tiles: Keywords of `tiled_inference`.
+        label_map: What the masks' labels mean, see `LabelMap`; None = what they meant in training.
+        table: The labels of the images, in the order of the model's classes, for a model of several labels.
 
     Raises:
-        ValueError: An untrained model, masks for a classification model or none for a segmentation model, folders that
-            are no classes.
+        ValueError: An untrained model, another kind of truth than it needs, folders that are no classes, a label map
+            that does not fit, or masks of one class and ignored pixels.
     """
 
     def __init__(
-        self, predictor: Predictor, images: dict[Path, str], masks: dict[Path, Path], tiles: dict[str, Any]
+        self,
+        predictor: Predictor,
+        images: dict[Path, str],
+        masks: dict[Path, Path],
+        tiles: dict[str, Any],
+        label_map: Mapping[int | str, int | str] | None = None,
+        table: LabelTable | None = None,
     ) -> None:
         task, names = predictor.parts.task, predictor.class_names
         if task is None:
             raise ValueError(f"{predictor.parts.name} is untrained: there is nothing to measure; give a checkpoint")
-        if (task == "segmentation") != bool(masks):
-            needed = "needs --masks" if task == "segmentation" else "takes folders of classes, no --masks"
-            raise ValueError(f"{predictor.parts.name} is a {task} model: it {needed}")
+        given = "segmentation" if masks else "classification" if table is None else "multilabel"
+        if task != given:
+            raise ValueError(f"{predictor.parts.name} is a {task} model: it {_NEEDED[task]}")
+        if label_map is not None and not masks:
+            raise ValueError(f"expected no --label-map: a {task} model is measured without masks")
         self.truth: dict[Path, int] = {}
-        if not masks:
+        if task == "classification":
             folders = {path: name.split("/")[0] if "/" in name else path.parent.name for path, name in images.items()}
             unknown = sorted(set(folders.values()) - set(names))
             if unknown:
@@ -92,6 +121,25 @@ class Evaluation:
         self.predictor, self.masks, self.tiles = predictor, masks, tiles
         confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
         self.tally = Tally(confusion, BoundaryF1(len(names)) if masks else None)
+        self.present: dict[Path, Tensor] = {}
+        if table is not None:
+            self.present = dict(zip(table.images, torch.from_numpy(table.targets).long(), strict=True))
+            self.tally.labels = MultiLabelScores(len(names)), torch.zeros(len(names), dtype=torch.int64)
+        if masks:
+            self.labels = LabelMap(names, self._meaning() if label_map is None else label_map)
+            if self.labels.mapping is None:
+                _check_truth(masks.values(), self.labels)
+
+    def _meaning(self) -> dict[int | str, int | str] | None:
+        """What labels mean by the list of classes beside the folder of masks, or else by the checkpoint."""
+        remembered = self.predictor.parts.label_map
+        for folder in {path.parent.parent: None for path in self.masks.values()}:
+            listed = read_class_names(folder / "classes.txt")
+            if listed is not None:
+                found = map_by_names(listed, self.predictor.class_names, remembered, str(folder / "classes.txt"))
+                if found is not None:
+                    return found
+        return None if remembered is None else dict(remembered.items())
 
     def measure(self, path: Path, progress: bool | Callable[[int, int], None] = False) -> None:
         """Predict one of the images and count.
@@ -106,6 +154,8 @@ class Evaluation:
         with open_image(path) as reader:
             if self.masks:
                 self._segment(path, reader, progress)
+            elif self.tally.labels is not None:
+                self._label(path, reader, *self.tally.labels)
             else:
                 self._classify(path, reader)
 
@@ -120,8 +170,24 @@ class Evaluation:
         facts = {"truth": names[truth], "prediction": names[best], "probability_of_truth": round(score, 6)}
         self.tally.add(path, score, [panel], **facts)
 
+    def _label(self, path: Path, reader: ImageReader, scores: MultiLabelScores, counts: Tensor) -> None:
+        image, truth = read_reduced(reader, 4096), self.present[path]
+        probabilities = self.predictor.predict(self.predictor.prepare(image)).probabilities
+        scores.update(probabilities[None], truth[None])
+        counts += truth
+        names = self.predictor.class_names
+        found, wanted = (
+            [name for name, is_there in zip(names, which.tolist(), strict=True) if is_there]
+            for which in (probabilities > 0.5, truth > 0)
+        )
+        score = 1 - float((probabilities - truth).abs().mean())
+        title = f"{plots.shorten(path.name, 30)}\n{', '.join(wanted) or 'none'}; taken for {', '.join(found) or 'none'}"
+        listed = {name: round(value, 6) for name, value in zip(names, probabilities.tolist(), strict=True)}
+        panel = Panel(title, pictures.display_picture(image, max_side=_PANEL))
+        self.tally.add(path, score, [panel], truth=wanted, prediction=found, probabilities=listed)
+
     def _segment(self, path: Path, reader: ImageReader, progress: bool | Callable[[int, int], None]) -> None:
-        with open_mask(self.masks[path]) as mask:
+        with ClassReader(self.masks[path], self.labels) as mask:
             if (mask.height, mask.width) != (reader.height, reader.width):
                 raise ValueError(
                     f"expected a mask of the image's size {reader.height} × {reader.width}, "
@@ -141,7 +207,7 @@ class Evaluation:
     def write(
         self, output: OutputFolder, failed: list[dict[str, str]]
     ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-        """Write metrics.json, confusion.png and worst.png, once at least one image is measured.
+        """Write metrics.json, worst.png and, unless images have several labels, confusion.png, once one is measured.
 
         Args:
             output: Where to write.
@@ -151,8 +217,11 @@ class Evaluation:
             A row of metrics for each class, and those of all images.
         """
         tally, names, name = self.tally, self.predictor.class_names, self.predictor.parts.name
-        rows = class_table(tally.confusion, names)
-        if tally.boundary is None:
+        rows: list[dict[str, Any]] = [*class_table(tally.confusion, names)]
+        if tally.labels is not None:
+            values = tally.labels[0].compute()
+            rows, totals = _label_rows(values, tally.labels[1], names), multilabel_metrics(values, names)
+        elif tally.boundary is None:
             totals = classification_metrics(tally.confusion, names)
         else:
             totals = segmentation_metrics(tally.confusion, names)
@@ -166,24 +235,52 @@ class Evaluation:
             "task": self.predictor.parts.task,
             "metrics": {key: None if math.isnan(value) else value for key, value in totals.items()},
             "classes": rows,
-            "confusion": tally.confusion.tolist(),
+            "confusion": None if tally.labels else tally.confusion.tolist(),
             "images": tally.records,
             "failed": failed,
         }
         output.write("metrics.json", (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
-        confusion = plots.plot_confusion(tally.confusion.numpy(), names, plots.shorten(name, 48))
-        output.write("confusion.png", plots.as_png(confusion))
+        if tally.labels is None:
+            confusion = plots.plot_confusion(tally.confusion.numpy(), names, plots.shorten(name, 48))
+            output.write("confusion.png", plots.as_png(confusion))
         sheet = plots.plot_rows([panels for _, panels in tally.worst], f"the {len(tally.worst)} worst images")
         output.write("worst.png", plots.as_png(sheet))
         return rows, totals
 
 
-def _bands(mask: ImageReader) -> list[tuple[int, int]]:
+def _label_rows(scores: Tensor, counts: Tensor, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """A row for each class: average precision, F1, and how many images have the label."""
+    columns = zip(names, *scores.tolist(), counts.tolist(), strict=True)
+    return [
+        {"name": name, "ap": None if math.isnan(ap) else ap, "f1": None if math.isnan(f1) else f1, "count": count}
+        for name, ap, f1, count in columns
+    ]
+
+
+def _check_truth(masks: Iterable[Path], labels: LabelMap) -> None:
+    """Refuse masks of one class and 255, before any work; reads on until two classes are found."""
+    counts = np.zeros(IGNORED + 1, np.int64)
+    for path in masks:
+        try:
+            with ClassReader(path, labels) as mask:
+                for y, rows in _bands(mask):
+                    counts += np.bincount(mask.read(y, 0, rows, mask.width).ravel(), minlength=len(counts))
+                    if np.count_nonzero(counts[:IGNORED]) > 1:
+                        return
+        except FAILURES:
+            continue  # said when its image's turn comes
+    try:
+        check_classes_found(counts, labels.class_names, "the masks")
+    except ValueError as error:
+        raise ValueError(f"{error} (--label-map '{{0: 0, 255: 1}}', or '{{0: 0, 255: ignore}}')") from error
+
+
+def _bands(mask: Truth) -> list[tuple[int, int]]:
     rows = max(1, _BAND_PIXELS // mask.width)
     return [(y, min(rows, mask.height - y)) for y in range(0, mask.height, rows)]
 
 
-def check_labels(mask: ImageReader, classes: int) -> None:
+def check_labels(mask: Truth, classes: int) -> None:
     """Refuse a mask with labels no class has, before any work.
 
     Raises:
@@ -200,7 +297,7 @@ def check_labels(mask: ImageReader, classes: int) -> None:
         )
 
 
-def compare(labels: Labels, mask: ImageReader, tally: Tally) -> Tensor:
+def compare(labels: Labels, mask: Truth, tally: Tally) -> Tensor:
     """Count one image's pixels, band by band.
 
     Args:
@@ -227,7 +324,7 @@ def compare(labels: Labels, mask: ImageReader, tally: Tally) -> Tensor:
 
 
 def _panels(
-    path: Path, reader: ImageReader, mask: ImageReader, labels: Labels, names: tuple[str, ...], miou: float
+    path: Path, reader: ImageReader, mask: Truth, labels: Labels, names: tuple[str, ...], miou: float
 ) -> list[Panel]:
     picture = pictures.display_picture(read_reduced(reader, _PANEL), max_side=_PANEL)
     step = max(1, max(labels.shape) // _PANEL)

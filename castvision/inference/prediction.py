@@ -53,7 +53,7 @@ class Options:
         min_area: Smallest polygon, in pixels.
         simplify: Tolerance of outlines, in pixels.
         probabilities: Write the probabilities of all classes.
-        top: Classes listed by a classification model.
+        top: Classes listed by a classification model; of several labels for an image, all are.
         resume: Go on with an interrupted run in the same folder.
     """
 
@@ -113,7 +113,7 @@ class PredictionRun:
                 self.records.append(record)
                 return record
         with open_image(path) as reader:
-            is_classifier = self.predictor.parts.task == "classification"
+            is_classifier = self.predictor.parts.task != "segmentation"
             level = 0 if is_classifier else choose_level(reader, self.options.mpp)
             size = reader.levels[level]
             mpp = None if reader.mpp is None else reader.mpp * size.downsample
@@ -125,12 +125,14 @@ class PredictionRun:
 
     def _classify(self, reader: ImageReader) -> Record:
         prediction = self.predictor.predict(self.predictor.prepare(read_reduced(reader, _CLASSIFIER_SIDE)))
-        scores, classes = prediction.probabilities.topk(min(self.options.top, len(prediction.probabilities)))
-        top = [
+        count = len(prediction.probabilities)
+        top = count if prediction.task == "multilabel" else min(self.options.top, count)  # each label is an answer
+        scores, classes = prediction.probabilities.topk(top)
+        listed = [
             {"class": label, "name": self.predictor.class_names[label], "probability": round(score, 6)}
             for label, score in zip(classes.tolist(), scores.tolist(), strict=True)
         ]
-        return {"classes": top, "files": []}
+        return {"classes": listed, "files": []}
 
     def _segment(
         self,

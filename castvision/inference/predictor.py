@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,8 @@ class LoadedParts:
         input: The images it was made for or trained on.
         patch_size: (height, width) of a patch.
         fixed_size: (height, width) if the model takes no other.
+        label_map: What the labels in the masks that it was trained on mean, see
+            `castvision.data.reading.labels.LabelMap`; None = they are class numbers.
     """
 
     model: nn.Module = field(repr=False)
@@ -52,6 +54,7 @@ class LoadedParts:
     input: InputFormat
     patch_size: tuple[int, int]
     fixed_size: tuple[int, int] | None
+    label_map: Mapping[str, int | str] | None = None
 
     @property
     def has_clusters(self) -> bool:
@@ -263,7 +266,8 @@ def _from_folder(folder: Path) -> LoadedParts:
 
 def _from_checkpoint(path: Path) -> LoadedParts:
     recipe, model = load(path)
-    return _describe(model, recipe.model_name, recipe.task, recipe.class_names, recipe.input)
+    parts = _describe(model, recipe.model_name, recipe.task, recipe.class_names, recipe.input)
+    return replace(parts, label_map=recipe.label_map)
 
 
 def class_names_or_default(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:

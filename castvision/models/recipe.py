@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 TaskName = Literal["classification", "multilabel", "segmentation"]
 CHECKPOINT_KEY = "castvision"
 _FORMAT = 1
-_OPTIONAL = {"format", "context_size", "keeps_units"}
+_OPTIONAL = {"format", "context_size", "keeps_units", "label_map"}
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
@@ -71,6 +71,8 @@ class Recipe:
         out_indices: The feature maps the head is given, see `castvision.models.segmenter.feature_layout`.
         context_size: (height, width) of the whole image shown beside a tile; None = tiles alone.
         input: What it was trained on; None before it has met its data.
+        label_map: From the labels in mask files, as text, to classes or "ignore", see
+            `castvision.data.reading.labels.LabelMap`; None = labels are class numbers.
     """
 
     task: TaskName
@@ -83,6 +85,7 @@ class Recipe:
     out_indices: tuple[int, ...] | None = None
     context_size: tuple[int, int] | None = None
     input: InputFormat | None = None
+    label_map: Mapping[str, int | str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values without nesting, as they stand in a checkpoint."""
@@ -94,6 +97,7 @@ class Recipe:
             **plain,
             "model_kwargs": dict(self.model_kwargs),
             "head_kwargs": dict(self.head_kwargs),
+            "label_map": None if self.label_map is None else dict(self.label_map),
         }
 
     @classmethod
@@ -123,6 +127,7 @@ class Recipe:
                 keeps_units=bool(facts.get("keeps_units", False)),
             )
             context_size, out_indices = facts.get("context_size"), facts["out_indices"]
+            label_map = facts.get("label_map")
             return cls(
                 task=facts["task"],
                 model_name=str(facts["model_name"]),
@@ -134,8 +139,9 @@ class Recipe:
                 out_indices=None if out_indices is None else tuple(int(index) for index in out_indices),
                 context_size=None if context_size is None else _pair(context_size),
                 input=input_format,
+                label_map=None if label_map is None else {str(label): of for label, of in label_map.items()},
             )
-        except (TypeError, ValueError, IndexError) as error:
+        except (TypeError, ValueError, IndexError, AttributeError) as error:
             raise ValueError(
                 f"expected the facts of a castvision checkpoint, got others: {one_line(error, 300)}"
             ) from error

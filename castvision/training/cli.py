@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from castvision.files import draft
 from castvision.models.checkpoint import load_state_dict
+from castvision.models.class_names import check_same_classes, stored_class_names
 from castvision.training.callbacks.clusters import ClusterStatistics
 from castvision.training.callbacks.progress import TrainingBar
 from castvision.training.callbacks.report import Report
@@ -150,6 +151,7 @@ class TrainingCLI(LightningCLI):
         checkpoint = self.config[self.verb].ckpt_path
         if checkpoint is not None:
             check_checkpoint(self.model, checkpoint)
+            check_same_classes(stored_class_names(checkpoint), self.model.class_names, checkpoint)
 
     def run_verb(self) -> None:
         """Run what was asked for; after training, count the held-out images a last time, and write the report."""

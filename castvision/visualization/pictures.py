@@ -188,9 +188,12 @@ def _line_width(picture: RGB, mask: Labels) -> int:
 
 
 def background_class(names: Sequence[str]) -> int | None:
-    """The class that means "nothing here" and is drawn untinted: 0 of two classes or if it is named so, else None."""
-    is_named_so = names[0].casefold() in {"background", "other", "none", "unlabelled", "unlabeled", "void"}
-    return 0 if len(names) == 2 or is_named_so else None
+    """The class that means "nothing here", is drawn untinted and has no polygons: the first, if it is named so.
+
+    Of two classes without names, the first as well.
+    """
+    is_named_so = names[0].strip().casefold() in {"background", "other", "none", "unlabelled", "unlabeled", "void"}
+    return 0 if is_named_so or list(names) == ["class 0", "class 1"] else None
 
 
 def overlay_clusters(picture: RGB, cluster_map: ClusterMap, *, opacity: float = 0.5) -> RGB:

@@ -108,10 +108,93 @@ def test_masks_that_do_not_fit_are_named_and_the_others_measured(dataset, segmen
     assert evaluate(dataset, segmenter, "--masks", str(dataset / "masks")) == 1
     told = " ".join(capsys.readouterr().out.split())
     assert "mask of the image's size 9 × 9, got 9 × 8" in told
-    assert "found [7]" in told
+    assert "for 2 classes, got 7" in told
     content = json.loads((dataset / "out/metrics.json").read_text())
     assert len(content["images"]) == 3
     assert len(content["failed"]) == 2
+
+
+def test_labels_mean_what_they_meant_in_training_or_what_the_command_says(tmp_path, segmenter, capsys):
+    rng = np.random.default_rng(0)
+    bright = rng.random((40, 30)) > 0.5
+    save_image(tmp_path / "images/a.png", bright.astype(np.uint8) * 255)
+    for form, mask in {
+        "grey": np.where(bright, 255, 0), "rgb": np.repeat(np.where(bright, 255, 0)[..., None], 3, axis=-1),
+        "red": np.where(bright, 255, 0)[..., None] * np.array([1, 0, 0]), "turned": np.where(bright, 0, 1),
+    }.items():  # fmt: skip
+        save_image(tmp_path / form / "a.png", mask.astype(np.uint8))
+    content = torch.load(segmenter, weights_only=True)
+    content["castvision"]["label_map"] = {"0": 0, "255": 1}
+    torch.save(content, tmp_path / "mapped.ckpt")
+    runs = [
+        ("mapped.ckpt", "grey", None), ("mapped.ckpt", "rgb", None), ("best.ckpt", "grey", "{0: dark, 255: bright}"),
+        ("best.ckpt", "red", '{"#000000": dark, "#ff0000": 1}'), ("mapped.ckpt", "turned", "{0: bright, 1: dark}"),
+    ]  # fmt: skip
+    for number, (model, masks, label_map) in enumerate(runs):
+        extra = [] if label_map is None else ["--label-map", label_map]
+        arguments = ["--images", str(tmp_path / "images"), "--masks", str(tmp_path / masks), *extra]
+        out = tmp_path / f"out{number}"
+        assert main(["evaluate", "--model", str(tmp_path / model), *arguments, "--output", str(out)]) == 0
+        confusion = json.loads((out / "metrics.json").read_text())["confusion"]
+        assert confusion == [[int((~bright).sum()), 0], [0, int(bright.sum())]]
+    capsys.readouterr()
+    assert evaluate(tmp_path, segmenter, "--masks", str(tmp_path / "grey")) == 2
+    assert "found 0 (dark) and ignored pixels (255)" in capsys.readouterr().err
+    assert evaluate(tmp_path, segmenter, "--masks", str(tmp_path / "grey"), "--label-map", "{0: no, 255: yes}") == 2
+    assert "in quotes" in capsys.readouterr().err
+    assert evaluate(tmp_path, segmenter, "--masks", str(tmp_path / "grey"), "--label-map", "255") == 2
+    assert "expected --label-map such as" in capsys.readouterr().err
+    assert evaluate(tmp_path, segmenter, "--masks", str(tmp_path / "grey"), "--label-map", "{0: 0, 255: ignore}") == 0
+
+
+def test_a_list_of_classes_beside_the_masks_is_followed_by_name(tmp_path, segmenter, capsys):
+    bright = np.random.default_rng(0).random((40, 30)) > 0.5
+    save_image(tmp_path / "images/a.png", bright.astype(np.uint8) * 255)
+    save_image(tmp_path / "masks/a.png", np.where(bright, 0, 1).astype(np.uint8))
+    (tmp_path / "classes.txt").write_text("bright\ndark\n")
+    assert evaluate(tmp_path, segmenter, "--masks", str(tmp_path / "masks")) == 0
+    confusion = json.loads((tmp_path / "out/metrics.json").read_text())["confusion"]
+    assert confusion == [[int((~bright).sum()), 0], [0, int(bright.sum())]]
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert evaluate(tmp_path, segmenter, "--masks", str(tmp_path / "masks"), "--overwrite") == 2
+    assert "names cat, dog, the model's classes are dark, bright; say by --label-map" in capsys.readouterr().err
+
+
+def test_several_labels_by_a_list(tmp_path, capsys):
+    torch.manual_seed(0)
+    model = timm.create_model(ATTO, num_classes=2, depth=1)
+    path = save(tmp_path / "labels.ckpt", model, task="multilabel")
+    rng = np.random.default_rng(0)
+    rows = ["path,bright,dark"]  # another order than the checkpoint's
+    for number in range(6):
+        save_image(tmp_path / f"images/{number}.png", rng.integers(0, 256, (32, 32), dtype=np.uint8))
+        rows.append(f"images/{number}.png,{number % 2},{int(number < 2)}")
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    arguments = ["evaluate", "--model", str(path), "--labels", str(tmp_path / "list.csv")]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    content = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert [(row["name"], row["count"]) for row in content["classes"]] == [("dark", 2), ("bright", 3)]
+    assert content["images"][1]["truth"] == ["dark", "bright"]
+    for row in content["classes"]:
+        column = np.array([record["probabilities"][row["name"]] for record in content["images"]])
+        truth = np.array([row["name"] in record["truth"] for record in content["images"]])
+        predicted = column > 0.5
+        assert row["f1"] == pytest.approx(2 * (truth & predicted).sum() / (truth.sum() + predicted.sum()))
+        ranked = truth[np.argsort(-column)]
+        precision = np.cumsum(ranked) / np.arange(1, len(ranked) + 1)
+        assert row["ap"] == pytest.approx(precision[ranked].mean())
+    assert content["confusion"] is None and not (tmp_path / "out/confusion.png").exists()
+    assert (tmp_path / "out/worst.png").is_file()
+    assert evaluate(tmp_path, path, "--overwrite") == 2
+    assert "needs --labels LIST.csv" in capsys.readouterr().err
+    assert main([*arguments, "--output", str(tmp_path / "o"), "--images", str(tmp_path / "images")]) == 2
+    assert "give one of both" in capsys.readouterr().err
+    (tmp_path / "list.csv").write_text(rows[0].replace("dark", "cat") + "\n" + rows[1] + "\n")
+    assert main([*arguments, "--output", str(tmp_path / "o")]) == 2
+    assert "expected the columns dark, bright" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "images/0.png"), "--model", str(path), "--output", str(tmp_path / "p")]) == 0
+    predictions = (tmp_path / "p/predictions.csv").read_text()
+    assert all(f",{name}," in predictions for name in NAMES)
 
 
 @pytest.fixture

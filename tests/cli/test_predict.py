@@ -271,3 +271,20 @@ def test_memory_does_not_grow_with_the_image(tmp_path, segmenter):
         peaks.append(int(done.stdout.split("PEAK")[1]))
     assert peaks[1] - peaks[0] < 600, peaks
     assert pixels_of(tmp_path / "out4096/masks/4096.png").shape == (4096, 4096)
+
+
+def test_two_classes_without_a_background_are_both_drawn(tmp_path, segmenter, photo):
+    content = torch.load(segmenter, weights_only=True)
+    head = {key: value for key, value in content["state_dict"].items() if key.startswith("model.head.classifier")}
+    content["state_dict"] |= {key: value[:2] for key, value in head.items()}
+    content["castvision"] |= {"num_classes": 2, "class_names": ["ground", "house"]}
+    torch.save(content, tmp_path / "two.ckpt")
+    out = tmp_path / "out"
+    assert predict([str(photo), "--model", str(tmp_path / "two.ckpt"), "--output", str(out), "--geojson"]) == 0
+    counts = np.bincount(pixels_of(out / "masks/astronaut.png").ravel(), minlength=2)
+    features = json.loads((out / "polygons/astronaut.geojson").read_text())["features"]
+    by_name = {name: sum(f["properties"]["pixels"] for f in features if name in f["properties"].values())
+               for name in ("ground", "house")}  # fmt: skip
+    assert counts.min() > 0
+    assert by_name == {"ground": counts[0], "house": counts[1]}
+    assert [row["name"] for row in table_of(out)] == ["ground", "house"]

@@ -16,6 +16,7 @@ SEGMENTER = Recipe(
     "segmentation", ATTO, 3, ("ground", "path", "dot"), {"depth": 2}, "UpsamplingHead", {"token_channels": 4},
     out_indices=(1,), context_size=(16, 24), input=SEEN,
 )  # fmt: skip
+MAPPED = replace(SEGMENTER, label_map={"0": 0, "255": 1, "#ff0000": "ignore"})
 CLASSIFIER = Recipe("classification", ATTO, 2, ("no", "yes"), {"depth": 1}, input=SEEN)
 FIRST = {
     "format": 1, "task": "segmentation", "model_name": ATTO, "model_kwargs": {"depth": 2}, "head": "UpsamplingHead",
@@ -24,7 +25,7 @@ FIRST = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("recipe", [SEGMENTER, CLASSIFIER])
+@pytest.mark.parametrize("recipe", [SEGMENTER, MAPPED, CLASSIFIER])
 def test_it_comes_back_from_plain_values(recipe):
     facts = json.loads(json.dumps(recipe.to_dict()))
     assert Recipe.from_dict(facts) == recipe
@@ -33,7 +34,7 @@ def test_it_comes_back_from_plain_values(recipe):
 
 def test_the_oldest_checkpoints_say_nothing_of_context_and_units():
     recipe = Recipe.from_dict(FIRST)
-    assert recipe.context_size is None
+    assert recipe.context_size is None and recipe.label_map is None
     assert recipe.input == InputFormat(1, (32, 32), (0.5,), (0.25,), keeps_units=False)
     assert isinstance(build(recipe), torch.nn.Module)
 
@@ -44,6 +45,7 @@ def test_the_oldest_checkpoints_say_nothing_of_context_and_units():
         ({"colour": 1}, "got colour unknown"),
         ({"mean": None}, "got others: 'NoneType'"),
         ({"img_size": [1, 2, 3]}, "got others: too many values"),
+        ({"label_map": [0, 255]}, "got others: 'list'"),
         ({"task": "detection"}, "expected task in .*'multilabel'.*got 'detection'"),
         ({"format": 2}, "format 1, got format 2"),
     ],
@@ -63,7 +65,7 @@ def test_facts_that_are_missing(tmp_path):
         load(tmp_path / "a.ckpt")
 
 
-@pytest.mark.parametrize("recipe", [SEGMENTER, CLASSIFIER, replace(CLASSIFIER, task="multilabel")])
+@pytest.mark.parametrize("recipe", [SEGMENTER, MAPPED, CLASSIFIER, replace(CLASSIFIER, task="multilabel")])
 def test_saved_and_loaded(tmp_path, recipe):
     recipe = replace(recipe, model_kwargs={**recipe.model_kwargs, "use_rot_pos_emb": True, "pos_embed": "none"})
     model = build(recipe)
@@ -71,6 +73,7 @@ def test_saved_and_loaded(tmp_path, recipe):
     torch.manual_seed(3)
     state = torch.get_rng_state()
     again, loaded = load(tmp_path / "a.ckpt")
+    assert again == recipe
     assert torch.equal(torch.get_rng_state(), state)
     assert (again.task, again.class_names, again.input) == (recipe.task, recipe.class_names, SEEN)
     own = model.state_dict()

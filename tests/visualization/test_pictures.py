@@ -7,6 +7,7 @@ import torch
 from castvision.ops import make_options
 from castvision.visualization.clusters import ClusterMap
 from castvision.visualization.pictures import (
+    background_class,
     cluster_colours,
     cluster_text,
     display_picture,
@@ -194,3 +195,14 @@ def test_windows_and_clusters_in_words(given, text):
 )
 def test_layer_names(layer, name):
     assert layer_name(cluster_map([[0]], layer=layer)) == name
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["background", "road"], 0), (["Background ", "a", "b"], 0), (["void", "a"], 0), (["ground", "house"], None),
+        (["house", "background"], None), (["class 0", "class 1"], 0), (["class 0", "class 1", "class 2"], None),
+    ],
+)  # fmt: skip
+def test_only_a_class_named_so_is_background(names, expected):
+    assert background_class(names) == expected

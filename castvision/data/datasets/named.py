@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from castvision.data.reading.pixels import Pixels
 
 _FETCHING = ("hfds/", "hfids/", "tfds/", "wds/")
+_MODES_WITH_OPACITY = {"LA": "L", "La": "L", "RGBA": "RGB", "RGBa": "RGB", "PA": "RGB"}
 _KEPT_MODES = ("L", "RGB", "I", "F")  # with LA and RGBA, whose opacity counts as a channel
 _FOLDERS = {"train": ("train", "training"), "validation": ("val", "valid", "validation", "eval", "evaluation")}
 _STREAMED = ("hfids/", "tfds/", "wds/")
@@ -155,7 +156,7 @@ class NamedDataset(PixelDataset):
                 f"expected one target from {name}: a class, zeros and ones, or a mask; got {type(target).__name__}; "
                 "choose one kind of target by the data set's arguments"
             )
-        values = np.asarray(target)
+        values = _label_pixels(target, self.labels.has_colours)
         if values.ndim == 0:
             return self.labels.apply(values.reshape(1, 1), name).astype(np.int64).reshape(())
         if values.ndim == 1:
@@ -163,6 +164,14 @@ class NamedDataset(PixelDataset):
                 raise ValueError(f"expected {len(self.labels.class_names)} zeros and ones from {name}, got {target}")
             return values.astype(np.float32)
         return self.labels.apply(values, name)
+
+
+def _label_pixels(target: Any, has_colours: bool) -> Pixels:
+    """A target as stored; of a picture the palette's indices (or colours, if labels are colours), without opacity."""
+    mode = getattr(target, "mode", None)  # PIL's images have one
+    if isinstance(mode, str) and (mode in _MODES_WITH_OPACITY or (has_colours and mode == "P")):
+        target = target.convert(_MODES_WITH_OPACITY.get(mode, "RGB"))
+    return np.asarray(target)
 
 
 def _pixels(image: Any, name: str) -> Pixels:

@@ -13,7 +13,7 @@ import numpy as np
 
 from castvision.data.datasets.regions import Region
 from castvision.data.reading import ImageReader, open_image, open_mask
-from castvision.data.reading.labels import mark_ignored
+from castvision.data.reading.labels import LabelMap, mark_ignored
 from castvision.data.reading.overview import read_overview
 from castvision.data.reading.pixels import Pixels
 from castvision.data.reading.reader import Alpha
@@ -38,6 +38,7 @@ class ImageSources:
         pairs: (image, mask or None), paths; a mask has its image's size, or that of the level that is read.
         level: Of the images that is read; masks are sampled to it without blending.
         num_classes: Labels are below it; None for any up to 254. 255 is ignored, and so is a mask's nodata value.
+        labels: From the masks' labels or colours to classes, in place of ``num_classes``; None = they are classes.
         alpha: What becomes of an image's opacity channel; see `castvision.data.open_image`.
         context_size: (height, width) of an overview of each image that is read now and kept, so that windows come with
             their surroundings; None for none.
@@ -60,6 +61,7 @@ class ImageSources:
         *,
         level: int = 0,
         num_classes: int | None = None,
+        labels: LabelMap | None = None,
         alpha: Alpha = "white",
         context_size: Sequence[int] | None = None,
     ) -> None:
@@ -71,6 +73,7 @@ class ImageSources:
         self.masks = [None if mask is None else Path(mask) for _, mask in pairs]
         self.level = level
         self.num_classes = num_classes
+        self.labels = labels
         self.alpha = alpha
         self._open: OrderedDict[tuple[bool, int], ImageReader] = OrderedDict()
         self.sizes: list[tuple[int, int]] = []
@@ -113,7 +116,9 @@ class ImageSources:
             return np.full((height, width), IGNORED, np.uint8)
         mask = self._reader(True, number)
         labels, rows, columns = self._sampled(mask, number, (y, x, height, width))
-        labels, is_unknown = mark_ignored(labels, mask.nodata, self.num_classes)
+        if self.labels is not None:
+            return self.labels.apply(labels, str(self.masks[number]), mask.nodata)
+        labels, is_unknown = mark_ignored(labels[..., 0], mask.nodata, self.num_classes)
         if is_unknown.any():
             row, column = np.argwhere(is_unknown)[0]
             limit = IGNORED if self.num_classes is None else self.num_classes
@@ -126,10 +131,10 @@ class ImageSources:
     def _sampled(
         self, mask: ImageReader, number: int, window: tuple[int, int, int, int]
     ) -> tuple[Pixels, Pixels, Pixels]:
-        """Labels of a window of the image's level, and the rows and columns of the mask they stand in."""
+        """Labels (height, width, C) of a window of the image's level, and their rows and columns in the mask."""
         y, x, height, width = window
         if (mask.height, mask.width) == self.sizes[number]:
-            labels = mask.read(y, x, height, width)[..., 0]
+            labels = mask.read(y, x, height, width)
             return labels, np.arange(y, y + height), np.arange(x, x + width)
         rows, columns = (
             ((np.arange(start, start + length) + 0.5) * full / here).astype(np.int64)
@@ -137,7 +142,7 @@ class ImageSources:
                 (y, x), (height, width), (mask.height, mask.width), self.sizes[number], strict=True
             )
         )
-        near = mask.read(rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)[..., 0]
+        near = mask.read(rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)
         return near[np.ix_(rows - rows[0], columns - columns[0])], rows, columns
 
     def _reader(self, is_mask: bool, number: int) -> ImageReader:
@@ -148,7 +153,8 @@ class ImageSources:
             if path is None:
                 raise ValueError(f"expected a mask for {str(self.images[number])!r}")
             if is_mask:
-                reader = open_mask(path, cache_bytes=_CACHE_BYTES)
+                opened = open_mask if self.labels is None else self.labels.open
+                reader = opened(path, cache_bytes=_CACHE_BYTES)
             else:
                 reader = open_image(path, alpha=self.alpha, cache_bytes=_CACHE_BYTES)
         self._open[key] = reader
@@ -197,23 +203,24 @@ class ClassIndex:
         regions: Which parts of them.
 
     Attributes:
-        counts: (255,) int64: labelled pixels of each class.
+        counts: (256,) int64: labelled pixels of each class, the last those that are ignored.
         present: Classes that occur.
     """
 
     def __init__(self, sources: ImageSources, regions: Sequence[Region]) -> None:
         self.regions = list(regions)
+        self.counts = np.zeros(IGNORED + 1, np.int64)
         found: dict[int, list[tuple[Any, Any]]] = {}
         for number, (source, area) in enumerate(self.regions):
             for y in range(0, area.height, _CHUNK):
                 for x in range(0, area.width, _CHUNK):
                     size = min(_CHUNK, area.height - y), min(_CHUNK, area.width - x)
                     labels = sources.read_labels(source, area.y + y, area.x + x, *size)
+                    self.counts[IGNORED] += int((labels == IGNORED).sum())
                     for label, blocks, amounts in _count(labels):
                         corners = blocks * _BLOCK + (y, x)
                         rows = np.column_stack([np.full(len(corners), number), corners]).astype(np.int32)
                         found.setdefault(label, []).append((rows, amounts))
-        self.counts = np.zeros(IGNORED, np.int64)
         self._blocks: dict[int, Any] = {}
         self._ends: dict[int, Any] = {}
         for label, parts in found.items():

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from castvision.data.reading.opening import read_mask
+from castvision.data.reading.opening import open_image, open_mask
 from castvision.data.reading.pixels import Mask, Pixels, is_missing
-from castvision.data.reading.whole import read_image
 from castvision.losses import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from castvision.data.reading.reader import ImageReader
 
 _MAX_CLASSES = 255
 _HEX = re.compile(r"#?([0-9a-fA-F]{6})$")
@@ -26,15 +27,24 @@ class LabelMap:
     Args:
         class_names: In the order of the classes.
         mapping: From a label (a number, or a colour ``"#rrggbb"`` or ``"r, g, b"``) to a class (its number or name) or
-            ``"ignore"``; all labels in the masks must stand in it. None: labels are class numbers, 255 is ignored.
+            ``"ignore"``; all labels in the masks must stand in it, 255 too. None: labels are class numbers, 255 is
+            ignored.
+
+    Attributes:
+        mapping: As given, in plain values for a checkpoint: labels as text, classes by number or "ignore"; None if
+            none was given.
 
     Raises:
-        ValueError: No or more than 255 classes, labels that are neither numbers nor colours, or classes that are none.
+        ValueError: No or more than 255 classes, names that are no text, labels that are neither numbers nor colours, or
+            classes that are none.
     """
+
+    mapping: dict[str, int | str] | None = None
 
     def __init__(self, class_names: Sequence[str], mapping: Mapping[int | str, int | str] | None = None) -> None:
         if not 1 <= len(class_names) <= _MAX_CLASSES:
             raise ValueError(f"expected 1..{_MAX_CLASSES} class names, got {len(class_names)}")
+        check_class_names(class_names)
         self.class_names = list(class_names)
         pairs = {label: label for label in (*range(len(class_names)), IGNORED)}
         self.has_colours = False
@@ -44,10 +54,17 @@ class LabelMap:
                 raise ValueError(f"expected a label map of numbers or of colours ('#rrggbb'), got {dict(mapping)}")
             self.has_colours = kinds == {True}
             pairs = {_parse_label(label): self._parse_class(value) for label, value in mapping.items()}
+            if len(pairs) < len(mapping):
+                raise ValueError(f"expected each label once in the label map, got {dict(mapping)}")
+            self.mapping = {
+                f"#{label:06x}" if self.has_colours else str(label): "ignore" if value == IGNORED else value
+                for label, value in pairs.items()
+            }
         self._labels = np.array(sorted(pairs), dtype=np.int64)
         self._classes = np.array([pairs[label] for label in self._labels.tolist()], dtype=np.uint8)
 
     def _parse_class(self, value: int | str) -> int:
+        _refuse_bool(value, "label map")
         if value in ("ignore", IGNORED):
             return IGNORED
         if isinstance(value, int) and 0 <= value < len(self.class_names):
@@ -63,7 +80,7 @@ class LabelMap:
         """Read one mask.
 
         Args:
-            path: PNG, TIFF, BMP or GIF; 8 or 16 bits, a palette, bilevel, or colours if the map has colours.
+            path: See `open`.
 
         Returns:
             (height, width) uint8, classes and 255.
@@ -72,22 +89,34 @@ class LabelMap:
             FileNotFoundError: No such file.
             ValueError: Not a mask, or labels without a class; the message names the file and the labels.
         """
-        return self.apply(self._stored(path), str(path))
+        with self.open(path) as reader:
+            return self.apply(reader.read(0, 0, reader.height, reader.width), str(path), reader.nodata)
 
-    def _stored(self, path: str | Path) -> Pixels:
-        if not self.has_colours:
-            try:
-                return read_mask(path)
-            except ValueError:
-                pass  # several channels, perhaps grey ones alike, which `apply` looks at; or damaged, as said below
-        return read_image(path, alpha="drop")
+    def open(self, path: str | Path, *, cache_bytes: int = 64 << 20) -> ImageReader:
+        """Open a mask of any size; `apply` makes classes of what is read.
 
-    def apply(self, pixels: Pixels, name: str) -> Pixels:
+        Args:
+            path: Anything `castvision.data.open_mask` opens; colours if the map has colours.
+            cache_bytes: Decoded tiles a TIFF's reader may hold.
+
+        Returns:
+            The reader of (height, width, 1) numbers or (height, width, 3) colours, without opacity.
+
+        Raises:
+            FileNotFoundError: No such file.
+            ValueError: Not a mask, or damaged; the message names the file.
+        """
+        if self.has_colours:
+            return open_image(path, alpha="drop", cache_bytes=cache_bytes)
+        return open_mask(path, cache_bytes=cache_bytes)
+
+    def apply(self, pixels: Pixels, name: str, nodata: float | None = None) -> Pixels:
         """Translate one mask.
 
         Args:
             pixels: (height, width) or (height, width, channels) integers.
             name: Of the mask, for messages.
+            nodata: The mask's value for missing pixels, if it states one: ignored, unless the map says otherwise.
 
         Returns:
             (height, width) uint8, classes and 255.
@@ -101,6 +130,11 @@ class LabelMap:
             mask, is_known = table[labels], known[labels]
         else:
             mask, is_known = self._translate(labels)
+        if nodata is not None and not self.has_colours:
+            is_ignored = is_missing(labels, nodata)
+            if self.mapping is not None:
+                is_ignored &= ~is_known
+            mask, is_known = np.where(is_ignored, np.uint8(IGNORED), mask), is_known | is_ignored
         if not is_known.all():
             raise ValueError(self._explain(np.unique(labels[~is_known]), name))
         return mask
@@ -144,11 +178,118 @@ class LabelMap:
         )
 
 
+class ClassReader:
+    """The classes of a mask of any size, by windows; a context manager.
+
+    Args:
+        path: See `LabelMap.open`.
+        labels: What the mask's labels mean.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not a mask, or damaged; the message names the file.
+    """
+
+    def __init__(self, path: str | Path, labels: LabelMap) -> None:
+        self._reader, self._labels = labels.open(path), labels
+        self.name, self.height, self.width = self._reader.name, self._reader.height, self._reader.width
+
+    def read(self, y: int, x: int, height: int, width: int) -> Pixels:
+        """(height, width, 1) uint8: classes, and 255 for ignored; see `ImageReader.read` and `LabelMap.apply`."""
+        stored = self._reader.read(y, x, height, width)
+        return self._labels.apply(stored, self.name, self._reader.nodata)[..., None]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._reader.close()
+
+
+def check_class_names(class_names: Sequence[str]) -> None:
+    """Refuse names that are no text, such as the False and True that YAML makes of no and yes.
+
+    Raises:
+        ValueError: It says how to write them.
+    """
+    wrong = [name for name in class_names if not isinstance(name, str) or not name.strip()]
+    if wrong:
+        raise ValueError(
+            f"expected class names as text, got {wrong[0]!r} in {list(class_names)}; put names in quotes, in YAML as "
+            "on the command line: class_names: ['no', 'yes']"
+        )
+
+
+def read_class_names(path: Path) -> list[str] | None:
+    """The names in a ``classes.txt``, one a line, in the order of the labels; None without the file."""
+    if not path.is_file():
+        return None
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def map_by_names(
+    listed: Sequence[str], class_names: Sequence[str], remembered: Mapping[str, int | str] | None, where: str
+) -> dict[int | str, int | str] | None:
+    """What the labels of masks mean for a model whose classes may have another order than the list beside the masks.
+
+    Args:
+        listed: The masks' classes, in the order of their labels.
+        class_names: The model's.
+        remembered: The label map it was trained with.
+        where: The list, for messages.
+
+    Returns:
+        A label map; None where the classes agree.
+
+    Raises:
+        ValueError: Other names, or another order of labels that a remembered map translates already.
+    """
+    if list(listed) == list(class_names):
+        return None
+    told = f"{where!r} names {', '.join(listed[:8])}, the model's classes are {', '.join(class_names[:8])}"
+    if sorted(listed) != sorted(class_names) or len({*listed}) < len(listed) or remembered is not None:
+        raise ValueError(f"expected masks of the model's classes: {told}; say by --label-map what the labels mean")
+    found: dict[int | str, int | str] = {label: class_names.index(name) for label, name in enumerate(listed)}
+    return {**found, IGNORED: "ignore"}
+
+
+def check_classes_found(counts: Pixels, class_names: Sequence[str], where: str) -> list[str]:
+    """Refuse masks whose only difference is between a class and what is ignored: masks of 0 and 255, as a rule.
+
+    Args:
+        counts: (256,) pixels of each class, the last of what is ignored.
+        class_names: Of the classes.
+        where: Which masks, for the message.
+
+    Returns:
+        Names of the classes without a pixel.
+
+    Raises:
+        ValueError: Ignored pixels, and fewer than two classes beside them; it says what to give.
+    """
+    present = np.flatnonzero(counts[:IGNORED])
+    if len(class_names) > 1 and counts[IGNORED] and len(present) < 2:
+        found = ", ".join(f"{label} ({class_names[label]})" for label in present.tolist()) or "none"
+        raise ValueError(
+            f"expected two classes or more in {where}, found {found} and ignored pixels (255); if 255 is a class in "
+            "the files, say so: label_map: {0: 0, 255: 1}"
+        )
+    return [name for label, name in enumerate(class_names) if label not in present]
+
+
+def _refuse_bool(value: int | str, what: str) -> None:
+    if isinstance(value, bool):
+        raise ValueError(
+            f"expected numbers or text in the {what}, got {value!r}; put names such as 'no' and 'yes' in quotes"
+        )
+
+
 def _is_colour(label: int | str) -> bool:
     return isinstance(label, str) and not label.strip().lstrip("-").isdecimal()
 
 
 def _parse_label(label: int | str) -> int:
+    _refuse_bool(label, "label map")
     if not _is_colour(label):
         return int(label)
     text = str(label).strip()

@@ -58,8 +58,10 @@ def open_image(
 def open_mask(path: str | os.PathLike[str], *, cache_bytes: int = 64 << 20) -> ImageReader:
     """Open an image of labels: a palette's indices, a bilevel image's 0 and 1 and all other values as they are stored.
 
+    Opacity is dropped, and channels that are all alike (grey saved as RGB) are one.
+
     Args:
-        path: A file, or a zarr folder, with one channel of whole numbers.
+        path: A file, or a zarr folder, with one whole number a pixel.
         cache_bytes: Decoded tiles a TIFF's reader may hold.
 
     Returns:
@@ -67,10 +69,10 @@ def open_mask(path: str | os.PathLike[str], *, cache_bytes: int = 64 << 20) -> I
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: See `open_image`; also more than one channel, or fractions.
+        ValueError: See `open_image`; also colours, or fractions.
         ImportError: A format of an extra that is not installed.
     """
-    return _open(Path(path), Options("keep", None, cache_bytes, is_mask=True))
+    return _open(Path(path), Options("drop", None, cache_bytes, is_mask=True))
 
 
 def read_mask(path: str | os.PathLike[str]) -> Pixels:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from castvision.data.reading.pixels import Pixels
 
 Alpha = Literal["white", "drop", "keep"]
+_CORNER = 256
 
 # What decoders raise when they are given damaged bytes (a fuzzer found most of these).
 DECODER_ERRORS = (
@@ -137,10 +138,36 @@ class ImageReader(ABC):
         except DECODER_ERRORS as error:
             self.close()
             raise ValueError(f"cannot read image {self.name!r}: {one_line(error)}") from error
-        if options.is_mask and (self.channels != 1 or self.dtype.kind not in "ui"):
+        if options.is_mask:
+            try:
+                self._become_mask()
+            except ValueError:
+                self.close()
+                raise
+
+    def _become_mask(self) -> None:
+        """One channel of whole numbers, also where the file repeats them (grey saved as RGB); colours are refused.
+
+        Colours that do not show in the upper left corner are refused when they are read.
+        """
+        if self.dtype.kind not in "ui":
             found = f"{self.channels} channel(s) of {self.dtype}"
-            self.close()
             raise ValueError(f"expected a mask with one whole number a pixel in {self.name!r}, got {found}")
+        if self.channels > 1:
+            self.read(0, 0, min(_CORNER, self.height), min(_CORNER, self.width))
+            self.channels = 1
+
+    def _one_number(self, pixels: Pixels) -> Pixels:
+        """(height, width, 1) of a mask's (height, width, channels), which must be alike."""
+        if (pixels != pixels[..., :1]).any():
+            colours = np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)[:8]
+            found = ", ".join(str(tuple(colour)) for colour in colours.tolist())
+            raise ValueError(
+                f"expected a mask with one whole number a pixel in {self.name!r}, got {pixels.shape[-1]} channel(s) of "
+                f"{self.dtype} with colours {found}; give a label map from colours to classes, such as label_map: "
+                "{'#ff0000': 1}"
+            )
+        return pixels[..., :1]
 
     @abstractmethod
     def _connect(self) -> None:
@@ -198,12 +225,15 @@ class ImageReader(ABC):
         if os.getpid() != self._process:
             self._process = os.getpid()
             self._connect()
+            if self.options.is_mask:
+                self._become_mask()
         try:
-            return self._read(y, x, height, width, level)
+            pixels = self._read(y, x, height, width, level)
         except DECODER_ERRORS as error:
             raise ValueError(
                 f"cannot read image {self.name!r} at {y=}, {x=}, {height=}, {width=}, {level=}: {one_line(error)}"
             ) from error
+        return self._one_number(pixels) if self.options.is_mask and pixels.shape[-1] > 1 else pixels
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""

@@ -75,9 +75,9 @@ class TiffReader(ImageReader):
 
     def _convert(self, raw: Pixels) -> Pixels:
         """Stored samples to what `castvision.data.open_image` promises; of a mask they stay as they are."""
-        pixels = to_full_range(raw, self._page, self.options.is_mask)
         if self.options.is_mask:
-            return pixels
+            return labels_of(raw, self._page).pixels
+        pixels = to_full_range(raw, self._page, keep_index=False)
         return resolve_alpha(finish_tiff(pixels, self._page), self.options.alpha)
 
 
@@ -260,6 +260,19 @@ def to_full_range(pixels: Pixels, page: tifffile.TiffPage, keep_index: bool) -> 
     if pixels.dtype.kind == "b":
         return pixels.astype(np.uint8) * np.uint8(255)
     return pixels * np.uint8(255 // (2**bits - 1)) if pixels.dtype == np.uint8 and bits < 8 else pixels
+
+
+def labels_of(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
+    """A mask's numbers as they are stored, also where white is zero; bilevel ones become 0 and 1, opacity is dropped.
+
+    Args:
+        pixels: (height, width, channels) as stored.
+        page: Where they come from.
+    """
+    pixels = to_full_range(pixels, page, keep_index=True)
+    if tuple(int(kind) for kind in page.extrasamples) in ((1,), (2,)) and pixels.shape[-1] in (2, 4):
+        pixels = pixels[..., :-1]
+    return Decoded(np.ascontiguousarray(pixels), "none", _orientation(page))
 
 
 def finish_tiff(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:

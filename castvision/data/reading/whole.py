@@ -36,6 +36,7 @@ from castvision.data.reading.tiff import (
     channel_axes,
     check_pages,
     finish_tiff,
+    labels_of,
     palette_of,
     to_full_range,
 )
@@ -289,7 +290,8 @@ def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Dec
         source = tiff.series[0] if page is None else first
         check_size(first.imagelength, first.imagewidth)
         if count == 1 and _is_ordinary(first):
-            return _decode_pillow(data, keep_index)
+            decoded = _decode_pillow(data, keep_index)
+            return _as_stored(decoded, first) if keep_index else decoded
         if source.nbytes > MAX_BYTES:
             raise ValueError(
                 f"expected at most {MAX_BYTES:,} bytes of pixels, got {source.shape} {source.dtype} = "
@@ -298,7 +300,19 @@ def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Dec
         pixels = _read_channels_last(source, count)
         if pixels.shape[-1] != 1 and not keep_index and palette_of(first) is not None:
             raise ValueError(f"expected one image, got {pixels.shape[-1]} pages with palettes; name one (page=0, ...)")
+        if keep_index:
+            return labels_of(pixels, first)
         return finish_tiff(to_full_range(pixels, first, keep_index), first)
+
+
+def _as_stored(decoded: Decoded, page: tifffile.TiffPage) -> Decoded:
+    """Undo what Pillow does to grey: 2 and 4 bits spread over 0..255, and light for dark where white is zero."""
+    is_grey = page.samplesperpixel == 1 and int(page.photometric) in (0, 1)
+    if not is_grey or not 1 < page.bitspersample <= 8:
+        return decoded
+    top = 2**page.bitspersample - 1
+    pixels = decoded.pixels // np.uint8(255 // top)
+    return replace(decoded, pixels=np.uint8(top) - pixels if int(page.photometric) == 0 else pixels)
 
 
 def _is_ordinary(page: tifffile.TiffPage) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from castvision.data.datasets.batch import Batch, Sample
+from castvision.data.reading.labels import check_class_names
 from castvision.losses import IGNORED
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class ImageDataModule(LightningDataModule, ABC):
         keeps_units: Signed and float images come in the file's own units (Kelvin, reflectance), as their mean and std;
             otherwise each image is brought to 0..1.
         task_kind: The kind of task the targets are for; None if any task may take them.
+        label_map: What the labels in mask files mean, see `castvision.data.reading.labels.LabelMap`; None = they are
+            class numbers.
         context_size: (height, width) of the whole image that comes with each item; None = items come alone.
         batch_augmentation: Of training batches, on the device; None = none.
         collate: Makes a batch of samples, see `Batch`.
@@ -57,6 +60,7 @@ class ImageDataModule(LightningDataModule, ABC):
     seed: int = 0
     keeps_units: bool = False
     task_kind: str | None = None
+    label_map: dict[str, int | str] | None = None
     context_size: tuple[int, int] | None = None
     batch_augmentation: BatchAugmentation | None = None
     collate: Callable[[list[Any]], Any] = staticmethod(default_collate)
@@ -70,6 +74,7 @@ class ImageDataModule(LightningDataModule, ABC):
         std: tuple[float, ...],
     ) -> None:
         super().__init__()
+        check_class_names(class_names)
         self.class_names = list(class_names)
         self.in_chans = in_chans
         self.img_size = img_size
@@ -107,6 +112,7 @@ class ImageDataModule(LightningDataModule, ABC):
             "mean": list(self.mean),
             "std": list(self.std),
             "keeps_units": self.keeps_units,
+            **({} if self.label_map is None else {"label_map": self.label_map}),
         }
 
     def augment_batch(self, batch: Batch) -> Batch:
@@ -228,6 +234,14 @@ def count_classes(dataset: Pairs, num_classes: int, sample: int = COUNTED_IMAGES
             counts += found
     logger.info("pixels of each class in %d training images: %s", len(indices), counts.tolist())
     return counts
+
+
+def warn_of_missing(class_names: Sequence[str]) -> None:
+    """Say, before training starts, which classes no training mask holds a pixel of."""
+    if class_names:
+        logger.warning(
+            "no pixel of %s in the training masks: nothing of it will be learned", ", ".join(class_names[:8])
+        )
 
 
 def spread(length: int, count: int | None) -> list[int]:

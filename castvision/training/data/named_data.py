@@ -72,6 +72,7 @@ class NamedDataModule(PixelDataModule):
         sources = _open_usual(name, root, common) if splits is None else _open_given(name, root, common, splits)
         self.task_kind = _kind(sources["train"], name)
         labels = LabelMap(class_names or _own_names(sources["train"], self.task_kind, name), label_map)
+        self.label_map = labels.mapping
         indices: dict[str, list[int] | None] = dict.fromkeys(sources)
         if "val" not in sources:
             sources["val"] = sources["train"]

@@ -12,12 +12,12 @@ import numpy as np
 from castvision.data.datasets.batch import Batch, Sample, drop_full_mask, pad_collate
 from castvision.data.datasets.coco import CocoSegmentation, read_coco
 from castvision.data.datasets.segmentation import SegmentationDataset, find_pairs
-from castvision.data.reading.labels import LabelMap
+from castvision.data.reading.labels import LabelMap, check_classes_found
 from castvision.data.transforms.augmentation import Augmentation, SampleTransform
 from castvision.data.transforms.batch_augmentation import BatchAugmentation
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
 from castvision.losses import IGNORED
-from castvision.training.data.data_module import ImageDataModule, Pairs, spread
+from castvision.training.data.data_module import ImageDataModule, Pairs, spread, warn_of_missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -176,16 +176,8 @@ def check_samples(
                 running.add(pixels)
                 if target.ndim == 2:
                     pixels_of += np.bincount(target.ravel(), minlength=len(pixels_of))
-    present = np.flatnonzero(pixels_of[:IGNORED])
     if pixels_of.any() and len(class_names) > 1:
-        if pixels_of[IGNORED] and len(present) < 2:
-            raise ValueError(
-                f"expected two classes or more in the training masks, found {len(present)} and ignored pixels (255); "
-                "if 255 is a class in the files, say so: label_map: {0: 0, 255: 1}"
-            )
-        missing = [name for label, name in enumerate(class_names) if label not in present]
-        if missing:
-            logger.warning("no pixel of %s in the training masks read", ", ".join(missing[:8]))
+        warn_of_missing(check_classes_found(pixels_of, class_names, "the training masks"))
     return running.result()
 
 
@@ -228,6 +220,7 @@ class SegmentationFolderDataModule(PixelDataModule):
         seed: int = 0,
     ) -> None:
         labels = LabelMap(class_names, label_map)
+        self.label_map = labels.mapping
         pairs = find_pairs(root, val_share=val_share, seed=seed)
         splits = {split: SegmentationDataset(some, labels) for split, some in pairs.items()}
         super().__init__(splits, class_names, img_size, pixels, augmentation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch.utils.data import default_collate
@@ -12,8 +12,10 @@ from castvision.data.datasets.batch import Batch, Sample, drop_full_mask
 from castvision.data.datasets.regions import Block, Region, split_by_block, split_by_source
 from castvision.data.datasets.sources import ClassIndex, ImageSources, Pair
 from castvision.data.datasets.windows import WindowDataset, whole_images
+from castvision.data.reading.labels import LabelMap, check_classes_found, read_class_names
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
-from castvision.training.data.data_module import FreshSampler, ImageDataModule, Pairs
+from castvision.losses import IGNORED
+from castvision.training.data.data_module import FreshSampler, ImageDataModule, Pairs, warn_of_missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,6 +41,8 @@ class WindowDataModule(ImageDataModule):
             ``context_size``. All images are read once for it before training. With blocks, a window's surroundings show
             held-out ground, but never its labels. None = windows alone.
         class_names: In the order of the labels; None = those of ``classes.txt``, or a number for each label found.
+        label_map: From labels in the masks (numbers, or colours such as ``"#ff0000"``) to classes (numbers or names) or
+            ``ignore``; see `castvision.data.reading.labels.LabelMap`. None = labels are class numbers, 255 is ignored.
         split: By "source" (whole images; for slides) or by "block" (squares of each image; for a few large rasters).
         shares: Of the splits; None = 0.8 train, 0.1 val and 0.1 test.
         block: Height and width of a block.
@@ -67,6 +71,7 @@ class WindowDataModule(ImageDataModule):
         level: int = 0,
         context_size: tuple[int, int] | None = None,
         class_names: list[str] | None = None,
+        label_map: dict[int | str, int | str] | None = None,
         split: Literal["source", "block"] = "source",
         shares: dict[str, float] | None = None,
         block: int = 2048,
@@ -86,9 +91,12 @@ class WindowDataModule(ImageDataModule):
         shares = shares or SHARES
         if not {"train", "val"} <= set(shares) <= {"train", "val", "test"}:
             raise ValueError(f"expected shares of train, val and, if wanted, test, got {shares}")
-        names = class_names or _read_names(Path(root) / "classes.txt")
-        num_classes = None if names is None else len(names)
-        sources = ImageSources(find_pairs(root), level=level, num_classes=num_classes, context_size=context_size)
+        names = class_names or read_class_names(Path(root) / "classes.txt") or _numbered(label_map)
+        labels = None if names is None else LabelMap(names, label_map)
+        self.label_map = None if labels is None else labels.mapping
+        how: dict[str, Any] = {"num_classes": None if names is None else len(names), "context_size": context_size}
+        how["labels"] = None if self.label_map is None else labels
+        sources = ImageSources(find_pairs(root), level=level, **how)
         regions = _whole(sources, shares, seed) if split == "source" else _blocks(sources, shares, seed, block, margin)
         self._datasets = {
             name: WindowDataset(sources, size, sampling="grid", regions=parts).keep_labelled()
@@ -101,6 +109,9 @@ class WindowDataModule(ImageDataModule):
         if names is None:
             present = ClassIndex(sources, whole_images(sources)).present
             names = [f"class {label}" for label in range(max([*present, 1]) + 1)]
+        drawn = self._datasets["train"].index or ClassIndex(sources, regions["train"])
+        sources.close()
+        warn_of_missing(check_classes_found(drawn.counts, names, f"the training masks in {root!r}"))
         if mean is None or std is None:
             statistics = _measure(sources, regions["train"], size, seed)
         else:
@@ -173,10 +184,14 @@ def _by_name(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _read_names(path: Path) -> list[str] | None:
-    if not path.is_file():
+def _numbered(label_map: Mapping[int | str, int | str] | None) -> list[str] | None:
+    """A number for each class of a label map that names none; None without a map."""
+    if label_map is None:
         return None
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    numbers = [value for value in label_map.values() if value not in ("ignore", IGNORED)]
+    if not numbers or not all(isinstance(value, int) for value in numbers):
+        raise ValueError(f"expected class_names (or classes.txt) for the names in {label_map=}, got none")
+    return [f"class {label}" for label in range(max(int(value) for value in numbers) + 1)]
 
 
 def _whole(sources: ImageSources, shares: Mapping[str, float], seed: int) -> dict[str, list[Region]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +9,9 @@ import torch
 from timm.data import Mixup
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.classification import MultilabelAveragePrecision, MultilabelStatScores
 
 from castvision.data.datasets.batch import Batch
-from castvision.metrics import class_table, classification_metrics, metric_key
+from castvision.metrics import MultiLabelScores, class_table, classification_metrics, multilabel_metrics
 from castvision.models.recipe import Recipe
 from castvision.training.tasks.task import Task
 
@@ -134,7 +132,7 @@ class MultiLabelTask(Task):
         self.pos_weight: Tensor | None
         weights = None if pos_weight is None else torch.tensor(pos_weight)
         self.register_buffer("pos_weight", weights, persistent=False)
-        self.scores = torch.nn.ModuleDict({stage: _metrics(num_classes) for stage in ("val", "test")})
+        self.scores = torch.nn.ModuleDict({stage: MultiLabelScores(num_classes) for stage in ("val", "test")})
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Binary cross-entropy, the mean over images and classes."""
@@ -154,39 +152,18 @@ class MultiLabelTask(Task):
         Returns:
             ``map``, ``f1``, ``ap_NAME`` and ``f1_NAME``, 0..1.
         """
-        by_name = {}
-        for mean_name, name, values in zip(("map", "f1"), ("ap", "f1"), confusion, strict=True):
-            by_name[mean_name] = float(values.nanmean())
-            pairs = zip(class_names, values.tolist(), strict=True)
-            by_name |= {f"{name}_{metric_key(label)}": value for label, value in pairs if value == value}
-        return by_name
+        return multilabel_metrics(confusion, class_names)
 
     def _count(self, stage: str, batch: Sequence[Any]) -> None:
         image, target, extras, _ = Batch(*batch)
         logits = self(image, **extras)
-        metrics: Any = self.scores[stage]
-        for metric in metrics.values():
-            metric.update(logits.float().sigmoid(), target.long())
+        scores: Any = self.scores[stage]
+        scores.update(logits.float().sigmoid(), target.long())
         loss = self.loss(logits, target)
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=image.shape[0], sync_dist=True)
 
     def _summarise(self, stage: str) -> None:
-        metrics: Any = self.scores[stage]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="No positive samples")  # such classes are left out below
-            precision = metrics["precision"].compute().detach().cpu()  # (classes,)
-        hits, false, _, missed, present = metrics["counts"].compute().detach().cpu().double().unbind(dim=1)
-        for metric in metrics.values():
-            metric.reset()
-        scores = torch.stack([precision.double(), 2 * hits / (2 * hits + false + missed).clamp(min=1)])  # (2, classes)
-        by_name = self.metrics(torch.where(present > 0, scores, torch.nan), self.class_names)
+        scores: Any = self.scores[stage]
+        by_name = self.metrics(scores.compute(), self.class_names)
+        scores.reset()
         self.log_dict({f"{stage}/{name}": value for name, value in by_name.items()})
-
-
-def _metrics(num_classes: int) -> torch.nn.ModuleDict:
-    return torch.nn.ModuleDict(
-        {
-            "precision": MultilabelAveragePrecision(num_classes, average=None),
-            "counts": MultilabelStatScores(num_classes, average=None),
-        }
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,13 @@ from castvision.data.datasets.batch import Batch
 from castvision.losses import IGNORED
 from castvision.models.checkpoint import freeze as freeze_parameters
 from castvision.models.checkpoint import initialize_from
+from castvision.models.class_names import (
+    check_same_classes,
+    class_names_in,
+    classifier_of,
+    reorder_classifier,
+    stored_class_names,
+)
 from castvision.models.recipe import CHECKPOINT_KEY, Recipe, TaskName, build
 from castvision.models.segmenter import unwrap
 from castvision.training.optim import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
@@ -28,6 +36,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from castvision.training.data.data_module import ImageDataModule
+
+
+logger = logging.getLogger(__name__)
 
 
 class Task(LightningModule, ABC):
@@ -79,12 +90,22 @@ class Task(LightningModule, ABC):
         self.weight_decay = weight_decay
         self.layer_decay = layer_decay
         self.class_names = [f"class {index}" for index in range(self.num_classes)]
+        started = {} if init_from is None else classifier_of(self.model)
+        self._fresh = {name: value.detach().clone() for name, value in started.items()}
         self.init_report = None if init_from is None else initialize_from(self.model, init_from)
+        self._init_classes = self._classes_started_from(init_from)
         if freeze:
             freeze_parameters(self.model, freeze)
         self.confusions = torch.nn.ModuleDict(
             {stage: MulticlassConfusionMatrix(self.num_classes, ignore_index=IGNORED) for stage in ("val", "test")}
         )
+
+    def _classes_started_from(self, path: str | None) -> list[str] | None:
+        """The class names of the classifier that was taken from ``init_from``; None if it started anew."""
+        if path is None or self.init_report is None or not set(self._fresh) <= set(self.init_report.used):
+            return None
+        names = stored_class_names(path)
+        return names if names is not None and len(names) == self.num_classes else None
 
     @property
     def backbone(self) -> nn.Module:
@@ -114,6 +135,9 @@ class Task(LightningModule, ABC):
     def take_over(self, data: ImageDataModule) -> None:
         """Take the class names over from the data, and refuse data that do not fit.
 
+        A classifier started from a checkpoint whose classes have another order, or partly other names, is brought into
+        the data's order, once.
+
         Raises:
             ValueError: Targets of another kind, or another number of classes or channels or another context than the
                 model's.
@@ -140,6 +164,11 @@ class Task(LightningModule, ABC):
         if context_size is not None and data.batch_augmentation is not None:
             raise ValueError("expected no batch_augmentation of data with context: the surroundings cannot follow it")
         self.class_names = list(data.class_names)
+        if self._init_classes is not None:
+            told = reorder_classifier(self.model, self._fresh, self._init_classes, self.class_names)
+            self._init_classes, self._fresh = None, {}
+            if told is not None:
+                logger.warning("%s", told)
 
     def setup(self, stage: str) -> None:
         """See `take_over`."""
@@ -222,6 +251,10 @@ class Task(LightningModule, ABC):
             if isinstance(callback, Timer) and callback._duration is not None:
                 share = max(share, callback.time_elapsed() / callback._duration)
         return share
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse classes of other names, or in another order, than the data's."""
+        check_same_classes(class_names_in(checkpoint), self.class_names, "the checkpoint")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild and feed the model without Lightning."""

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
-from castvision.data.reading.labels import LabelMap, check_same_size, mark_ignored
+from castvision.data import read_mask
+from castvision.data.datasets.sources import ImageSources
+from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found, check_same_size, mark_ignored
 from castvision.data.reading.whole import read_image
 
 NAMES = ["background", "road", "water"]
@@ -97,3 +101,134 @@ def test_labels_without_a_map():
     assert is_unknown.tolist() == [[False, False, True], [True, False, False]]
     marked, is_unknown = mark_ignored(np.array([[0, 254, 255, 256]], np.uint16), None, None)
     assert marked.tolist() == [[0, 254, 255, 256]] and is_unknown.tolist() == [[False, False, False, True]]
+
+
+LABELS = np.random.default_rng(0).integers(0, 2, (20, 30)).astype(np.uint8) * 200
+
+
+def write_form(path, form, labels):
+    """The same labels in another form of file; 1-bit and palette files hold 0 and 1."""
+    opacity = np.random.default_rng(1).integers(0, 256, labels.shape, dtype=np.uint8)
+    thrice = np.repeat(labels[..., None], 3, axis=-1)
+    if form.endswith(".tif") and "bit" not in form:
+        how = {"white.tif": {"photometric": "miniswhite"}, "rgb.tif": {"photometric": "rgb"}}.get(form, {})
+        pixels = thrice if form == "rgb.tif" else labels
+        if form == "rgba.tif":
+            pixels, how = np.dstack([thrice, opacity]), {"photometric": "rgb", "extrasamples": ["unassalpha"]}
+        tifffile.imwrite(path, pixels, **how)
+        return
+    indices = (labels > 0).astype(np.uint8)
+    image = {
+        "grey.png": lambda: Image.fromarray(labels),
+        "rgb.png": lambda: Image.fromarray(thrice),
+        "rgba.png": lambda: Image.fromarray(np.dstack([thrice, opacity])),
+        "la.png": lambda: Image.fromarray(np.dstack([labels, opacity])),
+        "palette.png": lambda: Image.fromarray(indices).convert("P"),
+        "1bit.png": lambda: Image.fromarray(labels > 0),
+        "1bit.tif": lambda: Image.fromarray(labels > 0),
+    }[form]()
+    if form == "palette.png":
+        image.putpalette([9, 9, 9, 250, 0, 0])
+    image.save(path)
+
+
+def by_windows(path, labels):
+    image = path.with_name("image.png")
+    Image.new("L", LABELS.shape[::-1]).save(image)
+    sources = ImageSources([(image, path)], labels=labels)
+    return sources.read_labels(0, 0, 0, *LABELS.shape)
+
+
+def by_evaluation(path, labels):
+    with ClassReader(path, labels) as mask:
+        top, rest = mask.read(0, 0, 7, mask.width), mask.read(7, 0, mask.height - 7, mask.width)
+    return np.concatenate([top, rest])[..., 0]
+
+
+FORMS = ["grey.png", "rgb.png", "rgba.png", "la.png", "grey.tif", "white.tif", "rgb.tif", "rgba.tif"]
+INDEXED = ["palette.png", "1bit.png", "1bit.tif"]
+READERS = [lambda path, labels: labels.read(path), by_windows, by_evaluation]
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("form", [*FORMS, *INDEXED])
+def test_every_form_of_file_holds_the_same_classes_for_every_reader(tmp_path, form, read):
+    path = tmp_path / form
+    write_form(path, form, LABELS)
+    object_label = 1 if form in INDEXED else 200
+    labels = LabelMap(["object", "ground"], {0: "ground", object_label: "object"})
+    assert np.array_equal(read(path, labels), LABELS == 0)
+    ignoring = LabelMap(["object", "ground"], {0: "ignore", object_label: "object"})
+    assert np.array_equal(read(path, ignoring), np.where(LABELS == 0, 255, 0))
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("form", ["rgb.png", "rgba.png", "rgb.tif", "rgba.tif"])
+def test_colours_for_every_reader(tmp_path, form, read):
+    write_form(tmp_path / form, form, LABELS)
+    labels = LabelMap(["ground", "object"], {"#000000": 0, "200,200,200": "object"})
+    assert np.array_equal(read(tmp_path / form, labels), LABELS > 0)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_255_is_ignored_only_where_nothing_maps_it(tmp_path, read):
+    Image.fromarray(np.where(LABELS > 0, 255, 0).astype(np.uint8)).save(tmp_path / "m.png")
+    mapped = LabelMap(["ground", "object"], {0: 0, 255: 1})
+    assert np.array_equal(read(tmp_path / "m.png", mapped), LABELS > 0)
+    assert np.array_equal(read(tmp_path / "m.png", LabelMap(["ground", "object"])), np.where(LABELS > 0, 255, 0))
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_stored_values_whole_and_by_windows(tmp_path, photometric, bits):
+    labels = np.random.default_rng(2).integers(0, 4, (16, 24)).astype(np.uint8)
+    packed = labels
+    if bits < 8:
+        per_byte = 8 // bits
+        shifts = np.arange(per_byte)[::-1] * bits
+        packed = (labels.reshape(16, -1, per_byte) << shifts).sum(axis=-1).astype(np.uint8)
+    write_small_tiff(tmp_path / "m.tif", packed, (16, 24), bits, 0 if photometric == "miniswhite" else 1)
+    assert np.array_equal(read_image(tmp_path / "m.tif", palette="index")[..., 0], labels)
+    assert np.array_equal(read_mask(tmp_path / "m.tif"), labels)
+
+
+def write_small_tiff(path, rows, size, bits, photometric):
+    """An uncompressed TIFF of one strip."""
+    height, width = size
+    data = rows.tobytes()
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, height)]
+    tags.append((279, len(data)))
+    table = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + table + bytes(4))
+
+
+def test_the_map_in_plain_values():
+    given = LabelMap(NAMES, {"#FF0000": "road", "0, 0, 255": 2, "#00ff00": "ignore"})
+    assert given.mapping == {"#ff0000": 1, "#0000ff": 2, "#00ff00": "ignore"}
+    assert LabelMap(NAMES, given.mapping).mapping == given.mapping
+    assert LabelMap(NAMES, {0: 0, 7: 255, 255: "water"}).mapping == {"0": 0, "7": "ignore", "255": 2}
+    assert LabelMap(NAMES).mapping is None
+
+
+def test_what_yaml_makes_of_no_and_yes_gets_the_hint_to_quote():
+    for build in (lambda: LabelMap([False, True]), lambda: LabelMap(["no", "yes"], {0: False, 1: True})):
+        with pytest.raises(ValueError, match=r"got False.* in quotes"):
+            build()
+    with pytest.raises(ValueError, match="each label once"):
+        LabelMap(NAMES, {"1": 0, 1: 1})
+
+
+def test_nodata_is_ignored_unless_the_map_names_it():
+    stored = np.array([[0, 1, 9]], np.int16)
+    assert LabelMap(NAMES).apply(stored, "m", nodata=9).tolist() == [[0, 1, 255]]
+    assert LabelMap(NAMES, {0: 0, 1: 1}).apply(stored, "m", nodata=9).tolist() == [[0, 1, 255]]
+    assert LabelMap(NAMES, {0: 0, 1: 1, 9: 2}).apply(stored, "m", nodata=9).tolist() == [[0, 1, 2]]
+
+
+def test_masks_of_one_class_and_255():
+    counts = np.zeros(256, np.int64)
+    counts[[0, 255]] = 5
+    with pytest.raises(ValueError, match=r"in here, found 0 \(background\) and ignored.*label_map: \{0: 0, 255: 1\}"):
+        check_classes_found(counts, NAMES, "here")
+    counts[255] = 0
+    assert check_classes_found(counts, NAMES, "here") == ["road", "water"]

@@ -155,3 +155,41 @@ def test_what_does_not_fit_is_refused(tmp_path):
     (root / "images" / "0.png").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"one file for each name, got .*0\.png.*0\.tif"):
         find_pairs(root)
+
+
+def write_labels(root, *labels):
+    """Six images whose masks hold the labels, one column each."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for number in range(6):
+        mask = np.repeat(np.array([labels], np.uint8), 32, axis=0).repeat(16, axis=1)
+        tifffile.imwrite(root / "images" / f"{number}.tif", RNG.integers(0, 256, mask.shape, dtype=np.uint8))
+        tifffile.imwrite(root / "masks" / f"{number}.tif", mask)
+    return str(root)
+
+
+LITTLE = {"size": 32, "batch_size": 2, "num_workers": 0, "train_length": 4, "shares": {"train": 0.7, "val": 0.3}}
+
+
+@pytest.mark.parametrize("balance", ["class", None])
+@pytest.mark.parametrize("names", [None, ["ground", "house"]])
+def test_masks_of_0_and_255_are_refused_and_mapped(tmp_path, balance, names):
+    root, how = write_labels(tmp_path / "data", 0, 255), {**LITTLE, "balance": balance, "class_names": names}
+    with pytest.raises(ValueError, match=r"found 0 .*ignored pixels \(255\).*label_map: \{0: 0, 255: 1\}"):
+        WindowDataModule(root, **how)
+    data = WindowDataModule(root, label_map={0: 0, 255: 1}, **how)
+    assert data.class_names == (names or ["class 0", "class 1"])
+    assert data.description()["label_map"] == {"0": 0, "255": 1}
+    for split in ("train", "val"):
+        assert set(data.dataset(split)[0][1].unique().tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("balance", ["class", None])
+def test_a_class_without_a_pixel_is_named_before_training(tmp_path, caplog, balance):
+    WindowDataModule(write_labels(tmp_path / "data", 0, 0), class_names=["ground", "house"], balance=balance, **LITTLE)
+    assert "no pixel of house in the training masks" in caplog.text
+
+
+def test_a_map_to_names_needs_them(tmp_path):
+    with pytest.raises(ValueError, match="expected class_names"):
+        WindowDataModule(write_labels(tmp_path / "data", 0, 255), label_map={0: "ground", 255: "house"}, **LITTLE)

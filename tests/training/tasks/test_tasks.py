@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +10,9 @@ from torch.utils.data import default_collate
 
 import castvision.heads
 from castvision.losses import dice_loss
+from castvision.models.recipe import CHECKPOINT_KEY, InputFormat, save
 from castvision.training.data.data_module import count_classes
-from castvision.training.tasks.classification import ClassificationTask, Mixing
+from castvision.training.tasks.classification import ClassificationTask, Mixing, MultiLabelTask
 from castvision.training.tasks.segmentation import SegmentationTask
 
 TINY_VIT = {"embed_dim": 32, "depth": 1, "num_heads": 2, "patch_size": 4, "img_size": 16, "in_chans": 1}
@@ -211,3 +213,50 @@ def test_every_step_hands_the_extras_of_a_batch_to_the_model():
         step(batch, 0)
         assert task.confusions[stage].compute().tolist() == [[0, 0], [256, 256]]
     assert task.predict_step(batch[:2], 0).all()  # a batch without extras
+
+
+def _multilabel(**changes):
+    return MultiLabelTask("vit_tiny_patch16_224", 2, model_kwargs=TINY_VIT, **changes)
+
+
+def _data(*class_names):
+    facts = {"task_kind": None, "in_chans": 1, "context_size": None, "batch_augmentation": None}
+    return SimpleNamespace(class_names=list(class_names), **facts)
+
+
+@pytest.mark.parametrize("make", [_classification, _multilabel, _segmentation])
+def test_a_classifier_started_from_a_checkpoint_follows_the_names(tmp_path, caplog, make):
+    before = make()
+    with torch.no_grad():
+        for value in before.model.parameters():
+            value.copy_(torch.randn_like(value))
+    seen = InputFormat(1, (16, 16), (0.5,), (0.25,))
+    save(tmp_path / "a.ckpt", replace(before.recipe, class_names=("ground", "house"), input=seen), before.model)
+    image = torch.randn(2, 1, 16, 16)
+    expected = before.eval()(image)
+    for names, order in (
+        (("ground", "house"), [0, 1]),
+        (("house", "ground"), [1, 0]),
+        (("class 0", "class 1"), [0, 1]),
+    ):
+        caplog.clear()
+        task = make(init_from=str(tmp_path / "a.ckpt")).eval()
+        for _ in range(2):  # asked for twice, done once
+            task.take_over(_data(*names))
+        torch.testing.assert_close(task(image), expected[:, order])
+        assert ("the checkpoint's classes are ground, house" in caplog.text) == (order == [1, 0])
+    task = make(init_from=str(tmp_path / "a.ckpt")).eval()
+    task.take_over(_data("cat", "house"))
+    torch.testing.assert_close(task(image)[:, 1], expected[:, 1])
+    assert not torch.allclose(task(image)[:, 0], expected[:, 0])
+    assert "new for cat" in caplog.text
+
+
+def test_a_checkpoint_of_other_classes_is_refused():
+    task = _segmentation()
+    task.on_load_checkpoint({CHECKPOINT_KEY: {"class_names": ["ground", "house"]}})  # before it has met its data
+    task.take_over(_data("house", "ground"))
+    with pytest.raises(ValueError, match=r"classes, ground, house .* in another order: house, ground"):
+        task.on_load_checkpoint({CHECKPOINT_KEY: {"class_names": ["ground", "house"]}})
+    task.on_load_checkpoint({CHECKPOINT_KEY: {"class_names": ["house", "ground"]}})
+    task.on_load_checkpoint({})
