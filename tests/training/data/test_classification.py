@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torchvision.datasets import CIFAR10
 
 from castvision.data.datasets.lra import LRAImage
@@ -102,7 +103,9 @@ def root(tmp_path):
             folder = tmp_path / split / name
             folder.mkdir(parents=True)
             for number in range(3):
-                Image.new("L", (40, 32), colour).save(folder / f"{number}.png")
+                about = PngInfo()
+                about.add_text("name", str(folder / f"{number}.png"))  # or all images would be the same file
+                Image.new("L", (40, 32), colour).save(folder / f"{number}.png", pnginfo=about)
     return tmp_path
 
 

@@ -36,7 +36,8 @@ def write_pairs(root, count=4, size=(24, 20), channels=3, dtype="uint8", label=1
             mask[: size[0] // 2] = 1
             pixels = np.repeat(mask[..., None].astype(dtype), channels, axis=-1) * np.dtype(dtype).type(top)
             target = root / split / "images" / f"{number}.tif"
-            tifffile.imwrite(target, pixels, planarconfig="contig", photometric="minisblack")
+            about = f"{split} {number}"  # or all images would be the same file
+            tifffile.imwrite(target, pixels, planarconfig="contig", photometric="minisblack", description=about)
             Image.fromarray(mask * label).save(root / split / "masks" / f"{number}.png")
     return root
 
@@ -212,13 +213,14 @@ def test_label_maps_in_configurations_and_refusals_in_one_line(tmp_path, capsys,
 
 
 def test_coco(tmp_path):
-    Image.new("RGB", (8, 6), (255, 0, 0)).save(tmp_path / "a.png")
     content = {
         "images": [{"id": 1, "file_name": "a.png", "height": 6, "width": 8}],
         "categories": [{"id": 3, "name": "cat"}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "segmentation": [[0, 0, 4, 0, 4, 6, 0, 6]]}],
     }
-    for split in ("train", "val"):
+    for red, split in enumerate(("train", "val")):
+        Image.new("RGB", (8, 6), (250 + red, 0, 0)).save(tmp_path / f"{split}.png")
+        content["images"][0]["file_name"] = f"{split}.png"
         (tmp_path / f"{split}.json").write_text(json.dumps(content))
     paths = {"train": "train.json", "val": "val.json"}
     how = {"pixels": ImageFormat(fit=False), "batch_size": 1, "num_workers": 0}
