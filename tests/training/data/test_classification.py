@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torchvision.datasets import CIFAR10
 
 from castvision.data.datasets.lra import LRAImage
@@ -18,6 +17,7 @@ from castvision.training.data.classification import (
     LRAPathfinderDataModule,
     read_rgb,
 )
+from tests.data.image_files import save_apart
 
 
 class TinyCIFAR(CIFAR10):
@@ -103,9 +103,7 @@ def root(tmp_path):
             folder = tmp_path / split / name
             folder.mkdir(parents=True)
             for number in range(3):
-                about = PngInfo()
-                about.add_text("name", str(folder / f"{number}.png"))  # or all images would be the same file
-                Image.new("L", (40, 32), colour).save(folder / f"{number}.png", pnginfo=about)
+                save_apart(Image.new("L", (40, 32), colour), folder / f"{number}.png")
     return tmp_path
 
 
