@@ -43,6 +43,7 @@ from castvision_cli import show_data
 from castvision_cli.demo import main as demo
 from castvision_cli.evaluate import main as evaluate
 from castvision_cli.predict import main as predict
+from tests.data.image_files import save_apart
 
 SIDE = 32
 NAMES = ["ground", "roof"]
@@ -195,8 +196,9 @@ def test_the_long_range_arena(tmp_path, monkeypatch):
     grey = IMAGES["uint8"][..., 0]
     (tmp_path / "imgs").mkdir()
     (tmp_path / "metadata").mkdir()
-    Image.fromarray(grey).save(tmp_path / "imgs/a.png")
-    (tmp_path / "metadata/0.npy").write_text("\n".join(f"imgs a.png {n} {n % 2} 1 1 1 1 1 1 1" for n in range(20)))
+    for n in range(20):
+        Image.fromarray(grey).save(tmp_path / f"imgs/{n}.png")
+    (tmp_path / "metadata/0.npy").write_text("\n".join(f"imgs {n}.png {n} {n % 2} 1 1 1 1 1 1 1" for n in range(20)))
     data = LRAPathfinderDataModule(str(tmp_path), SIDE, num_workers=0)
     assert torch.equal(data.dataset("train")[0][0], to_model_input(grey, 1, data.mean, data.std))
 
