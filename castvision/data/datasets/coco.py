@@ -201,7 +201,7 @@ def check_ids_apart(splits: Mapping[str, CocoFile]) -> None:
     counting = {
         split
         for split, file in splits.items()
-        if set(file.ids) in (set(range(start, start + len(file.ids))) for start in (0, 1))
+        if any(set(file.ids) == set(range(start, start + len(file.ids))) for start in (0, 1))
     }
     for split, file in splits.items():
         for one in file.ids:
