@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+_LONGEST_NAME = 200
+"""Bytes of a temporary name: file systems allow 255, and a file may get others beside it by longer endings."""
+
+
+def part_of(path: Path) -> Path:
+    """Where a file stays while it is written: ``.NAME.part`` in its folder, or a digest in place of a long name."""
+    name = f".{path.name}.part"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.part"
+    return path.with_name(name)
 
 
 @contextmanager
@@ -18,13 +32,13 @@ def draft(path: Path) -> Iterator[Path]:
         path: Of the file in the end; its folder is made.
 
     Yields:
-        ``.NAME.part`` in the same folder, not there yet.
+        `part_of` the path, not there yet.
 
     Raises:
         OSError: Of the block, such as no space left; it names ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = part_of(path)
     try:
         with naming(path):
             yield temporary

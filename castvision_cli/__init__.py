@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import sys
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -57,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The verb's exit code; 2 for an unknown verb.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may have bytes that no terminal shows
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(HELP)

@@ -27,3 +27,12 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path):
 def test_an_error_of_the_system_names_the_file(tmp_path):
     with pytest.raises(OSError, match=r"cannot write: No space left on device.*a\.txt'"), draft(tmp_path / "a.txt"):
         raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("length", [100, 190, 199, 240, 255])
+def test_names_as_long_as_the_file_system_allows(tmp_path, length):
+    path = tmp_path / f"{'x' * (length - 4)}.txt"
+    with draft(path) as temporary:
+        temporary.write_text("whole")
+        assert temporary.name.startswith(".") and temporary.name.endswith(".part") and len(temporary.name) <= 200
+    assert list(tmp_path.iterdir()) == [path]

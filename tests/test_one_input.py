@@ -43,6 +43,7 @@ from castvision_cli import show_data
 from castvision_cli.demo import main as demo
 from castvision_cli.evaluate import main as evaluate
 from castvision_cli.predict import main as predict
+from tests.data.image_files import save_apart
 
 SIDE = 32
 NAMES = ["ground", "roof"]
@@ -71,7 +72,7 @@ def expected(kind):
 
 def write_image(path, kind):
     path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(path, IMAGES[kind], photometric="rgb")
+    tifffile.imwrite(path, IMAGES[kind], photometric="rgb", description=str(path))  # no file is another's copy
 
 
 def write_mask(path):
@@ -90,24 +91,25 @@ def folder_data(root, kind, pixels):
 
 
 def coco_data(root, kind, pixels):
-    write_image(root / "a.tif", kind)
-    write_image(root / "b.tif", kind)
     outline = {"category_id": 1, "iscrowd": 0, "segmentation": [[2, 2, 20, 2, 20, 20, 2, 20]]}
     content = {
         "categories": [{"id": 1, "name": "roof"}],
-        "images": [{"id": n, "file_name": f"{name}.tif", "height": SIDE, "width": SIDE} for n, name in enumerate("ab")],
+        "images": [{"id": n, "file_name": f"{n}.tif", "height": SIDE, "width": SIDE} for n in range(2)],
         "annotations": [{"id": n + 1, "image_id": n, **outline} for n in range(2)],
     }
-    (root / "all.json").write_text(json.dumps(content))
-    paths = {"train": "all.json", "val": "all.json"}
+    paths = {split: f"{split}/all.json" for split in ("train", "val")}
+    for split, path in paths.items():
+        for number in range(2):
+            write_image(root / split / f"{number}.tif", kind)
+        (root / path).write_text(json.dumps(content))
     return CocoDataModule(str(root), paths, img_size=SIDE, pixels=pixels, augmentation=STILL, **HOW)
 
 
 def label_data(root, kind, pixels):
-    for name in "ab":
-        write_image(root / f"{name}.tif", kind)
     for split in ("train", "val"):
-        (root / f"{split}.csv").write_text("path,labels\na.tif,ground\nb.tif,roof;ground\n")
+        for name in "ab":
+            write_image(root / split / f"{name}.tif", kind)
+        (root / f"{split}.csv").write_text(f"path,labels\n{split}/a.tif,ground\n{split}/b.tif,roof;ground\n")
     return MultiLabelCsvDataModule(str(root), img_size=SIDE, pixels=pixels, augmentation=STILL, **HOW)
 
 
@@ -123,7 +125,7 @@ def class_folders(root):
     for split in ("train", "val"):
         for name in NAMES:
             (root / split / name).mkdir(parents=True)
-            Image.fromarray(IMAGES["uint8"]).save(root / split / name / "a.png")
+            save_apart(Image.fromarray(IMAGES["uint8"]), root / split / name / "a.png")
 
 
 def named_data(root, kind, pixels):
@@ -194,8 +196,9 @@ def test_the_long_range_arena(tmp_path, monkeypatch):
     grey = IMAGES["uint8"][..., 0]
     (tmp_path / "imgs").mkdir()
     (tmp_path / "metadata").mkdir()
-    Image.fromarray(grey).save(tmp_path / "imgs/a.png")
-    (tmp_path / "metadata/0.npy").write_text("\n".join(f"imgs a.png {n} {n % 2} 1 1 1 1 1 1 1" for n in range(20)))
+    for n in range(20):
+        Image.fromarray(grey).save(tmp_path / f"imgs/{n}.png")
+    (tmp_path / "metadata/0.npy").write_text("\n".join(f"imgs {n}.png {n} {n % 2} 1 1 1 1 1 1 1" for n in range(20)))
     data = LRAPathfinderDataModule(str(tmp_path), SIDE, num_workers=0)
     assert torch.equal(data.dataset("train")[0][0], to_model_input(grey, 1, data.mean, data.std))
 

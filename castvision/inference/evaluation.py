@@ -14,6 +14,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 import castvision
 from castvision.data import open_image
+from castvision.data.reading.folders import nfc
 from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found, map_by_names, read_class_names
 from castvision.errors import FAILURES
 from castvision.inference.tile_model import TileModel, model_range
@@ -113,6 +114,8 @@ class Evaluation:
         self.truth: dict[Path, int] = {}
         if task == "classification":
             folders = {path: name.split("/")[0] if "/" in name else path.parent.name for path, name in images.items()}
+            own = {nfc(name): name for name in names}
+            folders = {path: own.get(nfc(folder), folder) for path, folder in folders.items()}
             unknown = sorted(set(folders.values()) - set(names))
             if unknown:
                 known = ", ".join(names[:10])
@@ -239,7 +242,7 @@ class Evaluation:
             "images": tally.records,
             "failed": failed,
         }
-        output.write("metrics.json", (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        output.write_text("metrics.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         if tally.labels is None:
             confusion = plots.plot_confusion(tally.confusion.numpy(), names, plots.shorten(name, 48))
             output.write("confusion.png", plots.as_png(confusion))

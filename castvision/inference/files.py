@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
+from collections import Counter
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from castvision.data.reading import folders
+from castvision.data.reading.folders import STORE, is_store, name_of, nfc, walk_images
 from castvision.data.reading.opening import IMAGE_SUFFIXES
 from castvision.files import draft
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-_STORE = ".zarr"
-ALL_SUFFIXES = IMAGE_SUFFIXES | {
-    ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi", _STORE, ".jp2", ".vrt", ".img",
-}  # fmt: skip
-"""Photographs, and what is read tile by tile: slides, stores and rasters."""
+ALL_SUFFIXES = folders.ALL_SUFFIXES
+_LONGEST_NAME = 255 - len(".geojson")
+"""Bytes of a file's name, before the longest ending a result has."""
 
 
 def expand_patterns(sources: Sequence[str]) -> list[Path]:
@@ -51,7 +53,7 @@ def find_images(
 ) -> dict[Path, str]:
     """List the images named, and those in the folders named.
 
-    Folders are walked recursively in sorted order, numbers compared as numbers; hidden files are left out.
+    Folders are walked recursively in sorted order, numbers compared as numbers, links followed; see `walk_images`.
 
     Args:
         sources: Files and folders. A file is taken whatever its name; of a folder's files those with an image's suffix.
@@ -72,8 +74,8 @@ def find_images(
             raise FileNotFoundError(f"no such image or folder: {str(source)!r}; check the path")
         for path, name in _images_of(source, outside, suffixes):
             if path not in found:
-                found[path] = _unique(name, path.suffix, taken)
-                taken.add(found[path].casefold())
+                found[path] = _unique(_short(name), path.suffix, taken)
+                taken.add(nfc(found[path]).casefold())
     if not found:
         names = ", ".join(str(source) for source in sources) or "nothing"
         raise ValueError(
@@ -83,16 +85,12 @@ def find_images(
 
 
 def _images_of(source: Path, outside: Path | None, suffixes: Collection[str]) -> Iterable[tuple[Path, str]]:
-    if not source.is_dir() or source.suffix == _STORE:
+    if not source.is_dir() or is_store(source):
         return [(source, source.stem)]
     shut = None if outside is None else outside.resolve()
     inside = []
-    for path in sorted(source.rglob("*"), key=_in_natural_order):
+    for path in sorted(walk_images(source, suffixes), key=_in_natural_order):
         relative = path.relative_to(source)
-        if path.suffix.lower() not in suffixes or any(part.startswith(".") for part in relative.parts):
-            continue
-        if any(part.endswith(_STORE) for part in relative.parts[:-1]) or not (path.is_file() or path.suffix == _STORE):
-            continue
         if shut is None or not path.resolve().is_relative_to(shut):
             inside.append((path, relative.with_suffix("").as_posix()))
     return inside
@@ -104,12 +102,23 @@ def _in_natural_order(path: Path) -> tuple[list[tuple[bool, int, str]], Path]:
     return [(piece.isdecimal(), int(piece) if piece.isdecimal() else 0, piece) for piece in pieces], path
 
 
+def _short(name: str) -> str:
+    """The name, or its beginning and a digest where results of this name would be too long for a file system."""
+    folder, _, last = name.rpartition("/")
+    stored = os.fsencode(last)
+    if len(stored) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(stored).hexdigest()[:12]
+    last = f"{stored[: _LONGEST_NAME - 40].decode('utf-8', 'ignore')}-{digest}"
+    return f"{folder}/{last}" if folder else last
+
+
 def _unique(name: str, suffix: str, taken: set[str]) -> str:
-    if name.casefold() not in taken:
+    if nfc(name).casefold() not in taken:
         return name
     name = f"{name}_{suffix.lstrip('.').lower()}" if suffix else name
     number, candidate = 2, name
-    while candidate.casefold() in taken:
+    while nfc(candidate).casefold() in taken:
         candidate, number = f"{name}-{number}", number + 1
     return candidate
 
@@ -126,21 +135,40 @@ def match_masks(mask: Path | None, images: dict[Path, str]) -> dict[Path, Path]:
 
     Raises:
         FileNotFoundError: No such file or folder, or an image without a mask in it.
-        ValueError: One file for several images.
+        ValueError: One file for several images, or several masks of one name.
     """
     if mask is None:
         return {}
     if not mask.exists():
         raise FileNotFoundError(f"no such mask or folder of masks: {str(mask)!r}; check the path")
-    if not mask.is_dir() or mask.suffix == _STORE:
+    if not mask.is_dir() or is_store(mask):
         if len(images) > 1:
             raise ValueError(f"expected a folder of masks for {len(images)} images, got one file: {str(mask)!r}")
         return dict.fromkeys(images, mask)
-    by_name = {name: path for path, name in find_images([mask], suffixes={*IMAGE_SUFFIXES, _STORE}).items()}
-    missing = [str(path) for path, name in images.items() if name not in by_name]
+    by_name: dict[str, list[Path]] = {}
+    for path in walk_images(mask, {*IMAGE_SUFFIXES, STORE}):
+        by_name.setdefault(name_of(path.relative_to(mask)), []).append(path)
+    # a name of results may have got a number or a digest: the image's own stands in its path
+    own = {path: name_of(Path(PurePosixPath(name).parent / path.name)) for path, name in images.items()}
+    missing = [str(path) for path, name in own.items() if name not in by_name]
     if missing:
         raise FileNotFoundError(f"no mask in {str(mask)!r} for {', '.join(missing[:3])}; give each its image's name")
-    return {path: by_name[name] for path, name in images.items()}
+    images_of = Counter(own.values())
+    chosen: dict[Path, Path] = {}
+    used: set[Path] = set()
+    for path, name in own.items():
+        alike = by_name[name]
+        if len(alike) > 1 or images_of[name] > 1:  # 1.jpg and 1.png: the ending tells them apart, or nothing does
+            alike = [one for one in alike if one.suffix.lower() == path.suffix.lower()]
+        if len(alike) != 1 or alike[0] in used:
+            raise ValueError(
+                f"expected one mask for each image, got {images_of[name]} image(s) called {name!r}, such as "
+                f"{str(path)!r}, for {', '.join(str(one) for one in by_name[name][:3])}; give each image and its mask "
+                "a name of their own"
+            )
+        chosen[path] = alike[0]
+        used.add(alike[0])
+    return chosen
 
 
 class OutputFolder:
@@ -184,6 +212,21 @@ class OutputFolder:
         with self.draft(name) as temporary:
             temporary.write_bytes(data)
         return self.path / name
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a text in UTF-8; bytes of a file's name that are none are escaped as in JSON.
+
+        Args:
+            name: See `write`.
+            text: With names of files, whatever they are.
+
+        Returns:
+            The file's path.
+
+        Raises:
+            FileExistsError: See `write`.
+        """
+        return self.write(name, text.encode("utf-8", "backslashreplace"))
 
     @contextmanager
     def draft(self, name: str) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from PIL import Image
 import castvision
 from castvision.data import open_image
 from castvision.errors import FAILURES
+from castvision.files import part_of
 from castvision.inference.sinks import FileSink
 from castvision.inference.tile_model import TileModel, model_range
 from castvision.inference.tile_source import Skip
@@ -119,7 +120,7 @@ class PredictionRun:
             mpp = None if reader.mpp is None else reader.mpp * size.downsample
             record = {"image": str(path), "size": [size.height, size.width], "level": level, "mpp": mpp}
             record |= self._classify(reader) if is_classifier else self._segment(reader, level, name, mask, progress)
-        self.output.write(file_name, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+        self.output.write_text(file_name, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         self.records.append(record)
         return record
 
@@ -145,7 +146,7 @@ class PredictionRun:
         model = TileModel(self.predictor, reader.channels, model_range(self.predictor, reader, level))
         output: Literal["labels", "probabilities"] = "probabilities" if self.options.probabilities else "labels"
         store = self.output.path / "masks" / f"{name}.{output}"
-        store = store.with_name(f".{store.name}.part")
+        store = part_of(store)
         store.parent.mkdir(parents=True, exist_ok=True)
         sink = FileSink(store, resume=self.options.resume)
         mask = None if mask_path is None else open_image(mask_path)
@@ -211,7 +212,7 @@ class PredictionRun:
             for entry in record["classes"]:
                 area = None if record["mpp"] is None or "pixels" not in entry else entry["pixels"] * record["mpp"] ** 2
                 writer.writerow({"image": record["image"], **entry, "area": None if area is None else f"{area:.6g}"})
-        self.output.write("predictions.csv", text.getvalue().encode())
+        self.output.write_text("predictions.csv", text.getvalue())
         summary = {
             "castvision": castvision.__version__,
             "model": self.predictor.parts.name,
@@ -221,7 +222,7 @@ class PredictionRun:
             "images": self.records,
             "failed": failed,
         }
-        self.output.write("summary.json", (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
+        self.output.write_text("summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
 
 def _facts(result: TiledResult, class_names: tuple[str, ...]) -> Record:

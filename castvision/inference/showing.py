@@ -195,7 +195,7 @@ class Showing:
             "images": self.records,
             "skipped": skipped,
         }
-        self.output.write("summary.json", (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+        self.output.write_text("summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
 
 def _layer_record(cluster_map: ClusterMap) -> dict[str, Any]:

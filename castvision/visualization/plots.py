@@ -49,7 +49,11 @@ class Panel:
 
 
 def shorten(text: str, length: int) -> str:
-    """Cut the middle out of a text longer than ``length``: a file's name keeps its beginning and its end."""
+    """Cut the middle out of a text longer than ``length``: a file's name keeps its beginning and its end.
+
+    Bytes of it that are no text, which no font can draw, are shown as "�".
+    """
+    text = "".join(letter if letter.isprintable() or letter.isspace() else "\ufffd" for letter in text)
     if len(text) <= length:
         return text
     tail = (length - 1) // 2

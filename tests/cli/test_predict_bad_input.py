@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -78,3 +81,22 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, segmenter, photo, monkeypat
     assert "No space left on device" in told
     assert "masks/astronaut.png" in told
     assert files_of(out) == ["predictions.csv", "run.json", "summary.json"]
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"stra\xdfe.png"), "[bold]a\nb.png", f"{'x' * 246}.png", "ü\u0301.png"])
+def test_names_of_any_bytes_are_predicted_and_tabulated(tmp_path, segmenter, photo, name):
+    """Where standard output takes nothing but UTF-8 too."""
+    (tmp_path / "in").mkdir()
+    for target in ("plain.png", name):
+        (tmp_path / "in" / target).write_bytes(photo.read_bytes())
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "castvision", "predict", str(tmp_path / "in"), "--model", str(segmenter)]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([*command, "--output", str(out), "--geojson"], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert {record["image"] for record in summary["images"]} == {
+        str(tmp_path / "in" / one) for one in ("plain.png", name)
+    }
+    assert summary["failed"] == []
+    assert len(list((out / "masks").glob("*.png"))) == 2

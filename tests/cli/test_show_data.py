@@ -56,7 +56,7 @@ def test_floats_in_other_units_are_visible(tmp_path):
     _pairs(tmp_path / "data")
     for path in (tmp_path / "data").rglob("images/*.png"):
         pixels = np.asarray(Image.open(path))[..., 0].astype(np.float32) * 3 + 500
-        tifffile.imwrite(path.with_suffix(".tif"), pixels)
+        tifffile.imwrite(path.with_suffix(".tif"), pixels, description=str(path))
         path.unlink()
     output = tmp_path / "sheet.png"
     how = ["--config", "segmentation_folder", "--data.root", tmp_path / "data", "--data.img_size", "64", *SMALL]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 RGB8 = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
 
@@ -26,3 +27,10 @@ def put(folder: Path, data: bytes, name: str = "a.img") -> Path:
     path = folder / name
     path.write_bytes(data)
     return path
+
+
+def save_apart(image: Image.Image, path: Path) -> None:
+    """Save as PNG with the path in it: the same picture at another place is another file, not one in two splits."""
+    about = PngInfo()
+    about.add_text("path", str(path))
+    image.save(path, "PNG", pnginfo=about)

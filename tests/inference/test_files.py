@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import json
+import os
+
 import pytest
 
-from castvision.inference.files import OutputFolder, find_images
+from castvision.inference.files import OutputFolder, find_images, match_masks
+from tests.data.reading.test_folders import FORMS, STRAYS
 
 
 def touch(*paths):
@@ -84,3 +88,52 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
         output.write("a.png", "not bytes")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("stray", STRAYS)
+def test_strays_in_folders_are_no_images(tmp_path, stray):
+    touch(tmp_path / "1.png", tmp_path / stray)
+    assert list(find_images([tmp_path]).values()) == ["1"]
+    assert match_masks(tmp_path, {tmp_path / "a/1.tif": "1"}) == {tmp_path / "a/1.tif": tmp_path / "1.png"}
+
+
+def test_links_are_followed_and_broken_ones_listed(tmp_path):
+    touch(tmp_path / "there/sub/1.png", tmp_path / "here/2.png")
+    (tmp_path / "here/linked").symlink_to(tmp_path / "there")
+    (tmp_path / "here/3.png").symlink_to(tmp_path / "nowhere.png")
+    assert list(find_images([tmp_path / "here"]).values()) == ["2", "3", "linked/sub/1"]
+
+
+@pytest.mark.parametrize("length", [100, 246, 251, 255])
+def test_results_of_long_names_have_names_that_can_be_written(tmp_path, length):
+    names = [f"{'ü' * ((length - 6) // 2)}{end}.png" for end in "ab"]
+    touch(*(tmp_path / "in" / name for name in names))
+    found = find_images([tmp_path / "in"])
+    assert len(set(found.values())) == 2
+    for path, name in found.items():
+        assert (name == path.stem) == (len(os.fsencode(path.stem)) <= 247)
+        touch(tmp_path / f"out/{name}.geojson")
+    assert match_masks(tmp_path / "in", found) == {path: path for path in found}
+
+
+def test_masks_match_in_any_unicode_form_and_by_folder(tmp_path):
+    touch(tmp_path / f"images/{FORMS[0]}.png", tmp_path / f"masks/{FORMS[1]}.ome.tif", tmp_path / "masks/1.png")
+    images = find_images([tmp_path / "images"])
+    assert list(match_masks(tmp_path / "masks", images).values()) == [tmp_path / f"masks/{FORMS[1]}.ome.tif"]
+
+
+def test_two_images_of_one_name_never_share_a_mask(tmp_path):
+    touch(*(tmp_path / name for name in ("one/1.png", "one/1.jpg", "two/1.png", "masks/1.png")))
+    for sources in (["one"], ["one/1.png", "two/1.png"]):
+        with pytest.raises(ValueError, match=r"expected one mask for each image, got 2 image\(s\) called '1'"):
+            match_masks(tmp_path / "masks", find_images([tmp_path / source for source in sources]))
+    touch(tmp_path / "masks/1.jpg")
+    matched = match_masks(tmp_path / "masks", find_images([tmp_path / "one"]))
+    assert {image.name: mask.name for image, mask in matched.items()} == {"1.png": "1.png", "1.jpg": "1.jpg"}
+
+
+def test_texts_with_names_of_any_bytes_are_written(tmp_path):
+    name = os.fsdecode(b"stra\xdfe")
+    path = OutputFolder(tmp_path / "out").write_text("a.json", json.dumps({"image": name, "ü": 1}, ensure_ascii=False))
+    assert path.read_bytes().decode() == '{"image": "stra\\udcdfe", "ü": 1}'
+    assert json.loads(path.read_text())["image"] == name

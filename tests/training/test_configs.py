@@ -15,6 +15,7 @@ from castvision.models.segmenter import create_segmenter
 from castvision.ops.partitions import window_size_for
 from castvision_cli import train as cli
 from castvision_cli.train import config_folder, config_names, find_config
+from tests.data.image_files import save_apart
 from tests.training.data.test_classification import TinyCIFAR, write_cifar
 from tests.training.data.test_windows import write_rasters
 
@@ -37,7 +38,7 @@ def _folder(root: Path) -> Path:
             folder = root / split / name
             folder.mkdir(parents=True)
             for number in range(4):
-                Image.new("RGB", (40, 32), (90 * place, 20 * number, 60)).save(folder / f"{number}.png")
+                save_apart(Image.new("RGB", (40, 32), (90 * place, 20 * number, 60)), folder / f"{number}.png")
     return root
 
 
@@ -49,7 +50,8 @@ def _pairs(root: Path) -> Path:
             mask = Image.new("L", (40, 32), 0)
             mask.paste(1, (number, 4, 20, 30))
             mask.save(root / split / "masks" / f"{number}.png")
-            Image.eval(mask, lambda value: 200 * value).convert("RGB").save(root / split / "images" / f"{number}.png")
+            picture = Image.eval(mask, lambda value: 200 * value).convert("RGB")
+            save_apart(picture, root / split / "images" / f"{number}.png")
     return root
 
 

@@ -93,6 +93,7 @@ def test_shorten_keeps_both_ends():
     assert len(short) == 20
     assert short.startswith("a_very")
     assert short.endswith("0001.png")
+    assert shorten("stra\udcdfe ü\nm.png", 30) == "stra\ufffde ü\nm.png"  # a byte of a name that is no text
 
 
 def test_nothing_to_draw():

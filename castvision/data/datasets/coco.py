@@ -1,27 +1,35 @@
-"""COCO's instance annotations (polygons, run lengths) as the class of every pixel.
+"""COCO's instance annotations (polygons, run lengths) as the class of every pixel: what a file says.
 
-Shapes are drawn exactly: a pixel belongs to a shape that covers its centre.
+Shapes are drawn by `castvision.data.datasets.coco_shapes`.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from castvision.data.datasets.coco_shapes import decode_compressed, decode_runs, fill_polygon, has_no_area
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
+from castvision.data.reading.folders import as_on_disk
 from castvision.data.reading.labels import check_same_size
 from castvision.losses import IGNORED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from castvision.data.datasets.samples import Transform
     from castvision.data.reading.pixels import Mask, Pixels
 
+logger = logging.getLogger(__name__)
+
+Id = int | str
+Boxes = Literal["refuse", "ignore", "paint"]
 _MAX_CATEGORIES = 254
 
 
@@ -32,64 +40,185 @@ class CocoFile:
     Attributes:
         path: The file.
         class_names: "background", then the categories in the order of their ids.
-        images: (file, height, width) of each image, in the order of the file.
+        images: (file, height, width) of each image, in the order of the file; one image under several ids stands once.
         objects: Annotations of each image, in the order they are painted: crowds first, then large before small.
         label_of: Class of each category id.
+        ids: The id of each image.
     """
 
     path: Path
     class_names: list[str]
     images: list[tuple[Path, int, int]]
     objects: list[list[dict[str, Any]]] = field(repr=False)
-    label_of: dict[int, int]
+    label_of: dict[Id, int]
+    ids: list[Id] = field(repr=False)
 
 
-def read_coco(path: str | Path, images: str | Path | None = None) -> CocoFile:
+def read_coco(path: str | Path, images: str | Path | None = None, *, boxes: Boxes = "refuse") -> CocoFile:
     """Read an annotation file.
+
+    Ids are numbers or text; "7" and 7 are one. Shapes that cover nothing (fewer than three points, or all on a line)
+    are left out with a count in the log.
 
     Args:
         path: JSON with "images", "annotations" and "categories".
         images: The folder of the images; None for the annotation file's.
+        boxes: What becomes of objects that have a box and no outline: an error, pixels that are ignored, or the whole
+            box painted.
 
     Returns:
         Its content, checked.
 
     Raises:
         FileNotFoundError: No such file, or an image that is missing.
-        ValueError: Not such a file, or an annotation of an unknown image or category.
+        ValueError: Not such a file, an annotation of an unknown image or category, an outline that is none, objects
+            without outline, or one image with two sizes.
     """
     path = Path(path)
     content = _load(path)
     folder = path.parent if images is None else Path(images)
-    categories = sorted(content["categories"], key=lambda category: int(category["id"]))
-    label_of = {int(category["id"]): label for label, category in enumerate(categories, start=1)}
+    categories = sorted(content["categories"], key=lambda category: _order(_id(category["id"])))
+    label_of = {_id(category["id"]): label for label, category in enumerate(categories, start=1)}
     if len(label_of) != len(categories) or not 1 <= len(categories) <= _MAX_CATEGORIES:
         raise ValueError(f"expected 1..{_MAX_CATEGORIES} categories of different ids in {str(path)!r}")
-    index_of = {entry["id"]: index for index, entry in enumerate(content["images"])}
-    if len(index_of) != len(content["images"]) or not index_of:
-        raise ValueError(f"expected images of different ids in {str(path)!r}, got {len(content['images'])}")
-    objects: list[list[dict[str, Any]]] = [[] for _ in index_of]
+    files, ids, index_of = _images(path, content["images"], folder)
+    objects: list[list[dict[str, Any]]] = [[] for _ in files]
+    without_area: list[Any] = []
     for annotation in content["annotations"]:
-        for key, known in (("image_id", index_of), ("category_id", label_of)):
-            if annotation.get(key) not in known:
-                raise ValueError(
-                    f"{path}, annotation {annotation.get('id')}: {key} {annotation.get(key)!r} is not in the file"
-                )
-        if annotation.get("segmentation"):
-            objects[index_of[annotation["image_id"]]].append(annotation)
+        told = f"{path}, annotation {annotation.get('id')}"
+        image, category = _id(annotation.get("image_id")), _id(annotation.get("category_id"))
+        for key, value, known in (("image_id", image, index_of), ("category_id", category, label_of)):
+            if value not in known:
+                raise ValueError(f"{told}: {key} {value!r} is not in the file")
+        try:
+            outline = _outline(annotation, boxes)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{told}: {error}") from error
+        if outline:
+            objects[index_of[image]].append({**annotation, "category_id": category, **outline})
+        if not outline or outline["left_out"]:
+            without_area.append(annotation.get("id"))
+    if without_area:
+        logger.warning(
+            "%s: left out shapes that cover nothing in %d of %d annotations, such as annotation %s",
+            path, len(without_area), len(content["annotations"]), without_area[0],
+        )  # fmt: skip
     for some in objects:
-        some.sort(key=lambda one: (not one.get("iscrowd"), -float(one.get("area") or 0)))
-    files = [(folder / entry["file_name"], int(entry["height"]), int(entry["width"])) for entry in content["images"]]
-    check_files([file for file, _, _ in files])
+        some.sort(key=lambda one: (not one["iscrowd"], -_area(one)))
     names = ["background", *(str(category["name"]) for category in categories)]
-    return CocoFile(path, names, files, objects, label_of)
+    return CocoFile(path, names, files, objects, label_of, ids)
+
+
+def _id(value: Any) -> Id:
+    """Exporters write ids as numbers or as text; both forms of one number are one id."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    return value if isinstance(value, (int, str)) else str(value)
+
+
+def _order(one: Id) -> tuple[bool, int, str]:
+    return (isinstance(one, str), 0 if isinstance(one, str) else one, str(one))
+
+
+def _images(
+    path: Path, entries: Sequence[Mapping[str, Any]], folder: Path
+) -> tuple[list[tuple[Path, int, int]], list[Id], dict[Id, int]]:
+    """Each file once with its size, its id, and the index of every id."""
+    paths = as_on_disk([folder / str(entry["file_name"]) for entry in entries])
+    check_files(paths)
+    files: list[tuple[Path, int, int]] = []
+    ids: list[Id] = []
+    index_of: dict[Id, int] = {}
+    index_at: dict[str, int] = {}
+    for file, entry in zip(paths, entries, strict=True):
+        one, size = _id(entry["id"]), (int(entry["height"]), int(entry["width"]))
+        if one in index_of:
+            raise ValueError(f"expected images of different ids in {str(path)!r}, got {one!r} twice of {len(entries)}")
+        index = index_of[one] = index_at.setdefault(os.path.realpath(file), len(files))
+        if index == len(files):
+            files.append((file, *size))
+            ids.append(one)
+        elif files[index][1:] != size:
+            raise ValueError(
+                f"{path}: {str(file)!r} stands under the ids {ids[index]!r} and {one!r} with the sizes "
+                f"{files[index][1:]} and {size} (height, width); keep one of them"
+            )
+    if not files:
+        raise ValueError(f"expected images of different ids in {str(path)!r}, got 0")
+    if len(files) < len(entries):
+        logger.warning("%s: %d images stand under two ids; their objects are merged", path, len(entries) - len(files))
+    return files, ids, index_of
+
+
+def _outline(annotation: Mapping[str, Any], boxes: Boxes) -> dict[str, Any]:
+    """What is painted of an annotation; empty if it covers nothing.
+
+    Raises:
+        ValueError: An outline that is none, or none where there is a box and ``boxes`` says "refuse".
+    """
+    is_crowd = bool(int(annotation.get("iscrowd") or 0))
+    shape = annotation.get("segmentation")
+    if not shape:
+        box = [float(value) for value in annotation.get("bbox") or ()]
+        if len(box) != 4 or min(box[2:]) <= 0:
+            return {}
+        if boxes == "refuse":
+            raise ValueError(
+                "expected an outline (segmentation), got a box alone: which of its pixels are the object is not said; "
+                "draw outlines, or set boxes: ignore (all its pixels are ignored) or boxes: paint (all are the object)"
+            )
+        x, y, width, height = box
+        corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+        return {"segmentation": [corners], "iscrowd": is_crowd or boxes == "ignore", "left_out": 0}
+    if isinstance(shape, dict):
+        return {"segmentation": shape, "iscrowd": is_crowd, "left_out": 0}
+    if not isinstance(shape, list):
+        raise ValueError(f"expected polygons or run lengths, got {type(shape).__name__}")
+    polygons = [shape] if isinstance(shape[0], (int, float)) else shape
+    kept = [polygon for polygon in polygons if not has_no_area(polygon)]
+    if not kept:
+        return {}
+    return {"segmentation": kept, "iscrowd": is_crowd, "left_out": len(polygons) - len(kept)}
+
+
+def _area(annotation: Mapping[str, Any]) -> float:
+    """As stated, or that of the box."""
+    stated, box = annotation.get("area"), annotation.get("bbox") or (0, 0, 0, 0)
+    return float(stated) if stated else float(box[2]) * float(box[3])
+
+
+def check_ids_apart(splits: Mapping[str, CocoFile]) -> None:
+    """Refuse an image id that stands in two splits.
+
+    Ids that merely count a file's images (0, 1, 2, … or 1, 2, 3, …, as exporters number each split anew) say nothing.
+
+    Raises:
+        ValueError: There is one; the message names both files.
+    """
+    owner_of: dict[Id, str] = {}
+    counting = {
+        split
+        for split, file in splits.items()
+        if any(set(file.ids) == set(range(start, start + len(file.ids))) for start in (0, 1))
+    }
+    for split, file in splits.items():
+        for one in file.ids:
+            other = owner_of.setdefault(one, split)
+            if other != split and not {split, other} <= counting:
+                raise ValueError(
+                    f"expected every image in one split, got the image id {one!r} in {other} "
+                    f"({str(splits[other].path)!r}) and {split} ({str(file.path)!r}): what is measured on it would be "
+                    "too good; leave it out of one, or number the images anew if it is not the same"
+                )
 
 
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no such annotation file: {str(path)!r}; check the path")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"expected JSON in {str(path)!r}: {error}; export it again") from error
     keys = ("images", "annotations", "categories")
@@ -160,66 +289,6 @@ def _shapes(segmentation: Any, size: tuple[int, int]) -> list[Mask]:
     if isinstance(segmentation, list):
         return [fill_polygon(polygon, size) for polygon in segmentation]
     counts = segmentation["counts"]
-    if isinstance(counts, str):
-        raise ValueError("compressed run lengths; write them as a list of numbers or as polygons")
-    if tuple(segmentation["size"]) != size:
+    if tuple(map(int, segmentation["size"])) != size:
         raise ValueError(f"expected run lengths of size {size} as the image, got {tuple(segmentation['size'])}")
-    return [decode_runs(counts, size)]
-
-
-def fill_polygon(polygon: Sequence[float], size: tuple[int, int]) -> Mask:
-    """Rasterise one polygon by the even-odd rule.
-
-    A pixel (row, column) has its centre at (x, y) = (column + 0.5, row + 0.5), as in COCO. Each edge toggles, in every
-    row whose centre line it crosses, the first pixel right of the crossing; running parities along the rows are the
-    inside. Two polygons that share an edge therefore neither overlap nor leave a gap.
-
-    Args:
-        polygon: x0, y0, x1, y1, …; three points or more; parts outside the image are cut off.
-        size: (height, width) of the image.
-
-    Returns:
-        (height, width) bool.
-
-    Raises:
-        ValueError: An odd number of values, fewer than three points, or values that are not finite.
-    """
-    points = np.asarray(polygon, dtype=np.float64)
-    if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
-        raise ValueError(f"expected a polygon x0, y0, x1, y1, x2, y2, … of finite numbers, got {len(points)} values")
-    height, width = size
-    start = points.reshape(-1, 2)
-    end = np.roll(start, -1, axis=0)
-    upper, lower = (np.where((start[:, 1] <= end[:, 1])[:, None], *pair) for pair in ((start, end), (end, start)))
-    first, last = (np.ceil(side[:, 1] - 0.5).clip(0, height).astype(np.int64) for side in (upper, lower))
-    counts = np.maximum(last - first, 0)  # rows whose centre line an edge crosses: upper <= row + 0.5 < lower
-    edge = np.repeat(np.arange(len(start)), counts)
-    row = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts) + first[edge]
-    slope = (lower[edge, 0] - upper[edge, 0]) / (lower[edge, 1] - upper[edge, 1])
-    crossing = upper[edge, 0] + (row + 0.5 - upper[edge, 1]) * slope
-    column = np.ceil(crossing - 0.5).clip(0, width).astype(np.int64)
-    toggles = np.zeros((height, width + 1), dtype=np.int32)
-    np.add.at(toggles, (row, column), 1)
-    inside: Mask = np.cumsum(toggles[:, :width], axis=1) % 2 == 1
-    return inside
-
-
-def decode_runs(counts: Sequence[int], size: tuple[int, int]) -> Mask:
-    """COCO's uncompressed run lengths: column by column, background first.
-
-    Args:
-        counts: Lengths of the runs.
-        size: (height, width).
-
-    Returns:
-        (height, width) bool.
-
-    Raises:
-        ValueError: The runs do not fill the image.
-    """
-    height, width = size
-    lengths = np.asarray(counts, dtype=np.int64)
-    if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != height * width:
-        raise ValueError(f"expected runs that fill {height} × {width} pixels, got a sum of {int(lengths.sum())}")
-    values = np.arange(len(lengths)) % 2 == 1
-    return np.repeat(values, lengths).reshape(width, height).T
+    return [decode_runs(decode_compressed(counts) if isinstance(counts, str) else counts, size)]

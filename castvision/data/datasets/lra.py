@@ -43,7 +43,7 @@ class LRAPathfinder(Dataset[tuple[Tensor, Tensor]]):
 
     Raises:
         FileNotFoundError: No such folder, or an image that the metadata names is missing.
-        ValueError: An unknown split or difficulty, or metadata that is no such table.
+        ValueError: An unknown split or difficulty, metadata that is no such table, or an image that is named twice.
     """
 
     def __init__(self, root: str | Path, resolution: int = 32, difficulty: str = "hard", split: str = "train") -> None:
@@ -113,11 +113,18 @@ def _read_samples(folder: Path) -> list[tuple[Path, int]]:
     if not files:
         raise FileNotFoundError(f"expected metadata/<number>.npy in {folder}, found none; the set is incomplete")
     samples = []
+    named_by: dict[Path, Path] = {}
     for file in sorted(files, key=lambda f: int(f.stem)):
         for row in read_metadata(file):
             path = folder / row[0] / row[1]
             if not path.exists():
                 raise FileNotFoundError(f"{file} names {path}, which is missing; the set is incomplete")
+            if path in named_by:
+                raise ValueError(
+                    f"expected each image once, got {path} in {named_by[path]} and {file}: it would fall into two "
+                    "splits; generate or unpack the set again"
+                )
+            named_by[path] = file
             if path.stat().st_size:
                 samples.append((path, int(row[3])))
     return samples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
 from castvision.data.datasets.segmentation import read_rows
+from castvision.data.reading.folders import as_on_disk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,8 +73,8 @@ def read_label_table(path: str | Path, class_names: Sequence[str] | None = None)
             if name not in column_of:
                 raise ValueError(f"{line}: unknown label {name!r}; expected some of {', '.join(class_names)}")
             targets[number, column_of[name]] = 1
-    images = [path.parent / row[_PATH] for _, row in rows]
-    _check_unique(rows)
+    images = as_on_disk([path.parent / row[_PATH] for _, row in rows])
+    _check_unique(rows, images)
     check_files(images)
     return LabelTable(images, list(class_names), targets)
 
@@ -89,12 +91,13 @@ def _from_columns(rows: Sequence[tuple[str, Any]], columns: Sequence[str]) -> li
     return [[name for name in columns if row[name] == "1"] for _, row in rows]
 
 
-def _check_unique(rows: Sequence[tuple[str, Any]]) -> None:
+def _check_unique(rows: Sequence[tuple[str, Any]], images: Sequence[Path]) -> None:
     first: dict[str, str] = {}
-    for line, row in rows:
-        if row[_PATH] in first:
-            raise ValueError(f"{line}: {row[_PATH]!r} stands on {first[row[_PATH]]} already; keep one of the lines")
-        first[row[_PATH]] = line
+    for (line, row), image in zip(rows, images, strict=True):
+        place = os.path.realpath(image)
+        if place in first:
+            raise ValueError(f"{line}: {row[_PATH]!r} stands on {first[place]} already; keep one of the lines")
+        first[place] = line
 
 
 class MultiLabelDataset(PixelDataset):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from castvision.data.datasets.class_folders import ClassFolders
 from castvision.data.datasets.samples import PixelDataset, check_finite, to_channels
+from castvision.data.reading.folders import is_stray
 from castvision.data.reading.labels import LabelMap, check_same_size
 from castvision.errors import one_line
 
@@ -56,7 +59,7 @@ def open_named(name: str, root: str, *, download: bool = False, **arguments: Any
 
 
 def _open_torchvision(name: str, root: str, download: bool, arguments: dict[str, Any]) -> Any:
-    make = torchvision_class(name)
+    make = ClassFolders if name == "ImageFolder" else torchvision_class(name)
     known = inspect.signature(make.__init__).parameters
     own: dict[str, Any] = {"root": root} if "root" in known else {}
     if download:
@@ -94,7 +97,38 @@ def _open_timm(name: str, root: str, download: bool, arguments: dict[str, Any]) 
     dataset = create_dataset(name, root=root, download=download, **arguments)
     if hasattr(dataset, "_max_retries"):
         dataset._max_retries = 1  # timm would take the next image for one it cannot read
+    _leave_out_strays(getattr(dataset, "reader", None))
     return dataset
+
+
+def _leave_out_strays(reader: Any) -> None:
+    """The reader of folders in timm takes hidden files for images and hidden folders for classes."""
+    samples, label_of = getattr(reader, "samples", None), getattr(reader, "class_to_idx", None)
+    if not isinstance(samples, list) or not isinstance(label_of, dict) or not image_paths(reader):
+        return
+    kept = [(path, label) for path, label in samples if not _is_stray_below(Path(os.path.relpath(path, reader.root)))]
+    emptied = {label for _, label in samples} - {label for _, label in kept}
+    names = [name for name in sorted(label_of, key=label_of.__getitem__) if label_of[name] not in emptied]
+    label_for = {label_of[name]: label for label, name in enumerate(names)}
+    reader.class_to_idx = {name: label for label, name in enumerate(names)}
+    reader.samples = [(path, label_for[label]) for path, label in kept]
+
+
+def _is_stray_below(path: Path) -> bool:
+    return is_stray(path.name) or any(is_stray(part, is_folder=True) for part in path.parts[:-1])
+
+
+def image_paths(source: Any) -> list[Path]:
+    """The file of each item, where the data set keeps a list of them under one of the usual names; else none."""
+    for holder in (source, getattr(source, "reader", None)):
+        for name in ("samples", "imgs", "_samples", "_image_files", "images", "_images"):
+            items = getattr(holder, name, None)
+            if not isinstance(items, list) or not items or len(items) != len(source):
+                continue
+            firsts = [item[0] if isinstance(item, tuple) else item for item in items]
+            if all(isinstance(first, (str, Path)) for first in firsts) and os.path.isfile(firsts[0]):
+                return [Path(first) for first in firsts]
+    return []
 
 
 class NamedDataset(PixelDataset):

@@ -55,15 +55,23 @@ def split_by_source(
     return {split: [index for index in range(count) if owner[groups[index]] == split] for split in shares}
 
 
-def held_out(length: int, val_share: float, seed: int) -> list[tuple[str, list[int]]]:
+def held_out(
+    length: int, val_share: float, seed: int, groups: Sequence[Hashable] | None = None
+) -> list[tuple[str, list[int]]]:
     """Which of ``length`` samples are for training and which held out, where the data do not say.
 
+    Args:
+        length: Number of samples.
+        val_share: Share of them held out.
+        seed: Of that choice.
+        groups: One for each sample, such as its image: those of one group stay together.
+
     Raises:
-        ValueError: A share outside (0, 1), or a single sample.
+        ValueError: A share outside (0, 1), or a single sample or group.
     """
     if not 0 < val_share < 1:
         raise ValueError(f"expected 0 < val_share < 1, got {val_share=}")
-    return list(split_by_source(length, {"train": 1 - val_share, "val": val_share}, seed).items())
+    return list(split_by_source(length, {"train": 1 - val_share, "val": val_share}, seed, groups).items())
 
 
 def split_by_block(

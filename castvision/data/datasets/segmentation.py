@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from castvision.data.datasets.regions import held_out
+from castvision.data.datasets.leaks import check_apart, hold_out_images
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
+from castvision.data.reading.folders import as_on_disk, images_by_name
 from castvision.data.reading.labels import check_same_size
 from castvision.data.reading.opening import IMAGE_SUFFIXES
 
@@ -90,19 +92,23 @@ def find_pairs(root: str | Path, *, val_share: float = 0.2, seed: int = 0) -> di
 
     Raises:
         FileNotFoundError: No such layout, or a file that is missing.
-        ValueError: An image without mask, a mask without image, an empty file, or a wrong line in a list.
+        ValueError: An image without mask, a mask without image, an empty file, a wrong line in a list, or one image in
+            two splits.
     """
     root = Path(root)
     if not root.exists():
         raise FileNotFoundError(f"no such folder or list: {str(root)!r}; expected {_LAYOUTS}")
     found = _from_lists(root) if root.is_file() or (root / "train.csv").is_file() else _from_folders(root)
+    check_files([path for pairs in found.values() for pair in pairs for path in (pair.image, pair.mask)])
     if set(found) == {""}:
         pairs = found[""]
-        found = {split: [pairs[index] for index in chosen] for split, chosen in held_out(len(pairs), val_share, seed)}
+        chosen = hold_out_images([pair.image for pair in pairs], val_share, seed)
+        found = {split: [pairs[index] for index in indices] for split, indices in chosen}
+    else:
+        check_apart({split: [pair.image for pair in pairs] for split, pairs in found.items()})
     for split in ("train", "val"):
         if not found.get(split):
             raise FileNotFoundError(f"found no images for {split!r} in {str(root)!r}; expected {_LAYOUTS}")
-    check_files([path for pairs in found.values() for pair in pairs for path in (pair.image, pair.mask)])
     return found
 
 
@@ -123,10 +129,7 @@ def match_folders(images: Path, masks: Path) -> list[Pair]:
         FileNotFoundError: A folder is missing.
         ValueError: A name without its twin, or two files of one name.
     """
-    for folder in (images, masks):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"expected a folder {str(folder)!r}, found none")
-    image_of, mask_of = _by_stem(images), _by_stem(masks)
+    image_of, mask_of = images_by_name(images), images_by_name(masks)
     for names, kind, other in ((image_of, "mask", masks), (mask_of, "image", images)):
         lonely = sorted(set(names) ^ (set(image_of) & set(mask_of)))
         if lonely:
@@ -136,20 +139,7 @@ def match_folders(images: Path, masks: Path) -> list[Pair]:
             )
     if not image_of:
         raise FileNotFoundError(f"found no images ({' '.join(sorted(IMAGE_SUFFIXES))}) in {str(images)!r}")
-    return [Pair(image_of[stem], mask_of[stem]) for stem in sorted(image_of)]
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if path.suffix.lower() not in IMAGE_SUFFIXES or any(part.startswith(".") for part in relative.parts):
-            continue
-        stem = relative.with_suffix("").as_posix()
-        if stem in found:
-            raise ValueError(f"expected one file of a name, got {str(found[stem])!r} and {str(path)!r}; keep one")
-        found[stem] = path
-    return found
+    return [Pair(image, mask_of[name]) for name, image in image_of.items()]
 
 
 def _from_lists(root: Path) -> dict[str, list[Pair]]:
@@ -164,11 +154,13 @@ def _from_lists(root: Path) -> dict[str, list[Pair]]:
 
 def _read_list(path: Path) -> dict[str, list[Pair]]:
     found: dict[str, list[Pair]] = {}
-    for line, row in read_rows(path, ("image", "mask")):
+    rows = list(read_rows(path, ("image", "mask")))
+    images, masks = (as_on_disk([path.parent / row[column] for _, row in rows]) for column in ("image", "mask"))
+    for (line, row), image, mask in zip(rows, images, masks, strict=True):
         split = "" if path.stem in SPLITS else row.get("split", "")
         if split not in ("", *SPLITS):
             raise ValueError(f"{line}: expected a split train, val or test, got {split!r}")
-        found.setdefault(split, []).append(Pair(path.parent / row["image"], path.parent / row["mask"]))
+        found.setdefault(split, []).append(Pair(image, mask))
     return found
 
 
@@ -176,8 +168,8 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Mappi
     """Rows of a CSV file with a header.
 
     Args:
-        path: UTF-8, with commas.
-        columns: That must be there, with a value on every line.
+        path: UTF-8, with commas; names of files may have other bytes, as the file system has them.
+        columns: Of files; they must be there, with a value on every line.
 
     Yields:
         ("FILE, line N", the row's stripped values by column).
@@ -188,11 +180,10 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Mappi
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such list: {str(path)!r}; check the path")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"expected text (UTF-8) in {str(path)!r}: {error}; export the list again") from error
-    reader = csv.DictReader(io.StringIO(text))
+    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    if "\0" in text:
+        raise ValueError(f"expected text (UTF-8) in {str(path)!r}, got zero bytes; export the list again")
+    reader = csv.DictReader(io.StringIO(text, newline=None))  # also lines that end as on old Macs
     reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
     if not set(columns) <= set(header):
         raise ValueError(
@@ -207,7 +198,19 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Mappi
         for name in columns:
             if not values[name]:
                 raise ValueError(f"{line}: expected a value in the column {name!r}, got none")
+        _check_text(path, line, values, columns)
         is_empty = False
         yield line, values
     if is_empty:
         raise ValueError(f"expected lines below the header of {str(path)!r}, found none")
+
+
+def _check_text(path: Path, line: str, values: Mapping[str, str], columns: tuple[str, ...]) -> None:
+    """Refuse bytes that are no UTF-8, unless they are the name of a file."""
+    for name, value in values.items():
+        is_text = value.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in value)
+        if not is_text and not (name in columns and (path.parent / value).is_file()):
+            raise ValueError(
+                f"{line}: expected text (UTF-8) in the column {name!r}, got {os.fsencode(value)!r}, and no file is "
+                "called so; export the list again"
+            )

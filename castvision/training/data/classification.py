@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
-from torchvision.datasets import ImageFolder
 
+from castvision.data.datasets.class_folders import ClassFolders
+from castvision.data.datasets.leaks import check_apart
 from castvision.data.datasets.lra import MEAN, STD, LRAImage, LRAPathfinder
 from castvision.data.reading.pixels import match_channels, to_unit_range
 from castvision.data.reading.whole import read_image
@@ -35,7 +36,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     Raises:
         FileNotFoundError: A folder that is missing, or a class without images.
-        ValueError: Splits with different classes, an empty file, or a number out of range.
+        ValueError: Splits with different classes, one image in two splits, an empty file, or a number out of range.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ImageFolderDataModule(ImageDataModule):
                 raise ValueError(
                     f"expected the same classes in train and {split} of {root!r}, differing: {differing[:8]}"
                 )
+        check_apart({split: [Path(path) for path, _ in folder.samples] for split, folder in self._folders.items()})
         super().__init__(names, 3, (img_size, img_size), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         self.augmentation = dict(augmentation or {})
         for split, folder in self._folders.items():
@@ -87,13 +89,10 @@ class ImageFolderDataModule(ImageDataModule):
         return images
 
 
-def _open_split(folder: Path) -> ImageFolder:
+def _open_split(folder: Path) -> ClassFolders:
     if not folder.is_dir():
         raise FileNotFoundError(f"expected a folder {str(folder)!r} with one folder for each class, found none")
-    try:
-        images = ImageFolder(str(folder), loader=read_rgb)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(" ".join(str(error).split())) from error
+    images = ClassFolders(str(folder), loader=read_rgb)
     for path, _ in images.samples:
         if Path(path).stat().st_size == 0:
             raise ValueError(f"the image {path!r} is an empty file; remove it or fetch it again")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from castvision.data.datasets.leaks import check_apart, hold_out_images
 from castvision.data.datasets.multilabel import LabelTable, MultiLabelDataset, read_label_table
-from castvision.data.datasets.regions import held_out
 from castvision.data.transforms.augmentation import Augmentation
 from castvision.data.transforms.batch_augmentation import BatchAugmentation
 from castvision.training.data.pixel_data import ImageFormat, PixelDataModule
@@ -28,7 +28,8 @@ class MultiLabelCsvDataModule(PixelDataModule):
 
     Raises:
         FileNotFoundError: A list or an image that is missing.
-        ValueError: A line that cannot be used, images that cannot be read, or a number out of range.
+        ValueError: A line that cannot be used, images that cannot be read, one image in two splits, or a number out of
+            range.
     """
 
     task_kind = "multilabel"
@@ -59,9 +60,11 @@ def _read_tables(root: Path, class_names: list[str] | None, val_share: float, se
         table = read_label_table(root, class_names)
         return {
             split: LabelTable([table.images[index] for index in indices], table.class_names, table.targets[indices])
-            for split, indices in held_out(len(table.images), val_share, seed)
+            for split, indices in hold_out_images(table.images, val_share, seed)
         }
     train = read_label_table(root / "train.csv", class_names)
     others = {split: root / f"{split}.csv" for split in ("val", "test")}
     found = {split: path for split, path in others.items() if split == "val" or path.is_file()}
-    return {"train": train, **{split: read_label_table(path, train.class_names) for split, path in found.items()}}
+    tables = {"train": train, **{split: read_label_table(path, train.class_names) for split, path in found.items()}}
+    check_apart({split: table.images for split, table in tables.items()})
+    return tables

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 from typing import Any
 
 import numpy as np
 
-from castvision.data.datasets.named import NamedDataset, open_named, torchvision_class
+from castvision.data.datasets.leaks import check_apart, same_images
+from castvision.data.datasets.named import NamedDataset, image_paths, open_named, torchvision_class
 from castvision.data.datasets.regions import held_out
 from castvision.data.reading.labels import LabelMap
 from castvision.data.transforms.augmentation import Augmentation
@@ -19,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 _KINDS = {0: "classification", 1: "multilabel", 2: "segmentation"}
 _SPLITS = ("train", "val", "test")
+_FOLDERS_OF_USERS = ("torchvision/ImageFolder", "timm/")
+"""Whose images are compared by content; of published data sets only by path: their splits are not ours to mend."""
 AUGMENTATION = Augmentation(scale=(0.8, 1.25))  # frozen
 
 
@@ -73,10 +77,14 @@ class NamedDataModule(PixelDataModule):
         self.task_kind = _kind(sources["train"], name)
         labels = LabelMap(class_names or _own_names(sources["train"], self.task_kind, name), label_map)
         self.label_map = labels.mapping
+        known = {split: image_paths(source) for split, source in sources.items()}
+        check_apart(known, contents=name in _FOLDERS_OF_USERS)
         indices: dict[str, list[int] | None] = dict.fromkeys(sources)
         if "val" not in sources:
             sources["val"] = sources["train"]
-            indices |= dict(held_out(len(sources["train"]), val_share, seed))
+            paths = known["train"]
+            groups = same_images(paths, contents=name in _FOLDERS_OF_USERS) if paths else None
+            indices |= dict(held_out(len(sources["train"]), val_share, seed, groups))
         datasets = {
             split: NamedDataset(source, f"{name} ({split})", labels, indices[split])
             for split, source in sources.items()
@@ -88,6 +96,12 @@ class NamedDataModule(PixelDataModule):
 def _open_given(name: str, root: str, common: dict[str, Any], splits: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if "train" not in splits or not set(splits) <= set(_SPLITS):
         raise ValueError(f"expected splits named train, val and test, got {sorted(splits)}")
+    for one, other in itertools.combinations(splits, 2):
+        if splits[one] == splits[other]:
+            raise ValueError(
+                f"expected other images in each split, got {one} and {other} opened alike, by {splits[one]}; leave out "
+                "val to hold out a share of the training images"
+            )
     return {split: open_named(name, root, **{**common, **how}) for split, how in splits.items()}
 
 

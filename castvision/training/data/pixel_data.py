@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from castvision.data.datasets.batch import Batch, Sample, drop_full_mask, pad_collate
-from castvision.data.datasets.coco import CocoSegmentation, read_coco
+from castvision.data.datasets.coco import Boxes, CocoSegmentation, check_ids_apart, read_coco
+from castvision.data.datasets.leaks import check_apart
 from castvision.data.datasets.segmentation import SegmentationDataset, find_pairs
 from castvision.data.reading.labels import LabelMap, check_classes_found
 from castvision.data.transforms.augmentation import Augmentation, SampleTransform
@@ -234,6 +235,7 @@ class CocoDataModule(PixelDataModule):
         root: What the other paths are relative to.
         annotations: A JSON file for "train", "val" and, if there is one, "test".
         folders: The folder of a split's images; by default its annotation file's.
+        boxes: What becomes of objects with a box and no outline: refuse, ignore or paint; see `read_coco`.
         img_size: Height and width of training images.
         pixels: Channels, normalisation and sizes.
         augmentation: What varies while training.
@@ -244,7 +246,8 @@ class CocoDataModule(PixelDataModule):
 
     Raises:
         FileNotFoundError: A file that is missing.
-        ValueError: Splits with different categories, annotations that cannot be used, or a number out of range.
+        ValueError: Splits with different categories, one image in two splits, annotations that cannot be used, or a
+            number out of range.
     """
 
     task_kind = "segmentation"
@@ -254,6 +257,7 @@ class CocoDataModule(PixelDataModule):
         root: str,
         annotations: dict[str, str],
         folders: dict[str, str] | None = None,
+        boxes: Boxes = "refuse",
         img_size: int = 512,
         pixels: ImageFormat = FORMAT,
         augmentation: Augmentation = AUGMENTATION,
@@ -267,12 +271,14 @@ class CocoDataModule(PixelDataModule):
         files = {}
         for split, path in annotations.items():
             folder = (folders or {}).get(split)
-            files[split] = read_coco(Path(root) / path, None if folder is None else Path(root) / folder)
+            files[split] = read_coco(Path(root) / path, None if folder is None else Path(root) / folder, boxes=boxes)
         names = files["train"].class_names
         for split, file in files.items():
             if file.class_names != names or file.label_of != files["train"].label_of:
                 differing = sorted(set(file.class_names) ^ set(names))
                 raise ValueError(f"expected the same categories in train and {split}, differing: {differing[:8]}")
+        check_ids_apart(files)
+        check_apart({split: [path for path, _, _ in file.images] for split, file in files.items()})
         splits = {split: CocoSegmentation(file) for split, file in files.items()}
         super().__init__(splits, names, img_size, pixels, augmentation)
         self.load_by(batch_size, num_workers, seed, batch_augmentation)

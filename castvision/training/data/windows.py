@@ -9,9 +9,11 @@ import numpy as np
 from torch.utils.data import default_collate
 
 from castvision.data.datasets.batch import Batch, Sample, drop_full_mask
+from castvision.data.datasets.leaks import same_images
 from castvision.data.datasets.regions import Block, Region, split_by_block, split_by_source
 from castvision.data.datasets.sources import ClassIndex, ImageSources, Pair
 from castvision.data.datasets.windows import WindowDataset, whole_images
+from castvision.data.reading.folders import ALL_SUFFIXES, images_by_name
 from castvision.data.reading.labels import LabelMap, check_classes_found, read_class_names
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
 from castvision.losses import IGNORED
@@ -151,37 +153,22 @@ def find_pairs(root: str | Path) -> list[Pair]:
         root: The folder that holds ``images`` and ``masks``.
 
     Returns:
-        (image, mask), sorted by name.
+        (image, mask), sorted by name; those in sub-folders too, by the same path in both.
 
     Raises:
         FileNotFoundError: A folder that is missing or empty.
         ValueError: Two files of one name in a folder, or names without a partner.
     """
-    images, masks = (_by_name(Path(root) / folder) for folder in ("images", "masks"))
+    images, masks = (images_by_name(Path(root) / folder, ALL_SUFFIXES) for folder in ("images", "masks"))
+    if not images:
+        raise FileNotFoundError(f"expected images in {str(Path(root) / 'images')!r}, found none")
     alone = sorted(images.keys() ^ masks.keys())
     if alone:
         raise ValueError(
             f"expected an image and a mask of every name in {str(root)!r}, got only one of each of: "
             f"{', '.join(alone[:8])}"
         )
-    return [(images[name], masks[name]) for name in sorted(images)]
-
-
-def _by_name(folder: Path) -> dict[str, Path]:
-    """Files, and zarr folders, by their names without suffixes such as ``.tif`` and ``.ome.tif``."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"expected a folder {str(folder)!r}, found none")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or (path.is_dir() and path.suffix != ".zarr"):
-            continue
-        name = path.stem.removesuffix(".ome")
-        if name in found:
-            raise ValueError(f"expected one file for each name, got {str(found[name])!r} and {str(path)!r}")
-        found[name] = path
-    if not found:
-        raise FileNotFoundError(f"expected images in {str(folder)!r}, found none")
-    return found
+    return [(image, masks[name]) for name, image in images.items()]
 
 
 def _numbered(label_map: Mapping[int | str, int | str] | None) -> list[str] | None:
@@ -196,13 +183,19 @@ def _numbered(label_map: Mapping[int | str, int | str] | None) -> list[str] | No
 
 def _whole(sources: ImageSources, shares: Mapping[str, float], seed: int) -> dict[str, list[Region]]:
     whole = whole_images(sources)
-    owners = split_by_source(len(sources), shares, seed)
+    owners = split_by_source(len(sources), shares, seed, same_images(sources.images))
     return {name: [whole[index] for index in indices] for name, indices in owners.items()}
 
 
 def _blocks(
     sources: ImageSources, shares: Mapping[str, float], seed: int, block: int, margin: int
 ) -> dict[str, list[Region]]:
+    for index, first in enumerate(same_images(sources.images)):
+        if first != index:
+            raise ValueError(
+                f"expected an image once, got the same one as {str(sources.images[first])!r} and "
+                f"{str(sources.images[index])!r}, whose blocks would fall into different splits; remove one of them"
+            )
     parts: dict[str, list[Region]] = {name: [] for name in shares}
     for index, (height, width) in enumerate(sources.sizes):
         for name, blocks in split_by_block(height, width, block, shares, seed + index, margin).items():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from castvision.data.datasets.coco import CocoSegmentation, decode_runs, fill_polygon, read_coco
+from castvision.data.datasets.coco import CocoSegmentation, read_coco
+from castvision.data.datasets.coco_shapes import decode_runs, fill_polygon
 
 SIZE = (6, 8)
 
@@ -138,8 +139,10 @@ def test_wrong_files(write, content, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"segmentation": [[0, 0, 1, 1]]}, r"train\.json, annotation 1: expected a polygon"),
-        ({"segmentation": {"size": [6, 8], "counts": "abc"}}, "compressed run lengths"),
+        ({"segmentation": [[0, 0, 1, 1, 2]]}, r"train\.json, annotation 1: expected a polygon"),
+        ({"segmentation": "outline"}, r"train\.json, annotation 1: expected polygons or run lengths, got str"),
+        ({"segmentation": {"size": [6, 8], "counts": "ab c"}}, r"train\.json, annotation 1: .*compressed run lengths"),
+        ({"segmentation": [], "bbox": [1, 1, 2, 2]}, r"annotation 1: .*a box alone.* boxes: ignore .* boxes: paint"),
         ({"segmentation": {"size": [8, 6], "counts": [48]}}, r"of size \(6, 8\)"),
     ],
 )
@@ -153,3 +156,64 @@ def test_an_image_of_another_size_than_the_file_says(write, tmp_path):
     Image.new("RGB", (6, 8)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"a\.png' with 8 × 6 .*train\.json' with 6 × 8"):
         CocoSegmentation(read_coco(path))[0]
+
+
+@pytest.mark.parametrize("empty", [[[5, 5, 7, 5]], [[]], [], [[1, 1, 3, 3]], [[5, 5, 5, 5, 5, 5]], None])
+def test_shapes_without_area_are_left_out_with_a_count(write, empty, caplog):
+    whole = CocoSegmentation(read_coco(write(annotations())))[0][1].tolist()
+    assert not caplog.records
+    content = annotations()
+    content["annotations"].append({"id": 9, "image_id": 7, "category_id": 5, "segmentation": empty})
+    content["annotations"][0]["segmentation"].append([1, 1, 2, 2])
+    assert CocoSegmentation(read_coco(write(content)))[0][1].tolist() == whole
+    assert "cover nothing in 2 of 4 annotations, such as annotation 1" in caplog.text
+
+
+def test_ids_as_text_and_a_byte_order_mark(write, tmp_path):
+    content = annotations()
+    content["images"][0]["id"] = "7"
+    content["categories"][1]["id"] = "5"
+    content["annotations"][1]["category_id"] = "30"
+    content["annotations"][1]["iscrowd"] = "0"
+    path = write(content)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    named = annotations()
+    named["images"][0]["id"], named["categories"][0]["id"] = "one", "dog"
+    for annotation in named["annotations"]:
+        annotation["image_id"] = "one"
+    named["annotations"][1]["category_id"] = "dog"
+    wanted = CocoSegmentation(read_coco(write(annotations(), "plain.json")))[0][1].tolist()
+    for file in (path, write(named, "named.json")):
+        coco = read_coco(file)
+        assert coco.class_names == ["background", "cat", "dog"]
+        assert CocoSegmentation(coco)[0][1].tolist() == wanted
+
+
+def test_compressed_run_lengths_and_crowds(write):
+    content = annotations()
+    content["annotations"][2]["segmentation"] = {"size": [6, 8], "counts": "b0n0"}  # 18 and 30
+    assert CocoSegmentation(read_coco(write(content)))[0][1].tolist() == (
+        CocoSegmentation(read_coco(write(annotations())))[0][1].tolist()
+    )
+
+
+@pytest.mark.parametrize(("boxes", "label"), [("ignore", 255), ("paint", 1)])
+def test_boxes_without_outlines(write, boxes, label):
+    content = annotations()
+    content["annotations"] = [{"id": 1, "image_id": 7, "category_id": 5, "segmentation": [], "bbox": [1, 2, 3, 2]}]
+    expected = np.zeros(SIZE, int)
+    expected[2:4, 1:4] = label
+    assert CocoSegmentation(read_coco(write(content), boxes=boxes))[0][1].tolist() == expected.tolist()
+
+
+def test_one_image_under_two_ids_is_merged_or_refused(write, tmp_path, caplog):
+    content = annotations()
+    content["images"].append({"id": 8, "file_name": "./a.png", "height": 6, "width": 8})
+    content["annotations"][1]["image_id"] = 8
+    data = CocoSegmentation(read_coco(write(content)))
+    assert len(data) == 1
+    assert data[0][1].tolist() == CocoSegmentation(read_coco(write(annotations())))[0][1].tolist()
+    assert "1 images stand under two ids" in caplog.text
+    content["images"][1]["width"] = 9
+    with pytest.raises(ValueError, match=r"a\.png' stands under the ids 7 and 8 with the sizes \(6, 8\) and \(6, 9\)"):
+        read_coco(write(content))

@@ -42,6 +42,7 @@ def test_classes_may_be_given_in_another_order(write):
         ("path,cat,dog\na.png,1,\n", r"line 2: expected 0 or 1 in the column 'dog', got ''"),
         ("path,cat,dog\na.png,1\n", "line 2: expected 3 values"),
         ("path,cat,dog\na.png,1,1\na.png,0,0\n", r"line 3: 'a\.png' stands on .*line 2 already"),
+        ("path,cat,dog\na.png,1,1\n./a.png,0,0\n", r"line 3: '\./a\.png' stands on .*line 2 already"),
     ],
 )
 def test_wrong_lines(write, text, message):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from castvision.data.datasets.segmentation import Pair, SegmentationDataset, find_pairs, match_folders
 from castvision.data.reading.labels import LabelMap
@@ -15,7 +16,11 @@ from tests.data.conftest import write_bad_images
 def write_pair(image: Path, mask: Path, label: int = 1, size=(8, 6)) -> None:
     for path, mode, value in ((image, "RGB", (label, 2, 3)), (mask, "L", label)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new(mode, size, value).save(path)
+        about = PngInfo()
+        about.add_text("name", path.name)  # or all images would be the same file
+        Image.new(mode, size, value).save(
+            path, **({"pnginfo": about} if path.suffix == ".png" else {"comment": path.name})
+        )
 
 
 @pytest.mark.parametrize(("images", "masks"), [("{}/images", "{}/masks"), ("images/{}", "masks/{}")])

@@ -17,6 +17,7 @@ from castvision.training.data.classification import (
     LRAPathfinderDataModule,
     read_rgb,
 )
+from tests.data.image_files import save_apart
 
 
 class TinyCIFAR(CIFAR10):
@@ -102,7 +103,7 @@ def root(tmp_path):
             folder = tmp_path / split / name
             folder.mkdir(parents=True)
             for number in range(3):
-                Image.new("L", (40, 32), colour).save(folder / f"{number}.png")
+                save_apart(Image.new("L", (40, 32), colour), folder / f"{number}.png")
     return tmp_path
 
 

@@ -13,6 +13,7 @@ from castvision.inference.predictor import load_model
 from castvision.training.data.multilabel import MultiLabelCsvDataModule
 from castvision.training.tasks.classification import MultiLabelTask
 from castvision_cli import train as cli
+from tests.data.image_files import save_apart
 from tests.training.conftest import TINY_VIT
 
 COLOURS = ("red", "green", "blue")
@@ -28,7 +29,7 @@ def root(tmp_path_factory):
             bits = [number >> place & 1 for place in range(3)]
             noise = number * 37 % 50
             name = f"{split}{number}.png"
-            Image.new("RGB", (16, 16), tuple(180 * bit + noise for bit in bits)).save(folder / name)
+            save_apart(Image.new("RGB", (16, 16), tuple(180 * bit + noise for bit in bits)), folder / name)
             lines.append(",".join([name, *map(str, bits)]))
         (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
     return folder

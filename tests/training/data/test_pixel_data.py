@@ -19,6 +19,7 @@ from castvision.training.tasks.segmentation import SegmentationTask
 from castvision_cli import main as castvision_main
 from castvision_cli import train as cli
 from tests.data.conftest import write_bad_images
+from tests.data.image_files import save_apart
 from tests.training.conftest import TINY_VIT
 
 NAMES = ["background", "square"]
@@ -36,7 +37,8 @@ def write_pairs(root, count=4, size=(24, 20), channels=3, dtype="uint8", label=1
             mask[: size[0] // 2] = 1
             pixels = np.repeat(mask[..., None].astype(dtype), channels, axis=-1) * np.dtype(dtype).type(top)
             target = root / split / "images" / f"{number}.tif"
-            tifffile.imwrite(target, pixels, planarconfig="contig", photometric="minisblack")
+            about = f"{split} {number}"  # or all images would be the same file
+            tifffile.imwrite(target, pixels, planarconfig="contig", photometric="minisblack", description=about)
             Image.fromarray(mask * label).save(root / split / "masks" / f"{number}.png")
     return root
 
@@ -212,13 +214,14 @@ def test_label_maps_in_configurations_and_refusals_in_one_line(tmp_path, capsys,
 
 
 def test_coco(tmp_path):
-    Image.new("RGB", (8, 6), (255, 0, 0)).save(tmp_path / "a.png")
     content = {
         "images": [{"id": 1, "file_name": "a.png", "height": 6, "width": 8}],
         "categories": [{"id": 3, "name": "cat"}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "segmentation": [[0, 0, 4, 0, 4, 6, 0, 6]]}],
     }
-    for split in ("train", "val"):
+    for red, split in enumerate(("train", "val")):
+        Image.new("RGB", (8, 6), (250 + red, 0, 0)).save(tmp_path / f"{split}.png")
+        content["images"][0]["file_name"] = f"{split}.png"
         (tmp_path / f"{split}.json").write_text(json.dumps(content))
     paths = {"train": "train.json", "val": "val.json"}
     how = {"pixels": ImageFormat(fit=False), "batch_size": 1, "num_workers": 0}
@@ -247,14 +250,15 @@ def test_named_segmentation(tmp_path):
     base = tmp_path / "VOCdevkit/VOC2012"
     for folder in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
         (base / folder).mkdir(parents=True)
-    Image.new("RGB", (12, 10), (9, 99, 199)).save(base / "JPEGImages/a.jpg")
+    for name, blue in {"a": 199, "b": 99}.items():
+        Image.new("RGB", (12, 10), (9, 99, blue)).save(base / f"JPEGImages/{name}.jpg")
     mask = Image.new("P", (12, 10), 0)
     mask.putpalette([value for place in range(256) for value in (place, 0, 0)])
     mask.paste(1, (0, 0, 6, 10))
     mask.paste(255, (6, 0, 7, 10))
-    mask.save(base / "SegmentationClass/a.png")
-    for split in ("train", "val"):
-        (base / f"ImageSets/Segmentation/{split}.txt").write_text("a\n")
+    for split, name in {"train": "a", "val": "b"}.items():
+        mask.save(base / f"SegmentationClass/{name}.png")
+        (base / f"ImageSets/Segmentation/{split}.txt").write_text(f"{name}\n")
     how = {"img_size": 12, "batch_size": 1, "num_workers": 0}
     with pytest.raises(ValueError, match="expected class_names"):
         NamedDataModule("torchvision/VOCSegmentation", str(tmp_path), **how)
@@ -285,7 +289,7 @@ def test_named_folders_hold_some_out_where_there_is_no_val(tmp_path):
         for name in ("cat", "dog"):
             (tmp_path / split / name).mkdir(parents=True)
             for number in range(count):
-                Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / split / name / f"{number}.png")
+                save_apart(Image.new("RGB", (8, 8), (number, 0, 0)), tmp_path / split / name / f"{number}.png")
     how = {**SMALL, "class_names": ["cat", "dog"]}
     data = NamedDataModule("timm/", str(tmp_path), **how)
     assert (len(data.dataset("train")), len(data.dataset("val"))) == (20, 6)

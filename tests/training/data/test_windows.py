@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match="only one of each of: odd"):
         find_pairs(root)
     (root / "images" / "0.png").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"one file for each name, got .*0\.png.*0\.tif"):
+    with pytest.raises(ValueError, match=r"one file of a name, got .*0\.png.*0\.tif"):
         find_pairs(root)
 
 
