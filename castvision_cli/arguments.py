@@ -58,6 +58,12 @@ def add_device_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
 
 
+def add_scale_argument(parser: argparse._ActionsContainer) -> None:
+    """The scale images are worked on at."""
+    told = "microns (or ground units, of a GeoTIFF in metres or feet) per pixel to work at: the pyramid's nearest level"
+    parser.add_argument("--mpp", type=above_zero, help=f"{told} (default: that of training)")
+
+
 def add_tile_arguments(parser: argparse.ArgumentParser) -> None:
     """How tiled inference runs; see `tile_options`."""
     group = parser.add_argument_group("tiles")

@@ -14,6 +14,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 import castvision
 from castvision.data import open_image, open_mask
+from castvision.inference.scale import level_to_work_at, mask_at_level
 from castvision.inference.tile_model import TileModel, model_range
 from castvision.inference.tiled import tiled_inference
 from castvision.inference.writers.preview import read_reduced
@@ -66,6 +67,7 @@ class Evaluation:
         images: Each image and its name.
         masks: Each image's mask; empty for a classification, whose truth is the image's folder.
         tiles: Keywords of `tiled_inference`.
+        mpp: Microns or ground units per pixel to work at; None = as in training, see `level_to_work_at`.
 
     Raises:
         ValueError: An untrained model, masks for a classification model or none for a segmentation model, folders that
@@ -73,7 +75,12 @@ class Evaluation:
     """
 
     def __init__(
-        self, predictor: Predictor, images: dict[Path, str], masks: dict[Path, Path], tiles: dict[str, Any]
+        self,
+        predictor: Predictor,
+        images: dict[Path, str],
+        masks: dict[Path, Path],
+        tiles: dict[str, Any],
+        mpp: float | None = None,
     ) -> None:
         task, names = predictor.parts.task, predictor.class_names
         if task is None:
@@ -89,25 +96,28 @@ class Evaluation:
                 known = ", ".join(names[:10])
                 raise ValueError(f"expected one folder for each class ({known}), found {', '.join(unknown[:5])}")
             self.truth = {path: names.index(folder) for path, folder in folders.items()}
-        self.predictor, self.masks, self.tiles = predictor, masks, tiles
+        self.predictor, self.masks, self.tiles, self.mpp = predictor, masks, tiles, mpp
         confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
         self.tally = Tally(confusion, BoundaryF1(len(names)) if masks else None)
 
-    def measure(self, path: Path, progress: bool | Callable[[int, int], None] = False) -> None:
+    def measure(self, path: Path, progress: bool | Callable[[int, int], None] = False) -> str | None:
         """Predict one of the images and count.
 
         Args:
             path: The image.
             progress: See `tiled_inference`.
 
+        Returns:
+            What a person is to be told of the scale; None where there is nothing to say.
+
         Raises:
             Exception: Any of `castvision.errors.FAILURES`; the image then has no record.
         """
         with open_image(path) as reader:
             if self.masks:
-                self._segment(path, reader, progress)
-            else:
-                self._classify(path, reader)
+                return self._segment(path, reader, progress)
+            self._classify(path, reader)
+            return None
 
     def _classify(self, path: Path, reader: ImageReader) -> None:
         image, truth = read_reduced(reader, 4096), self.truth[path]
@@ -120,23 +130,24 @@ class Evaluation:
         facts = {"truth": names[truth], "prediction": names[best], "probability_of_truth": round(score, 6)}
         self.tally.add(path, score, [panel], **facts)
 
-    def _segment(self, path: Path, reader: ImageReader, progress: bool | Callable[[int, int], None]) -> None:
-        with open_mask(self.masks[path]) as mask:
-            if (mask.height, mask.width) != (reader.height, reader.width):
-                raise ValueError(
-                    f"expected a mask of the image's size {reader.height} × {reader.width}, "
-                    f"got {mask.height} × {mask.width}: {str(self.masks[path])!r}"
-                )
+    def _segment(self, path: Path, reader: ImageReader, progress: bool | Callable[[int, int], None]) -> str | None:
+        level, told = level_to_work_at(reader, self.mpp, self.predictor.parts.input)
+        with open_mask(self.masks[path]) as stored:
+            mask = mask_at_level(stored, reader, level)
             names = self.predictor.class_names
             check_labels(mask, len(names))
-            model = TileModel(self.predictor, reader.channels, model_range(self.predictor, reader))
-            result = tiled_inference(reader, model, device=self.predictor.device, progress=progress, **self.tiles)
+            model = TileModel(self.predictor, reader.channels, model_range(self.predictor, reader, level))
+            result = tiled_inference(
+                reader, model, level=level, device=self.predictor.device, progress=progress, **self.tiles
+            )
             if result.labels is None:
                 raise RuntimeError("tiled_inference gave no labels")
             metrics = segmentation_metrics(compare(result.labels, mask, self.tally), names)
             panels = _panels(path, reader, mask, result.labels, names, metrics["miou"])
+        mpp = None if reader.mpp is None else reader.mpp * reader.levels[level].downsample
         facts = {"miou": round(metrics["miou"], 6), "pixel_acc": round(metrics["pixel_acc"], 4)}
-        self.tally.add(path, metrics["miou"], panels, **facts)
+        self.tally.add(path, metrics["miou"], panels, **facts, level=level, mpp=mpp)
+        return told and f"{path}: {told}"
 
     def write(
         self, output: OutputFolder, failed: list[dict[str, str]]

@@ -16,6 +16,7 @@ from PIL import Image
 import castvision
 from castvision.data import open_image
 from castvision.errors import FAILURES
+from castvision.inference.scale import level_to_work_at
 from castvision.inference.sinks import FileSink
 from castvision.inference.tile_model import TileModel, model_range
 from castvision.inference.tile_source import Skip
@@ -29,14 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from castvision.data import ImageReader
+    from castvision.data import Georeference, ImageReader
     from castvision.inference.files import OutputFolder
     from castvision.inference.predictor import Predictor
 
 Record = dict[str, Any]
 _PNG_PIXELS = 1 << 24
 _CLASSIFIER_SIDE = 4096
-_LARGEST_FACTOR = 2.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Options:
 
     Attributes:
         tiles: Keywords of `tiled_inference`.
-        mpp: Microns or ground units per pixel to work at; see `choose_level`.
+        mpp: Microns or ground units per pixel to work at; None = as in training, see `level_to_work_at`.
         min_foreground: See `Skip`.
         blank: See `Skip`.
         overlay: Write the picture with the mask laid over it.
@@ -114,10 +114,15 @@ class PredictionRun:
                 return record
         with open_image(path) as reader:
             is_classifier = self.predictor.parts.task == "classification"
-            level = 0 if is_classifier else choose_level(reader, self.options.mpp)
+            level, told = 0, None
+            if not is_classifier:
+                level, told = level_to_work_at(reader, self.options.mpp, self.predictor.parts.input)
             size = reader.levels[level]
+            down, across = reader.pixels_across(level)
             mpp = None if reader.mpp is None else reader.mpp * size.downsample
+            area = None if reader.pixel_area is None else reader.pixel_area * down * across
             record = {"image": str(path), "size": [size.height, size.width], "level": level, "mpp": mpp}
+            record |= {"pixel_area": area, "area_unit": reader.area_unit, "scale": told}
             record |= self._classify(reader) if is_classifier else self._segment(reader, level, name, mask, progress)
         self.output.write(file_name, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
         self.records.append(record)
@@ -171,9 +176,10 @@ class PredictionRun:
         names = self.predictor.class_names
         nodata = int(np.iinfo(labels.dtype).max)
         background = background_class(names)
-        downsample = reader.levels[level].downsample
-        ground = reader.georeference.of_window(0, 0, downsample) if reader.georeference else None
-        scale: dict[str, Any] = {"georeference": ground, "mpp": reader.mpp and reader.mpp * downsample}
+        down, across = reader.pixels_across(level)
+        ground = reader.georeference.of_window(0, 0, (down, across)) if reader.georeference else None
+        mpp = None if reader.mpp is None else (reader.mpp * across, (reader.mpp_y or reader.mpp) * down)
+        scale: dict[str, Any] = {"georeference": ground, "mpp": mpp}
         is_small = math.prod(labels.shape) <= _PNG_PIXELS and ground is None
         files = [f"masks/{name}.{'png' if is_small else 'tif'}"]
         with self.output.draft(files[0]) as draft:
@@ -191,8 +197,12 @@ class PredictionRun:
             files.append(f"polygons/{name}.geojson")
             left_out = [nodata] if background is None else [nodata, background]
             limits: dict[str, Any] = {"min_area": self.options.min_area, "simplify": self.options.simplify}
+            where: dict[str, Any] = {"georeference": ground, "pixel_size": (across, down)}
             with self.output.draft(files[-1]) as draft:
-                write_geojson(draft, labels, names, left_out=left_out, georeference=ground, **limits)
+                write_geojson(draft, labels, names, left_out=left_out, **where, **limits)
+            if ground is not None and ground.has_crs and ground.epsg is None:
+                files.append(f"polygons/{name}.wkt")
+                self.output.write(files[-1], _wkt(ground, reader.name).encode())
         return files
 
     def write_tables(self, failed: list[dict[str, str]]) -> None:
@@ -202,13 +212,15 @@ class PredictionRun:
             failed: Image and error of the images that could not be predicted.
         """
         text = io.StringIO()
-        columns = ["image", "class", "name", "pixels", "share", "area", "probability"]
+        columns = ["image", "class", "name", "pixels", "share", "area", "area_unit", "probability"]
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         for record in self.records:
             for entry in record["classes"]:
-                area = None if record["mpp"] is None or "pixels" not in entry else entry["pixels"] * record["mpp"] ** 2
-                writer.writerow({"image": record["image"], **entry, "area": None if area is None else f"{area:.6g}"})
+                row = {"image": record["image"], **entry}
+                if record.get("pixel_area") is not None and "pixels" in entry:
+                    row |= {"area": f"{entry['pixels'] * record['pixel_area']:.6g}", "area_unit": record["area_unit"]}
+                writer.writerow(row)
         self.output.write("predictions.csv", text.getvalue().encode())
         summary = {
             "castvision": castvision.__version__,
@@ -241,27 +253,16 @@ def _facts(result: TiledResult, class_names: tuple[str, ...]) -> Record:
     }
 
 
-def choose_level(reader: ImageReader, mpp: float | None) -> int:
-    """The pyramid's level nearest to a scale.
-
-    Args:
-        reader: The image.
-        mpp: Microns or ground units per pixel; None = full size.
-
-    Returns:
-        Index into ``reader.levels``.
+def _wkt(ground: Georeference, name: str) -> str:
+    """The coordinate system of polygons whose file cannot name it.
 
     Raises:
-        ValueError: The image states no scale, or no level is within a factor of 2.
+        ImportError: Only rasterio, which is not installed, can tell it.
     """
-    if mpp is None:
-        return 0
-    if reader.mpp is None:
-        raise ValueError(f"{reader.name!r} does not state how large its pixels are; leave out --mpp for it")
-    sizes = [reader.mpp * level.downsample for level in reader.levels]
-    distances = [abs(math.log(size / mpp)) for size in sizes]
-    best = min(range(len(sizes)), key=distances.__getitem__)
-    if distances[best] > math.log(_LARGEST_FACTOR) + 1e-6:
-        found = ", ".join(f"{size:g}" for size in sizes)
-        raise ValueError(f"no level of {reader.name!r} is near --mpp {mpp:g}: it has {found}; resample the image")
-    return best
+    wkt = ground.to_wkt()
+    if wkt is None:
+        raise ImportError(
+            f"the coordinate system of {name!r} has no code, and writing it as WKT beside the polygons needs rasterio: "
+            "pip install 'castvision[large-images]', or leave out --geojson"
+        )
+    return wkt

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TaskName = Literal["classification", "multilabel", "segmentation"]
 CHECKPOINT_KEY = "castvision"
 _FORMAT = 1
-_OPTIONAL = {"format", "context_size", "keeps_units"}
+_OPTIONAL = {"format", "context_size", "keeps_units", "level", "mpp", "mpp_unit"}
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
@@ -43,6 +43,9 @@ class InputFormat:
         std: Per channel, likewise, > 0.
         keeps_units: Signed and float images come in the file's own units (Kelvin, reflectance); otherwise each image
             is brought to 0..1.
+        level: Of the images' pyramids that was read.
+        mpp: Microns or ground units per pixel of that level; None where the images state none, or different ones.
+        mpp_unit: "microns" or "ground units", of ``mpp``.
     """
 
     in_chans: int
@@ -50,6 +53,9 @@ class InputFormat:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     keeps_units: bool = False
+    level: int = 0
+    mpp: float | None = None
+    mpp_unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,12 +117,16 @@ class Recipe:
         if facts["task"] not in get_args(TaskName):
             raise ValueError(f"expected task in {get_args(TaskName)}, got {facts['task']!r}")
         try:
+            mpp, mpp_unit = facts.get("mpp"), facts.get("mpp_unit")
             input_format = InputFormat(
                 in_chans=int(facts["in_chans"]),
                 img_size=_pair(facts["img_size"]),
                 mean=tuple(float(value) for value in facts["mean"]),
                 std=tuple(float(value) for value in facts["std"]),
                 keeps_units=bool(facts.get("keeps_units", False)),
+                level=int(facts.get("level", 0)),
+                mpp=None if mpp is None else float(mpp),
+                mpp_unit=None if mpp_unit is None else str(mpp_unit),
             )
             context_size, out_indices = facts.get("context_size"), facts["out_indices"]
             return cls(

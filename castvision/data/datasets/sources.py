@@ -47,6 +47,7 @@ class ImageSources:
         sizes: (height, width) of each image at the level.
         channels: Of every image.
         has_nodata: Whether any image has a value that stands for no data.
+        scales: Microns or ground units per pixel of each image at the level, and which of them; None if not stated.
 
     Raises:
         FileNotFoundError: A file that is missing.
@@ -74,6 +75,7 @@ class ImageSources:
         self.alpha = alpha
         self._open: OrderedDict[tuple[bool, int], ImageReader] = OrderedDict()
         self.sizes: list[tuple[int, int]] = []
+        self.scales: list[tuple[float, str] | None] = []
         self.channels = self.image(0).channels
         self.has_nodata = False
         for number in range(len(pairs)):
@@ -171,6 +173,9 @@ class ImageSources:
             raise ValueError(f"expected level in 0..{len(image.levels) - 1} of {image.name!r}, got level={self.level}")
         self.sizes.append((image.levels[self.level].height, image.levels[self.level].width))
         self.has_nodata |= image.nodata is not None
+        unit_of_scale = image.mpp_unit
+        stated = image.mpp is not None and unit_of_scale is not None
+        self.scales.append((image.mpp * image.levels[self.level].downsample, unit_of_scale) if stated else None)
         if image.channels != self.channels:
             raise ValueError(
                 f"expected {self.channels} channel(s) as in {str(self.images[0])!r}, got {image.channels} in "
