@@ -231,7 +231,8 @@ def test_a_model_works_at_the_scale_it_was_trained_at_or_says_so(
     Image.fromarray(mask).save(tmp_path / "masks/slide.png")
     model = with_scale(segmenter, tmp_path / "m.ckpt", **facts)
     arguments = ["--model", model, *options]
-    assert predict([str(tmp_path / "images/slide.tif"), "--output", str(tmp_path / "p"), "--no-overlay", *arguments]) == 0
+    source = [str(tmp_path / "images/slide.tif"), "--no-overlay"]
+    assert predict([*source, "--output", str(tmp_path / "p"), *arguments]) == 0
     images = ["--images", str(tmp_path / "images"), "--masks", str(tmp_path / "masks")]
     assert main(["evaluate", *images, "--output", str(tmp_path / "e"), *arguments]) == 0
     printed = capsys.readouterr().out
