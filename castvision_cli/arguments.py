@@ -68,7 +68,8 @@ def add_tile_arguments(parser: argparse.ArgumentParser) -> None:
     """How tiled inference runs; see `tile_options`."""
     group = parser.add_argument_group("tiles")
     add = group.add_argument
-    add("--tile", type=positive, metavar="PIXELS", help="side of a tile (default: the size the model was trained for)")
+    tile = "side of a tile (default: the size the model was trained for; no tiles, if it was trained on resized images)"
+    add("--tile", type=positive, metavar="PIXELS", help=tile)
     add("--overlap", type=natural, metavar="PIXELS", help="shared by neighbouring tiles (default: an eighth of a tile)")
     halo = "discarded at a tile's borders (default: a quarter of the overlap)"
     add("--halo", type=natural, metavar="PIXELS", help=halo)
@@ -95,6 +96,12 @@ def tile_options(arguments: argparse.Namespace, predictor: Predictor) -> dict[st
     overlap = min(tile) // 8 if arguments.overlap is None else arguments.overlap
     same = {name: getattr(arguments, name) for name in ("halo", "batch_size", "precision", "tta")}
     return {"tile": tile, "overlap": overlap, "context_size": parts.context_size, "mask_nodata": True, **same}
+
+
+def fits_images(arguments: argparse.Namespace, predictor: Predictor) -> bool:
+    """Whether a model is shown whole images brought to one size: it was trained so, and no tile is asked for."""
+    parts = predictor.parts
+    return parts.task == "segmentation" and parts.input.resize == "fit" and arguments.tile is None
 
 
 def resolve_device(name: str) -> torch.device:

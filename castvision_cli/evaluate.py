@@ -10,6 +10,7 @@ from castvision_cli.arguments import (
     add_output_arguments,
     add_scale_argument,
     add_tile_arguments,
+    fits_images,
     new_parser,
     resolve_device,
     tile_options,
@@ -83,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from castvision_cli.images import each_image, print_end
 
         predictor = load_model(arguments.model, device=resolve_device(arguments.device))
-        evaluation = Evaluation(predictor, images, masks, tile_options(arguments, predictor), arguments.mpp)
+        fits = fits_images(arguments, predictor)
+        evaluation = Evaluation(predictor, images, masks, tile_options(arguments, predictor), arguments.mpp, fits)
         console = Console()
         failed = each_image(images, lambda path, name, report: evaluation.measure(path, report), console)
         if evaluation.tally.records:

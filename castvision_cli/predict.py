@@ -12,6 +12,7 @@ from castvision_cli.arguments import (
     add_output_arguments,
     add_scale_argument,
     add_tile_arguments,
+    fits_images,
     from_zero,
     new_parser,
     positive,
@@ -96,9 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         predictor = load_model(arguments.model, device=resolve_device(arguments.device))
         tiles = tile_options(arguments, predictor)
+        fits = fits_images(arguments, predictor)
         same = "mpp min_foreground overlay geojson min_area simplify probabilities top resume".split()
         chosen = {name: getattr(arguments, name) for name in same}
-        run = PredictionRun(predictor, output, Options(tiles=tiles, blank=arguments.skip_blank, **chosen))
+        run = PredictionRun(predictor, output, Options(tiles=tiles, fits=fits, blank=arguments.skip_blank, **chosen))
         output.write(RUN_FILE, json.dumps(settings, indent=1).encode())
     except (ValueError, TypeError, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)

@@ -13,7 +13,9 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 import castvision
-from castvision.data import open_image, open_mask
+from castvision.data import open_array, open_image, open_mask
+from castvision.inference.fitted import FittedModel, remark_on_size, whole_image
+from castvision.inference.prediction import CLASSIFIER_SIDE
 from castvision.inference.scale import level_to_work_at, mask_at_level
 from castvision.inference.tile_model import TileModel, model_range
 from castvision.inference.tiled import tiled_inference
@@ -68,6 +70,8 @@ class Evaluation:
         masks: Each image's mask; empty for a classification, whose truth is the image's folder.
         tiles: Keywords of `tiled_inference`.
         mpp: Microns or ground units per pixel to work at; None = as in training, see `level_to_work_at`.
+        fits: Show a model that was trained on whole images brought to one size whole images, and count at that size,
+            as training does.
 
     Raises:
         ValueError: An untrained model, masks for a classification model or none for a segmentation model, folders that
@@ -81,6 +85,7 @@ class Evaluation:
         masks: dict[Path, Path],
         tiles: dict[str, Any],
         mpp: float | None = None,
+        fits: bool = False,
     ) -> None:
         task, names = predictor.parts.task, predictor.class_names
         if task is None:
@@ -96,7 +101,12 @@ class Evaluation:
                 known = ", ".join(names[:10])
                 raise ValueError(f"expected one folder for each class ({known}), found {', '.join(unknown[:5])}")
             self.truth = {path: names.index(folder) for path, folder in folders.items()}
-        self.predictor, self.masks, self.tiles, self.mpp = predictor, masks, tiles, mpp
+        self.predictor, self.masks, self.tiles, self.mpp, self.fits = predictor, masks, tiles, mpp, fits
+        if fits and (tiles.get("tta", "none") != "none" or tiles.get("precision", "fp32") != "fp32"):
+            raise ValueError(
+                f"{predictor.parts.name} was trained on whole images and is measured as training does: "
+                "leave out --tta and --precision, or give --tile"
+            )
         confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
         self.tally = Tally(confusion, BoundaryF1(len(names)) if masks else None)
 
@@ -120,8 +130,8 @@ class Evaluation:
             return None
 
     def _classify(self, path: Path, reader: ImageReader) -> None:
-        image, truth = read_reduced(reader, 4096), self.truth[path]
-        probabilities = self.predictor.predict(self.predictor.prepare(image)).probabilities
+        image, truth = read_reduced(reader, CLASSIFIER_SIDE), self.truth[path]
+        probabilities = self.predictor.predict(self.predictor.prepare_whole(image)).probabilities
         names, best = self.predictor.class_names, int(probabilities.argmax())
         self.tally.confusion[truth, best] += 1
         score = float(probabilities[truth])
@@ -136,18 +146,34 @@ class Evaluation:
             mask = mask_at_level(stored, reader, level)
             names = self.predictor.class_names
             check_labels(mask, len(names))
-            model = TileModel(self.predictor, reader.channels, model_range(self.predictor, reader, level))
-            result = tiled_inference(
-                reader, model, level=level, device=self.predictor.device, progress=progress, **self.tiles
-            )
-            if result.labels is None:
-                raise RuntimeError("tiled_inference gave no labels")
-            metrics = segmentation_metrics(compare(result.labels, mask, self.tally), names)
-            panels = _panels(path, reader, mask, result.labels, names, metrics["miou"])
+            if self.fits:
+                labels, mask = self._fitted(reader, mask, level)
+            else:
+                labels = self._tiled(reader, level, progress)
+            metrics = segmentation_metrics(compare(labels, mask, self.tally), names)
+            panels = _panels(path, reader, mask, labels, names, metrics["miou"])
         mpp = None if reader.mpp is None else reader.mpp * reader.levels[level].downsample
         facts = {"miou": round(metrics["miou"], 6), "pixel_acc": round(metrics["pixel_acc"], 4)}
         self.tally.add(path, metrics["miou"], panels, **facts, level=level, mpp=mpp)
+        told = told or remark_on_size(self.predictor, reader, level, self.fits)
         return told and f"{path}: {told}"
+
+    def _tiled(self, reader: ImageReader, level: int, progress: bool | Callable[[int, int], None]) -> Labels:
+        model = TileModel(self.predictor, reader.channels, model_range(self.predictor, reader, level))
+        result = tiled_inference(
+            reader, model, level=level, device=self.predictor.device, progress=progress, **self.tiles
+        )
+        if result.labels is None:
+            raise RuntimeError("tiled_inference gave no labels")
+        return result.labels
+
+    def _fitted(self, reader: ImageReader, mask: ImageReader, level: int) -> tuple[Labels, ImageReader]:
+        """Labels and truth at the size the model is shown."""
+        height, width = whole_image(reader, level)["tile"]
+        pixels = reader.read(0, 0, height, width, level)
+        truth = mask.read(0, 0, height, width)[..., 0].astype(np.uint8)
+        labels, target = FittedModel(self.predictor, reader.dtype, reader.name).measure(pixels, truth)
+        return labels, open_array(target)
 
     def write(
         self, output: OutputFolder, failed: list[dict[str, str]]

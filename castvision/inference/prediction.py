@@ -16,6 +16,7 @@ from PIL import Image
 import castvision
 from castvision.data import open_image
 from castvision.errors import FAILURES
+from castvision.inference.fitted import FittedModel, remark_on_size, whole_image
 from castvision.inference.scale import level_to_work_at
 from castvision.inference.sinks import FileSink
 from castvision.inference.tile_model import TileModel, model_range
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 _PNG_PIXELS = 1 << 24
-_CLASSIFIER_SIDE = 4096
+CLASSIFIER_SIDE = 8192
+"""Longer side of what a classifier is given of an image; larger ones are averaged over blocks first."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Options:
 
     Attributes:
         tiles: Keywords of `tiled_inference`.
+        fits: Show a model that was trained on whole images brought to one size whole images, and no tiles.
         mpp: Microns or ground units per pixel to work at; None = as in training, see `level_to_work_at`.
         min_foreground: See `Skip`.
         blank: See `Skip`.
@@ -58,6 +61,7 @@ class Options:
     """
 
     tiles: dict[str, Any]
+    fits: bool = False
     mpp: float | None = None
     min_foreground: float = 0.0
     blank: float | None = None
@@ -117,6 +121,7 @@ class PredictionRun:
             level, told = 0, None
             if not is_classifier:
                 level, told = level_to_work_at(reader, self.options.mpp, self.predictor.parts.input)
+                told = told or remark_on_size(self.predictor, reader, level, self.options.fits)
             size = reader.levels[level]
             down, across = reader.pixels_across(level)
             mpp = None if reader.mpp is None else reader.mpp * size.downsample
@@ -129,7 +134,7 @@ class PredictionRun:
         return record
 
     def _classify(self, reader: ImageReader) -> Record:
-        prediction = self.predictor.predict(self.predictor.prepare(read_reduced(reader, _CLASSIFIER_SIDE)))
+        prediction = self.predictor.predict(self.predictor.prepare_whole(read_reduced(reader, CLASSIFIER_SIDE)))
         scores, classes = prediction.probabilities.topk(min(self.options.top, len(prediction.probabilities)))
         top = [
             {"class": label, "name": self.predictor.class_names[label], "probability": round(score, 6)}
@@ -145,7 +150,9 @@ class PredictionRun:
         mask_path: Path | None,
         progress: bool | Callable[[int, int], None],
     ) -> Record:
-        model = TileModel(self.predictor, reader.channels, model_range(self.predictor, reader, level))
+        tiles, model = self.options.tiles, self._model(reader, level)
+        if self.options.fits:
+            tiles = {**tiles, **whole_image(reader, level)}
         output: Literal["labels", "probabilities"] = "probabilities" if self.options.probabilities else "labels"
         store = self.output.path / "masks" / f"{name}.{output}"
         store = store.with_name(f".{store.name}.part")
@@ -156,7 +163,7 @@ class PredictionRun:
         try:
             result = tiled_inference(
                 reader, model, level=level, output=output, skip=skip, sink=sink, device=self.predictor.device,
-                progress=progress, **self.options.tiles,
+                progress=progress, **tiles,
             )  # fmt: skip
             labels = sink.argmax() if self.options.probabilities else sink
             try:
@@ -171,6 +178,11 @@ class PredictionRun:
                 mask.close()
         sink.discard()
         return {**_facts(result, self.predictor.class_names), "files": files}
+
+    def _model(self, reader: ImageReader, level: int) -> FittedModel | TileModel:
+        if self.options.fits:
+            return FittedModel(self.predictor, reader.dtype, reader.name)
+        return TileModel(self.predictor, reader.channels, model_range(self.predictor, reader, level))
 
     def _write(self, reader: ImageReader, level: int, name: str, labels: FileSink, sink: FileSink) -> list[str]:
         names = self.predictor.class_names

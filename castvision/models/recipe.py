@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 TaskName = Literal["classification", "multilabel", "segmentation"]
+Resize = Literal["none", "fit", "crop"]
 CHECKPOINT_KEY = "castvision"
 _FORMAT = 1
-_OPTIONAL = {"format", "context_size", "keeps_units", "level", "mpp", "mpp_unit"}
+_OPTIONAL = {"format", "context_size", "keeps_units", "level", "mpp", "mpp_unit", "resize"}
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
@@ -46,6 +47,8 @@ class InputFormat:
         level: Of the images' pyramids that was read.
         mpp: Microns or ground units per pixel of that level; None where the images state none, or different ones.
         mpp_unit: "microns" or "ground units", of ``mpp``.
+        resize: How files become ``img_size``: "fit" brings the longer side to it, "crop" resizes and crops as timm
+            does, "none" leaves pixels their size.
     """
 
     in_chans: int
@@ -56,6 +59,7 @@ class InputFormat:
     level: int = 0
     mpp: float | None = None
     mpp_unit: str | None = None
+    resize: Resize = "none"
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ class Recipe:
                 level=int(facts.get("level", 0)),
                 mpp=None if mpp is None else float(mpp),
                 mpp_unit=None if mpp_unit is None else str(mpp_unit),
+                resize=_resize(facts.get("resize", "none")),
             )
             context_size, out_indices = facts.get("context_size"), facts["out_indices"]
             return cls(
@@ -145,6 +150,12 @@ class Recipe:
             raise ValueError(
                 f"expected the facts of a castvision checkpoint, got others: {one_line(error, 300)}"
             ) from error
+
+
+def _resize(value: Any) -> Resize:
+    if value not in get_args(Resize):
+        raise ValueError(f"expected resize in {get_args(Resize)}, got {value!r}")
+    return value  # type: ignore[no-any-return]
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Sampler
 
     from castvision.data.transforms.batch_augmentation import BatchAugmentation
+    from castvision.models.recipe import Resize
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class ImageDataModule(LightningDataModule, ABC):
         seed: Of the order of the images.
         keeps_units: Signed and float images come in the file's own units (Kelvin, reflectance), as their mean and std;
             otherwise each image is brought to 0..1.
+        resize: How files become ``img_size``, see `castvision.models.recipe.InputFormat`.
         task_kind: The kind of task the targets are for; None if any task may take them.
         context_size: (height, width) of the whole image that comes with each item; None = items come alone.
         batch_augmentation: Of training batches, on the device; None = none.
@@ -56,6 +58,7 @@ class ImageDataModule(LightningDataModule, ABC):
     num_workers: int = 1
     seed: int = 0
     keeps_units: bool = False
+    resize: Resize = "none"
     task_kind: str | None = None
     context_size: tuple[int, int] | None = None
     batch_augmentation: BatchAugmentation | None = None
@@ -107,6 +110,7 @@ class ImageDataModule(LightningDataModule, ABC):
             "mean": list(self.mean),
             "std": list(self.std),
             "keeps_units": self.keeps_units,
+            "resize": self.resize,
         }
 
     def augment_batch(self, batch: Batch) -> Batch:
