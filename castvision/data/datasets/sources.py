@@ -173,9 +173,8 @@ class ImageSources:
             raise ValueError(f"expected level in 0..{len(image.levels) - 1} of {image.name!r}, got level={self.level}")
         self.sizes.append((image.levels[self.level].height, image.levels[self.level].width))
         self.has_nodata |= image.nodata is not None
-        unit_of_scale = image.mpp_unit
-        stated = image.mpp is not None and unit_of_scale is not None
-        self.scales.append((image.mpp * image.levels[self.level].downsample, unit_of_scale) if stated else None)
+        mpp, unit_of_mpp = image.mpp, image.mpp_unit
+        self.scales.append((mpp * image.levels[self.level].downsample, unit_of_mpp) if mpp and unit_of_mpp else None)
         if image.channels != self.channels:
             raise ValueError(
                 f"expected {self.channels} channel(s) as in {str(self.images[0])!r}, got {image.channels} in "
