@@ -58,11 +58,18 @@ def add_device_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
 
 
+def add_scale_argument(parser: argparse._ActionsContainer) -> None:
+    """The scale images are worked on at."""
+    told = "microns (or ground units, of a GeoTIFF in metres or feet) per pixel to work at: the pyramid's nearest level"
+    parser.add_argument("--mpp", type=above_zero, help=f"{told} (default: that of training)")
+
+
 def add_tile_arguments(parser: argparse.ArgumentParser) -> None:
     """How tiled inference runs; see `tile_options`."""
     group = parser.add_argument_group("tiles")
     add = group.add_argument
-    add("--tile", type=positive, metavar="PIXELS", help="side of a tile (default: the size the model was trained for)")
+    tile = "side of a tile (default: the size the model was trained for; no tiles, if it was trained on resized images)"
+    add("--tile", type=positive, metavar="PIXELS", help=tile)
     add("--overlap", type=natural, metavar="PIXELS", help="shared by neighbouring tiles (default: an eighth of a tile)")
     halo = "discarded at a tile's borders (default: a quarter of the overlap)"
     add("--halo", type=natural, metavar="PIXELS", help=halo)
@@ -89,6 +96,12 @@ def tile_options(arguments: argparse.Namespace, predictor: Predictor) -> dict[st
     overlap = min(tile) // 8 if arguments.overlap is None else arguments.overlap
     same = {name: getattr(arguments, name) for name in ("halo", "batch_size", "precision", "tta")}
     return {"tile": tile, "overlap": overlap, "context_size": parts.context_size, "mask_nodata": True, **same}
+
+
+def fits_images(arguments: argparse.Namespace, predictor: Predictor) -> bool:
+    """Whether a model is shown whole images brought to one size: it was trained so, and no tile is asked for."""
+    parts = predictor.parts
+    return parts.task == "segmentation" and parts.input.resize == "fit" and arguments.tile is None
 
 
 def resolve_device(name: str) -> torch.device:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from castvision_cli.arguments import (
     add_output_arguments,
+    add_scale_argument,
     add_tile_arguments,
+    fits_images,
     new_parser,
     resolve_device,
     tile_options,
@@ -59,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--labels", type=Path, metavar="LIST.csv", help="images and their labels, for a model of several labels")
     add_output_arguments(parser)
+    add_scale_argument(parser)
     add_tile_arguments(parser)
     return parser
 
@@ -95,7 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from castvision_cli.images import each_image, print_end
 
         truth: dict[str, Any] = {"label_map": label_map, "table": table}
-        evaluation = Evaluation(predictor, images, masks, tile_options(arguments, predictor), **truth)
+        fits = fits_images(arguments, predictor)
+        tiles = tile_options(arguments, predictor)
+        evaluation = Evaluation(predictor, images, masks, tiles, mpp=arguments.mpp, fits=fits, **truth)
         console = Console()
         failed = each_image(images, lambda path, name, report: evaluation.measure(path, report), console)
         if evaluation.tally.records:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from castvision_cli.arguments import (
-    above_zero,
     add_output_arguments,
+    add_scale_argument,
     add_tile_arguments,
+    fits_images,
     from_zero,
     new_parser,
     positive,
@@ -57,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_tile_arguments(parser)
     group = parser.add_argument_group("what is predicted")
     add = group.add_argument
-    add("--mpp", type=above_zero, help="microns (or ground units) per pixel to work at: the pyramid's nearest level")
+    add_scale_argument(group)
     add("--mask", type=Path, help="work only where this image is > 0; for several images a folder with the same names")
     add("--min-foreground", type=share, default=0.0, help="leave out tiles with a smaller share of mask (default: 0)")
     add("--skip-blank", type=from_zero, metavar="RANGE", help="leave out tiles that vary by no more (0: constant)")
@@ -96,9 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         predictor = load_model(arguments.model, device=resolve_device(arguments.device))
         tiles = tile_options(arguments, predictor)
+        fits = fits_images(arguments, predictor)
         same = "mpp min_foreground overlay geojson min_area simplify probabilities top resume".split()
         chosen = {name: getattr(arguments, name) for name in same}
-        run = PredictionRun(predictor, output, Options(tiles=tiles, blank=arguments.skip_blank, **chosen))
+        run = PredictionRun(predictor, output, Options(tiles=tiles, fits=fits, blank=arguments.skip_blank, **chosen))
         output.write(RUN_FILE, json.dumps(settings, indent=1).encode())
     except (ValueError, TypeError, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
@@ -132,7 +134,8 @@ def describe(record: Record) -> str:
     seam = record["seam"]
     agreement = "" if seam is None else f", tiles disagree on {seam['labels']:.2%} of overlapping pixels"
     speed = f"{record['seconds']:.1f} s, {record['megapixels_per_second']:.2f} megapixels/s"
-    return f"{line}, {record['tiles_run']:,} tiles{skipped}, {speed}{agreement}"
+    told = f"; {record['scale']}" if record.get("scale") else ""
+    return f"{line}, {record['tiles_run']:,} tiles{skipped}, {speed}{agreement}{told}"
 
 
 def _settings_of_run(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -13,10 +13,13 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 import castvision
-from castvision.data import open_image
+from castvision.data import open_array, open_image
 from castvision.data.reading.folders import nfc
 from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found, map_by_names, read_class_names
 from castvision.errors import FAILURES
+from castvision.inference.fitted import FittedModel, remark_on_size, whole_image
+from castvision.inference.prediction import CLASSIFIER_SIDE
+from castvision.inference.scale import level_to_work_at, mask_at_level
 from castvision.inference.tile_model import TileModel, model_range
 from castvision.inference.tiled import tiled_inference
 from castvision.inference.writers.preview import read_reduced
@@ -88,6 +91,9 @@ class Evaluation:
         tiles: Keywords of `tiled_inference`.
         label_map: What the masks' labels mean, see `LabelMap`; None = what they meant in training.
         table: The labels of the images, in the order of the model's classes, for a model of several labels.
+        mpp: Microns or ground units per pixel to work at; None = as in training, see `level_to_work_at`.
+        fits: Show a model that was trained on whole images brought to one size whole images, and count at that size,
+            as training does.
 
     Raises:
         ValueError: An untrained model, another kind of truth than it needs, folders that are no classes, a label map
@@ -102,6 +108,8 @@ class Evaluation:
         tiles: dict[str, Any],
         label_map: Mapping[int | str, int | str] | None = None,
         table: LabelTable | None = None,
+        mpp: float | None = None,
+        fits: bool = False,
     ) -> None:
         task, names = predictor.parts.task, predictor.class_names
         if task is None:
@@ -121,7 +129,12 @@ class Evaluation:
                 known = ", ".join(names[:10])
                 raise ValueError(f"expected one folder for each class ({known}), found {', '.join(unknown[:5])}")
             self.truth = {path: names.index(folder) for path, folder in folders.items()}
-        self.predictor, self.masks, self.tiles = predictor, masks, tiles
+        self.predictor, self.masks, self.tiles, self.mpp, self.fits = predictor, masks, tiles, mpp, fits
+        if fits and (tiles.get("tta", "none") != "none" or tiles.get("precision", "fp32") != "fp32"):
+            raise ValueError(
+                f"{predictor.parts.name} was trained on whole images and is measured as training does: "
+                "leave out --tta and --precision, or give --tile"
+            )
         confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
         self.tally = Tally(confusion, BoundaryF1(len(names)) if masks else None)
         self.present: dict[Path, Tensor] = {}
@@ -144,27 +157,31 @@ class Evaluation:
                     return found
         return None if remembered is None else dict(remembered.items())
 
-    def measure(self, path: Path, progress: bool | Callable[[int, int], None] = False) -> None:
+    def measure(self, path: Path, progress: bool | Callable[[int, int], None] = False) -> str | None:
         """Predict one of the images and count.
 
         Args:
             path: The image.
             progress: See `tiled_inference`.
 
+        Returns:
+            What a person is to be told of the scale; None where there is nothing to say.
+
         Raises:
             Exception: Any of `castvision.errors.FAILURES`; the image then has no record.
         """
         with open_image(path) as reader:
             if self.masks:
-                self._segment(path, reader, progress)
-            elif self.tally.labels is not None:
+                return self._segment(path, reader, progress)
+            if self.tally.labels is not None:
                 self._label(path, reader, *self.tally.labels)
             else:
                 self._classify(path, reader)
+            return None
 
     def _classify(self, path: Path, reader: ImageReader) -> None:
-        image, truth = read_reduced(reader, 4096), self.truth[path]
-        probabilities = self.predictor.predict(self.predictor.prepare(image)).probabilities
+        image, truth = read_reduced(reader, CLASSIFIER_SIDE), self.truth[path]
+        probabilities = self.predictor.predict(self.predictor.prepare_whole(image)).probabilities
         names, best = self.predictor.class_names, int(probabilities.argmax())
         self.tally.confusion[truth, best] += 1
         score = float(probabilities[truth])
@@ -174,8 +191,8 @@ class Evaluation:
         self.tally.add(path, score, [panel], **facts)
 
     def _label(self, path: Path, reader: ImageReader, scores: MultiLabelScores, counts: Tensor) -> None:
-        image, truth = read_reduced(reader, 4096), self.present[path]
-        probabilities = self.predictor.predict(self.predictor.prepare(image)).probabilities
+        image, truth = read_reduced(reader, CLASSIFIER_SIDE), self.present[path]
+        probabilities = self.predictor.predict(self.predictor.prepare_whole(image)).probabilities
         scores.update(probabilities[None], truth[None])
         counts += truth
         names = self.predictor.class_names
@@ -189,23 +206,40 @@ class Evaluation:
         panel = Panel(title, pictures.display_picture(image, max_side=_PANEL))
         self.tally.add(path, score, [panel], truth=wanted, prediction=found, probabilities=listed)
 
-    def _segment(self, path: Path, reader: ImageReader, progress: bool | Callable[[int, int], None]) -> None:
-        with ClassReader(self.masks[path], self.labels) as mask:
-            if (mask.height, mask.width) != (reader.height, reader.width):
-                raise ValueError(
-                    f"expected a mask of the image's size {reader.height} × {reader.width}, "
-                    f"got {mask.height} × {mask.width}: {str(self.masks[path])!r}"
-                )
+    def _segment(self, path: Path, reader: ImageReader, progress: bool | Callable[[int, int], None]) -> str | None:
+        level, told = level_to_work_at(reader, self.mpp, self.predictor.parts.input)
+        with ClassReader(self.masks[path], self.labels) as stored:
+            mask = mask_at_level(stored, reader, level)
             names = self.predictor.class_names
             check_labels(mask, len(names))
-            model = TileModel(self.predictor, reader.channels, model_range(self.predictor, reader))
-            result = tiled_inference(reader, model, device=self.predictor.device, progress=progress, **self.tiles)
-            if result.labels is None:
-                raise RuntimeError("tiled_inference gave no labels")
-            metrics = segmentation_metrics(compare(result.labels, mask, self.tally), names)
-            panels = _panels(path, reader, mask, result.labels, names, metrics["miou"])
+            if self.fits:
+                labels, mask = self._fitted(reader, mask, level)
+            else:
+                labels = self._tiled(reader, level, progress)
+            metrics = segmentation_metrics(compare(labels, mask, self.tally), names)
+            panels = _panels(path, reader, mask, labels, names, metrics["miou"])
+        mpp = None if reader.mpp is None else reader.mpp * reader.levels[level].downsample
         facts = {"miou": round(metrics["miou"], 6), "pixel_acc": round(metrics["pixel_acc"], 4)}
-        self.tally.add(path, metrics["miou"], panels, **facts)
+        self.tally.add(path, metrics["miou"], panels, **facts, level=level, mpp=mpp)
+        told = told or remark_on_size(self.predictor, reader, level, self.fits)
+        return told and f"{path}: {told}"
+
+    def _tiled(self, reader: ImageReader, level: int, progress: bool | Callable[[int, int], None]) -> Labels:
+        model = TileModel(self.predictor, reader.channels, model_range(self.predictor, reader, level))
+        result = tiled_inference(
+            reader, model, level=level, device=self.predictor.device, progress=progress, **self.tiles
+        )
+        if result.labels is None:
+            raise RuntimeError("tiled_inference gave no labels")
+        return result.labels
+
+    def _fitted(self, reader: ImageReader, mask: Truth, level: int) -> tuple[Labels, ImageReader]:
+        """Labels and truth at the size the model is shown."""
+        height, width = whole_image(reader, level)["tile"]
+        pixels = reader.read(0, 0, height, width, level)
+        truth = mask.read(0, 0, height, width)[..., 0].astype(np.uint8)
+        labels, target = FittedModel(self.predictor, reader.dtype, reader.name).measure(pixels, truth)
+        return labels, open_array(target)
 
     def write(
         self, output: OutputFolder, failed: list[dict[str, str]]

@@ -17,6 +17,8 @@ import castvision
 from castvision.data import open_image
 from castvision.errors import FAILURES
 from castvision.files import part_of
+from castvision.inference.fitted import FittedModel, remark_on_size, whole_image
+from castvision.inference.scale import level_to_work_at
 from castvision.inference.sinks import FileSink
 from castvision.inference.tile_model import TileModel, model_range
 from castvision.inference.tile_source import Skip
@@ -30,14 +32,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from castvision.data import ImageReader
+    from castvision.data import Georeference, ImageReader
     from castvision.inference.files import OutputFolder
     from castvision.inference.predictor import Predictor
 
 Record = dict[str, Any]
 _PNG_PIXELS = 1 << 24
-_CLASSIFIER_SIDE = 4096
-_LARGEST_FACTOR = 2.0
+CLASSIFIER_SIDE = 8192
+"""Longer side of what a classifier is given of an image; larger ones are averaged over blocks first."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Options:
 
     Attributes:
         tiles: Keywords of `tiled_inference`.
-        mpp: Microns or ground units per pixel to work at; see `choose_level`.
+        fits: Show a model that was trained on whole images brought to one size whole images, and no tiles.
+        mpp: Microns or ground units per pixel to work at; None = as in training, see `level_to_work_at`.
         min_foreground: See `Skip`.
         blank: See `Skip`.
         overlay: Write the picture with the mask laid over it.
@@ -59,6 +62,7 @@ class Options:
     """
 
     tiles: dict[str, Any]
+    fits: bool = False
     mpp: float | None = None
     min_foreground: float = 0.0
     blank: float | None = None
@@ -115,17 +119,23 @@ class PredictionRun:
                 return record
         with open_image(path) as reader:
             is_classifier = self.predictor.parts.task != "segmentation"
-            level = 0 if is_classifier else choose_level(reader, self.options.mpp)
+            level, told = 0, None
+            if not is_classifier:
+                level, told = level_to_work_at(reader, self.options.mpp, self.predictor.parts.input)
+                told = told or remark_on_size(self.predictor, reader, level, self.options.fits)
             size = reader.levels[level]
+            down, across = reader.pixels_across(level)
             mpp = None if reader.mpp is None else reader.mpp * size.downsample
+            area = None if reader.pixel_area is None else reader.pixel_area * down * across
             record = {"image": str(path), "size": [size.height, size.width], "level": level, "mpp": mpp}
+            record |= {"pixel_area": area, "area_unit": reader.area_unit, "scale": told}
             record |= self._classify(reader) if is_classifier else self._segment(reader, level, name, mask, progress)
         self.output.write_text(file_name, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         self.records.append(record)
         return record
 
     def _classify(self, reader: ImageReader) -> Record:
-        prediction = self.predictor.predict(self.predictor.prepare(read_reduced(reader, _CLASSIFIER_SIDE)))
+        prediction = self.predictor.predict(self.predictor.prepare_whole(read_reduced(reader, CLASSIFIER_SIDE)))
         count = len(prediction.probabilities)
         top = count if prediction.task == "multilabel" else min(self.options.top, count)  # each label is an answer
         scores, classes = prediction.probabilities.topk(top)
@@ -143,7 +153,9 @@ class PredictionRun:
         mask_path: Path | None,
         progress: bool | Callable[[int, int], None],
     ) -> Record:
-        model = TileModel(self.predictor, reader.channels, model_range(self.predictor, reader, level))
+        tiles, model = self.options.tiles, self._model(reader, level)
+        if self.options.fits:
+            tiles = {**tiles, **whole_image(reader, level)}
         output: Literal["labels", "probabilities"] = "probabilities" if self.options.probabilities else "labels"
         store = self.output.path / "masks" / f"{name}.{output}"
         store = part_of(store)
@@ -154,7 +166,7 @@ class PredictionRun:
         try:
             result = tiled_inference(
                 reader, model, level=level, output=output, skip=skip, sink=sink, device=self.predictor.device,
-                progress=progress, **self.options.tiles,
+                progress=progress, **tiles,
             )  # fmt: skip
             labels = sink.argmax() if self.options.probabilities else sink
             try:
@@ -170,13 +182,19 @@ class PredictionRun:
         sink.discard()
         return {**_facts(result, self.predictor.class_names), "files": files}
 
+    def _model(self, reader: ImageReader, level: int) -> FittedModel | TileModel:
+        if self.options.fits:
+            return FittedModel(self.predictor, reader.dtype, reader.name)
+        return TileModel(self.predictor, reader.channels, model_range(self.predictor, reader, level))
+
     def _write(self, reader: ImageReader, level: int, name: str, labels: FileSink, sink: FileSink) -> list[str]:
         names = self.predictor.class_names
         nodata = int(np.iinfo(labels.dtype).max)
         background = background_class(names)
-        downsample = reader.levels[level].downsample
-        ground = reader.georeference.of_window(0, 0, downsample) if reader.georeference else None
-        scale: dict[str, Any] = {"georeference": ground, "mpp": reader.mpp and reader.mpp * downsample}
+        down, across = reader.pixels_across(level)
+        ground = reader.georeference.of_window(0, 0, (down, across)) if reader.georeference else None
+        mpp = None if reader.mpp is None else (reader.mpp * across, (reader.mpp_y or reader.mpp) * down)
+        scale: dict[str, Any] = {"georeference": ground, "mpp": mpp}
         is_small = math.prod(labels.shape) <= _PNG_PIXELS and ground is None
         files = [f"masks/{name}.{'png' if is_small else 'tif'}"]
         with self.output.draft(files[0]) as draft:
@@ -194,8 +212,12 @@ class PredictionRun:
             files.append(f"polygons/{name}.geojson")
             left_out = [nodata] if background is None else [nodata, background]
             limits: dict[str, Any] = {"min_area": self.options.min_area, "simplify": self.options.simplify}
+            where: dict[str, Any] = {"georeference": ground, "pixel_size": (across, down)}
             with self.output.draft(files[-1]) as draft:
-                write_geojson(draft, labels, names, left_out=left_out, georeference=ground, **limits)
+                write_geojson(draft, labels, names, left_out=left_out, **where, **limits)
+            if ground is not None and ground.has_crs and ground.epsg is None:
+                files.append(f"polygons/{name}.wkt")
+                self.output.write(files[-1], _wkt(ground, reader.name).encode())
         return files
 
     def write_tables(self, failed: list[dict[str, str]]) -> None:
@@ -205,13 +227,15 @@ class PredictionRun:
             failed: Image and error of the images that could not be predicted.
         """
         text = io.StringIO()
-        columns = ["image", "class", "name", "pixels", "share", "area", "probability"]
+        columns = ["image", "class", "name", "pixels", "share", "area", "area_unit", "probability"]
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         for record in self.records:
             for entry in record["classes"]:
-                area = None if record["mpp"] is None or "pixels" not in entry else entry["pixels"] * record["mpp"] ** 2
-                writer.writerow({"image": record["image"], **entry, "area": None if area is None else f"{area:.6g}"})
+                row = {"image": record["image"], **entry}
+                if record.get("pixel_area") is not None and "pixels" in entry:
+                    row |= {"area": f"{entry['pixels'] * record['pixel_area']:.6g}", "area_unit": record["area_unit"]}
+                writer.writerow(row)
         self.output.write_text("predictions.csv", text.getvalue())
         summary = {
             "castvision": castvision.__version__,
@@ -244,27 +268,16 @@ def _facts(result: TiledResult, class_names: tuple[str, ...]) -> Record:
     }
 
 
-def choose_level(reader: ImageReader, mpp: float | None) -> int:
-    """The pyramid's level nearest to a scale.
-
-    Args:
-        reader: The image.
-        mpp: Microns or ground units per pixel; None = full size.
-
-    Returns:
-        Index into ``reader.levels``.
+def _wkt(ground: Georeference, name: str) -> str:
+    """The coordinate system of polygons whose file cannot name it.
 
     Raises:
-        ValueError: The image states no scale, or no level is within a factor of 2.
+        ImportError: Only rasterio, which is not installed, can tell it.
     """
-    if mpp is None:
-        return 0
-    if reader.mpp is None:
-        raise ValueError(f"{reader.name!r} does not state how large its pixels are; leave out --mpp for it")
-    sizes = [reader.mpp * level.downsample for level in reader.levels]
-    distances = [abs(math.log(size / mpp)) for size in sizes]
-    best = min(range(len(sizes)), key=distances.__getitem__)
-    if distances[best] > math.log(_LARGEST_FACTOR) + 1e-6:
-        found = ", ".join(f"{size:g}" for size in sizes)
-        raise ValueError(f"no level of {reader.name!r} is near --mpp {mpp:g}: it has {found}; resample the image")
-    return best
+    wkt = ground.to_wkt()
+    if wkt is None:
+        raise ImportError(
+            f"the coordinate system of {name!r} has no code, and writing it as WKT beside the polygons needs rasterio: "
+            "pip install 'castvision[large-images]', or leave out --geojson"
+        )
+    return wkt

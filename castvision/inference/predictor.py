@@ -152,6 +152,33 @@ class Predictor:
         tensor = to_model_input(image, seen.in_chans, seen.mean, seen.std, size, keep_units=seen.keeps_units)
         return tensor[None].to(self.device)
 
+    def prepare_whole(self, image: Pixels) -> Tensor:
+        """Pixels of a whole image to a classifier's input, as its training did; see `InputFormat.resize`.
+
+        Args:
+            image: (height, width, channels), any numeric dtype.
+
+        Returns:
+            (1, C, height', width') float32 on the model's device.
+
+        Raises:
+            ValueError: The image's channels do not fit the model.
+        """
+        seen = self.parts.input
+        if seen.resize == "none":
+            return self.prepare(image)
+        if seen.resize == "crop":
+            from castvision.data.transforms.crop import cropping_transform, rgb_picture
+
+            tensor = cropping_transform(seen.img_size, seen.mean, seen.std)(rgb_picture(image))
+        else:
+            from castvision.data.datasets.samples import to_channels
+            from castvision.data.transforms.augmentation import SampleTransform
+
+            transform = SampleTransform(max(seen.img_size), seen.mean, seen.std)
+            tensor = transform.image(to_channels(image, seen.in_chans, "the image"))
+        return tensor[None].to(self.device)
+
     @torch.inference_mode()
     def predict(self, prepared: Tensor) -> Prediction:
         """Predict one prepared image.

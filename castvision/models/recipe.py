@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 TaskName = Literal["classification", "multilabel", "segmentation"]
+Resize = Literal["none", "fit", "crop"]
 CHECKPOINT_KEY = "castvision"
 _FORMAT = 1
-_OPTIONAL = {"format", "context_size", "keeps_units", "label_map"}
+_OPTIONAL = {"format", "context_size", "keeps_units", "label_map", "level", "mpp", "mpp_unit", "resize"}
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
@@ -47,6 +48,11 @@ class InputFormat:
         std: Per channel, likewise, > 0.
         keeps_units: Signed and float images come in the file's own units (Kelvin, reflectance); otherwise each image
             is brought to 0..1.
+        level: Of the images' pyramids that was read.
+        mpp: Microns or ground units per pixel of that level; None where the images state none, or different ones.
+        mpp_unit: "microns" or "ground units", of ``mpp``.
+        resize: How files become ``img_size``: "fit" brings the longer side to it, "crop" resizes and crops as timm
+            does, "none" leaves pixels their size.
     """
 
     in_chans: int
@@ -54,6 +60,10 @@ class InputFormat:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     keeps_units: bool = False
+    level: int = 0
+    mpp: float | None = None
+    mpp_unit: str | None = None
+    resize: Resize = "none"
 
 
 @dataclass(frozen=True)
@@ -119,12 +129,17 @@ class Recipe:
         if facts["task"] not in get_args(TaskName):
             raise ValueError(f"expected task in {get_args(TaskName)}, got {facts['task']!r}")
         try:
+            mpp, mpp_unit = facts.get("mpp"), facts.get("mpp_unit")
             input_format = InputFormat(
                 in_chans=int(facts["in_chans"]),
                 img_size=_pair(facts["img_size"]),
                 mean=tuple(float(value) for value in facts["mean"]),
                 std=tuple(float(value) for value in facts["std"]),
                 keeps_units=bool(facts.get("keeps_units", False)),
+                level=int(facts.get("level", 0)),
+                mpp=None if mpp is None else float(mpp),
+                mpp_unit=None if mpp_unit is None else str(mpp_unit),
+                resize=_resize(facts.get("resize", "none")),
             )
             context_size, out_indices = facts.get("context_size"), facts["out_indices"]
             label_map = facts.get("label_map")
@@ -145,6 +160,12 @@ class Recipe:
             raise ValueError(
                 f"expected the facts of a castvision checkpoint, got others: {one_line(error, 300)}"
             ) from error
+
+
+def _resize(value: Any) -> Resize:
+    if value not in get_args(Resize):
+        raise ValueError(f"expected resize in {get_args(Resize)}, got {value!r}")
+    return value  # type: ignore[no-any-return]
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from skimage import data as photographs
 
-from castvision.data import open_image
+from castvision.data import Georeference, open_image
 from castvision.data.reading.whole import read_image
 from castvision.data.transforms.model_input import to_model_input
 from castvision.inference.predictor import load_model
@@ -133,6 +133,130 @@ def test_the_level_is_chosen_by_scale(tmp_path, segmenter, capsys):
     capsys.readouterr()
     assert predict([*source, "--output", str(tmp_path / "x"), "--mpp", "9"]) == 1
     assert "no level" in " ".join(capsys.readouterr().out.split())
+
+
+def test_polygons_and_masks_of_a_lower_level_lie_in_the_full_image(tmp_path, segmenter, capsys):
+    pyramid(tmp_path / "slide.tif")
+    arguments = [str(tmp_path / "slide.tif"), "--model", str(segmenter), "--no-overlay", "--geojson", "--mpp", "2"]
+    assert predict([*arguments, "--output", str(tmp_path / "out")]) == 0
+    content = json.loads((tmp_path / "out/polygons/slide.geojson").read_text())
+    assert "pixels of the full image" in content["description"]
+    assert "4 × 4" in content["description"]
+    points = np.array([p for f in content["features"] for ring in f["geometry"]["coordinates"] for p in ring])
+    assert points.min() >= 0
+    assert (points % 4 == 0).all()
+    assert points.max(0).tolist() == [384, 256]
+
+
+@pytest.mark.parametrize(
+    ("transform", "area"),
+    [((0.5, 0, 0, 0, -2, 0), 1.0), ((0.4, 0.3, 0, 0.3, -0.4, 0), 0.25), ((0, 2, 0, 0.5, 0, 0), 1.0)],
+)
+@pytest.mark.parametrize(("model_type", "unit"), [(1, "square ground units"), (2, "square degrees")])
+def test_areas_of_pixels_that_are_no_squares(tmp_path, segmenter, transform, area, model_type, unit):
+    keys = (1, 1, 0, 3, 1024, 0, 1, model_type, 1025, 0, 1, 1, 3072 if model_type == 1 else 2048, 0, 1, 4326)
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    tags = Georeference(transform, None, keys).extratags()
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", extratags=tags, metadata=None)
+    out = tmp_path / "out"
+    assert predict([str(tmp_path / "a.tif"), "--model", str(segmenter), "--output", str(out), "--no-overlay"]) == 0
+    rows = table_of(out)
+    assert sum(int(row["pixels"]) for row in rows) == 2000
+    assert sum(float(row["area"]) for row in rows) == pytest.approx(2000 * area, rel=1e-4)
+    assert {row["area_unit"] for row in rows} == {unit}
+    with open_image(out / "masks/a.tif") as mask:
+        assert mask.georeference.transform == pytest.approx(transform)
+
+
+def test_degrees_are_not_taken_for_microns(tmp_path, segmenter, capsys):
+    keys = (1, 1, 0, 3, 1024, 0, 1, 2, 1025, 0, 1, 1, 2048, 0, 1, 4326)
+    tags = Georeference((0.5, 0, 7, 0, -0.5, 47), None, keys).extratags()
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((40, 50, 3), np.uint8), photometric="rgb", extratags=tags)
+    arguments = [str(tmp_path / "a.tif"), "--model", str(segmenter), "--no-overlay"]
+    assert predict([*arguments, "--output", str(tmp_path / "x"), "--mpp", "0.5"]) == 1
+    assert "in degrees" in " ".join(capsys.readouterr().out.split())
+    assert predict([*arguments, "--output", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out/summary.json").read_text())["images"][0]["mpp"] is None
+
+
+def test_a_system_without_code_stands_beside_the_polygons(tmp_path, segmenter):
+    rasterio = pytest.importorskip("rasterio")
+    crs = rasterio.crs.CRS.from_proj4("+proj=laea +lat_0=51 +lon_0=9 +x_0=10 +y_0=20 +ellps=GRS80 +units=m")
+    image = np.random.default_rng(0).integers(0, 256, (3, 40, 50), np.uint8)
+    place = rasterio.Affine(10, 0, 5e5, 0, -10, 6e6)
+    how = {"width": 50, "height": 40, "count": 3, "dtype": "uint8", "crs": crs, "transform": place}
+    for name, driver in (("a.tif", "GTiff"), ("b.jp2", "JP2OpenJPEG")):
+        with rasterio.open(tmp_path / name, "w", driver=driver, **how) as dataset:
+            dataset.write(image)
+        out = tmp_path / name[0]
+        arguments = [str(tmp_path / name), "--model", str(segmenter), "--output", str(out), "--no-overlay"]
+        assert predict([*arguments, "--geojson"]) == 0
+        content = json.loads((out / f"polygons/{name[0]}.geojson").read_text())
+        assert "crs" not in content
+        assert ".wkt" in content["description"]
+        written = rasterio.crs.CRS.from_wkt((out / f"polygons/{name[0]}.wkt").read_text())
+        assert written.to_dict()["proj"] == "laea"
+        with rasterio.open(out / f"masks/{name[0]}.tif") as mask:
+            assert mask.crs.to_dict()["lat_0"] == 51
+            assert mask.transform == place
+
+
+def with_scale(checkpoint, target, **facts):
+    content = torch.load(checkpoint, weights_only=True)
+    content["castvision"] |= facts
+    torch.save(content, target)
+    return str(target)
+
+
+@pytest.mark.parametrize(
+    ("facts", "options", "level", "told"),
+    [
+        ({"level": 1, "mpp": 1.0, "mpp_unit": "microns"}, [], 1, "level 1 at 1 microns a pixel, as in training"),
+        ({"level": 0, "mpp": 0.5, "mpp_unit": "microns"}, [], 0, None),
+        ({"level": 2, "mpp": 1.0, "mpp_unit": "microns"}, ["--mpp", "0.5"], 0, "trained at 1 microns"),
+        ({"level": 0, "mpp": 0.35, "mpp_unit": "microns"}, [], 0, "trained at 0.35 microns"),
+        ({"level": 1, "mpp": 10.0, "mpp_unit": "ground units"}, [], 1, "the image states 0.5 microns a pixel"),
+        ({"level": 1}, [], 1, "the model was trained on level 1"),
+        ({"level": 3}, [], 0, "works on level 0; the model was trained on level 3"),
+        ({}, [], 0, None),
+    ],
+)
+def test_a_model_works_at_the_scale_it_was_trained_at_or_says_so(
+    tmp_path, segmenter, capsys, facts, options, level, told
+):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    pyramid(tmp_path / "images/slide.tif")
+    mask = np.random.default_rng(0).integers(0, 3, (256, 384), np.uint8)
+    Image.fromarray(mask).save(tmp_path / "masks/slide.png")
+    model = with_scale(segmenter, tmp_path / "m.ckpt", **facts)
+    arguments = ["--model", model, *options]
+    source = [str(tmp_path / "images/slide.tif"), "--no-overlay"]
+    assert predict([*source, "--output", str(tmp_path / "p"), *arguments]) == 0
+    images = ["--images", str(tmp_path / "images"), "--masks", str(tmp_path / "masks")]
+    assert main(["evaluate", *images, "--output", str(tmp_path / "e"), *arguments]) == 0
+    printed = capsys.readouterr().out
+    record = json.loads((tmp_path / "p/summary.json").read_text())["images"][0]
+    measured = json.loads((tmp_path / "e/metrics.json").read_text())
+    assert record["level"] == measured["images"][0]["level"] == level
+    assert record["mpp"] == measured["images"][0]["mpp"] == 0.5 * 2**level
+    assert printed.count(told or "a pixel, ") == (0 if told is None else 2)
+    labels = pixels_of(tmp_path / "p/masks/slide.png")
+    middle = 2**level // 2
+    truth = mask[middle :: 2**level, middle :: 2**level]
+    expected = [[((truth == row) & (labels == column)).sum() for column in range(3)] for row in range(3)]
+    np.testing.assert_array_equal(measured["confusion"], expected)
+
+
+def test_no_level_near_the_scale_of_training_is_refused(tmp_path, segmenter, capsys):
+    pyramid(tmp_path / "slide.tif")
+    model = with_scale(segmenter, tmp_path / "m.ckpt", level=0, mpp=20.0, mpp_unit="microns")
+    arguments = [str(tmp_path / "slide.tif"), "--model", model, "--no-overlay"]
+    assert predict([*arguments, "--output", str(tmp_path / "x")]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "trained at 20 microns a pixel" in told
+    assert "name one of its own scales by --mpp" in told
+    assert predict([*arguments, "--output", str(tmp_path / "out"), "--mpp", "0.5"]) == 0
 
 
 def test_only_inside_a_mask(tmp_path, segmenter, photo):

@@ -132,13 +132,13 @@ def test_a_ring_by_hand(tmp_path):
     assert "crs" not in content
 
 
-def test_areas_that_touch_at_a_corner_are_two_and_holes_are_one(tmp_path):
+def test_areas_and_holes_that_touch_at_a_corner_are_two(tmp_path):
     content = polygons_of(tmp_path, [[1, 0], [0, 1]])
     assert sorted(f["properties"]["pixels"] for f in content["features"]) == [1, 1, 1, 1]
     ring = np.ones((4, 4), np.uint8)
     ring[1, 1] = ring[2, 2] = 0
     (feature,) = polygons_of(tmp_path, ring, left_out=[0])["features"]
-    assert len(feature["geometry"]["coordinates"]) == 2
+    assert len(feature["geometry"]["coordinates"]) == 3
     assert feature["properties"]["pixels"] == 14
 
 
@@ -198,6 +198,105 @@ def test_small_areas_and_small_corners_can_be_dropped(tmp_path):
     assert len(rings) == 1
     assert len(rings[0]) < 30
     assert signed_area(rings[0]) == pytest.approx(feature["properties"]["pixels"], rel=0.03)
+
+
+def test_an_outline_that_closes_in_on_itself_gets_a_hole(tmp_path):
+    (feature,) = polygons_of(tmp_path, [[1, 1, 1], [1, 0, 1], [1, 1, 0]], left_out=[0])["features"]
+    outline, hole = (ring[:-1] for ring in feature["geometry"]["coordinates"])
+    assert {tuple(point) for point in outline} == {(0, 0), (0, 3), (2, 3), (2, 2), (3, 2), (3, 0)}
+    assert {tuple(point) for point in hole} == {(1, 1), (2, 1), (2, 2), (1, 2)}
+
+
+def segments_of(ring):
+    return [(np.asarray(start, float), np.asarray(end, float)) for start, end in pairwise(ring)]
+
+
+def is_met(first, second):
+    """Whether two closed segments have a point in common."""
+    (a, b), (c, d) = first, second
+    side = lambda p, q, r: np.sign((q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0]))  # noqa: E731
+    if (np.maximum(a, b) < np.minimum(c, d)).any() or (np.maximum(c, d) < np.minimum(a, b)).any():
+        return False
+    return side(a, b, c) * side(a, b, d) <= 0 and side(c, d, a) * side(c, d, b) <= 0
+
+
+def assert_valid(feature):
+    """By the rules of simple features: simple rings, which touch others in single points, holes inside."""
+    rings = feature["geometry"]["coordinates"]
+    for ring in rings:
+        assert ring[0] == ring[-1]
+        assert len({tuple(point) for point in ring}) == len(ring) - 1, "a ring that meets itself"
+        edges = segments_of(ring)
+        for number, edge in enumerate(edges):
+            for other in range(number + 2, len(edges)):
+                if (number, other) != (0, len(edges) - 1):
+                    assert not is_met(edge, edges[other]), "a ring that crosses itself"
+    for number, ring in enumerate(rings):
+        for other in rings[number + 1 :]:
+            shared = {tuple(point) for point in ring} & {tuple(point) for point in other}
+            assert len(shared) <= 1
+            for one in segments_of(ring):
+                for two in segments_of(other):
+                    ends = {tuple(map(float, point)) for point in (*one, *two)}
+                    assert not is_met(one, two) or len(ends) < 4, "rings that cross"
+    assert signed_area(rings[0]) > -sum(map(signed_area, rings[1:]))
+
+
+@pytest.mark.parametrize("simplify", [0, 1.0, 2.5])
+@pytest.mark.parametrize("min_area", [1, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_polygons_are_valid_and_say_their_area(tmp_path, simplify, min_area, seed):
+    """Noise of pixels and of blobs, with rings that touch everywhere; shapely judges where it is installed."""
+    rng = np.random.default_rng(seed)
+    noise = rng.random((26, 31))
+    labels = (noise > 0.45) if seed % 2 else (noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1) > 1.4)
+    features = polygons_of(tmp_path, labels, min_area=min_area, simplify=simplify)["features"]
+    assert any(len(feature["geometry"]["coordinates"]) > 1 for feature in features)
+    for feature in features:
+        assert_valid(feature)
+        area = sum(map(signed_area, feature["geometry"]["coordinates"]))
+        assert feature["properties"]["pixels"] >= min_area
+        assert simplify or area == feature["properties"]["pixels"]
+    if min_area == 1:
+        assert sum(feature["properties"]["pixels"] for feature in features) == labels.size
+    try:
+        from shapely.geometry import shape
+    except ImportError:
+        return
+    assert all(shape(feature["geometry"]).is_valid for feature in features)
+
+
+def test_small_holes_are_filled_in_outline_and_pixels(tmp_path):
+    labels = np.ones((9, 9), np.uint8)
+    labels[2, 2] = labels[5, 5] = labels[5, 6] = 0
+    for min_area, rings, pixels in ((1, 3, 78), (2, 2, 79), (3, 1, 81)):
+        (feature,) = polygons_of(tmp_path, labels, left_out=[0], min_area=min_area)["features"]
+        assert len(feature["geometry"]["coordinates"]) == rings
+        assert feature["properties"]["pixels"] == pixels
+        assert sum(map(signed_area, feature["geometry"]["coordinates"])) == pixels
+
+
+def test_rings_that_cannot_be_simplified_apart_stay_as_they_are():
+    from castvision.inference.writers.outlines import are_apart, simplify_rings
+
+    square = np.array([(0, 0), (0, 12), (12, 12), (12, 0)])
+    hole = np.array([(4, 4), (6, 4), (6, 6), (4, 6)])
+    assert are_apart([square, hole])
+    assert not are_apart([square, hole + 20]), "a hole outside"
+    assert not are_apart([square, hole, hole + 2]), "holes that touch"
+    assert not are_apart([square, hole, np.array([(3, 3), (7, 3), (7, 7), (3, 7)])]), "a hole in a hole"
+    assert not are_apart([np.array([(0, 0), (4, 4), (4, 0), (0, 4)])]), "a bow tie"
+    assert not are_apart([np.array([(0, 0), (0, 4), (0, 2), (4, 0)])]), "an edge that turns back"
+    kept = simplify_rings([square, hole], 100.0)
+    assert [len(ring) for ring in kept] == [4, 4]
+    assert are_apart([(ring * 4).astype(int) for ring in kept])
+
+
+def test_polygons_of_a_lower_level_are_in_pixels_of_the_full_image(tmp_path):
+    content = polygons_of(tmp_path, [[0, 1]], left_out=[0], pixel_size=(4.0, 2.0))
+    (ring,) = content["features"][0]["geometry"]["coordinates"]
+    assert {tuple(point) for point in ring} == {(4, 0), (8, 0), (8, 2), (4, 2)}
+    assert "4 × 2" in content["description"]
 
 
 def test_nothing_to_outline_is_an_empty_collection(tmp_path):

@@ -48,6 +48,7 @@ class ImageSources:
         sizes: (height, width) of each image at the level.
         channels: Of every image.
         has_nodata: Whether any image has a value that stands for no data.
+        scales: Microns or ground units per pixel of each image at the level, and which of them; None if not stated.
 
     Raises:
         FileNotFoundError: A file that is missing.
@@ -77,6 +78,7 @@ class ImageSources:
         self.alpha = alpha
         self._open: OrderedDict[tuple[bool, int], ImageReader] = OrderedDict()
         self.sizes: list[tuple[int, int]] = []
+        self.scales: list[tuple[float, str] | None] = []
         self.channels = self.image(0).channels
         self.has_nodata = False
         for number in range(len(pairs)):
@@ -177,6 +179,8 @@ class ImageSources:
             raise ValueError(f"expected level in 0..{len(image.levels) - 1} of {image.name!r}, got level={self.level}")
         self.sizes.append((image.levels[self.level].height, image.levels[self.level].width))
         self.has_nodata |= image.nodata is not None
+        mpp, unit_of_mpp = image.mpp, image.mpp_unit
+        self.scales.append((mpp * image.levels[self.level].downsample, unit_of_mpp) if mpp and unit_of_mpp else None)
         if image.channels != self.channels:
             raise ValueError(
                 f"expected {self.channels} channel(s) as in {str(self.images[0])!r}, got {image.channels} in "

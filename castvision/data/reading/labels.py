@@ -193,6 +193,7 @@ class ClassReader:
     def __init__(self, path: str | Path, labels: LabelMap) -> None:
         self._reader, self._labels = labels.open(path), labels
         self.name, self.height, self.width = self._reader.name, self._reader.height, self._reader.width
+        self.nodata: float | None = None  # pixels of the file's own value come as ignored
 
     def read(self, y: int, x: int, height: int, width: int) -> Pixels:
         """(height, width, 1) uint8: classes, and 255 for ignored; see `ImageReader.read` and `LabelMap.apply`."""

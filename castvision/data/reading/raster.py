@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from castvision.data.reading.georeference import Georeference, epsg_keys
+from castvision.data.reading.georeference import Georeference, epsg_keys, georeference_of
 from castvision.data.reading.pixels import Pixels
 from castvision.data.reading.reader import ImageReader, make_levels, missing_package
 
@@ -40,7 +40,8 @@ class RasterReader(ImageReader):
             self.georeference = _georeference(base)
         self.levels = make_levels([(level.height, level.width) for level in self._levels])
         self.channels, self.dtype, self.nodata = base.count, np.dtype(base.dtypes[0]), base.nodata
-        self.mpp = None if self.georeference is None else self.georeference.pixel_size
+        if self.georeference is not None and not self.georeference.is_in_degrees:
+            self.mpp, self.mpp_y = self.georeference.pixel_sizes
         names = tuple(name or "" for name in base.descriptions)
         self.channel_names = names if all(names) else None
 
@@ -62,6 +63,7 @@ def _georeference(dataset: Any) -> Georeference | None:
     crs = dataset.crs
     if crs is None:
         return Georeference((a, b, c, d, e, f))
-    code = crs.to_epsg()  # without a code there are no keys to write back
-    keys = () if code is None else epsg_keys(code, crs.is_geographic)
-    return Georeference((a, b, c, d, e, f), crs.to_wkt() or None, keys)
+    code, wkt = crs.to_epsg(), crs.to_wkt()
+    if code is None or "COMP" in wkt[:5]:
+        return georeference_of((a, b, c, d, e, f), wkt)
+    return Georeference((a, b, c, d, e, f), wkt, epsg_keys(code, crs.is_geographic))

@@ -111,7 +111,9 @@ class ImageReader(ABC):
         levels: From full size down; at least one.
         channels: Of every level.
         dtype: Of the pixels: the file's, in the machine's byte order.
-        mpp: Microns per pixel of level 0, or ground units per pixel of a georeferenced image; None if not stated.
+        mpp: Microns per pixel of level 0 along a row, or ground units per pixel of a georeferenced image; None if not
+            stated, or if the ground units are degrees.
+        mpp_y: Likewise down a column; None = as ``mpp``.
         nodata: The value of pixels that were never measured, may be NaN; None if not stated.
         georeference: Where the pixels of level 0 lie on the ground; None if not stated.
         channel_names: One for each channel; None if not stated.
@@ -121,6 +123,7 @@ class ImageReader(ABC):
     channels: int
     dtype: np.dtype[Any]
     mpp: float | None = None
+    mpp_y: float | None = None
     nodata: float | None = None
     georeference: Georeference | None = None
     channel_names: tuple[str, ...] | None = None
@@ -194,6 +197,32 @@ class ImageReader(ABC):
     def width(self) -> int:
         """Of level 0, in pixels."""
         return self.levels[0].width
+
+    @property
+    def pixel_area(self) -> float | None:
+        """Of a pixel of level 0, whatever its shape; None if not stated. See ``area_unit``."""
+        if self.georeference is not None:
+            return self.georeference.pixel_area
+        return None if self.mpp is None else self.mpp * (self.mpp_y or self.mpp)
+
+    @property
+    def area_unit(self) -> str | None:
+        """Of ``pixel_area``."""
+        if self.georeference is not None:
+            return "square degrees" if self.georeference.is_in_degrees else "square ground units"
+        return None if self.mpp is None else "square microns"
+
+    @property
+    def mpp_unit(self) -> str | None:
+        """Of ``mpp``: "microns" or "ground units"; None where it is."""
+        if self.mpp is None:
+            return None
+        return "microns" if self.georeference is None else "ground units"
+
+    def pixels_across(self, level: int) -> tuple[float, float]:
+        """How many pixels of level 0 one of a level's spans, down and across: both cover the same ground."""
+        size = self.levels[level]
+        return self.height / size.height, self.width / size.width
 
     def read(self, y: int, x: int, height: int, width: int, level: int = 0) -> Pixels:
         """Read a window.

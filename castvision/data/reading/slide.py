@@ -29,8 +29,11 @@ class SlideReader(ImageReader):
             raise ValueError(f"openslide does not know it: {error}") from error
         self.levels = make_levels([(height, width) for width, height in self._slide.level_dimensions])
         self.channels, self.dtype = 3, np.dtype(np.uint8)
-        mpp = self._slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
-        self.mpp = None if mpp is None else float(mpp)
+        across, down = (
+            self._slide.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
+        )
+        self.mpp = None if across is None else float(across)
+        self.mpp_y = None if down is None else float(down)
 
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
         import openslide

@@ -30,7 +30,7 @@ _CHANNEL_AXES = "SCIQ"
 _PALETTE, _YCBCR, _LABS = 3, 6, (8, 9, 10)
 _LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)  # compressions whose YCbCr nobody has turned into RGB
 ORIENTATION_TAG, _GDAL_METADATA, _GDAL_NODATA = 274, 42112, 42113
-_X_RESOLUTION, _RESOLUTION_UNIT = 282, 296
+_X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
 _PLACEHOLDER_DPI = (72.0, 96.0)
 
 
@@ -56,8 +56,10 @@ class TiffReader(ImageReader):
         self.levels = make_levels([layer.size[::-1] if is_turned else layer.size for layer in self._layers])
         probe = self._convert(np.zeros((1, 1, first.channels), page.dtype))
         self.channels, self.dtype, self.nodata = probe.shape[-1], probe.dtype, _nodata_value(page)
-        self.georeference = georeference_from_tags(page.tags.valueof) if self._orientation == 1 else None
-        self.mpp = _microns_per_pixel(tiff, page, self.georeference)
+        ground = georeference_from_tags(page.tags.valueof, self.path)
+        self.georeference = ground and ground.of_turned(self._orientation, *first.size)
+        across, down = _microns_per_pixel(tiff, page, ground)
+        self.mpp, self.mpp_y = (down, across) if is_turned else (across, down)
         self.channel_names = _channel_names(tiff, page, self.channels)
 
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
@@ -320,18 +322,24 @@ def _nodata_value(page: tifffile.TiffPage) -> float | None:
         return None
 
 
-def _microns_per_pixel(tiff: tifffile.TiffFile, page: tifffile.TiffPage, ground: Georeference | None) -> float | None:
-    """Microns, or ground units, along one pixel: by OME, Aperio, GeoTIFF, ImageJ or the resolution tags."""
-    for stated in (_ome_size(tiff), _aperio_size(page), None if ground is None else ground.pixel_size):
-        if stated is not None and stated > 0:
-            return stated
-    return _resolution_size(tiff, page)
+def _microns_per_pixel(
+    tiff: tifffile.TiffFile, page: tifffile.TiffPage, ground: Georeference | None
+) -> tuple[float | None, float | None]:
+    """Microns, or ground units, across and down a stored pixel: by OME, Aperio, GeoTIFF, ImageJ or resolution tags."""
+    aperio = _aperio_size(page)
+    for across, down in ((_ome_size(tiff, "X"), _ome_size(tiff, "Y")), (aperio, aperio)):
+        if across is not None and across > 0:
+            return across, down if down is not None and down > 0 else across
+    if ground is not None:
+        return (None, None) if ground.is_in_degrees else ground.pixel_sizes
+    across, down = (_resolution_size(tiff, page, tag) for tag in (_X_RESOLUTION, _Y_RESOLUTION))
+    return across, down or across
 
 
-def _ome_size(tiff: tifffile.TiffFile) -> float | None:
+def _ome_size(tiff: tifffile.TiffFile, axis: Literal["X", "Y"]) -> float | None:
     text = tiff.ome_metadata or ""
-    size = re.search(r'\bPhysicalSizeX="([^"]+)"', text)
-    unit = re.search(r'\bPhysicalSizeXUnit="([^"]+)"', text)
+    size = re.search(rf'\bPhysicalSize{axis}="([^"]+)"', text)
+    unit = re.search(rf'\bPhysicalSize{axis}Unit="([^"]+)"', text)
     factor = MICRONS.get(html.unescape(unit[1]) if unit else "µm")
     return None if size is None or factor is None else _number(size[1], factor)
 
@@ -348,8 +356,8 @@ def _number(text: str, factor: float = 1.0) -> float | None:
         return None
 
 
-def _resolution_size(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None:
-    fraction: Any = page.tags.valueof(_X_RESOLUTION)
+def _resolution_size(tiff: tifffile.TiffFile, page: tifffile.TiffPage, tag: int) -> float | None:
+    fraction: Any = page.tags.valueof(tag)
     if not isinstance(fraction, tuple) or len(fraction) != 2 or 0 in fraction:
         return None
     per_unit = fraction[0] / fraction[1]

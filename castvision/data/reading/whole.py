@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from castvision.data.reading.georeference import Georeference, georeference_beside, georeference_from_tags
 from castvision.data.reading.pixels import Decoded, Pixels, check_size, orient, resolve_alpha
 from castvision.data.reading.reader import (
     DECODER_ERRORS,
@@ -45,6 +46,7 @@ from castvision.errors import one_line
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
+    from pathlib import Path
 
     import tifffile
 
@@ -135,6 +137,9 @@ class WholeImageReader(ImageReader):
         self._pixels = self._load()
         height, width, self.channels = self._pixels.shape
         self.levels, self.dtype = make_levels([(height, width)]), self._pixels.dtype
+        self.georeference = None if self.path is None else _georeference(self.path, self.options.page or 0)
+        if self.georeference is not None and not self.georeference.is_in_degrees:
+            self.mpp, self.mpp_y = self.georeference.pixel_sizes
 
     def _load(self) -> Pixels:
         options = self.options
@@ -189,6 +194,27 @@ def decode(data: bytes, page: int | None = None, keep_index: bool = False) -> De
     if data.startswith(_PNG) and data[24] == 16 and data[25] in (2, 4, 6):
         return replace(_decode_png16(data), orientation=decoded.orientation)
     return decoded
+
+
+def _georeference(path: Path, page: int) -> Georeference | None:
+    """Of the pixels as they are shown: by what lies beside the file, and a TIFF's tags."""
+    with path.open("rb") as file:
+        is_tiff = file.read(4) in TIFF_SIGNATURES
+    if is_tiff:
+        import tifffile
+
+        with tifffile.TiffFile(path) as tiff:
+            stored = tiff.pages[page].aspage()
+            place = georeference_from_tags(stored.tags.valueof, path)
+            turn = stored.tags.valueof(ORIENTATION_TAG, 1)
+            return place and place.of_turned(turn, stored.imagelength, stored.imagewidth)
+    place = georeference_beside(path)
+    if place is None:
+        return None
+    with _own_limit():
+        image = Image.open(path, formats=FORMATS)
+    with image:
+        return place.of_turned(_exif_orientation(image), image.height, image.width)
 
 
 def _jpeg_is_whole(data: bytes) -> bool:

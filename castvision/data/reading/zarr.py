@@ -38,7 +38,8 @@ class ZarrReader(ImageReader):
                 raise ValueError("expected a zarr array or an OME-Zarr image, got a group; name one of its arrays")
             self._arrays = [node[entry["path"]] for entry in scales[0]["datasets"]]
             axes = [axis["name"] if isinstance(axis, dict) else axis for axis in scales[0].get("axes", "tczyx")]
-            self.mpp, names = _microns(scales[0], axes), _names(attributes)
+            self.mpp, self.mpp_y = (_microns(scales[0], axes, axis) for axis in "xy")
+            names = _names(attributes)
         self._axes = axes
         _check(axes, self._arrays[0])
         y, x = axes.index("y"), axes.index("x")
@@ -80,10 +81,10 @@ def _check(axes: list[str], array: Any) -> None:
         raise ValueError(f"expected one image, got a stack with axes={axes}, shape {tuple(array.shape)}")
 
 
-def _microns(scale: dict[str, Any], axes: list[str]) -> float | None:
+def _microns(scale: dict[str, Any], axes: list[str], name: str) -> float | None:
     steps = scale["datasets"][0].get("coordinateTransformations", [])
-    size = next((step["scale"][axes.index("x")] for step in steps if step.get("type") == "scale"), None)
-    axis = scale.get("axes", [None] * len(axes))[axes.index("x")]
+    size = next((step["scale"][axes.index(name)] for step in steps if step.get("type") == "scale"), None)
+    axis = scale.get("axes", [None] * len(axes))[axes.index(name)]
     factor = MICRONS.get(axis.get("unit", "")) if isinstance(axis, dict) else None
     return None if size is None or factor is None else float(size) * factor
 

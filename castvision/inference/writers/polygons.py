@@ -2,7 +2,9 @@
 
 An outline is made of corners. In one row of the grid between pixels a class's corners lie in pairs, each joined by a
 horizontal edge; in one column in pairs joined by a vertical edge. Following the two pairings in turn walks around each
-outline. Areas that touch at a corner only are two polygons.
+outline. Areas that touch at a corner only are two polygons. Where an outline or a hole meets itself at a corner it is
+split there, so that no ring touches itself: what an outline closes in becomes a hole, and holes that touch are two.
+This is what the standard (simple features) calls valid.
 
 `rasterio.features.shapes` does the same for a whole array in memory; this tracer needs no GDAL, and reads the labels in
 bands, so that only their corners are held.
@@ -13,11 +15,12 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, insort
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from castvision.inference.writers.outlines import simplify_rings
 from castvision.visualization.pictures import cluster_colours
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Ring = np.ndarray[Any, np.dtype[np.int64]]
+Transform = tuple[float, float, float, float, float, float]
+_IDENTITY: Transform = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _BAND = 512
 _LIMIT = 10_000_000
 
@@ -40,12 +45,15 @@ class Polygon:
     Attributes:
         outline: (n, 2) corners (x, y) in pixels, not closed.
         holes: Likewise.
-        area: In pixels.
     """
 
     outline: Ring
     holes: tuple[Ring, ...]
-    area: int
+
+    @property
+    def area(self) -> int:
+        """In pixels."""
+        return round(abs(_signed_area(self.outline)) - sum(abs(_signed_area(hole)) for hole in self.holes))
 
 
 def write_geojson(
@@ -55,6 +63,7 @@ def write_geojson(
     *,
     left_out: Sequence[int],
     georeference: Georeference | None = None,
+    pixel_size: tuple[float, float] = (1.0, 1.0),
     min_area: int = 0,
     simplify: float = 0.0,
 ) -> int:
@@ -65,10 +74,13 @@ def write_geojson(
         sink: (height, width) labels.
         names: One for each class.
         left_out: Labels without polygons: nodata, a background.
-        georeference: At the labels' resolution; coordinates are then in its system, named in the member "crs", else in
-            pixels (x to the right, y down).
-        min_area: Smaller areas and holes are left out, in pixels.
-        simplify: Corners closer than this many pixels to a straighter outline are dropped; 0 = exact.
+        georeference: At the labels' resolution; coordinates are then in its system, named in the member "crs" if it has
+            a code, else in pixels of the full image (x to the right, y down), as the member "description" says.
+        pixel_size: (width, height) of a label in pixels of the full image.
+        min_area: Smaller holes are filled, and count as the area they lie in; then smaller areas are left out. In
+            pixels of the labels.
+        simplify: Corners closer than this many pixels to a straighter outline are dropped, as long as no rings cross;
+            0 = exact. The pixels stated are those before.
 
     Returns:
         Number of polygons.
@@ -77,60 +89,65 @@ def write_geojson(
         ValueError: More than 10 million corners.
     """
     corners = _collect(sink, set(left_out))
+    transform = _to_full_image(pixel_size) if georeference is None else georeference.transform
     count = 0
     with path.open("w", encoding="utf-8") as file:
-        file.write('{"type": "FeatureCollection"' + _crs(georeference) + ', "features": [')
+        file.write('{"type": "FeatureCollection"' + _where(georeference, pixel_size) + ', "features": [')
         for label in sorted(corners):
-            for polygon in trace(corners.pop(label)):
-                rings = _kept_rings(polygon, min_area, simplify)
-                if rings:
-                    file.write((",\n" if count else "\n") + _feature(label, names, polygon, rings, georeference))
+            for traced in trace(corners.pop(label)):
+                polygon = _without_small_holes(traced, min_area)
+                if polygon.area >= min_area:
+                    rings = simplify_rings([polygon.outline, *polygon.holes], simplify)
+                    file.write((",\n" if count else "\n") + _feature(label, names, polygon.area, rings, transform))
                     count += 1
         file.write("\n]}\n")
     return count
 
 
-def _crs(georeference: Georeference | None) -> str:
-    crs = None if georeference is None else georeference.crs
-    if crs is None:
-        return ""
-    name = f"urn:ogc:def:crs:EPSG::{crs[5:]}" if crs.startswith("EPSG:") else crs
-    return f', "crs": {json.dumps({"type": "name", "properties": {"name": name}})}'
+def _to_full_image(pixel_size: tuple[float, float]) -> Transform:
+    width, height = pixel_size
+    return width, 0.0, 0.0, 0.0, height, 0.0
 
 
-def _kept_rings(polygon: Polygon, min_area: int, simplify: float) -> list[Ring]:
-    if polygon.area < min_area:
-        return []
-    kept = [polygon.outline, *(hole for hole in polygon.holes if abs(_signed_area(hole)) >= min_area)]
-    if simplify <= 0:
-        return kept
-    import cv2
+def _where(georeference: Georeference | None, pixel_size: tuple[float, float]) -> str:
+    """Members that say what the coordinates are."""
+    if georeference is None:
+        width, height = pixel_size
+        told = "coordinates are pixels of the full image, x to the right, y down from its upper left corner"
+        if pixel_size != (1.0, 1.0):
+            told += f"; a pixel of the labels is {width:g} × {height:g} of them"
+        return f', "description": {json.dumps(told, ensure_ascii=False)}'
+    if georeference.epsg is not None:
+        name = f"urn:ogc:def:crs:EPSG::{georeference.epsg}"
+        return f', "crs": {json.dumps({"type": "name", "properties": {"name": name}})}'
+    told = "coordinates are on the ground, in a coordinate system "
+    told += "without a code, see the .wkt file beside this one" if georeference.has_crs else "the image does not name"
+    return f', "description": {json.dumps(told)}'
 
-    simple = [cv2.approxPolyDP(ring.astype(np.int32)[:, None], simplify, closed=True)[:, 0] for ring in kept]
-    return [ring.astype(np.int64) for ring in simple if len(ring) >= 3] if len(simple[0]) >= 3 else []
+
+def _without_small_holes(polygon: Polygon, min_area: int) -> Polygon:
+    return replace(polygon, holes=tuple(hole for hole in polygon.holes if abs(_signed_area(hole)) >= min_area))
 
 
-def _feature(
-    label: int, names: Sequence[str], polygon: Polygon, rings: list[Ring], georeference: Georeference | None
-) -> str:
+def _feature(label: int, names: Sequence[str], pixels: int, rings: Sequence[Array], transform: Transform) -> str:
     name = names[label] if label < len(names) else str(label)
-    coordinates = [_closed(ring, index == 0, georeference) for index, ring in enumerate(rings)]
+    coordinates = [_closed(ring, index == 0, transform) for index, ring in enumerate(rings)]
     colour = [int(value) for value in cluster_colours(label + 1)[label]]
     properties = {
         "class": label,
         "name": name,
-        "pixels": polygon.area,
+        "pixels": pixels,
         "classification": {"name": name, "color": colour},  # as QuPath reads it
     }
     geometry = {"type": "Polygon", "coordinates": coordinates}
     return json.dumps({"type": "Feature", "properties": properties, "geometry": geometry}, ensure_ascii=False)
 
 
-def _closed(ring: Ring, is_outline: bool, georeference: Georeference | None) -> list[list[float]]:
+def _closed(ring: Array, is_outline: bool, transform: Transform) -> list[list[float]]:
     """Coordinates, outlines counter-clockwise and holes clockwise as the standard asks."""
     points: list[list[float]] = ring.tolist()
-    if georeference is not None:
-        a, b, c, d, e, f = georeference.transform
+    if transform != _IDENTITY:
+        a, b, c, d, e, f = transform
         points = [[a * x + b * y + c, d * x + e * y + f] for x, y in points]
     if (_signed_area(np.asarray(points, np.float64)) > 0) != is_outline:
         points.reverse()
@@ -205,6 +222,10 @@ def trace(corners: Array) -> Iterator[Polygon]:
     across = _partners(np.lexsort((goes_right, x, y)))
     along = _partners(np.lexsort((goes_down, y, x)))
     order, bounds, ring_of = _walk(across, along)
+    exchanged = _exchanged_where_rings_touch_themselves(y, x, ring_of)
+    if exchanged is not None:
+        along = exchanged[along[exchanged]]
+        order, bounds, ring_of = _walk(across, along)
     first = order[bounds[:-1]]
     is_outline = inside[first] > 0
     holes: dict[int, list[int]] = defaultdict(list)
@@ -216,9 +237,7 @@ def trace(corners: Array) -> Iterator[Polygon]:
         return np.stack([x[met], y[met]], axis=1).astype(np.int64)
 
     for number in np.flatnonzero(is_outline).tolist():
-        outline, inner = ring(number), tuple(ring(hole) for hole in holes[number])
-        area = abs(_signed_area(outline)) - sum(abs(_signed_area(hole)) for hole in inner)
-        yield Polygon(outline, inner, round(area))
+        yield Polygon(ring(number), tuple(ring(hole) for hole in holes[number]))
 
 
 def _partners(order: Array) -> Array:
@@ -249,6 +268,20 @@ def _walk(across: Array, along: Array) -> tuple[Array, list[int], Array]:
             here = below_of[beside]
         bounds.append(end)
     return order, bounds, ring_of
+
+
+def _exchanged_where_rings_touch_themselves(y: Array, x: Array, ring_of: Array) -> Array | None:
+    """For each corner itself, but the other of the two where one ring passes through both; None = there are none.
+
+    Exchanging the vertical edges of such two corners splits the ring there. Corners of one place follow each other.
+    """
+    is_twin = (y[1:] == y[:-1]) & (x[1:] == x[:-1]) & (ring_of[1:] == ring_of[:-1])
+    lower = np.flatnonzero(is_twin)
+    if len(lower) == 0:
+        return None
+    exchanged = np.arange(len(y))
+    exchanged[lower], exchanged[lower + 1] = lower + 1, lower
+    return exchanged
 
 
 def _parents(first: Array, is_outline: Array, edges: tuple[Array, Array, Array, Array]) -> dict[int, int]:

@@ -35,7 +35,7 @@ def write_tiff(
     *,
     nodata: float,
     georeference: Georeference | None = None,
-    mpp: float | None = None,
+    mpp: float | tuple[float, float] | None = None,
 ) -> None:
     """Write a pyramid, tile by tile.
 
@@ -44,7 +44,7 @@ def write_tiff(
         sink: (height, width) or (height, width, channels).
         nodata: Written as GDAL's nodata tag.
         georeference: Of the image the output belongs to, at the output's resolution.
-        mpp: Microns per pixel, written as the resolution where there is no georeference.
+        mpp: Microns per pixel, of a pair across and down, written as the resolution where there is no georeference.
     """
     height, width = sink.shape[:2]
     channels = sink.shape[2:]
@@ -56,7 +56,8 @@ def write_tiff(
             ground = georeference.extratags() if georeference is not None and step == 1 else []
             more: dict[str, Any] = {"extratags": [*tags, *ground]}
             if georeference is None and mpp is not None:
-                more |= {"resolution": (1e4 / (mpp * step),) * 2, "resolutionunit": "CENTIMETER"}
+                across, down = mpp if isinstance(mpp, tuple) else (mpp, mpp)
+                more |= {"resolution": (1e4 / (across * step), 1e4 / (down * step)), "resolutionunit": "CENTIMETER"}
             writer.write(
                 _tiles(sink, step),
                 shape=(-(-height // step), -(-width // step), *channels),

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 
 from castvision.data.datasets.class_folders import ClassFolders
 from castvision.data.datasets.leaks import check_apart
 from castvision.data.datasets.lra import MEAN, STD, LRAImage, LRAPathfinder
-from castvision.data.reading.pixels import match_channels, to_unit_range
 from castvision.data.reading.whole import read_image
 from castvision.data.synthetic.pathfinder.dataset import CLASS_NAMES
+from castvision.data.transforms.crop import cropping_transform, rgb_picture
 from castvision.training.data.data_module import ImageDataModule, Pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from PIL import Image
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -38,6 +38,8 @@ class ImageFolderDataModule(ImageDataModule):
         FileNotFoundError: A folder that is missing, or a class without images.
         ValueError: Splits with different classes, one image in two splits, an empty file, or a number out of range.
     """
+
+    resize = "crop"
 
     def __init__(
         self,
@@ -67,11 +69,11 @@ class ImageFolderDataModule(ImageDataModule):
             folder.transform = self._transform(is_training=split == "train")
 
     def _transform(self, is_training: bool) -> Callable[[Image.Image], Any]:
-        size = (3, *self.img_size)
-        extra = self.augmentation if is_training else {}
+        if not is_training:
+            return cropping_transform(self.img_size, self.mean, self.std)
         try:
             transform: Callable[[Image.Image], Any] = create_transform(
-                size, is_training=is_training, mean=self.mean, std=self.std, **extra
+                (3, *self.img_size), is_training=True, mean=self.mean, std=self.std, **self.augmentation
             )
         except TypeError as error:
             raise ValueError(f"expected arguments of timm.data.create_transform in augmentation: {error}") from error
@@ -106,14 +108,11 @@ def read_rgb(path: str) -> Image.Image:
         ValueError: Not an image, a damaged one, or one that is neither grey nor RGB; the message names it.
     """
     try:
-        pixels = match_channels(read_image(path), 3)
+        return rgb_picture(read_image(path))
     except OSError as error:
         raise ValueError(f"cannot read the image {path!r}: {error}; remove it or fetch it again") from error
     except ValueError as error:
         raise ValueError(f"{error} ({path})" if path not in str(error) else str(error)) from error
-    if pixels.dtype != np.uint8:
-        pixels = (to_unit_range(pixels) * 255).round().astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 class LRAPathfinderDataModule(ImageDataModule):

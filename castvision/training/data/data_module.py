@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Sampler
 
     from castvision.data.transforms.batch_augmentation import BatchAugmentation
+    from castvision.models.recipe import Resize
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class ImageDataModule(LightningDataModule, ABC):
         seed: Of the order of the images.
         keeps_units: Signed and float images come in the file's own units (Kelvin, reflectance), as their mean and std;
             otherwise each image is brought to 0..1.
+        resize: How files become ``img_size``, see `castvision.models.recipe.InputFormat`.
         task_kind: The kind of task the targets are for; None if any task may take them.
         label_map: What the labels in mask files mean, see `castvision.data.reading.labels.LabelMap`; None = they are
             class numbers.
@@ -59,6 +61,7 @@ class ImageDataModule(LightningDataModule, ABC):
     num_workers: int = 1
     seed: int = 0
     keeps_units: bool = False
+    resize: Resize = "none"
     task_kind: str | None = None
     label_map: dict[str, int | str] | None = None
     context_size: tuple[int, int] | None = None
@@ -112,6 +115,7 @@ class ImageDataModule(LightningDataModule, ABC):
             "mean": list(self.mean),
             "std": list(self.std),
             "keeps_units": self.keeps_units,
+            "resize": self.resize,
             **({} if self.label_map is None else {"label_map": self.label_map}),
         }
 

@@ -68,6 +68,9 @@ class ImageFormat:
         return ChannelStatistics(tuple(mean), tuple(std))
 
 
+SIZED_IMAGES = 32
+"""Images whose sizes say whether images are resized."""
+
 FORMAT = ImageFormat()
 AUGMENTATION = Augmentation()
 """What the data modules below take if nothing else is configured; both are frozen."""
@@ -111,6 +114,7 @@ class PixelDataModule(ImageDataModule):
             dataset.transform = SampleTransform(img_size, self.mean, self.std, augmentation=how, fit=pixels.fit)
         self._splits = dict(splits)
         self.fits = pixels.fit
+        self.resize = "fit" if pixels.fit and _is_resized(train, img_size) else "none"
         if train.read(0)[1].ndim == 2:
             self.collate = _collate
 
@@ -143,6 +147,12 @@ class PixelDataModule(ImageDataModule):
         if split not in self._splits:
             raise FileNotFoundError(f"expected images for {split!r}, found {', '.join(self._splits)} only")
         return self._splits[split]
+
+
+def _is_resized(dataset: PixelDataset, img_size: int) -> bool:
+    """Whether any image has another size: crops that have it already leave a model free to work on tiles."""
+    sizes = (dataset.read(index)[0].shape[:2] for index in spread(len(dataset), SIZED_IMAGES))
+    return any(max(size) != img_size for size in sizes)
 
 
 def _collate(samples: Sequence[Sample]) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch.utils.data import Sampler
+
+logger = logging.getLogger(__name__)
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 MEASURED_WINDOWS = 256
@@ -124,7 +127,13 @@ class WindowDataModule(ImageDataModule):
                 raise ValueError(f"expected labelled pixels in every split, found none for {name!r}; try another seed")
         super().__init__(names, sources.channels, (size, size), statistics.mean, statistics.std)
         self.context_size = sources.context_size
+        self.level, self.scale = level, common_scale(sources.scales)
         self.train_length = train_length
+
+    def description(self) -> dict[str, Any]:
+        """Also the level and the scale, at which the model is to be used."""
+        mpp, unit = self.scale or (None, None)
+        return {**super().description(), "level": self.level, "mpp": mpp, "mpp_unit": unit}
 
     @staticmethod
     def collate(samples: Sequence[Sample]) -> Batch:
@@ -144,6 +153,28 @@ class WindowDataModule(ImageDataModule):
     def sampler(self, dataset: Pairs) -> Sampler[int]:
         """New windows each epoch."""
         return FreshSampler(self.train_length)
+
+
+def common_scale(scales: Sequence[tuple[float, str] | None]) -> tuple[float, str] | None:
+    """The scale of all images.
+
+    Args:
+        scales: Size of a pixel and its unit, of each image.
+
+    Returns:
+        The same of all, if they agree to a tenth; else None, which is said where some are stated.
+    """
+    stated = [scale for scale in scales if scale is not None]
+    if not stated:
+        return None
+    sizes, units = [size for size, _ in stated], {unit for _, unit in stated}
+    if len(stated) == len(scales) and len(units) == 1 and max(sizes) <= 1.1 * min(sizes):
+        return stated[0]
+    logger.warning(
+        "the images have pixels of %g to %g %s (%d of %d state it); the checkpoint will remember no scale",
+        min(sizes), max(sizes), " or ".join(sorted(units)), len(stated), len(scales),
+    )  # fmt: skip
+    return None
 
 
 def find_pairs(root: str | Path) -> list[Pair]:

@@ -51,6 +51,7 @@ def test_folders_of_any_depth_and_their_statistics(tmp_path, channels, dtype):
     np.testing.assert_allclose(data.std, 0.5)
     assert data.description() == {
         "in_chans": channels, "img_size": [16, 16], "mean": list(data.mean), "std": list(data.std), "keeps_units": True,
+        "resize": "fit",
     }  # fmt: skip
     image, mask, extras, _ = next(iter(data.train_dataloader()))
     assert (image.shape, mask.shape) == ((2, channels, 16, 16), (2, 16, 16))

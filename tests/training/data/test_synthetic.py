@@ -46,6 +46,7 @@ def test_batches_and_names(make, options, classes):
         "mean": [0.5],
         "std": [0.5],
         "keeps_units": False,
+        "resize": "none",
     }
 
 
@@ -90,6 +91,7 @@ def test_pathfinder_batches_and_names(task, classes, shape):
         "mean": [0.5],
         "std": [0.5],
         "keeps_units": False,
+        "resize": "none",
     }
 
 

@@ -1,0 +1,134 @@
+"""What training says of its held-out images, `castvision evaluate` says of the same files, to the last digit."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from castvision_cli import main
+
+TINY = [
+    "--model.model_name", "cast_vit_atto_patch4_32", "--data.img_size", "32", "--data.batch_size", "4",
+    "--data.num_workers", "0", "--trainer.max_epochs", "1", "--trainer.precision", "32-true",
+    "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
+]  # fmt: skip
+
+
+def disks(rng, height, width):
+    """Large discs are objects, small ones are not; of any grey."""
+    y, x = np.mgrid[:height, :width]
+    image = rng.integers(0, 60, (height, width, 3)).astype(np.uint8)
+    mask = np.zeros((height, width), np.uint8)
+    for radius, label in ((30, 1), (8, 0), (6, 0)):
+        inside = (y - rng.integers(height)) ** 2 + (x - rng.integers(width)) ** 2 < radius**2
+        image[inside] = rng.integers(90, 255, 3)
+        mask[inside] = label
+    mask[: height // 10] = 255
+    return image, mask
+
+
+def save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def pairs(root):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 5)):
+        for number in range(count):
+            image, mask = disks(rng, *rng.integers(70, 150, 2))
+            save(root / split / "images" / f"{number}.png", image)
+            save(root / split / "masks" / f"{number}.png", mask)
+
+
+def folders(root):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 9)):
+        for name in ("cat", "dog", "owl"):
+            for number in range(count):
+                save(root / split / name / f"{number}.png", disks(rng, *rng.integers(40, 150, 2))[0])
+
+
+def run_of(tmp_path, config, *more):
+    flags = ["--data.root", tmp_path / "data", "--run_dir", tmp_path / "run", *TINY, *more]
+    assert main(["train", "--config", config, *map(str, flags)]) == 0
+    return json.loads((tmp_path / "run/metrics.json").read_text())
+
+
+def measured(tmp_path, *flags):
+    arguments = ["--model", tmp_path / "run/best.ckpt", "--output", tmp_path / "out", "--device", "cpu", *flags]
+    assert main(["evaluate", *map(str, arguments)]) == 0
+    return json.loads((tmp_path / "out/metrics.json").read_text())
+
+
+def assert_same(measured, trained):
+    """To the last digit that Lightning keeps of what is logged: it does so in float32."""
+    assert np.float32(measured) == np.float32(trained)
+
+
+@pytest.mark.parametrize("fit", [True, False])
+def test_of_segmentation_folders(tmp_path, fit):
+    pairs(tmp_path / "data")
+    flags = ["--model.model_kwargs", "{img_size: 32, in_chans: 3, depth: 2}", "--data.pixels.fit", str(fit).lower()]
+    trained = run_of(tmp_path, "segmentation_folder", *flags)
+    facts = torch.load(tmp_path / "run/best.ckpt", weights_only=True)["castvision"]
+    assert facts["resize"] == ("fit" if fit else "none")
+    if not fit:
+        return
+    val = tmp_path / "data/val"
+    found = measured(tmp_path, "--images", val / "images", "--masks", val / "masks")
+    assert found["confusion"] == trained["confusion"]
+    assert_same(found["metrics"]["miou"], trained["best"]["val/miou"])
+    assert_same(found["metrics"]["pixel_acc"], trained["best"]["val/pixel_acc"])
+
+
+def test_of_folders_of_classes(tmp_path):
+    folders(tmp_path / "data")
+    flags = ["--model.num_classes", "3", "--model.model_kwargs", "{in_chans: 3, depth: 2}"]
+    trained = run_of(tmp_path, "image_folder", *flags)
+    assert torch.load(tmp_path / "run/best.ckpt", weights_only=True)["castvision"]["resize"] == "crop"
+    found = measured(tmp_path, "--images", tmp_path / "data/val")
+    assert found["confusion"] == trained["confusion"]
+    assert_same(found["metrics"]["acc1"], trained["best"]["val/acc1"])
+
+
+def test_predict_shows_whole_images_where_training_did(tmp_path, capsys):
+    """And lays the classes over the image at its own size; images of the training size are left to tiles."""
+    pairs(tmp_path / "data")
+    run_of(tmp_path, "segmentation_folder", "--model.model_kwargs", "{img_size: 32, in_chans: 3, depth: 2}")
+    image, _ = disks(np.random.default_rng(5), 128, 64)
+    save(tmp_path / "photo.png", image)
+    arguments = [tmp_path / "photo.png", "--model", tmp_path / "run/best.ckpt", "--no-overlay", "--device", "cpu"]
+    for name, more, told in (
+        ("fit", [], "brought to 32 pixels as in training"),
+        ("tiles", ["--tile", "32"], "works at the image's own pixels, but the model was trained on"),
+    ):
+        assert main(["predict", *map(str, arguments), "--output", str(tmp_path / name), *more]) == 0
+        assert told in " ".join(capsys.readouterr().out.split())
+    labels = np.asarray(Image.open(tmp_path / "fit/masks/photo.png"))
+    assert labels.shape == (128, 64)
+    from castvision.inference.fitted import FittedModel
+    from castvision.inference.predictor import load_model
+
+    model = FittedModel(load_model(tmp_path / "run/best.ckpt"), np.dtype(np.uint8), "photo")
+    small, _ = model.measure(image, np.zeros((128, 64), np.uint8))
+    assert small.shape == (32, 16)
+    inside = np.all([np.roll(small, step, axis) == small for axis in (0, 1) for step in (-1, 1)], axis=0)
+    inside[[0, -1]], inside[:, [0, -1]] = False, False
+    large = np.kron(small, np.ones((4, 4), np.uint8)), np.kron(inside, np.ones((4, 4), bool))
+    assert (labels[large[1]] == large[0][large[1]]).mean() > 0.95
+
+
+def test_crops_that_have_the_training_size_leave_tiles(tmp_path):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for number in range(4):
+            image, mask = disks(rng, 32, 32)
+            save(tmp_path / "data" / split / "images" / f"{number}.png", image)
+            save(tmp_path / "data" / split / "masks" / f"{number}.png", mask)
+    run_of(tmp_path, "segmentation_folder", "--model.model_kwargs", "{img_size: 32, in_chans: 3, depth: 2}")
+    assert torch.load(tmp_path / "run/best.ckpt", weights_only=True)["castvision"]["resize"] == "none"
