@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,6 +78,7 @@ class ImageFolderDataModule(ImageDataModule):
             )
         except TypeError as error:
             raise ValueError(f"expected arguments of timm.data.create_transform in augmentation: {error}") from error
+        keep_a_bit(transform)
         return transform
 
     def dataset(self, split: str) -> Pairs:
@@ -113,6 +115,24 @@ def read_rgb(path: str) -> Image.Image:
         raise ValueError(f"cannot read the image {path!r}: {error}; remove it or fetch it again") from error
     except ValueError as error:
         raise ValueError(f"{error} ({path})" if path not in str(error) else str(error)) from error
+
+
+def keep_a_bit(transform: Any) -> None:
+    """Let no posterising of timm's policies ask for 0 bits: that is a black image, and an error from Pillow 13 on.
+
+    Args:
+        transform: Of ``timm.data.create_transform``; changed in place.
+    """
+    for step in getattr(transform, "transforms", [transform]):
+        policies = [getattr(step, "ops", []), *getattr(step, "policy", [])]
+        for operation in (operation for policy in policies for operation in policy):
+            if str(getattr(operation, "name", "")).startswith("Posterize"):
+                operation.level_fn = partial(_at_least_a_bit, operation.level_fn)
+
+
+def _at_least_a_bit(level_to_bits: Callable[[float, Any], tuple[int]], level: float, options: Any) -> tuple[int]:
+    (bits,) = level_to_bits(level, options)
+    return (max(1, bits),)
 
 
 class LRAPathfinderDataModule(ImageDataModule):

@@ -176,6 +176,12 @@ class Task(LightningModule, ABC):
         if data is not None:
             self.take_over(data)
 
+    def on_train_start(self) -> None:
+        """A run that goes on with another budget follows the new schedule from its first step."""
+        for entry in self.trainer.lr_scheduler_configs:
+            if isinstance(entry.scheduler, BudgetSchedule):
+                entry.scheduler.refresh()
+
     def forward(self, image: Tensor, **extras: Tensor) -> Tensor:
         """Logits of images (B, in_chans, height, width); what the model is told beside them, see `Batch`."""
         logits: Tensor = self.model(image, **extras)

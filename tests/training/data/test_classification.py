@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.datasets import CIFAR10
 
 from castvision.data.datasets.lra import LRAImage
@@ -157,3 +157,22 @@ def test_numbers_and_augmentation_are_checked(root):
 def test_16_bit_channels_are_rounded_not_cut(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 4, 3), 257 * 100 + 200, np.uint16))  # 100.78 of 255
     assert np.asarray(read_rgb(str(tmp_path / "a.png"))).tolist() == [[[101] * 3] * 4] * 4
+
+
+def test_no_policy_asks_for_a_picture_of_0_bits(root, monkeypatch):
+    """timm's strongest posterising, which Pillow 13 refuses; the shipped policy draws it about once in 750 images."""
+    bits = []
+    monkeypatch.setattr(ImageOps, "posterize", lambda image, number: bits.append(number) or image)
+    policies = ["rand-m9-mstd0.5-inc1", "rand-m9-mstd0.5", "rand-m1", "augmix-m5", "original", "v0", "originalr", "3a"]
+    for policy in policies:
+        data = ImageFolderDataModule(
+            str(root), img_size=32, batch_size=1, num_workers=0, augmentation={"auto_augment": policy}
+        )
+        steps = data.dataset("train").transform.transforms
+        groups = [group for step in steps for group in (getattr(step, "ops", []), *getattr(step, "policy", []))]
+        for operation in (operation for group in groups for operation in group):
+            if operation.name.startswith("Posterize"):
+                for level in range(11):
+                    bits += operation.level_fn(level, operation.hparams)
+    assert bits
+    assert min(bits) == 1
