@@ -55,6 +55,9 @@ def same_images(paths: Sequence[Path], splits: Sequence[Hashable] | None = None,
 def check_apart(splits: Mapping[str, Sequence[Path]], *, contents: bool = True) -> None:
     """Refuse an image that stands in two splits.
 
+    A split that lists exactly the files of another is no slip but a wish, such as a dry run on a handful of images: it
+    is allowed, with a warning that it measures nothing.
+
     Args:
         splits: Images by split.
         contents: See `same_images`.
@@ -62,8 +65,17 @@ def check_apart(splits: Mapping[str, Sequence[Path]], *, contents: bool = True) 
     Raises:
         ValueError: There is one; the message names both files and counts the others.
     """
-    paths = [path for some in splits.values() for path in some]
-    owners = [split for split, some in splits.items() for _ in some]
+    known: dict[frozenset[str], str] = {}
+    for split, some in splits.items():
+        earlier_split = known.setdefault(frozenset(map(os.path.realpath, some)), split)
+        if earlier_split != split:
+            logger.warning(
+                "%s lists exactly the images of %s: what is measured on it says nothing of other images",
+                split, earlier_split,
+            )  # fmt: skip
+    apart = {split: splits[split] for split in known.values()}
+    paths = [path for some in apart.values() for path in some]
+    owners = [split for split, some in apart.items() for _ in some]
     both: dict[int, tuple[int, int]] = {}
     first: dict[int, int] = {}
     for index, image in enumerate(same_images(paths, owners, contents=contents)):

@@ -54,3 +54,13 @@ def test_images_that_are_all_alike_are_split_by_name(tmp_path, caplog):
     paths = [write(tmp_path / f"{number}.png", b"black") for number in range(5)]
     assert [len(some) for _, some in hold_out_images(paths, 0.2, 0)] == [4, 1]
     assert "all 5 images are of the same content" in caplog.text
+
+
+def test_a_split_of_exactly_the_same_files_is_a_dry_run_that_is_said(tmp_path, caplog):
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, file in enumerate(files):
+        file.write_bytes(bytes([number]))
+    check_apart({"train": files, "val": files[::-1]})
+    assert "val lists exactly the images of train" in caplog.text
+    with pytest.raises(ValueError, match="the same image in train"):
+        check_apart({"train": files, "val": files[:2]})
