@@ -211,13 +211,21 @@ def epsg_keys(code: int, is_geographic: bool) -> tuple[int, ...]:
 # Beside the image
 
 
+def _is_there(file: Path) -> bool:
+    """Whether there is such a file; none has a name that is too long for the file system."""
+    try:
+        return file.is_file()
+    except OSError:
+        return False
+
+
 def _read_world_file(path: Path) -> Transform | None:
     """Six lines: a, d, b, e and the middle of the first pixel. ``.tfw`` or ``.tifw`` of ``.tif``, or ``.wld``."""
     suffix = path.suffix[1:]
     names = [f"{suffix[:1]}{suffix[-1:]}w", f"{suffix}w", "wld"] if suffix else ["wld"]
     for name in dict.fromkeys(spelled for short in names for spelled in (short, short.lower(), short.upper())):
         file = path.with_suffix(f".{name}")
-        if file.is_file() and file != path:
+        if _is_there(file) and file != path:
             try:
                 a, d, b, e, x, y = (float(text) for text in file.read_text("utf-8", "replace").split())
                 _check_transform(transform := (a, b, x - (a + b) / 2, d, e, y - (d + e) / 2))
@@ -232,7 +240,7 @@ def _read_world_file(path: Path) -> Transform | None:
 def _read_pam(path: Path) -> tuple[Transform | None, str | None]:
     """Transform and WKT of GDAL's .aux.xml, where it states them."""
     file = path.with_name(f"{path.name}.aux.xml")
-    if not file.is_file():
+    if not _is_there(file):
         return None, None
     try:
         root = ElementTree.fromstring(file.read_bytes())
