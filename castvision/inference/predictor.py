@@ -107,8 +107,7 @@ class Predictor:
         return self.parts.class_names
 
     def input_size(self, image_size: tuple[int, int], max_size: int | None = None) -> tuple[int, int]:
-        """The size an image is resized to: longer side at most ``max_size``, whole patches, never enlarged without
-        need.
+        """The size an image is resized to: whole patches, and enlarged only where it must be.
 
         Args:
             image_size: (height, width) of the image.
@@ -119,7 +118,7 @@ class Predictor:
 
         Raises:
             ValueError: ``max_size`` smaller than a patch.
-        """  # noqa: D205
+        """
         if self.parts.fixed_size is not None:
             return self.parts.fixed_size
         patch = self.parts.patch_size

@@ -46,7 +46,7 @@ class Skip:
 
 
 @dataclass(frozen=True)
-class Patch:
+class TileInput:
     """A tile as it was read.
 
     Attributes:
@@ -86,7 +86,7 @@ class TileSource:
         self.size = image.levels[level].height, image.levels[level].width
         self._mask = open_array(skip.mask) if isinstance(skip.mask, np.ndarray) else skip.mask
 
-    def read(self, tile: Tile) -> Patch:
+    def read(self, tile: Tile) -> TileInput:
         """Read one tile; where the image is shorter than a tile it is continued by reflection."""
         y, x, start = tile.y, tile.x, (tile.y.start, tile.x.start)
         height, width = min(y.stop, self.size[0]) - y.start, min(x.stop, self.size[1]) - x.start
@@ -95,13 +95,13 @@ class TileSource:
         valid = has_data if self._mask is None else has_data & self._foreground(self._mask, (*start, height, width))
         used = valid[y.low - y.start : y.high - y.start, x.low - x.start : x.high - x.start]
         if self._is_left_out(pixels, used):
-            return Patch(None, used)
+            return TileInput(None, used)
         values = pixels.astype(np.float32)
         values[~has_data] = 0
         missing = (0, y.stop - y.start - height), (0, x.stop - x.start - width)
         if missing != ((0, 0), (0, 0)):
             values, has_data = np.pad(values, (*missing, (0, 0)), mode="reflect"), np.pad(has_data, missing, "reflect")
-        return Patch(
+        return TileInput(
             np.ascontiguousarray(values.transpose(2, 0, 1)),
             None if used.all() else used,
             None if has_data.all() else has_data,
@@ -162,13 +162,13 @@ class Informed:
         if context_size is not None:
             self.context = read_overview(source.image, context_size)[None].to(device)
 
-    def __call__(self, batch: Tensor, placed: Sequence[tuple[Tile, Patch]], view: Symmetry) -> Tensor:
+    def __call__(self, batch: Tensor, placed: Sequence[tuple[Tile, TileInput]], view: Symmetry) -> Tensor:
         """(B, classes, height, width) of the tiles of a batch, which were mirrored and turned as ``view`` says."""
         told: dict[str, Tensor] = {}
         if self.context is not None:
             window = torch.tensor([self._window(tile) for tile, _ in placed], device=batch.device)
             told |= {"context": view.of(self.context), "window": view.of_window(window)}
-        masks = [patch.has_data for _, patch in placed]
+        masks = [taken.has_data for _, taken in placed]
         if self.mask_nodata and any(mask is not None for mask in masks):
             told["pixel_mask"] = view.of(_stacked(masks).to(batch.device))
         return self.predictor(batch, **told)

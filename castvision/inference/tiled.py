@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from castvision.data import ImageReader
-    from castvision.inference.tile_source import Mask, Patch
+    from castvision.inference.tile_source import Mask, TileInput
     from castvision.inference.tiling import Tile, TileGrid
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
-TilePredictor = Callable[[Tensor, "Sequence[tuple[Tile, Patch]]", Symmetry], Tensor]
+TilePredictor = Callable[[Tensor, "Sequence[tuple[Tile, TileInput]]", Symmetry], Tensor]
 """Turns tiles (B, C, height, width), where they lie, and how they were turned, into (B, classes, height, width)."""
 
 
@@ -328,7 +328,7 @@ class TiledRun:
 
     def _run_bands(self, bands: range, predictor: TilePredictor, pool: ThreadPoolExecutor) -> Iterator[int]:
         """Work through some bands, tile by tile in order; yields the number of tiles done."""
-        for done, (tile, patch, values) in enumerate(self._predicted(bands, predictor, pool), start=1):
+        for done, (tile, taken, values) in enumerate(self._predicted(bands, predictor, pool), start=1):
             if values is None:
                 self.totals.tiles_skipped += 1
             else:
@@ -338,34 +338,34 @@ class TiledRun:
                 if self.joiner is None:
                     self.joiner = BandJoiner(self.grid, len(values), self.device, self.totals.seam)
             if self.joiner is not None:
-                self._hand_out(tile, self.joiner.join(tile, values), patch.valid)
+                self._hand_out(tile, self.joiner.join(tile, values), taken.valid)
             yield done
 
     def _predicted(
         self, bands: range, predictor: TilePredictor, pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[Tile, Patch, Tensor | None]]:
+    ) -> Iterator[tuple[Tile, TileInput, Tensor | None]]:
         """Tiles in order, their predictions from full batches; None for tiles that are left out."""
-        waiting: list[tuple[Tile, Patch]] = []
-        batch: list[tuple[Tile, Patch]] = []
+        waiting: list[tuple[Tile, TileInput]] = []
+        batch: list[tuple[Tile, TileInput]] = []
 
-        def predict() -> Iterator[tuple[Tile, Patch, Tensor | None]]:
+        def predict() -> Iterator[tuple[Tile, TileInput, Tensor | None]]:
             outputs: Iterator[Tensor] = iter(())
             if batch:
-                pixels = torch.from_numpy(np.stack([patch.pixels for _, patch in batch])).to(self.device)  # type: ignore[misc]
+                pixels = torch.from_numpy(np.stack([taken.pixels for _, taken in batch])).to(self.device)  # type: ignore[misc]
                 outputs = iter(averaged(partial(self._activated, predictor, batch), pixels, self.settings.tta))
-            for tile, patch in waiting:
-                yield tile, patch, None if patch.pixels is None else next(outputs)
+            for tile, taken in waiting:
+                yield tile, taken, None if taken.pixels is None else next(outputs)
 
-        for tile, patch in self._read_ahead(bands, pool):
-            waiting.append((tile, patch))
-            if patch.pixels is not None:
-                batch.append((tile, patch))
+        for tile, taken in self._read_ahead(bands, pool):
+            waiting.append((tile, taken))
+            if taken.pixels is not None:
+                batch.append((tile, taken))
             if len(batch) == self.settings.batch_size:
                 yield from predict()
                 waiting, batch = [], []
         yield from predict()
 
-    def _read_ahead(self, bands: range, pool: ThreadPoolExecutor) -> Iterator[tuple[Tile, Patch]]:
+    def _read_ahead(self, bands: range, pool: ThreadPoolExecutor) -> Iterator[tuple[Tile, TileInput]]:
         """Read in another thread while the predictor works, one batch ahead."""
         reading: deque[Any] = deque()
         for tile in chain.from_iterable(self.grid.band(row) for row in bands):
@@ -377,7 +377,7 @@ class TiledRun:
             yield ready, future.result()
 
     def _activated(
-        self, predictor: TilePredictor, placed: Sequence[tuple[Tile, Patch]], batch: Tensor, view: Symmetry
+        self, predictor: TilePredictor, placed: Sequence[tuple[Tile, TileInput]], batch: Tensor, view: Symmetry
     ) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             output = predictor(batch, placed, view)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 import stat
@@ -55,8 +56,8 @@ def same_images(paths: Sequence[Path], splits: Sequence[Hashable] | None = None,
 def check_apart(splits: Mapping[str, Sequence[Path]], *, contents: bool = True) -> None:
     """Refuse an image that stands in two splits.
 
-    A split that lists exactly the files of another is no slip but a wish, such as a dry run on a handful of images: it
-    is allowed, with a warning that it measures nothing.
+    A split of exactly the images of another is no slip but a wish, such as a dry run on a handful of images: it is
+    allowed, with a warning that it measures nothing.
 
     Args:
         splits: Images by split.
@@ -65,23 +66,21 @@ def check_apart(splits: Mapping[str, Sequence[Path]], *, contents: bool = True) 
     Raises:
         ValueError: There is one; the message names both files and counts the others.
     """
-    known: dict[frozenset[str], str] = {}
-    for split, some in splits.items():
-        earlier_split = known.setdefault(frozenset(map(os.path.realpath, some)), split)
-        if earlier_split != split:
-            logger.warning(
-                "%s lists exactly the images of %s: what is measured on it says nothing of other images",
-                split, earlier_split,
-            )  # fmt: skip
-    apart = {split: splits[split] for split in known.values()}
-    paths = [path for some in apart.values() for path in some]
-    owners = [split for split, some in apart.items() for _ in some]
+    paths = [path for some in splits.values() for path in some]
+    owners = [split for split, some in splits.items() for _ in some]
+    images = same_images(paths, owners, contents=contents)
+    held = {split: {image for image, owner in zip(images, owners, strict=True) if owner == split} for split in splits}
     both: dict[int, tuple[int, int]] = {}
     first: dict[int, int] = {}
-    for index, image in enumerate(same_images(paths, owners, contents=contents)):
+    for index, image in enumerate(images):
         earlier = first.setdefault(image, index)
-        if owners[earlier] != owners[index]:
+        if held[owners[earlier]] != held[owners[index]]:
             both.setdefault(image, (earlier, index))
+    for split, copy in itertools.combinations(splits, 2):
+        if held[split] and held[split] == held[copy]:
+            logger.warning(
+                "%s holds exactly the images of %s: what is measured on it says nothing of other images", copy, split
+            )
     if both:
         one, other = next(iter(both.values()))
         raise ValueError(

@@ -61,6 +61,6 @@ def test_a_split_of_exactly_the_same_files_is_a_dry_run_that_is_said(tmp_path, c
     for number, file in enumerate(files):
         file.write_bytes(bytes([number]))
     check_apart({"train": files, "val": files[::-1]})
-    assert "val lists exactly the images of train" in caplog.text
+    assert "val holds exactly the images of train" in caplog.text
     with pytest.raises(ValueError, match="the same image in train"):
         check_apart({"train": files, "val": files[:2]})
