@@ -14,6 +14,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 import castvision
 from castvision.data import open_image, open_mask
+from castvision.data.reading.labels import mark_ignored
 from castvision.inference.tile_model import TileModel, model_range
 from castvision.inference.tiled import tiled_inference
 from castvision.inference.writers.preview import read_reduced
@@ -183,6 +184,11 @@ def _bands(mask: ImageReader) -> list[tuple[int, int]]:
     return [(y, min(rows, mask.height - y)) for y in range(0, mask.height, rows)]
 
 
+def _truth(mask: ImageReader, y: int, rows: int, classes: int) -> tuple[Labels, Labels]:
+    """Rows of a mask, 255 where it states no label, and which of them are no class."""
+    return mark_ignored(mask.read_masked(y, 0, rows, mask.width)[..., 0], mask.nodata, classes, mask.name)
+
+
 def check_labels(mask: ImageReader, classes: int) -> None:
     """Refuse a mask with labels no class has, before any work.
 
@@ -191,8 +197,9 @@ def check_labels(mask: ImageReader, classes: int) -> None:
     """
     found: set[int] = set()
     for y, rows in _bands(mask):
-        found.update(np.unique(mask.read(y, 0, rows, mask.width)).tolist())
-    unknown = sorted(label for label in found if not 0 <= label < classes and label != IGNORED)
+        labels, is_unknown = _truth(mask, y, rows, classes)
+        found.update(np.unique(labels[is_unknown]).tolist())
+    unknown = sorted(found)
     if unknown:
         raise ValueError(
             f"expected labels 0..{classes - 1} and {IGNORED} (ignored) in {mask.name!r}, found {unknown[:10]}; "
@@ -214,7 +221,7 @@ def compare(labels: Labels, mask: ImageReader, tally: Tally) -> Tensor:
     classes = len(tally.confusion)
     confusion = torch.zeros_like(tally.confusion)
     for y, rows in _bands(mask):
-        truth = torch.from_numpy(mask.read(y, 0, rows, mask.width)[..., 0].astype(np.int64))
+        truth = torch.from_numpy(_truth(mask, y, rows, classes)[0].astype(np.int64))
         predicted = torch.from_numpy(labels[y : y + rows].astype(np.int64))
         truth[predicted == np.iinfo(labels.dtype).max] = IGNORED
         predicted = predicted.clamp(max=classes - 1)
@@ -231,7 +238,7 @@ def _panels(
 ) -> list[Panel]:
     picture = pictures.display_picture(read_reduced(reader, _PANEL), max_side=_PANEL)
     step = max(1, max(labels.shape) // _PANEL)
-    rows = [mask.read(y, 0, 1, mask.width)[0, ::step, 0] for y in range(0, mask.height, step)]
+    rows = [_truth(mask, y, 1, len(names))[0][0, ::step] for y in range(0, mask.height, step)]
     truth, predicted = np.stack(rows).astype(np.int64), labels[::step, ::step].astype(np.int64)
     truth[truth == IGNORED] = -1
     predicted[predicted == np.iinfo(labels.dtype).max] = -1

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from castvision.data.reading.pixels import Decoded, Pixels, check_size, orient, resolve_alpha
+from castvision.data.reading.pixels import Decoded, Pixels, check_size, is_missing, orient, resolve_alpha, resolve_missing
 from castvision.data.reading.reader import (
     DECODER_ERRORS,
     Alpha,
@@ -36,7 +36,10 @@ from castvision.data.reading.tiff import (
     channel_axes,
     check_pages,
     finish_tiff,
+    known_samples,
+    nodata_as_read,
     palette_of,
+    stored_nodata,
     to_full_range,
 )
 from castvision.errors import one_line
@@ -89,6 +92,11 @@ def read_image(
             ``page``.
         ValueError: An unknown option.
     """
+    decoded = _read_decoded(path, alpha, page, palette)
+    return np.ascontiguousarray(orient(resolve_alpha(decoded, alpha), decoded.orientation))
+
+
+def _read_decoded(path: str | os.PathLike[str], alpha: str, page: int | None, palette: str) -> Decoded:
     check_alpha(alpha)
     if palette not in ("colour", "index"):
         raise ValueError(f"expected palette to be 'colour' or 'index', got {palette=}")
@@ -100,10 +108,9 @@ def read_image(
         )
     data = path.read_bytes()
     try:
-        decoded = decode(data, page, palette == "index")
+        return decode(data, page, palette == "index")
     except DECODER_ERRORS as error:
         raise UnreadableImageError(f"cannot read image {str(path)!r}: {one_line(error)}") from error
-    return np.ascontiguousarray(orient(resolve_alpha(decoded, alpha), decoded.orientation))
 
 
 def open_array(array: Pixels) -> ImageReader:
@@ -130,6 +137,8 @@ def open_array(array: Pixels) -> ImageReader:
 class WholeImageReader(ImageReader):
     """Windows of a file that is decoded when it is opened; see `read_image`."""
 
+    _drops_alpha = False
+
     def _connect(self) -> None:
         self._pixels = self._load()
         height, width, self.channels = self._pixels.shape
@@ -137,9 +146,15 @@ class WholeImageReader(ImageReader):
 
     def _load(self) -> Pixels:
         options = self.options
-        return read_image(
-            self.name, alpha=options.alpha, page=options.page, palette="index" if options.is_mask else "colour"
-        )
+        decoded = _read_decoded(self.name, options.alpha, options.page, "index" if options.is_mask else "colour")
+        self._drops_alpha = decoded.alpha != "none" and options.alpha != "keep"
+        resolve = resolve_alpha if options.is_mask else resolve_missing
+        return orient(resolve(decoded, options.alpha), decoded.orientation)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether pixels can be missing."""
+        return self._drops_alpha or bool(np.ma.is_masked(self._pixels)) or super().has_gaps  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Let the pixels go; a second time does nothing."""
@@ -147,7 +162,7 @@ class WholeImageReader(ImageReader):
         self._pixels = np.empty((0, 0, 0))
 
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
-        return np.array(self._pixels[y : y + height, x : x + width])
+        return self._pixels[y : y + height, x : x + width].copy(order="C")
 
 
 class ArrayReader(WholeImageReader):
@@ -289,7 +304,13 @@ def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Dec
         source = tiff.series[0] if page is None else first
         check_size(first.imagelength, first.imagewidth)
         if count == 1 and _is_ordinary(first):
-            return _decode_pillow(data, keep_index)
+            decoded = _decode_pillow(data, keep_index)
+            if (nodata := stored_nodata(first)) is None or keep_index:
+                return decoded
+            value = nodata_as_read(first, False)
+            stored = _decode_pillow(data, True).pixels if value is None else decoded.pixels
+            is_known = ~is_missing(stored, nodata if value is None else value)
+            return replace(decoded, is_known=is_known if is_known.shape == decoded.pixels.shape else is_known[..., :1])
         if source.nbytes > MAX_BYTES:
             raise ValueError(
                 f"expected at most {MAX_BYTES:,} bytes of pixels, got {source.shape} {source.dtype} = "
@@ -298,7 +319,10 @@ def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Dec
         pixels = _read_channels_last(source, count)
         if pixels.shape[-1] != 1 and not keep_index and palette_of(first) is not None:
             raise ValueError(f"expected one image, got {pixels.shape[-1]} pages with palettes; name one (page=0, ...)")
-        return finish_tiff(to_full_range(pixels, first, keep_index), first)
+        decoded = finish_tiff(to_full_range(pixels, first, keep_index), first)
+        if keep_index:
+            return decoded
+        return replace(decoded, is_known=known_samples(pixels, stored_nodata(first), decoded.pixels.shape[-1]))
 
 
 def _is_ordinary(page: tifffile.TiffPage) -> bool:

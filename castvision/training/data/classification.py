@@ -11,8 +11,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 from torchvision.datasets import ImageFolder
 
 from castvision.data.datasets.lra import MEAN, STD, LRAImage, LRAPathfinder
-from castvision.data.reading.pixels import match_channels, to_unit_range
-from castvision.data.reading.whole import read_image
+from castvision.data.datasets.samples import load_pixels
+from castvision.data.reading.pixels import holds_data, mark_missing, match_channels, to_unit_range
 from castvision.data.synthetic.pathfinder.dataset import CLASS_NAMES
 from castvision.training.data.data_module import ImageDataModule, Pairs
 
@@ -101,19 +101,23 @@ def _open_split(folder: Path) -> ImageFolder:
 
 
 def read_rgb(path: str) -> Image.Image:
-    """Read an image as 8-bit RGB, what timm's augmentations work on; deeper channels are scaled and rounded, not cut.
+    """Read an image as 8-bit RGB, what timm's augmentations work on; deeper channels are scaled and rounded, not cut;
+    what holds no data is the mean colour of ImageNet, which normalisation makes 0.
 
     Raises:
         ValueError: Not an image, a damaged one, or one that is neither grey nor RGB; the message names it.
     """
     try:
-        pixels = match_channels(read_image(path), 3)
+        stored = load_pixels(path)
+        pixels, is_known = match_channels(np.ma.getdata(stored), 3), match_channels(holds_data(stored), 3)
     except OSError as error:
         raise ValueError(f"cannot read the image {path!r}: {error}; remove it or fetch it again") from error
     except ValueError as error:
         raise ValueError(f"{error} ({path})" if path not in str(error) else str(error)) from error
     if pixels.dtype != np.uint8:
-        pixels = (to_unit_range(pixels) * 255).round().astype(np.uint8)
+        pixels = (to_unit_range(mark_missing(pixels, is_known)) * 255).round().astype(np.uint8)
+    if not is_known.all():
+        pixels = np.where(is_known, pixels, np.rint(np.multiply(IMAGENET_DEFAULT_MEAN, 255)).astype(np.uint8))
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 

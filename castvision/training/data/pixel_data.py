@@ -13,6 +13,7 @@ from castvision.data.datasets.batch import Batch, Sample, drop_full_mask, pad_co
 from castvision.data.datasets.coco import CocoSegmentation, read_coco
 from castvision.data.datasets.segmentation import SegmentationDataset, find_pairs
 from castvision.data.reading.labels import LabelMap
+from castvision.data.reading.pixels import is_empty
 from castvision.data.transforms.augmentation import Augmentation, SampleTransform
 from castvision.data.transforms.batch_augmentation import BatchAugmentation
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
@@ -175,7 +176,7 @@ def check_samples(
             if split == "train":
                 running.add(pixels)
                 if target.ndim == 2:
-                    pixels_of += np.bincount(target.ravel(), minlength=len(pixels_of))
+                    pixels_of += np.bincount(target[~is_empty(pixels)], minlength=len(pixels_of))
     present = np.flatnonzero(pixels_of[:IGNORED])
     if pixels_of.any() and len(class_names) > 1:
         if pixels_of[IGNORED] and len(present) < 2:

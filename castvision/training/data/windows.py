@@ -202,6 +202,6 @@ def _measure(sources: ImageSources, regions: Sequence[Region], size: int, seed: 
     running = RunningStatistics()
     for _ in range(MEASURED_WINDOWS):
         source, inside = drawn.random_place(rng)
-        running.add(sources.read_image(source, *inside), sources.image(source).nodata)
+        running.add(sources.read_image(source, *inside))
     sources.close()
     return running.result()
