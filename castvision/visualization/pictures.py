@@ -26,7 +26,8 @@ _LIFT = 48.0
 def display_picture(image: Pixels, *, min_side: int = 384, max_side: int = 1024) -> RGB:
     """Make an image visible: 8-bit RGB, small ones enlarged by a whole factor without smoothing, large ones reduced.
 
-    Values are shown as `to_picture` has them. One channel becomes grey, two become red and green, of more the first three are shown.
+    Values are shown as `to_picture` has them. One channel becomes grey, two become red and
+    green, of more the first three are shown.
 
     Args:
         image: (height, width, channels), any numeric dtype.

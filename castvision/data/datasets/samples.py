@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from castvision.data.datasets.batch import Sample
 from castvision.data.reading.opening import open_image
-from castvision.data.reading.pixels import Pixels, check_size, holds_data, is_empty, mark_missing, match_channels
+from castvision.data.reading.pixels import Mask, Pixels, check_size, holds_data, is_empty, mark_missing, match_channels
 from castvision.data.transforms.model_input import to_model_input
 from castvision.losses import IGNORED
 
@@ -130,7 +130,8 @@ def to_channels(pixels: Pixels, in_chans: int | None, name: str) -> Pixels:
             "give all images the same channels, or set in_chans to the number meant"
         ) from None
     plain: Pixels = (np.rint(wanted) if pixels.dtype.kind in "bui" else wanted).astype(pixels.dtype)
-    return mark_missing(plain, holds_data(pixels).all(axis=-1, keepdims=True))
+    is_known: Mask = np.all(holds_data(pixels), axis=-1, keepdims=True)
+    return mark_missing(plain, is_known)
 
 
 def check_files(paths: list[Path]) -> None:

@@ -46,7 +46,7 @@ class ImageSources:
         overviews: (*context_size, C) float32 of each image in the units of `ChannelStatistics`; empty without context.
         sizes: (height, width) of each image at the level.
         channels: Of every image.
-        has_gaps: Whether pixels of any image can be missing.
+        has_gaps: Whether any image can say that pixels are missing.
 
     Raises:
         FileNotFoundError: A file that is missing.

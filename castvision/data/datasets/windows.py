@@ -24,14 +24,15 @@ class WindowDataset(Dataset[Sample]):
     """Windows and their labels by index: (image (C, size, size) float32, mask (size, size) int64 with 255 = ignored).
 
     A third element holds what a model is told beside the window, turned along with it. Where there can be gaps (beyond
-    a region, or no data): ``pixel_mask`` (size, size) bool, True where a pixel is real. Where the sources keep
+    a region, or no data), and in windows with NaN: ``pixel_mask`` (size, size) bool, True where a pixel is real. Where
+    the sources keep
     overviews, for a `castvision.models.ContextSegmenter`: ``context``, the overview of its whole image
     (C, *context_size), normalised as the window, and ``window`` (4,), its top, left, height and width as fractions of
     the image.
 
     A window never leaves its region: what lies beyond is 0 in the image and 255 in the mask. Pixels without data (see
-    `castvision.data.reading.pixels`) are 0 and 255 as well. Random windows are endless: seed and index decide everything, so an epoch is a
-    range of indices no other epoch has.
+    `castvision.data.reading.pixels`) are 0 and 255 as well. Random windows are endless: seed and index decide
+    everything, so an epoch is a range of indices no other epoch has.
 
     Args:
         sources: Images and masks, and the level that is read.
@@ -181,7 +182,7 @@ class WindowDataset(Dataset[Sample]):
         mask = torch.full((self.size, self.size), IGNORED)
         image[:, : inside.height, : inside.width] = self.statistics.normalise(pixels)
         mask[: inside.height, : inside.width] = torch.from_numpy(labels.astype(np.int64))
-        if not self.has_gaps:
+        if not (self.has_gaps or missing.any()):
             return image, mask
         is_real = torch.zeros(self.size, self.size, dtype=torch.bool)
         here = is_real[: inside.height, : inside.width]

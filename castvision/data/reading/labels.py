@@ -203,7 +203,7 @@ def mark_ignored(
             raise nodata_of_a_class(name, nodata, int(nodata))
         is_ignored |= is_nodata
     if is_ignored.any():
-        labels = np.where(is_ignored, IGNORED, labels)
+        labels = np.where(is_ignored, np.uint8(IGNORED), labels)  # 8 bits with a sign have no 255
     is_unknown = (labels >= (IGNORED if num_classes is None else num_classes)) & (labels != IGNORED)
     if labels.dtype.kind == "i":
         is_unknown |= labels < 0

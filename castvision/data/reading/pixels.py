@@ -130,7 +130,7 @@ def to_unit_range(image: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
         raise TypeError(f"expected an array of real numbers, got {image.dtype=}")
     low, high = unit_limits(image.dtype, [image])
     if image.dtype.kind in "bu":
-        scaled = np.divide(np.ma.getdata(image), high, dtype=np.float32)
+        scaled: np.ndarray[Any, np.dtype[np.float32]] = np.divide(np.ma.getdata(image), high, dtype=np.float32)
         scaled[~holds_data(image)] = 0
         return scaled
     return _scale(fill_missing(image.astype(np.float64), np.nan), low, high)
@@ -219,7 +219,8 @@ def is_empty(pixels: Pixels) -> Mask:
     Returns:
         (height, width), bool.
     """
-    return ~holds_data(pixels).any(axis=-1)
+    is_any: Mask = np.any(holds_data(pixels), axis=-1)
+    return ~is_any
 
 
 def mark_missing(pixels: Pixels, is_known: Mask) -> Pixels:
@@ -234,7 +235,8 @@ def mark_missing(pixels: Pixels, is_known: Mask) -> Pixels:
     """
     if is_known.all():
         return pixels
-    return np.ma.MaskedArray(pixels, mask=np.broadcast_to(~is_known, pixels.shape).copy())  # type: ignore[no-untyped-call]
+    marked: Pixels = np.ma.masked_array(pixels, mask=np.broadcast_to(~is_known, pixels.shape).copy())
+    return marked
 
 
 def fill_missing(pixels: Pixels, values: Any) -> Pixels:
@@ -295,8 +297,10 @@ def to_picture(image: Pixels) -> np.ndarray[Any, np.dtype[np.uint8]]:
     if image.dtype == np.uint8:
         known = np.ma.getdata(image)[holds_data(image)]
         if not known.size or np.percentile(known, 99.9) >= _DARK or known.max() == known.min():
-            return np.ma.getdata(image)
-    return np.rint(stretch_range(image) * 255).astype(np.uint8)
+            stored: np.ndarray[Any, np.dtype[np.uint8]] = np.ma.getdata(image)
+            return stored
+    picture: np.ndarray[Any, np.dtype[np.uint8]] = np.rint(stretch_range(image) * 255).astype(np.uint8)
+    return picture
 
 
 def _scale(

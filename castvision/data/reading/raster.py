@@ -55,7 +55,7 @@ class RasterReader(ImageReader):
 
     @property
     def has_gaps(self) -> bool:
-        """Whether pixels can be missing."""
+        """Whether the file can say that pixels are missing."""
         drops_alpha = self._has_alpha and self.options.alpha != "keep"
         return bool(self._masked_bands) or drops_alpha or super().has_gaps
 

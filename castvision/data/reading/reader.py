@@ -20,7 +20,7 @@ from castvision.errors import one_line
 
 if TYPE_CHECKING:
     from castvision.data.reading.georeference import Georeference
-    from castvision.data.reading.pixels import Pixels
+    from castvision.data.reading.pixels import Mask, Pixels
 
 _NEAREST_BAND = 1 << 24  # pixels of a mask that are read at once
 Alpha = Literal["white", "drop", "keep"]
@@ -116,7 +116,7 @@ class ImageReader(ABC):
         nodata: The value of pixels that were never measured, may be NaN, as ``read`` gives it; None if not stated, or
             if it is another for each channel or a colour. Which pixels are missing, for whatever reason, is told by
             ``read_masked``.
-        has_gaps: Whether pixels can be missing: by nodata, opacity, a mask, or as NaN.
+        has_gaps: Whether the file can say that pixels are missing: by nodata, opacity or a mask. NaN says so itself.
         georeference: Where the pixels of level 0 lie on the ground; None if not stated.
         channel_names: One for each channel; None if not stated.
     """
@@ -177,8 +177,8 @@ class ImageReader(ABC):
 
     @property
     def has_gaps(self) -> bool:
-        """Whether pixels can be missing."""
-        return self.nodata is not None or self.dtype.kind == "f" or self._mask_beside() is not None
+        """Whether the file can say that pixels are missing."""
+        return self.nodata is not None or self._mask_beside() is not None
 
     def read_masked(self, y: int, x: int, height: int, width: int, level: int = 0) -> Pixels:
         """The same as ``read``, a numpy masked array where values were never measured.
@@ -194,9 +194,9 @@ class ImageReader(ABC):
         mask = self._mask_beside()
         if mask is None:
             return pixels
-        is_inside = read_nearest(mask, self.levels[level], (y, x, height, width)) > 0
+        is_inside: Mask = read_nearest(mask, self.levels[level], (y, x, height, width)) > 0
         if is_inside.shape[-1] not in (1, pixels.shape[-1]):
-            is_inside = is_inside.any(axis=-1, keepdims=True)
+            is_inside = np.any(is_inside, axis=-1, keepdims=True)
         return mark_missing(np.ma.getdata(pixels), ~np.ma.getmaskarray(pixels) & is_inside)
 
     def _mask_beside(self) -> ImageReader | None:

@@ -93,7 +93,7 @@ class TiffReader(ImageReader):
 
     @property
     def has_gaps(self) -> bool:
-        """Whether pixels can be missing."""
+        """Whether the file can say that pixels are missing."""
         return self._stored_nodata is not None or self._drops_alpha or self._has_masks or super().has_gaps
 
     def _convert(self, raw: Pixels, is_inside: Mask | None = None) -> Pixels:
@@ -309,8 +309,10 @@ def known_samples(raw: Pixels, nodata: float | None, channels: int) -> Mask | No
     """
     if nodata is None:
         return None
-    is_known = ~is_missing(raw, nodata)
-    return is_known if raw.shape[-1] == channels else is_known.any(axis=-1, keepdims=True)
+    is_known: Mask = ~is_missing(raw, nodata)
+    if raw.shape[-1] != channels:
+        is_known = np.any(is_known, axis=-1, keepdims=True)
+    return is_known
 
 
 def has_alpha(page: tifffile.TiffPage) -> bool:

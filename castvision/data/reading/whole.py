@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from castvision.data.reading.pixels import Decoded, Pixels, check_size, is_missing, orient, resolve_alpha, resolve_missing
+from castvision.data.reading.pixels import (
+    Decoded,
+    Pixels,
+    check_size,
+    is_missing,
+    orient,
+    resolve_alpha,
+    resolve_missing,
+)
 from castvision.data.reading.reader import (
     DECODER_ERRORS,
     Alpha,
@@ -153,8 +161,8 @@ class WholeImageReader(ImageReader):
 
     @property
     def has_gaps(self) -> bool:
-        """Whether pixels can be missing."""
-        return self._drops_alpha or bool(np.ma.is_masked(self._pixels)) or super().has_gaps  # type: ignore[no-untyped-call]
+        """Whether the file can say that pixels are missing."""
+        return self._drops_alpha or np.ma.getmask(self._pixels) is not np.ma.nomask or super().has_gaps
 
     def close(self) -> None:
         """Let the pixels go; a second time does nothing."""

@@ -1,8 +1,9 @@
 """From an array in a file's dtype and units to a model's tensor: one way, in training and in prediction.
 
 Values are scaled (`to_float`, or the limits of `value_limits`), brought to the model's channels, resized where that is
-asked for, and normalised. Values that hold no data become 0, the mean, whatever the file says of them. Whoever feeds a model goes through `to_model_input`; tiles, which are tensors already and
-whose limits are those of a whole image, go through the part of it that follows the scaling's limits, `planes_to_input`.
+asked for, and normalised. Values that hold no data become 0, the mean, whatever the file says of them. Whoever
+feeds a model goes through `to_model_input`; tiles, which are tensors already and whose limits are those of a whole
+image, go through the part of it that follows the scaling's limits, `planes_to_input`.
 """
 
 from __future__ import annotations

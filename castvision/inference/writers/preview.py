@@ -58,7 +58,7 @@ def _block_means(band: Pixels, height: int, width: int) -> tuple[Pixels, Mask]:
     else:
         sums = np.where(known, values, 0).reshape(shape).sum(axis=(1, 3), dtype=np.float64)
         means = sums / np.maximum(known.reshape(shape).sum(axis=(1, 3)), 1)
-    is_any = known.reshape(shape).any(axis=(1, 3))
+    is_any: Mask = np.any(known.reshape(shape), axis=(1, 3))
     return np.asarray(np.rint(means) if band.dtype.kind in "ui" else means, band.dtype), is_any
 
 

@@ -101,8 +101,9 @@ def _open_split(folder: Path) -> ImageFolder:
 
 
 def read_rgb(path: str) -> Image.Image:
-    """Read an image as 8-bit RGB, what timm's augmentations work on; deeper channels are scaled and rounded, not cut;
-    what holds no data is the mean colour of ImageNet, which normalisation makes 0.
+    """Read an image as 8-bit RGB, what timm's augmentations work on; deeper channels are scaled and rounded, not cut.
+
+    What holds no data is the mean colour of ImageNet, which normalisation makes 0.
 
     Raises:
         ValueError: Not an image, a damaged one, or one that is neither grey nor RGB; the message names it.

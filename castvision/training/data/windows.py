@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from torch.utils.data import default_collate
 
-from castvision.data.datasets.batch import Batch, Sample, drop_full_mask
+from castvision.data.datasets.batch import Batch, Sample, drop_full_mask, with_masks
 from castvision.data.datasets.regions import Block, Region, split_by_block, split_by_source
 from castvision.data.datasets.sources import ClassIndex, ImageSources, Pair
 from castvision.data.datasets.windows import WindowDataset, whole_images
@@ -116,7 +116,7 @@ class WindowDataModule(ImageDataModule):
     @staticmethod
     def collate(samples: Sequence[Sample]) -> Batch:
         """Windows are of one size."""
-        return drop_full_mask(Batch(*default_collate(list(samples))))
+        return drop_full_mask(Batch(*default_collate(with_masks(samples))))
 
     def dataset(self, split: str) -> Pairs:
         """The endless training windows, or a split's grid.
