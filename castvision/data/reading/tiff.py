@@ -36,7 +36,7 @@ TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MICRONS = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0,
            "mm": 1e3, "millimeter": 1e3, "cm": 1e4, "m": 1e6, "meter": 1e6, "nanometer": 1e-3}  # fmt: skip
 _CHANNEL_AXES = "SCIQ"
-_PALETTE, _YCBCR, _LABS = 3, 6, (8, 9, 10)
+_PALETTE, _YCBCR, _LABS, _JPEGS = 3, 6, (8, 9, 10), (6, 7)
 _LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)  # compressions whose YCbCr nobody has turned into RGB
 ORIENTATION_TAG, _GDAL_METADATA, _GDAL_NODATA = 274, 42112, 42113
 _X_RESOLUTION, _RESOLUTION_UNIT = 282, 296
@@ -121,6 +121,8 @@ def _check_complete(layer: Layer, file_size: int) -> None:
 def _check_decodable(page: Any) -> None:
     """Decode one segment, so that what cannot be read is known before anything is started."""
     segment_shape(page)
+    if int(page.compression) in _JPEGS and int(page.planarconfig) == 2 and page.samplesperpixel > 1:
+        raise NotByWindows("JPEG with a plane for each channel has colours no plane knows; write pixels together")
     if page.is_memmappable and page.is_contiguous:
         return
     present = [index for index, count in enumerate(page.databytecounts) if count > 0 and page.dataoffsets[index] > 0]

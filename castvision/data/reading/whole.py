@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
 MAX_BYTES = 1 << 32
+_NOT_IN_PILLOW = (34887, 34925, 50001)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 # A marker between a JPEG's segments, or in its scans, where 0xFF00 is a byte of data and 0xFFD0 to 0xFFD7 restart it.
@@ -311,7 +312,7 @@ def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Dec
         first = tiff.series[0].keyframe if page is None else tiff.pages[page].aspage()
         source = tiff.series[0] if page is None else first
         check_size(first.imagelength, first.imagewidth)
-        if count == 1 and _is_ordinary(first):
+        if count == 1 and _is_ordinary(first) and not _is_beyond_pillow(first):
             decoded = _decode_pillow(data, keep_index)
             if (nodata := stored_nodata(first)) is None or keep_index:
                 return decoded
@@ -340,6 +341,11 @@ def _is_ordinary(page: tifffile.TiffPage) -> bool:
     expected = {2: 3, 5: 4, 6: 3}.get(int(page.photometric), 1)
     extra = tuple(int(kind) for kind in page.extrasamples)
     return page.samplesperpixel == expected + len(extra) and extra in ((), (1,), (2,))
+
+
+def _is_beyond_pillow(page: tifffile.TiffPage) -> bool:
+    """Whether Pillow refuses what tifffile reads: LERC, WebP and LZMA, and files that leave tiles or strips out."""
+    return not _needs_codec(page) and (int(page.compression) in _NOT_IN_PILLOW or 0 in page.databytecounts)
 
 
 def _needs_codec(page: tifffile.TiffPage) -> bool:
