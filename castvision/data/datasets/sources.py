@@ -47,7 +47,7 @@ class ImageSources:
         overviews: (*context_size, C) float32 of each image in the units of `ChannelStatistics`; empty without context.
         sizes: (height, width) of each image at the level.
         channels: Of every image.
-        has_nodata: Whether any image has a value that stands for no data.
+        has_gaps: Whether any image can say that pixels are missing.
         scales: Microns or ground units per pixel of each image at the level, and which of them; None if not stated.
 
     Raises:
@@ -80,7 +80,7 @@ class ImageSources:
         self.sizes: list[tuple[int, int]] = []
         self.scales: list[tuple[float, str] | None] = []
         self.channels = self.image(0).channels
-        self.has_nodata = False
+        self.has_gaps = False
         for number in range(len(pairs)):
             self._add(number)
         self.context_size = None if context_size is None else (context_size[0], context_size[1])
@@ -102,8 +102,8 @@ class ImageSources:
             self._open.popitem()[1].close()
 
     def read_image(self, number: int, y: int, x: int, height: int, width: int) -> Pixels:
-        """A window of an image at the level; see `ImageReader.read`."""
-        return self.image(number).read(y, x, height, width, self.level)
+        """A window of an image at the level, missing values marked; see `ImageReader.read_masked`."""
+        return self.image(number).read_masked(y, x, height, width, self.level)
 
     def read_labels(self, number: int, y: int, x: int, height: int, width: int) -> Pixels:
         """A window of a mask, in pixels of the image's level.
@@ -120,7 +120,7 @@ class ImageSources:
         labels, rows, columns = self._sampled(mask, number, (y, x, height, width))
         if self.labels is not None:
             return self.labels.apply(labels, str(self.masks[number]), mask.nodata)
-        labels, is_unknown = mark_ignored(labels[..., 0], mask.nodata, self.num_classes)
+        labels, is_unknown = mark_ignored(labels[..., 0], mask.nodata, self.num_classes, mask.name)
         if is_unknown.any():
             row, column = np.argwhere(is_unknown)[0]
             limit = IGNORED if self.num_classes is None else self.num_classes
@@ -136,7 +136,7 @@ class ImageSources:
         """Labels (height, width, C) of a window of the image's level, and their rows and columns in the mask."""
         y, x, height, width = window
         if (mask.height, mask.width) == self.sizes[number]:
-            labels = mask.read(y, x, height, width)
+            labels = mask.read_masked(y, x, height, width)
             return labels, np.arange(y, y + height), np.arange(x, x + width)
         rows, columns = (
             ((np.arange(start, start + length) + 0.5) * full / here).astype(np.int64)
@@ -144,7 +144,7 @@ class ImageSources:
                 (y, x), (height, width), (mask.height, mask.width), self.sizes[number], strict=True
             )
         )
-        near = mask.read(rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)
+        near = mask.read_masked(rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)
         return near[np.ix_(rows - rows[0], columns - columns[0])], rows, columns
 
     def _reader(self, is_mask: bool, number: int) -> ImageReader:
@@ -178,7 +178,7 @@ class ImageSources:
         if not 0 <= self.level < len(image.levels):
             raise ValueError(f"expected level in 0..{len(image.levels) - 1} of {image.name!r}, got level={self.level}")
         self.sizes.append((image.levels[self.level].height, image.levels[self.level].width))
-        self.has_nodata |= image.nodata is not None
+        self.has_gaps |= image.has_gaps
         mpp, unit_of_mpp = image.mpp, image.mpp_unit
         self.scales.append((mpp * image.levels[self.level].downsample, unit_of_mpp) if mpp and unit_of_mpp else None)
         if image.channels != self.channels:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from timm.data import create_transform
+from timm.data import IMAGENET_DEFAULT_MEAN, create_transform
 
-from castvision.data.reading.pixels import match_channels, to_unit_range
+from castvision.data.reading.pixels import fill_missing, holds_data, mark_missing, match_channels, to_unit_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,18 +19,20 @@ if TYPE_CHECKING:
 
 
 def rgb_picture(pixels: Pixels) -> Image.Image:
-    """Pixels as 8-bit RGB; deeper channels are scaled and rounded, not cut.
+    """Pixels as 8-bit RGB; deeper channels are scaled and rounded, not cut; what holds no data is ImageNet's mean.
 
     Args:
-        pixels: (height, width, channels), any numeric dtype.
+        pixels: (height, width, channels), any numeric dtype; see `castvision.data.reading.pixels.holds_data`.
 
     Raises:
         ValueError: Neither grey nor RGB.
     """
-    pixels = match_channels(pixels, 3)
-    if pixels.dtype != np.uint8:
-        pixels = (to_unit_range(pixels) * 255).round().astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(pixels))
+    plain, is_known = match_channels(np.ma.getdata(pixels), 3), match_channels(holds_data(pixels), 3)
+    if plain.dtype != np.uint8:
+        plain = (to_unit_range(mark_missing(plain, is_known)) * 255).round().astype(np.uint8)
+    if not is_known.all():
+        plain = fill_missing(mark_missing(plain, is_known), np.multiply(IMAGENET_DEFAULT_MEAN, 255))
+    return Image.fromarray(np.ascontiguousarray(plain))
 
 
 def cropping_transform(

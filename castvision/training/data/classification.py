@@ -11,7 +11,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 from castvision.data.datasets.class_folders import ClassFolders
 from castvision.data.datasets.leaks import check_apart
 from castvision.data.datasets.lra import MEAN, STD, LRAImage, LRAPathfinder
-from castvision.data.reading.whole import read_image
+from castvision.data.datasets.samples import load_pixels
 from castvision.data.synthetic.pathfinder.dataset import CLASS_NAMES
 from castvision.data.transforms.crop import cropping_transform, rgb_picture
 from castvision.training.data.data_module import ImageDataModule, Pairs
@@ -106,11 +106,13 @@ def _open_split(folder: Path) -> ClassFolders:
 def read_rgb(path: str) -> Image.Image:
     """Read an image as 8-bit RGB, what timm's augmentations work on; deeper channels are scaled and rounded, not cut.
 
+    What holds no data is the mean colour of ImageNet, which normalisation makes 0.
+
     Raises:
         ValueError: Not an image, a damaged one, or one that is neither grey nor RGB; the message names it.
     """
     try:
-        return rgb_picture(read_image(path))
+        return rgb_picture(load_pixels(path))
     except OSError as error:
         raise ValueError(f"cannot read the image {path!r}: {error}; remove it or fetch it again") from error
     except ValueError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch.utils.data import default_collate
 
-from castvision.data.datasets.batch import Batch, Sample, drop_full_mask
+from castvision.data.datasets.batch import Batch, Sample, drop_full_mask, with_masks
 from castvision.data.datasets.leaks import same_images
 from castvision.data.datasets.regions import Block, Region, split_by_block, split_by_source
 from castvision.data.datasets.sources import ClassIndex, ImageSources, Pair
@@ -138,7 +138,7 @@ class WindowDataModule(ImageDataModule):
     @staticmethod
     def collate(samples: Sequence[Sample]) -> Batch:
         """Windows are of one size."""
-        return drop_full_mask(Batch(*default_collate(list(samples))))
+        return drop_full_mask(Batch(*default_collate(with_masks(samples))))
 
     def dataset(self, split: str) -> Pairs:
         """The endless training windows, or a split's grid.
@@ -241,6 +241,6 @@ def _measure(sources: ImageSources, regions: Sequence[Region], size: int, seed: 
     running = RunningStatistics()
     for _ in range(MEASURED_WINDOWS):
         source, inside = drawn.random_place(rng)
-        running.add(sources.read_image(source, *inside), sources.image(source).nodata)
+        running.add(sources.read_image(source, *inside))
     sources.close()
     return running.result()
