@@ -104,7 +104,8 @@ def _form(entry: Element) -> Outline | Oval | Bitmap:
         left, top, right, bottom = values("xtl", "ytl", "xbr", "ybr")
         return turned_box(left, top, right - left, bottom - top, turned)
     if entry.tag == "ellipse":
-        return Oval(*values("cx", "cy", "rx", "ry"), turned)
+        x, y, across, down = values("cx", "cy", "rx", "ry")
+        return Oval(x, y, across, down, turned)
     if entry.tag == "mask":
         left, top, width, height = map(int, values("left", "top", "width", "height"))
         runs = numbers(part for part in (entry.get("rle") or "").split(","))
