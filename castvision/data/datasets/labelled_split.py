@@ -42,8 +42,8 @@ def split_labelled(
     labelled = np.flatnonzero(holds.any(axis=1))
     if len(labelled) < len(shares):
         raise ValueError(
-            f"expected labels in one part or more for each of {', '.join(shares)}, found them in {len(labelled)} of "
-            f"{len(things)} parts; label more, leave a split out, or split by (smaller) blocks"
+            f"expected at least one of {len(things)} parts with labels for each of {', '.join(shares)}, got "
+            f"{len(labelled)}; leave a split out, or split by (smaller) blocks, or label more"
         )
     rng = np.random.default_rng(seed)
     weight = np.array(list(shares.values()), float) / sum(shares.values())

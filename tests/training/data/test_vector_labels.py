@@ -174,14 +174,14 @@ def test_other_formats_by_the_extra(tmp_path, ending):
 @pytest.mark.parametrize(
     ("features", "how", "message"),
     [
-        ([square("a", 9000, 0, 5), square("b", 9000, 9, 5)], {}, "labels of 'l.geojson' on the images, found none of 2"),
+        ([square("a", 9000, 0, 5), square("b", 9000, 9, 5)], {}, "on the images, found none of 2"),
         ([square("a", 1, 1, 5)], {}, "two classes or more, got a alone .*unlabelled: background"),
         ([square("a", 1, 1, 5)], {"classes": {"b": "c"}}, "expected values b of 'kind' .*got a"),
         ([square(None, 1, 1, 5)], {}, "feature 0: expected a value of 'kind', got none"),
         ([square("a", 1, 1, 5)], {"attribute": "class"}, "expected the attribute 'class', got kind, note"),
-        ([feature("a", {"type": "LineString", "coordinates": [[0, 0], [1, 1]]})], {}, "got a LineString; give it a width"),
+        ([feature("a", {"type": "LineString", "coordinates": [[0, 0], [1, 1]]})], {}, "got a LineString; give"),
         ([square("a", 1, 1, 5), square("b", 1, 9, 5)], {"unlabelled": "sea", "classes": {"a": "x", "b": "ignore"}},
-         "labels in one part or more"),
+         "parts with labels for each of train, val, test, got 1"),
         ([], {}, "polygons or points .*found none"),
     ],
 )  # fmt: skip
@@ -217,5 +217,5 @@ def test_every_split_gets_labels_and_training_every_class(seed):
 
 
 def test_too_few_labels_for_the_splits():
-    with pytest.raises(ValueError, match="found them in 1 of 9 parts"):
+    with pytest.raises(ValueError, match="one of 9 parts with labels for each of train, val, got 1"):
         split_labelled(np.eye(9, 1, dtype=bool), {"train": 0.8, "val": 0.2})
