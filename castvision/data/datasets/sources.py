@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from castvision.data.datasets.regions import Region
+from castvision.data.datasets.vector_labels import VectorMask
 from castvision.data.reading import ImageReader, open_image, open_mask
 from castvision.data.reading.labels import LabelMap, mark_ignored
 from castvision.data.reading.overview import read_overview
@@ -22,7 +23,7 @@ from castvision.losses import IGNORED
 
 logger = logging.getLogger(__name__)
 
-Pair = tuple[str | os.PathLike[str], str | os.PathLike[str] | None]
+Pair = tuple[str | os.PathLike[str], str | os.PathLike[str] | VectorMask | None]
 _MAX_OPEN = 8
 _CACHE_BYTES = 32 << 20
 _BLOCK = 256
@@ -35,7 +36,8 @@ class ImageSources:
     Pickles without its open files, so that loader processes open their own.
 
     Args:
-        pairs: (image, mask or None), paths; a mask has its image's size, or that of the level that is read.
+        pairs: (image, mask or None), paths, or a mask that is drawn from vector labels; a mask has its image's size, or
+            that of the level that is read.
         level: Of the images that is read; masks are sampled to it without blending.
         num_classes: Labels are below it; None for any up to 254. 255 is ignored, and so is a mask's nodata value.
         labels: From the masks' labels or colours to classes, in place of ``num_classes``; None = they are classes.
@@ -71,7 +73,7 @@ class ImageSources:
         if context_size is not None and min(context_size) < 1:
             raise ValueError(f"expected context_size >= 1, got {context_size=}")
         self.images = [Path(image) for image, _ in pairs]
-        self.masks = [None if mask is None else Path(mask) for _, mask in pairs]
+        self.masks = [mask if mask is None or isinstance(mask, VectorMask) else Path(mask) for _, mask in pairs]
         self.level = level
         self.num_classes = num_classes
         self.labels = labels
@@ -154,7 +156,9 @@ class ImageSources:
             path = self.masks[number] if is_mask else self.images[number]
             if path is None:
                 raise ValueError(f"expected a mask for {str(self.images[number])!r}")
-            if is_mask:
+            if isinstance(path, VectorMask):
+                reader = path.open()
+            elif is_mask:
                 opened = open_mask if self.labels is None else self.labels.open
                 reader = opened(path, cache_bytes=_CACHE_BYTES)
             else:
