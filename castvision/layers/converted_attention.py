@@ -129,9 +129,7 @@ class ConvertedAttention(_Converted, Attention):  # type: ignore[misc]
 class ConvertedEvaAttention(_Converted, EvaAttention):  # type: ignore[misc]
     """timm's ``EvaAttention``, clustered."""
 
-    def forward(
-        self, x: Tensor, rope: Tensor | None = None, attn_mask: Any = None, is_causal: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor | None = None, attn_mask: Any = None, is_causal: bool = False) -> Tensor:
         """Tokens (B, P + N, C) and rotary codes to the same; ``attn_mask`` is a :class:`TokenGrid`."""
         if self.options is None:
             return EvaAttention.forward(self, x, rope)  # type: ignore[no-any-return]
@@ -141,9 +139,7 @@ class ConvertedEvaAttention(_Converted, EvaAttention):  # type: ignore[misc]
 class ConvertedAttentionRope(_Converted, AttentionRope):  # type: ignore[misc]
     """timm's ``AttentionRope``, clustered."""
 
-    def forward(
-        self, x: Tensor, rope: Tensor | None = None, attn_mask: Any = None, is_causal: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor | None = None, attn_mask: Any = None, is_causal: bool = False) -> Tensor:
         """Tokens (B, P + N, C) and rotary codes to the same; ``attn_mask`` is a :class:`TokenGrid`."""
         if self.options is None:
             return AttentionRope.forward(self, x, rope)  # type: ignore[no-any-return]

@@ -303,5 +303,8 @@ def check_images(x: Any, in_chans: int) -> None:
 
 
 def refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
+    """Raise a ValueError where timm's full attention would mask pairs of tokens."""
     if isinstance(attn_mask, Tensor) or (isinstance(is_causal, bool) and is_causal):
-        raise ValueError("expected no attn_mask and is_causal=False: clusters have no pairwise mask; mask tokens, or use full attention")
+        raise ValueError(
+            "expected no attn_mask and is_causal=False: clusters have no pairwise mask; use full attention"
+        )

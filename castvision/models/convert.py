@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from timm.layers import Format, HybridEmbed, PatchEmbed
-
+from timm.models import Eva, VisionTransformer
 from timm.models.eva import EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block, ParallelThingsBlock, ResPostBlock
 from torch import nn
@@ -47,7 +47,7 @@ def convert(
     The model stays the same object with the same modules, parameters, state-dict keys, hooks and configuration; class
     and register tokens still attend to all tokens exactly. Position embeddings are resampled to each image and rotary
     codes computed for it, as timm does with ``dynamic_img_size=True``. Images whose sides are no multiples of the patch
-    are padded if the model was created with ``dynamic_img_pad=True``, and refused otherwise. Attention masks are refused.
+    are padded if the model was created with ``dynamic_img_pad=True``, and refused otherwise. Masks are refused.
 
     Convert before ``torch.compile``, ``torch.export`` or wrapping for several processes. A saved state dict fits the
     original model as well; a saved folder (``timm.models.save_for_hf``) is the original's and converted again after
@@ -89,12 +89,14 @@ def convert(
                 "cannot have; use a cast_vit_* model"
             )
     embed = inner.patch_embed
-    rope = getattr(inner, "rope", None)
-    setattr(inner, _STATE, {
+    rope: Any = getattr(inner, "rope", None)
+    cached = getattr(rope, "_use_cached_embed", None)
+    state = {
         "dynamic_img_size": inner.dynamic_img_size,
+        "cached_rope": cached,
         "patch_embed": {name: getattr(embed, name) for name in ("strict_img_size", "flatten", "output_fmt")},
-        "rope": {"_use_cached_embed": rope._use_cached_embed} if hasattr(rope, "_use_cached_embed") else {},
-    })  # fmt: skip
+    }
+    setattr(inner, _STATE, state)
     for i, modules in enumerate(attentions):
         for attn in modules:
             attn.__class__ = ATTENTIONS[type(attn)]
@@ -102,8 +104,10 @@ def convert(
             attn.seed, attn.rope_in_routing = i, rope_in_routing
     inner.dynamic_img_size = True
     embed.strict_img_size, embed.flatten, embed.output_fmt = False, False, Format.NHWC
-    if hasattr(rope, "_use_cached_embed"):
+    if cached is not None:
         rope._use_cached_embed = False
+    if type(rope) in MODELS:
+        rope.__class__ = MODELS[type(rope)]
     inner.__class__ = MODELS[type(inner)]
     return model
 
@@ -133,8 +137,11 @@ def revert(model: Model) -> Model:
     inner.dynamic_img_size = state["dynamic_img_size"]
     for name, value in state["patch_embed"].items():
         setattr(inner.patch_embed, name, value)
-    for name, value in state["rope"].items():
-        setattr(inner.rope, name, value)
+    rope: Any = getattr(inner, "rope", None)
+    if state["cached_rope"] is not None:
+        rope._use_cached_embed = state["cached_rope"]
+    if type(rope) in MODELS.values():
+        rope.__class__ = _original(MODELS, rope)
     return model
 
 
@@ -162,11 +169,12 @@ def _check_model(model: Any) -> None:
             "castvision.revert(model) first, or give a cast_vit_* its options when it is created"
         )
     if type(model) not in MODELS:
-        if any(word in name for name, _ in model.named_modules() for word in ("rel_pos", "relative_position")) or any(
-            word in name for name, _ in model.named_parameters() for word in ("rel_pos", "relative_position")
-        ):
-            why = "adds a bias to every pair of tokens by their relative position, which a cluster's summary cannot carry"
-        elif isinstance(model, tuple(MODELS)):
+        names = [name for name, _ in (*model.named_modules(), *model.named_parameters())]
+        if any(word in name for name in names for word in ("rel_pos", "relative_position")):
+            why = (
+                "adds a bias to every pair of tokens by their relative position, which a cluster's summary cannot carry"
+            )
+        elif isinstance(model, (VisionTransformer, Eva)):
             why = "is a class of its own on top of timm's, whose forward may differ"
         else:
             why = "is none of the families that can be converted"

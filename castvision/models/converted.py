@@ -1,4 +1,4 @@
-"""timm's models around converted attention: their parameters and methods, but the grid of every image reaches the blocks.
+"""timm's models around converted attention: theirs in all, but that the grid of every image reaches the blocks.
 
 A model changes its class (see :mod:`.convert`), so these have no ``__init__``.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+from timm.layers import RotaryEmbeddingDinoV3
 from timm.models import Eva, VisionTransformer, checkpoint
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
@@ -99,6 +101,22 @@ def _check_size(x: Tensor, patch_embed: Any) -> None:
         )
 
 
+class ConvertedDinoV3Positions(RotaryEmbeddingDinoV3):  # type: ignore[misc]
+    """timm's rotary positions of DINOv3, of any grid in an export too.
+
+    timm's own make floats of the grid's sides there, so that a graph kept the positions of the image it was made with.
+    """
+
+    def _create_embed(self, feat_shape: Sequence[int], no_aug: bool = False) -> Tensor:
+        if not torch.compiler.is_exporting() or self.normalize_coords != "separate":
+            return super()._create_embed(feat_shape, no_aug)  # type: ignore[no-any-return]
+        sides = [torch.arange(n, device=self.periods.device) for n in feat_shape]
+        sides = [2 * (side.float() + 0.5 + self.grid_offset) / n - 1 for side, n in zip(sides, feat_shape, strict=True)]
+        axes = torch.meshgrid(sides, indexing="ij")
+        coordinates = torch.stack(axes[::-1] if self.grid_indexing == "xy" else axes, -1).flatten(0, 1)
+        return torch.cat(self._get_pos_embed_from_coords(coordinates), -1)
+
+
 class ConvertedVisionTransformer(_Converted, VisionTransformer):  # type: ignore[misc]
     """timm's ``VisionTransformer``, converted."""
 
@@ -115,5 +133,6 @@ CONVERTED: dict[type, type] = {
     VisionTransformer: ConvertedVisionTransformer,
     VisionTransformerDistilled: ConvertedDistilled,
     Eva: ConvertedEva,
+    RotaryEmbeddingDinoV3: ConvertedDinoV3Positions,
 }
-"""timm's model classes, and what each becomes."""
+"""timm's classes of models and positions, and what each becomes."""
