@@ -15,7 +15,7 @@ from castvision.layers.converted_attention import CONVERTED as ATTENTIONS
 from castvision.models.cast_vit import options_per_block
 from castvision.models.converted import CONVERTED as MODELS
 from castvision.models.timm_private import FeatureGetterNet
-from castvision.ops import check_choice, make_options
+from castvision.ops import AttentionOptions, check_choice, make_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,12 @@ CHOICES = ("near_far", "full")
 """What ``attention`` may be."""
 
 _BLOCKS = (Block, ResPostBlock, ParallelThingsBlock, EvaBlock, EvaBlockPostNorm)
-_PRESET = {"summaries": "query_weighted", "cluster_factor": 4.0, "anchors": 64}
+PRESET: dict[str, Any] = {"summaries": "query_weighted", "cluster_factor": 4.0, "anchors": 64}
+"""Options for weights trained with full attention, where none are given."""
+
+OPTIONS = (*AttentionOptions._fields, "blocks", "rope_in_routing")
+"""Names of all arguments of :func:`convert` but the model."""
+
 _USE = "use a VisionTransformer or Eva of timm (AugReg, DeiT, DINOv2, DINOv3, MAE, SigLIP, EVA-02, …), or a cast_vit_*"
 _STATE = "castvision_original"  # of a converted model: what timm's own had
 
@@ -81,7 +86,7 @@ def convert(
     given = {name: value for name, value in given.items() if value is not None}
     if attention == "full" and given:
         raise ValueError(f"expected no options of clusters with attention='full', got {given}; leave them out")
-    options = [make_options(**each) for each in options_per_block({**_PRESET, **given}, len(inner.blocks))]
+    options = [make_options(**each) for each in options_per_block({**PRESET, **given}, len(inner.blocks))]
     for each in options:
         if each.surrogates != "sampled":
             raise ValueError(
