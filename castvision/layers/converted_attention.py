@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from timm.layers import Attention, AttentionRope, apply_rot_embed_cat
+from timm.layers import Attention, AttentionRope, apply_rot_embed_cat, register_notrace_module
 from timm.models.eva import EvaAttention
 from torch.nn import functional as F
 
@@ -116,6 +116,7 @@ def _checked(grid: Any, is_causal: bool, options: AttentionOptions) -> TokenGrid
     return grid
 
 
+@register_notrace_module  # FX cannot follow the number of windows and clusters
 class ConvertedAttention(_Converted, Attention):  # type: ignore[misc]
     """timm's ``Attention``, clustered."""
 
@@ -126,6 +127,7 @@ class ConvertedAttention(_Converted, Attention):  # type: ignore[misc]
         return self._cluster(x, None, self.options, _checked(attn_mask, is_causal, self.options))
 
 
+@register_notrace_module  # FX cannot follow the number of windows and clusters
 class ConvertedEvaAttention(_Converted, EvaAttention):  # type: ignore[misc]
     """timm's ``EvaAttention``, clustered."""
 
@@ -136,6 +138,7 @@ class ConvertedEvaAttention(_Converted, EvaAttention):  # type: ignore[misc]
         return self._cluster(x, rope, self.options, _checked(attn_mask, is_causal, self.options))
 
 
+@register_notrace_module  # FX cannot follow the number of windows and clusters
 class ConvertedAttentionRope(_Converted, AttentionRope):  # type: ignore[misc]
     """timm's ``AttentionRope``, clustered."""
 

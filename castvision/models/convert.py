@@ -18,7 +18,7 @@ from castvision.models.timm_private import FeatureGetterNet
 from castvision.ops import AttentionOptions, check_choice, make_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -54,7 +54,8 @@ def convert(
     codes computed for it, as timm does with ``dynamic_img_size=True``. Images whose sides are no multiples of the patch
     are padded if the model was created with ``dynamic_img_pad=True``, and refused otherwise. Masks are refused.
 
-    Convert before ``torch.compile``, ``torch.export`` or wrapping for several processes. A saved state dict fits the
+    Convert before ``torch.compile``, ``torch.export`` or wrapping for several processes; TorchScript cannot read a
+    converted model. A saved state dict fits the
     original model as well; a saved folder (``timm.models.save_for_hf``) is the original's and converted again after
     loading.
 
@@ -148,6 +149,31 @@ def revert(model: Model) -> Model:
     if type(rope) in MODELS.values():
         rope.__class__ = _original(MODELS, rope)
     return model
+
+
+def split_options(model_name: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Arguments for ``timm.create_model`` apart from those for :func:`convert`.
+
+    Args:
+        model_name: Models of ours (``cast_…``) take all arguments themselves.
+        arguments: ``attention`` among them asks for conversion.
+
+    Returns:
+        (those for timm, those for ``convert`` or None without conversion).
+
+    Raises:
+        ValueError: Options of clustered attention without ``attention``.
+    """
+    if model_name.startswith("cast_"):
+        return dict(arguments), None
+    options = {name: value for name, value in arguments.items() if name in OPTIONS}
+    if options and "attention" not in options:
+        raise ValueError(
+            f"expected attention='near_far' beside {', '.join(options)} for {model_name}, which has full attention; "
+            "add it, or leave them out"
+        )
+    rest = {name: value for name, value in arguments.items() if name not in OPTIONS}
+    return rest, options or None
 
 
 def is_converted(model: nn.Module) -> bool:

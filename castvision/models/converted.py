@@ -11,6 +11,8 @@ import torch
 from timm.layers import RotaryEmbeddingDinoV3
 from timm.models import Eva, VisionTransformer, checkpoint
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import checkpoint_filter_fn as eva_filter_fn
+from timm.models.vision_transformer import checkpoint_filter_fn as vit_filter_fn
 from torch import Tensor, nn
 
 from castvision.layers.converted_attention import TokenGrid
@@ -21,6 +23,13 @@ from castvision.ops import check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """A checkpoint's weights adapted to a converted model as timm does for the original, by its own function."""
+    adapt = eva_filter_fn if isinstance(model, Eva) else vit_filter_fn
+    adapted: dict[str, Tensor] = adapt(state_dict, model)
+    return adapted
 
 
 class _Converted:
@@ -91,8 +100,10 @@ class _Converted:
         return out
 
 
-def _check_size(x: Tensor, patch_embed: Any) -> None:
-    """Say what timm would assert."""
+def _check_size(x: Any, patch_embed: Any) -> None:
+    """Say what timm would assert; FX hands a proxy, of which nothing can be asked."""
+    if not isinstance(x, Tensor):
+        return
     ratio = patch_embed.feat_ratio(as_scalar=False)
     if not patch_embed.dynamic_img_pad and (x.shape[2] % ratio[0] or x.shape[3] % ratio[1]):
         raise ValueError(

@@ -277,7 +277,7 @@ def test_options_that_are_refused(options: dict[str, Any], match: str) -> None:
 def test_other_refusals() -> None:
     name = "vit_tiny_patch16_224"
     model, x = make(name), images(name, 4, 4)
-    with pytest.raises(ValueError, match="expected a model that castvision.convert changed"):
+    with pytest.raises(ValueError, match=r"expected a model that castvision\.convert changed"):
         castvision.revert(model)
     with pytest.raises(TypeError, match="did you mean 'anchors'"):
         castvision.convert(model, anchor=3)
