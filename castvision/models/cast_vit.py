@@ -306,5 +306,5 @@ def refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
     """Raise a ValueError where timm's full attention would mask pairs of tokens."""
     if isinstance(attn_mask, Tensor) or (isinstance(is_causal, bool) and is_causal):
         raise ValueError(
-            "expected no attn_mask and is_causal=False: clusters have no pairwise mask; use full attention"
+            "expected no attn_mask and is_causal=False: clusters have no pairwise mask; use token_mask if taken"
         )
