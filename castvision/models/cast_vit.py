@@ -5,6 +5,7 @@ taken at run time (padded to whole patches, position embeddings resampled); rota
 Annotations of scripted methods are those TorchScript reads (no postponed ones).
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -143,6 +144,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         """Tokens (B, P + N, C) with positions, rotary codes (N, 2D) or None, and the grid (rows, cols)."""
         if not torch.jit.is_scripting():
             _check_images(x, self.in_chans)
+            x = _of_one_size_in_a_trace(x)
         x = self.patch_embed(x)  # B, rows, cols, C
         grid = [x.shape[1], x.shape[2]]
         rope: Tensor | None = None
@@ -246,7 +248,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         prefix = [y[:, : self.num_prefix_tokens] for y in taps]
         taps = [y[:, self.num_prefix_tokens : length] for y in taps]
         if output_fmt == "NCHW":
-            taps = [y.reshape(y.shape[0], grid[0], grid[1], -1).permute(0, 3, 1, 2).contiguous() for y in taps]
+            taps = [y.reshape(y.shape[0], grid[0], grid[1], y.shape[2]).permute(0, 3, 1, 2).contiguous() for y in taps]
         if output_dict:
             result: dict[str, Any] = {"image_intermediates": taps}
             if return_prefix_tokens and self.num_prefix_tokens:
@@ -307,6 +309,19 @@ def _check_images(x: Any, in_chans: int) -> None:
         )
     if not x.is_floating_point():
         raise TypeError(f"expected floating-point images, got {x.dtype}; scale and normalise them first")
+
+
+def _of_one_size_in_a_trace(x: Any) -> Any:
+    """Images (B, in_chans, height, width) as they are; a trace, which holds the size of its grid, refuses others.
+
+    Export (``torch.export``) and scripts (``torch.jit.script``) take any size.
+    """
+    if not torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():  # type: ignore[no-untyped-call]
+        return x
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # that the size becomes constant is what is wanted
+        height, width = int(x.shape[2]), int(x.shape[3])
+    return x.expand(-1, -1, height, width)  # raises at any other size
 
 
 def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:

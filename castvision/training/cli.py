@@ -11,17 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    BasePredictionWriter,
-    EarlyStopping,
-    EMAWeightAveraging,
-    ModelCheckpoint,
-)
+from lightning.pytorch.callbacks import BasePredictionWriter, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from castvision.files import draft
 from castvision.models.checkpoint import load_state_dict
+from castvision.training.callbacks.averaging import WarmAveraging
 from castvision.training.callbacks.clusters import ClusterStatistics
 from castvision.training.callbacks.progress import TrainingBar
 from castvision.training.callbacks.report import Report
@@ -124,7 +120,7 @@ class TrainingCLI(LightningCLI):
     def _training_callbacks(self, callbacks: list[Callback], saves: bool) -> list[Callback]:
         config, monitor = self.config[self.verb], self.model.monitor
         if config.ema is not None:
-            callbacks = [EMAWeightAveraging(decay=config.ema), *callbacks]
+            callbacks = [WarmAveraging(config.ema), *callbacks]
         if config.early_stopping is not None:
             patience = config.early_stopping
             callbacks += [EarlyStopping(monitor, patience=patience, mode="max", check_on_train_epoch_end=False)]
@@ -150,6 +146,8 @@ class TrainingCLI(LightningCLI):
         checkpoint = self.config[self.verb].ckpt_path
         if checkpoint is not None:
             check_checkpoint(self.model, checkpoint)
+        if checkpoint is not None and self.verb == "fit":
+            check_budget(self.trainer, checkpoint, is_resumed=self.is_resumed)
 
     def run_verb(self) -> None:
         """Run what was asked for; after training, count the held-out images a last time, and write the report."""
@@ -187,6 +185,31 @@ def check_checkpoint(model: LightningModule, path: str) -> None:
         raise ValueError(
             f"{path!r} is the checkpoint of another architecture: {len(wrong)} of {len(own)} weights do not fit, "
             f"such as {wrong[0]}; give the configuration it was made with ({CONFIG} beside it)"
+        )
+
+
+def check_budget(trainer: Trainer, path: str, *, is_resumed: bool) -> None:
+    """Refuse to go on from a checkpoint that has trained as long as was asked for, or longer.
+
+    Args:
+        trainer: With max_epochs and max_steps.
+        path: A Lightning checkpoint.
+        is_resumed: Whether an unfinished run goes on, which may have stopped after its last epoch, before its report.
+
+    Raises:
+        ValueError: Nothing would be trained; it names the epochs or steps done.
+    """
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    batches = saved.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    epochs = int(saved.get("epoch", 0)) + bool(batches.get("is_last_batch"))
+    steps = int(saved.get("global_step", 0))
+    for name, wanted, done in (("max_epochs", trainer.max_epochs, epochs), ("max_steps", trainer.max_steps, steps)):
+        if wanted in (None, -1) or wanted > done or (wanted == done and is_resumed):
+            continue
+        told = f"the {done} {name.removeprefix('max_')} that {path!r} has been trained for"
+        raise ValueError(
+            f"expected trainer.{name} of more than {told}, got {name}={wanted}: nothing would be trained; set a larger "
+            f"{name}, or start a new run with --init-from"
         )
 
 

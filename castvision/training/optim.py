@@ -67,6 +67,12 @@ class BudgetSchedule(LambdaLR):
     def __init__(self, optimizer: Optimizer, schedule: Schedule, progress: Callable[[float], float]) -> None:
         super().__init__(optimizer, lambda step: schedule.factor(progress(step + 0.5)))
 
+    def refresh(self) -> None:
+        """Set the rates of the next step anew; a run that goes on with another budget brings those of the old one."""
+        for group, highest, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
+            group["lr"] = highest * factor(self.last_epoch)
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """As timm makes them: no decay on vectors and what ``no_weight_decay()`` names, ``lr_scale`` by depth.

@@ -41,7 +41,10 @@ def folder_to_train(given: str | None, config: Path | None, *, is_resumed: bool)
     last = folder / LAST
     if is_resumed:
         if (folder / METRICS).exists():
-            raise FileExistsError(f"nothing to resume: the run in {str(folder)!r} is finished")
+            raise FileExistsError(
+                f"nothing to resume: the run in {str(folder)!r} is finished; to train longer, give another --run_dir, "
+                f"--ckpt_path {str(last)!r} and a larger --trainer.max_epochs"
+            )
         if not last.is_file():
             raise FileNotFoundError(
                 f"nothing to resume: no {LAST} in {str(folder)!r}; check --run_dir, or leave --resume out"

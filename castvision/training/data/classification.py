@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from torch import Tensor
 from torchvision.datasets import ImageFolder
 
 from castvision.data.datasets.lra import MEAN, STD, LRAImage, LRAPathfinder
 from castvision.data.reading.pixels import match_channels, to_unit_range
 from castvision.data.reading.whole import read_image
 from castvision.data.synthetic.pathfinder.dataset import CLASS_NAMES
-from castvision.training.data.data_module import ImageDataModule, Pairs
+from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
+from castvision.training.data.data_module import ImageDataModule, Pairs, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+logger = logging.getLogger(__name__)
+
+MEASURED_IMAGES = 256
+"""Training images that mean and standard deviation are measured on, where they are of more than 8 bits."""
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 class ImageFolderDataModule(ImageDataModule):
     """``ROOT/train/CLASS/*.png``, ``ROOT/val/CLASS/*.png`` and, if there is one, ``ROOT/test``; read as RGB.
+
+    Images of more than 8 bits keep their depth: they are normalised by their own mean and standard deviation (those of
+    8 bits by ImageNet's) and augmented without ``auto_augment``, whose operations know 8 bits only.
 
     Args:
         root: The folder that holds ``train`` and ``val``.
@@ -59,21 +71,35 @@ class ImageFolderDataModule(ImageDataModule):
                 raise ValueError(
                     f"expected the same classes in train and {split} of {root!r}, differing: {differing[:8]}"
                 )
-        super().__init__(names, 3, (img_size, img_size), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         self.augmentation = dict(augmentation or {})
+        statistics = self._deep_statistics()
+        mean, std = (statistics.mean, statistics.std) if statistics else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        super().__init__(names, 3, (img_size, img_size), mean, std)
         for split, folder in self._folders.items():
             folder.transform = self._transform(is_training=split == "train")
 
-    def _transform(self, is_training: bool) -> Callable[[Image.Image], Any]:
-        size = (3, *self.img_size)
+    def _deep_statistics(self) -> ChannelStatistics | None:
+        """Of training images of more than 8 bits a channel, which seldom use their dtype's range; None: of 8 bits."""
+        paths = [path for path, _ in self._folders["train"].samples]
+        if isinstance(read_picture(paths[0]), Image.Image):
+            return None
+        running = RunningStatistics()
+        for index in spread(len(paths), MEASURED_IMAGES):
+            running.add(np.asarray(to_unit_range(match_channels(read_image(paths[index]), 3))))
+        if self.augmentation.get("auto_augment"):
+            logger.warning("auto_augment is left out for images of more than 8 bits, which its operations cannot take")
+        return running.result()
+
+    def _transform(self, is_training: bool) -> Callable[[Any], Any]:
+        how = {"is_training": is_training, "mean": self.mean, "std": self.std}
         extra = self.augmentation if is_training else {}
         try:
-            transform: Callable[[Image.Image], Any] = create_transform(
-                size, is_training=is_training, mean=self.mean, std=self.std, **extra
-            )
+            shallow = create_transform((3, *self.img_size), **how, **extra)
+            deep = create_transform((3, *self.img_size), **how, **{**extra, "auto_augment": None})
         except TypeError as error:
             raise ValueError(f"expected arguments of timm.data.create_transform in augmentation: {error}") from error
-        return transform
+        keep_a_bit(shallow)
+        return ByDepth(shallow, deep)
 
     def dataset(self, split: str) -> Pairs:
         """A split's images.
@@ -91,7 +117,7 @@ def _open_split(folder: Path) -> ImageFolder:
     if not folder.is_dir():
         raise FileNotFoundError(f"expected a folder {str(folder)!r} with one folder for each class, found none")
     try:
-        images = ImageFolder(str(folder), loader=read_rgb)
+        images = ImageFolder(str(folder), loader=read_picture)
     except FileNotFoundError as error:
         raise FileNotFoundError(" ".join(str(error).split())) from error
     for path, _ in images.samples:
@@ -100,8 +126,11 @@ def _open_split(folder: Path) -> ImageFolder:
     return images
 
 
-def read_rgb(path: str) -> Image.Image:
-    """Read an image as 8-bit RGB, what timm's augmentations work on; deeper channels are scaled and rounded, not cut.
+def read_picture(path: str) -> Image.Image | Tensor:
+    """Read an image as RGB: of 8 bits as timm's augmentations work on it, a deeper one without losing depth.
+
+    Returns:
+        A picture of 8 bits, or (3, height, width) float32, 0..1.
 
     Raises:
         ValueError: Not an image, a damaged one, or one that is neither grey nor RGB; the message names it.
@@ -112,9 +141,55 @@ def read_rgb(path: str) -> Image.Image:
         raise ValueError(f"cannot read the image {path!r}: {error}; remove it or fetch it again") from error
     except ValueError as error:
         raise ValueError(f"{error} ({path})" if path not in str(error) else str(error)) from error
-    if pixels.dtype != np.uint8:
-        pixels = (to_unit_range(pixels) * 255).round().astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(pixels))
+    if pixels.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(pixels))
+    return torch.from_numpy(np.ascontiguousarray(to_unit_range(pixels).transpose(2, 0, 1)))
+
+
+def read_rgb(path: str) -> Image.Image:
+    """Read an image as 8-bit RGB, to be looked at; deeper channels are scaled and rounded, not cut.
+
+    Raises:
+        ValueError: See `read_picture`.
+    """
+    picture = read_picture(path)
+    if isinstance(picture, Image.Image):
+        return picture
+    return Image.fromarray((picture.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
+
+
+class ByDepth:
+    """One transform for pictures of 8 bits, one for deeper ones, which come as tensors 0..1.
+
+    Args:
+        shallow: For pictures.
+        deep: For (3, height, width) float32.
+    """
+
+    def __init__(self, shallow: Callable[[Image.Image], Any], deep: Callable[[Tensor], Any]) -> None:
+        self.shallow, self.deep = shallow, deep
+
+    def __call__(self, picture: Image.Image | Tensor) -> Any:
+        """The model's input."""
+        return self.deep(picture) if isinstance(picture, Tensor) else self.shallow(picture)
+
+
+def keep_a_bit(transform: Any) -> None:
+    """Let no posterising of timm's policies ask for 0 bits: that is a black image, and an error from Pillow 13 on.
+
+    Args:
+        transform: Of ``timm.data.create_transform``; changed in place.
+    """
+    for step in getattr(transform, "transforms", [transform]):
+        policies = [getattr(step, "ops", []), *getattr(step, "policy", [])]
+        for operation in (operation for policy in policies for operation in policy):
+            if str(getattr(operation, "name", "")).startswith("Posterize"):
+                operation.level_fn = partial(_at_least_a_bit, operation.level_fn)
+
+
+def _at_least_a_bit(level_to_bits: Callable[[float, Any], tuple[int]], level: float, options: Any) -> tuple[int]:
+    (bits,) = level_to_bits(level, options)
+    return (max(1, bits),)
 
 
 class LRAPathfinderDataModule(ImageDataModule):

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
-from castvision.data.datasets.batch import Batch, Sample
+from castvision.data.datasets.batch import Batch, Sample, as_batch
 from castvision.losses import IGNORED
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Lightning's hook: training batches are augmented on the device."""
         is_training = self.trainer is not None and self.trainer.training
-        return self.augment_batch(Batch(*batch)) if is_training else batch
+        return self.augment_batch(as_batch(batch)) if is_training else batch
 
     @property
     def held_out_batch_size(self) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelStatScores
 
-from castvision.data.datasets.batch import Batch
+from castvision.data.datasets.batch import as_batch
 from castvision.metrics import class_table, classification_metrics, metric_key
 from castvision.models.recipe import Recipe
 from castvision.training.tasks.task import Task
@@ -162,7 +162,7 @@ class MultiLabelTask(Task):
         return by_name
 
     def _count(self, stage: str, batch: Sequence[Any]) -> None:
-        image, target, extras, _ = Batch(*batch)
+        image, target, extras, _ = as_batch(batch)
         logits = self(image, **extras)
         metrics: Any = self.scores[stage]
         for metric in metrics.values():
