@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from castvision_cli.arguments import (
+    add_bands_argument,
     add_output_arguments,
     add_tile_arguments,
     new_parser,
@@ -51,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="images; for classification in a folder for each class",
     )
     add("--masks", type=Path, metavar="DIR", help="the class of each pixel, under the images' names")
+    add_bands_argument(parser)
     add_output_arguments(parser)
     add_tile_arguments(parser)
     return parser
@@ -81,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from castvision_cli.images import each_image, print_end
 
         predictor = load_model(arguments.model, device=resolve_device(arguments.device))
-        evaluation = Evaluation(predictor, images, masks, tile_options(arguments, predictor))
+        evaluation = Evaluation(predictor, images, masks, tile_options(arguments, predictor), arguments.bands)
         console = Console()
         failed = each_image(images, lambda path, name, report: evaluation.measure(path, report), console)
         if evaluation.tally.records:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from castvision_cli.arguments import (
     above_zero,
+    add_bands_argument,
     add_output_arguments,
     add_tile_arguments,
     from_zero,
@@ -57,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_tile_arguments(parser)
     group = parser.add_argument_group("what is predicted")
     add = group.add_argument
+    add_bands_argument(group)
     add("--mpp", type=above_zero, help="microns (or ground units) per pixel to work at: the pyramid's nearest level")
     add("--mask", type=Path, help="work only where this image is > 0; for several images a folder with the same names")
     add("--min-foreground", type=share, default=0.0, help="leave out tiles with a smaller share of mask (default: 0)")
@@ -96,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         predictor = load_model(arguments.model, device=resolve_device(arguments.device))
         tiles = tile_options(arguments, predictor)
-        same = "mpp min_foreground overlay geojson min_area simplify probabilities top resume".split()
+        same = "mpp bands min_foreground overlay geojson min_area simplify probabilities top resume".split()
         chosen = {name: getattr(arguments, name) for name in same}
         run = PredictionRun(predictor, output, Options(tiles=tiles, blank=arguments.skip_blank, **chosen))
         output.write(RUN_FILE, json.dumps(settings, indent=1).encode())

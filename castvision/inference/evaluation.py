@@ -13,8 +13,8 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 import castvision
-from castvision.data import open_image, open_mask
-from castvision.inference.tile_model import TileModel, model_range
+from castvision.data import open_mask
+from castvision.inference.tile_model import TileModel, model_range, open_for
 from castvision.inference.tiled import tiled_inference
 from castvision.inference.writers.preview import read_reduced
 from castvision.losses import IGNORED
@@ -23,7 +23,7 @@ from castvision.visualization import pictures, plots
 from castvision.visualization.plots import Panel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from castvision.data import ImageReader
@@ -66,6 +66,7 @@ class Evaluation:
         images: Each image and its name.
         masks: Each image's mask; empty for a classification, whose truth is the image's folder.
         tiles: Keywords of `tiled_inference`.
+        bands: Channels to read; None = those the model was trained on. See `open_for`.
 
     Raises:
         ValueError: An untrained model, masks for a classification model or none for a segmentation model, folders that
@@ -73,7 +74,12 @@ class Evaluation:
     """
 
     def __init__(
-        self, predictor: Predictor, images: dict[Path, str], masks: dict[Path, Path], tiles: dict[str, Any]
+        self,
+        predictor: Predictor,
+        images: dict[Path, str],
+        masks: dict[Path, Path],
+        tiles: dict[str, Any],
+        bands: Sequence[int] | None = None,
     ) -> None:
         task, names = predictor.parts.task, predictor.class_names
         if task is None:
@@ -89,7 +95,7 @@ class Evaluation:
                 known = ", ".join(names[:10])
                 raise ValueError(f"expected one folder for each class ({known}), found {', '.join(unknown[:5])}")
             self.truth = {path: names.index(folder) for path, folder in folders.items()}
-        self.predictor, self.masks, self.tiles = predictor, masks, tiles
+        self.predictor, self.masks, self.tiles, self.bands = predictor, masks, tiles, bands
         confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
         self.tally = Tally(confusion, BoundaryF1(len(names)) if masks else None)
 
@@ -103,7 +109,7 @@ class Evaluation:
         Raises:
             Exception: Any of `castvision.errors.FAILURES`; the image then has no record.
         """
-        with open_image(path) as reader:
+        with open_for(self.predictor, path, self.bands) as reader:
             if self.masks:
                 self._segment(path, reader, progress)
             else:

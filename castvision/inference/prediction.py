@@ -17,7 +17,7 @@ import castvision
 from castvision.data import open_image
 from castvision.errors import FAILURES
 from castvision.inference.sinks import FileSink
-from castvision.inference.tile_model import TileModel, model_range
+from castvision.inference.tile_model import TileModel, model_range, open_for
 from castvision.inference.tile_source import Skip
 from castvision.inference.tiled import TiledResult, tiled_inference
 from castvision.inference.writers.polygons import write_geojson
@@ -46,6 +46,7 @@ class Options:
     Attributes:
         tiles: Keywords of `tiled_inference`.
         mpp: Microns or ground units per pixel to work at; see `choose_level`.
+        bands: Channels to read; None = those the model was trained on. See `open_for`.
         min_foreground: See `Skip`.
         blank: See `Skip`.
         overlay: Write the picture with the mask laid over it.
@@ -59,6 +60,7 @@ class Options:
 
     tiles: dict[str, Any]
     mpp: float | None = None
+    bands: list[int] | None = None
     min_foreground: float = 0.0
     blank: float | None = None
     overlay: bool = True
@@ -112,7 +114,7 @@ class PredictionRun:
             if record["image"] == str(path):
                 self.records.append(record)
                 return record
-        with open_image(path) as reader:
+        with open_for(self.predictor, path, self.options.bands) as reader:
             is_classifier = self.predictor.parts.task == "classification"
             level = 0 if is_classifier else choose_level(reader, self.options.mpp)
             size = reader.levels[level]

@@ -29,8 +29,37 @@ STEMS: dict[str, Callable[..., nn.Module]] = {"patch": PatchEmbed, "conv": ConvS
 def _resample(pos_embed: Tensor, grid: Tensor, old_size: tuple[int, int], num_prefix_tokens: int) -> Tensor:
     """Position embedding (1, P + N', C) for the token map (B, rows, cols, C)."""
     size = [grid.shape[1], grid.shape[2]]
+    if not torch.jit.is_scripting():
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            return _resample_by_products(pos_embed, size, old_size, num_prefix_tokens)
     out: Tensor = resample_abs_pos_embed(pos_embed, size, list(old_size), num_prefix_tokens)
     return out
+
+
+def _resample_by_products(
+    pos_embed: Tensor, size: Sequence[int], old_size: tuple[int, int], num_prefix_tokens: int
+) -> Tensor:
+    """What `resample_abs_pos_embed` gives, as two products: compilers cannot resize to a size that varies."""
+    if size[0] == old_size[0] and size[1] == old_size[1]:
+        return pos_embed
+    prefix, positions = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:].float()
+    down, across = (
+        _bicubic_weights(old, new, pos_embed.device) for old, new in zip(old_size, size, strict=True)
+    )  # rows, old rows and cols, old cols
+    positions = positions.reshape(old_size[0], old_size[1], -1)
+    positions = torch.einsum("ri,sj,ijc->rsc", down, across, positions).flatten(0, 1)
+    return torch.cat([prefix, positions[None].to(pos_embed.dtype)], 1)
+
+
+def _bicubic_weights(old: int, new: int, device: torch.device) -> Tensor:
+    """(new, old) fp32: shares of the old points in the new ones, bicubic (a = -0.5) with antialiasing."""
+    step = old / new
+    wide = torch.sym_max(step, 1.0)
+    centre = (torch.arange(new, device=device) + 0.5) * step
+    x = ((torch.arange(old, device=device) + 0.5 - centre[:, None]) / wide).abs()
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+    return weights / weights.sum(1, keepdim=True)
 
 
 class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 TaskName = Literal["classification", "multilabel", "segmentation"]
 CHECKPOINT_KEY = "castvision"
 _FORMAT = 1
-_OPTIONAL = {"format", "context_size", "keeps_units"}
+_OPTIONAL = {"format", "context_size", "keeps_units", "bands"}
+_OF_INPUT = {"in_chans", "img_size", "mean", "std"}
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
@@ -43,6 +44,7 @@ class InputFormat:
         std: Per channel, likewise, > 0.
         keeps_units: Signed and float images come in the file's own units (Kelvin, reflectance); otherwise each image
             is brought to 0..1.
+        bands: Channels read of the files, numbered from 1 on; None = all.
     """
 
     in_chans: int
@@ -50,6 +52,7 @@ class InputFormat:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     keeps_units: bool = False
+    bands: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Recipe:
         """Plain values without nesting, as they stand in a checkpoint."""
         facts = {key: value for key, value in vars(self).items() if key != "input"}
         facts |= {} if self.input is None else asdict(self.input)
+        if facts.get("bands") is None:
+            facts.pop("bands", None)  # so that older versions read what they know
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
         return {
             "format": _FORMAT,
@@ -100,7 +105,9 @@ class Recipe:
             ValueError: Keys that are missing or unknown, another format, or values that are none.
         """
         known = {"format", *cls.__dataclass_fields__, *InputFormat.__dataclass_fields__} - {"input"}
-        missing, unknown = sorted(known - _OPTIONAL - set(facts)), sorted(map(str, set(facts) - known))
+        has_input = bool(_OF_INPUT & set(facts))  # none of them where a task was trained with loaders of its own
+        optional = _OPTIONAL if has_input else _OPTIONAL | _OF_INPUT
+        missing, unknown = sorted(known - optional - set(facts)), sorted(map(str, set(facts) - known))
         if facts.get("format", _FORMAT) != _FORMAT:
             raise ValueError(
                 f"expected facts of format {_FORMAT}, got format {facts['format']!r}: of a newer castvision?"
@@ -111,12 +118,13 @@ class Recipe:
         if facts["task"] not in get_args(TaskName):
             raise ValueError(f"expected task in {get_args(TaskName)}, got {facts['task']!r}")
         try:
-            input_format = InputFormat(
+            input_format = None if not has_input else InputFormat(
                 in_chans=int(facts["in_chans"]),
                 img_size=_pair(facts["img_size"]),
                 mean=tuple(float(value) for value in facts["mean"]),
                 std=tuple(float(value) for value in facts["std"]),
                 keeps_units=bool(facts.get("keeps_units", False)),
+                bands=None if facts.get("bands") is None else tuple(int(band) for band in facts["bands"]),
             )
             context_size, out_indices = facts.get("context_size"), facts["out_indices"]
             return cls(
@@ -204,7 +212,8 @@ def load(path: str | Path) -> tuple[Recipe, nn.Module]:
         path: The file.
 
     Returns:
-        The recipe, with ``input``, and the model with the checkpoint's weights, on the CPU.
+        The recipe, with ``input`` unless the task was trained with loaders that say nothing of it, and the model with
+        the checkpoint's weights, on the CPU.
 
     Raises:
         FileNotFoundError: No such file.

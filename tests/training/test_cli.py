@@ -262,3 +262,18 @@ def test_no_evaluation_of_untrained_or_foreign_weights(run, write_config, tmp_pa
     assert train(*arguments) == 2
     assert "another architecture" in capsys.readouterr().err
     assert train("test", "--config", run / "pixel/config.yaml", "--resume") == 2
+
+
+def test_fewer_epochs_than_done_are_said(run, tmp_path, capsys):
+    """Going on from a finished run of as many epochs, or of more, would train nothing in silence."""
+    content = torch.load(run / "pixel/last.ckpt", weights_only=True)
+    done = content["epoch"] + 1
+    for epochs in range(1, done + 1):
+        flags = ("--ckpt_path", run / "pixel/last.ckpt", "--run_dir", tmp_path / "more", "--trainer.max_epochs", epochs)
+        assert train("--config", run / "pixel.yaml", *flags) == 2
+        told = capsys.readouterr().err
+        assert f"expected trainer.max_epochs of more than the {done} epochs" in told
+        assert f"got max_epochs={epochs}: nothing would be trained" in told
+    flags = (*flags[:-1], done + 1)
+    assert train("--config", run / "pixel.yaml", *flags) == 0
+    assert torch.load(tmp_path / "more/last.ckpt", weights_only=True)["epoch"] == done

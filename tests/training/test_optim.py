@@ -117,3 +117,22 @@ def test_frozen_parameters_are_left_out():
 def test_nonsense_is_refused(weight_decay, layer_decay):
     with pytest.raises(ValueError, match="layer_decay"):
         parameter_groups(_vit(), weight_decay, layer_decay)
+
+
+def test_a_longer_run_follows_the_new_schedule_from_its_first_step():
+    """Half of a run of 4 steps, then on as the third step of 8; a finished one goes on, too, not at rate 0."""
+
+    def make(total):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+        return optimizer, BudgetSchedule(optimizer, Schedule(warmup=0.0), lambda steps: steps / total)
+
+    for done in (2, 4):
+        (short, schedule), (long, again) = make(4), make(8)
+        for _ in range(done):
+            short.step()
+            schedule.step()
+        long.load_state_dict(short.state_dict())
+        again.load_state_dict(schedule.state_dict())
+        again.refresh()
+        assert long.param_groups[0]["lr"] == pytest.approx(2.0 * Schedule(warmup=0.0).factor((done + 0.5) / 8))
+        assert again.get_last_lr() == [long.param_groups[0]["lr"]]

@@ -39,6 +39,7 @@ class ImageSources:
         level: Of the images that is read; masks are sampled to it without blending.
         num_classes: Labels are below it; None for any up to 254. 255 is ignored, and so is a mask's nodata value.
         alpha: What becomes of an image's opacity channel; see `castvision.data.open_image`.
+        bands: Channels of the images to read; see there.
         context_size: (height, width) of an overview of each image that is read now and kept, so that windows come with
             their surroundings; None for none.
 
@@ -61,6 +62,7 @@ class ImageSources:
         level: int = 0,
         num_classes: int | None = None,
         alpha: Alpha = "white",
+        bands: Sequence[int] | None = None,
         context_size: Sequence[int] | None = None,
     ) -> None:
         if not pairs:
@@ -72,6 +74,7 @@ class ImageSources:
         self.level = level
         self.num_classes = num_classes
         self.alpha = alpha
+        self.bands = bands
         self._open: OrderedDict[tuple[bool, int], ImageReader] = OrderedDict()
         self.sizes: list[tuple[int, int]] = []
         self.channels = self.image(0).channels
@@ -150,7 +153,7 @@ class ImageSources:
             if is_mask:
                 reader = open_mask(path, cache_bytes=_CACHE_BYTES)
             else:
-                reader = open_image(path, alpha=self.alpha, cache_bytes=_CACHE_BYTES)
+                reader = open_image(path, alpha=self.alpha, cache_bytes=_CACHE_BYTES, bands=self.bands)
         self._open[key] = reader
         while len(self._open) > _MAX_OPEN:
             self._open.popitem(last=False)[1].close()

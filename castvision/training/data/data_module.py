@@ -49,6 +49,7 @@ class ImageDataModule(LightningDataModule, ABC):
         task_kind: The kind of task the targets are for; None if any task may take them.
         context_size: (height, width) of the whole image that comes with each item; None = items come alone.
         batch_augmentation: Of training batches, on the device; None = none.
+        bands: Channels read of the files, numbered from 1 on; None = all.
         collate: Makes a batch of samples, see `Batch`.
     """
 
@@ -59,6 +60,7 @@ class ImageDataModule(LightningDataModule, ABC):
     task_kind: str | None = None
     context_size: tuple[int, int] | None = None
     batch_augmentation: BatchAugmentation | None = None
+    bands: Sequence[int] | None = None
     collate: Callable[[list[Any]], Any] = staticmethod(default_collate)
 
     def __init__(
@@ -107,6 +109,7 @@ class ImageDataModule(LightningDataModule, ABC):
             "mean": list(self.mean),
             "std": list(self.std),
             "keeps_units": self.keeps_units,
+            **({} if self.bands is None else {"bands": list(self.bands)}),
         }
 
     def augment_batch(self, batch: Batch) -> Batch:

@@ -12,6 +12,7 @@ from castvision.data.datasets.batch import Batch, Sample, drop_full_mask
 from castvision.data.datasets.regions import Block, Region, split_by_block, split_by_source
 from castvision.data.datasets.sources import ClassIndex, ImageSources, Pair
 from castvision.data.datasets.windows import WindowDataset, whole_images
+from castvision.data.reading.reader import alpha_for
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
 from castvision.training.data.data_module import FreshSampler, ImageDataModule, Pairs
 
@@ -46,6 +47,9 @@ class WindowDataModule(ImageDataModule):
         balance: Draw training windows so that each class is met equally often; None = all ground equally often.
         symmetries: Turn and mirror training windows.
         train_length: Windows an epoch.
+        in_chans: Channels of the images, of which 2 and 4 count an opacity channel (many rasters declare their infrared
+            so); None = as they come, composed over white.
+        bands: Channels to read, in this order, numbered from 1 on as GDAL does; None = all.
         mean: Per channel; see `castvision.data.ChannelStatistics`. None = measured on training windows, with ``std``.
         std: Per channel.
         batch_size: Windows a step and process.
@@ -74,6 +78,8 @@ class WindowDataModule(ImageDataModule):
         balance: Literal["class"] | None = "class",
         symmetries: bool = True,
         train_length: int = 8_000,
+        in_chans: int | None = None,
+        bands: list[int] | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         batch_size: int = 16,
@@ -88,7 +94,13 @@ class WindowDataModule(ImageDataModule):
             raise ValueError(f"expected shares of train, val and, if wanted, test, got {shares}")
         names = class_names or _read_names(Path(root) / "classes.txt")
         num_classes = None if names is None else len(names)
-        sources = ImageSources(find_pairs(root), level=level, num_classes=num_classes, context_size=context_size)
+        sources = ImageSources(
+            find_pairs(root), level=level, num_classes=num_classes, context_size=context_size,
+            alpha=alpha_for(in_chans), bands=bands,
+        )  # fmt: skip
+        if in_chans not in (None, sources.channels):
+            raise ValueError(f"expected images of in_chans={in_chans} channels, got {sources.channels}; choose bands")
+        self.bands = bands
         regions = _whole(sources, shares, seed) if split == "source" else _blocks(sources, shares, seed, block, margin)
         self._datasets = {
             name: WindowDataset(sources, size, sampling="grid", regions=parts).keep_labelled()

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from castvision.training.callbacks.averaging import WarmAveraging, average
+
+
+@pytest.mark.parametrize(("steps", "share"), [(1, 2 / 11), (8, 0.5), (89, 90 / 99), (10_000, 0.999)])
+@pytest.mark.parametrize("count", [int, torch.tensor])
+def test_the_decay_warms_up(steps, share, count):
+    """min(decay, (1 + t) / (10 + t)) of what was kept, the rest of what is new."""
+    kept, current = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
+    averaged = average(kept, current, count(steps), 0.999)
+    torch.testing.assert_close(averaged, torch.tensor([share, 2 * (1 - share)]))
+
+
+class Line(LightningModule):
+    """A weight that grows by one each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, batch_idx):
+        return -self.weight
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_hundred_steps_are_followed_from_near_behind(tmp_path):
+    """Lightning's own average with 0.999 would stand at 6 after 100 steps; a warm one lags by a tenth of them."""
+    model = Line()
+    trainer = Trainer(
+        max_steps=100, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, callbacks=[WarmAveraging(0.999)],
+    )  # fmt: skip
+    trainer.fit(model, torch.utils.data.DataLoader(torch.zeros(100)))
+    expected = 1.0
+    for step in range(1, 100):
+        share = (1 + step) / (10 + step)
+        expected = share * expected + (1 - share) * (step + 1)
+    assert float(model.weight.detach()) == pytest.approx(expected, rel=1e-4)
+    assert expected > 85
+
+
+def test_a_decay_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="0 < ema < 1"):
+        WarmAveraging(1.0)
