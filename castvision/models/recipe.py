@@ -118,13 +118,17 @@ class Recipe:
         if facts["task"] not in get_args(TaskName):
             raise ValueError(f"expected task in {get_args(TaskName)}, got {facts['task']!r}")
         try:
-            input_format = None if not has_input else InputFormat(
-                in_chans=int(facts["in_chans"]),
-                img_size=_pair(facts["img_size"]),
-                mean=tuple(float(value) for value in facts["mean"]),
-                std=tuple(float(value) for value in facts["std"]),
-                keeps_units=bool(facts.get("keeps_units", False)),
-                bands=None if facts.get("bands") is None else tuple(int(band) for band in facts["bands"]),
+            input_format = (
+                None
+                if not has_input
+                else InputFormat(
+                    in_chans=int(facts["in_chans"]),
+                    img_size=_pair(facts["img_size"]),
+                    mean=tuple(float(value) for value in facts["mean"]),
+                    std=tuple(float(value) for value in facts["std"]),
+                    keeps_units=bool(facts.get("keeps_units", False)),
+                    bands=None if facts.get("bands") is None else tuple(int(band) for band in facts["bands"]),
+                )
             )
             context_size, out_indices = facts.get("context_size"), facts["out_indices"]
             return cls(

@@ -116,8 +116,8 @@ def test_freezing_by_pattern():
 
 
 CHANGES = [
-    {}, {"classes": 5}, {"img_size": 64}, {"img_size": (64, 32)}, {"img_size": (32, 96)}, {"in_chans": 1}, {"in_chans": 5},
-    {"patch_size": 8}, {"img_size": 48, "in_chans": 4, "classes": 3},
+    {}, {"classes": 5}, {"img_size": 64}, {"img_size": (64, 32)}, {"img_size": (32, 96)}, {"in_chans": 1},
+    {"in_chans": 5}, {"patch_size": 8}, {"img_size": 48, "in_chans": 4, "classes": 3},
 ]  # fmt: skip
 
 

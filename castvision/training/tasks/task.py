@@ -112,7 +112,9 @@ class Task(LightningModule, ABC):
             ValueError: A recipe of another kind.
         """
         if recipe.task != cls.kind:
-            raise ValueError(f"expected a checkpoint of a {cls.kind} model for {cls.__name__}, got one for {recipe.task}")
+            raise ValueError(
+                f"expected a checkpoint of a {cls.kind} model for {cls.__name__}, got one for {recipe.task}"
+            )
         task = cls(recipe.model_name, num_classes=recipe.num_classes, **cls._parts(recipe), **arguments)  # type: ignore[arg-type]
         task.class_names = list(recipe.class_names) or task.class_names
         return task

@@ -30,7 +30,7 @@ class Line(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore")
 def test_a_hundred_steps_are_followed_from_near_behind(tmp_path):
     """Lightning's own average with 0.999 would stand at 6 after 100 steps; a warm one lags by a tenth of them."""
     model = Line()

@@ -227,7 +227,8 @@ def test_batches_of_anyones_loader(form, dtype):
     plane = mask[:, None]
     batch = {
         "tuple": (image, mask), "list": [image, mask], "plane": (image, plane),
-        "mapping": {"image": image, "mask": mask, "crs": "EPSG:4326"}, "mapping with a plane": {"image": image, "mask": plane},
+        "mapping": {"image": image, "mask": mask, "crs": "EPSG:4326"},
+        "mapping with a plane": {"image": image, "mask": plane},
     }[form]  # fmt: skip
     expected = functional.cross_entropy(task(image), mask.long())
     torch.testing.assert_close(task.training_step(batch, 0), expected)
