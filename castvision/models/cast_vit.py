@@ -176,6 +176,8 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
             x = _of_one_size_in_a_trace(x)
         x = self.patch_embed(x)  # B, rows, cols, C
         grid = [x.shape[1], x.shape[2]]
+        if not torch.jit.is_scripting():
+            grid = _constant_in_a_trace(grid)
         rope: Tensor | None = None
         if self.rope is not None:
             rope = self.rope(x)
@@ -347,10 +349,17 @@ def _of_one_size_in_a_trace(x: Any) -> Any:
     """
     if not torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():  # type: ignore[no-untyped-call]
         return x
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # that the size becomes constant is what is wanted
-        height, width = int(x.shape[2]), int(x.shape[3])
+    height, width = _constant_in_a_trace([x.shape[2], x.shape[3]])
     return x.expand(-1, -1, height, width)  # raises at any other size
+
+
+def _constant_in_a_trace(sizes: list[int]) -> list[int]:
+    """Sizes as they are; under a trace, where they are tensors, as numbers."""
+    if not torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():  # type: ignore[no-untyped-call]
+        return sizes
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # that they become constant is what is wanted
+        return [int(size) for size in sizes]
 
 
 def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
