@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from castvision.data.datasets.batch import Batch, as_batch
+from castvision.data.datasets.batch import as_batch
 from castvision.losses import IGNORED
 from castvision.models.checkpoint import freeze as freeze_parameters
 from castvision.models.checkpoint import initialize_from
@@ -213,10 +213,6 @@ class Task(LightningModule, ABC):
         """See `take_over`."""
         if self.data is not None:
             self.take_over(self.data)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
-        """Lightning's hook: batches of loaders without a data module of ours get their parts' names."""
-        return as_batch(batch, needs_target=not self.trainer.predicting)
 
     def on_train_start(self) -> None:
         """A run that goes on with another budget follows the new schedule from its first step."""
