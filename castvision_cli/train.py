@@ -48,6 +48,7 @@ _NOISE = (
     ".*does not have many workers.*",
     ".*LightningCLI's args parameter is intended.*",
     ".*exists and is not empty.*",
+    ".*The dirpath has changed.*",  # a finished run goes on in another folder
     ".*The number of training batches .* is smaller than the logging interval.*",
     ".*Trainer already configured with model summary callbacks.*",
     ".*is supported for historical reasons but its usage is discouraged.*",
