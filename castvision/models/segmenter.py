@@ -80,7 +80,7 @@ class Segmenter(nn.Module):
             "expected pixel_mask (B, height, width) bool",
         )
         image = image.masked_fill(~pixel_mask[:, None], 0.0)
-        if self.training or tuple(image.shape[-2:]) == _native_size(self.backbone):
+        if self.training or tuple(image.shape[-2:]) == _native_size(self.backbone) or image.shape[0] == 0:
             logits = self.head(self.features(image, pixel_mask), image)
             return logits
         return self._forward_by_size(image, pixel_mask)
