@@ -10,7 +10,7 @@ import numpy as np
 from torch.utils.data import default_collate
 
 from castvision.data.datasets.batch import Batch, Sample, drop_full_mask
-from castvision.data.datasets.leaks import same_images
+from castvision.data.datasets.leaks import kept_together, same_images
 from castvision.data.datasets.regions import Block, Region, split_by_block, split_by_source
 from castvision.data.datasets.sources import ClassIndex, ImageSources, Pair
 from castvision.data.datasets.windows import WindowDataset, whole_images
@@ -224,7 +224,7 @@ def _numbered(label_map: Mapping[int | str, int | str] | None) -> list[str] | No
 
 def _whole(sources: ImageSources, shares: Mapping[str, float], seed: int) -> dict[str, list[Region]]:
     whole = whole_images(sources)
-    owners = split_by_source(len(sources), shares, seed, same_images(sources.images))
+    owners = split_by_source(len(sources), shares, seed, kept_together(sources.images))
     return {name: [whole[index] for index in indices] for name, indices in owners.items()}
 
 
