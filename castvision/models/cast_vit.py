@@ -5,7 +5,6 @@ taken at run time (padded to whole patches, position embeddings resampled); rota
 Annotations of scripted methods are those TorchScript reads (no postponed ones).
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ from castvision.layers import CastAttention, CastBlock, ConvStem, RotaryPosition
 from castvision.layers.block import ATTN_LAYERS
 from castvision.models.checkpoint import checkpoint_filter_fn as checkpoint_filter_fn
 from castvision.models.extra_tokens import ExtraTokens, append_extra
+from castvision.models.one_size import compile_each_size, constant_in_a_trace, of_one_size_in_a_trace
 from castvision.models.timm_private import feature_take_indices
 from castvision.ops import AttentionOptions, check_choice
 
@@ -29,37 +29,8 @@ STEMS: dict[str, Callable[..., nn.Module]] = {"patch": PatchEmbed, "conv": ConvS
 def _resample(pos_embed: Tensor, grid: Tensor, old_size: tuple[int, int], num_prefix_tokens: int) -> Tensor:
     """Position embedding (1, P + N', C) for the token map (B, rows, cols, C)."""
     size = [grid.shape[1], grid.shape[2]]
-    if not torch.jit.is_scripting():
-        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-            return _resample_by_products(pos_embed, size, old_size, num_prefix_tokens)
     out: Tensor = resample_abs_pos_embed(pos_embed, size, list(old_size), num_prefix_tokens)
     return out
-
-
-def _resample_by_products(
-    pos_embed: Tensor, size: Sequence[int], old_size: tuple[int, int], num_prefix_tokens: int
-) -> Tensor:
-    """What `resample_abs_pos_embed` gives, as two products: compilers cannot resize to a size that varies."""
-    if size[0] == old_size[0] and size[1] == old_size[1]:
-        return pos_embed
-    prefix, positions = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:].float()
-    down, across = (
-        _bicubic_weights(old, new, pos_embed.device) for old, new in zip(old_size, size, strict=True)
-    )  # rows, old rows and cols, old cols
-    positions = positions.reshape(old_size[0], old_size[1], -1)
-    positions = torch.einsum("ri,sj,ijc->rsc", down, across, positions).flatten(0, 1)
-    return torch.cat([prefix, positions[None].to(pos_embed.dtype)], 1)
-
-
-def _bicubic_weights(old: int, new: int, device: torch.device) -> Tensor:
-    """(new, old) fp32: shares of the old points in the new ones, bicubic (a = -0.5) with antialiasing."""
-    step = old / new
-    wide: Any = torch.sym_max(step, 1.0)
-    centre = (torch.arange(new, device=device) + 0.5) * step
-    x = ((torch.arange(old, device=device) + 0.5 - centre[:, None]) / wide).abs()
-    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
-    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
-    return weights / weights.sum(1, keepdim=True)
 
 
 class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
@@ -173,11 +144,12 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         """Tokens (B, P + N, C) with positions, rotary codes (N, 2D) or None, and the grid (rows, cols)."""
         if not torch.jit.is_scripting():
             _check_images(x, self.in_chans)
-            x = _of_one_size_in_a_trace(x)
+            x = of_one_size_in_a_trace(x)
+            compile_each_size(x)
         x = self.patch_embed(x)  # B, rows, cols, C
         grid = [x.shape[1], x.shape[2]]
         if not torch.jit.is_scripting():
-            grid = _constant_in_a_trace(grid)
+            grid = constant_in_a_trace(grid)
         rope: Tensor | None = None
         if self.rope is not None:
             rope = self.rope(x)
@@ -340,26 +312,6 @@ def _check_images(x: Any, in_chans: int) -> None:
         )
     if not x.is_floating_point():
         raise TypeError(f"expected floating-point images, got {x.dtype}; scale and normalise them first")
-
-
-def _of_one_size_in_a_trace(x: Any) -> Any:
-    """Images (B, in_chans, height, width) as they are; a trace, which holds the size of its grid, refuses others.
-
-    Export (``torch.export``) and scripts (``torch.jit.script``) take any size.
-    """
-    if not torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():  # type: ignore[no-untyped-call]
-        return x
-    height, width = _constant_in_a_trace([x.shape[2], x.shape[3]])
-    return x.expand(-1, -1, height, width)  # raises at any other size
-
-
-def _constant_in_a_trace(sizes: list[int]) -> list[int]:
-    """Sizes as they are; under a trace, where they are tensors, as numbers."""
-    if not torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():  # type: ignore[no-untyped-call]
-        return sizes
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # that they become constant is what is wanted
-        return [int(size) for size in sizes]
 
 
 def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:

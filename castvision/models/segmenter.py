@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import castvision.heads
+from castvision.models.one_size import compile_each_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,6 +73,7 @@ class Segmenter(nn.Module):
             ValueError: A size the backbone does not take.
         """
         torch._assert(image.ndim == 4, "expected images (B, in_chans, height, width)")
+        compile_each_size(image)
         if pixel_mask is None:
             logits: Tensor = self.head(self.features(image), image)
             return logits
