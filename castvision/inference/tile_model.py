@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from castvision.data import open_image
+from castvision.data.reading.reader import alpha_for
 from castvision.data.transforms.model_input import planes_to_input, value_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import os
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -18,6 +21,25 @@ if TYPE_CHECKING:
     from castvision.inference.predictor import Predictor
 
 _BAND_BYTES = 1 << 25
+
+
+def open_for(predictor: Predictor, path: str | os.PathLike[str], bands: Sequence[int] | None = None) -> ImageReader:
+    """Open an image as those were opened that the model was trained on.
+
+    Args:
+        predictor: The model, which knows its number of channels and the bands it was trained on.
+        path: The image.
+        bands: Channels to read instead, see `castvision.data.open_image`; None = the model's.
+
+    Returns:
+        The reader; close it, or use ``with``.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A file that cannot be read, or without these bands.
+    """
+    seen = predictor.parts.input
+    return open_image(path, alpha=alpha_for(seen.in_chans), bands=seen.bands if bands is None else bands)
 
 
 def model_range(predictor: Predictor, reader: ImageReader, level: int = 0) -> tuple[float, float] | None:
@@ -64,7 +86,7 @@ class TileModel:
         if channels != in_chans and {channels, in_chans} != {1, 3}:
             raise ValueError(
                 f"expected an image with {in_chans} channels for this model, got {channels}; "
-                f"select channels, or train with in_chans={channels}"
+                f"choose channels with --bands, or train with in_chans={channels}"
             )
         self.predictor, self.limits = predictor, limits
 

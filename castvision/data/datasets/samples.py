@@ -13,13 +13,13 @@ from torch.utils.data import Dataset
 from castvision.data.datasets.batch import Sample
 from castvision.data.reading.opening import open_image
 from castvision.data.reading.pixels import Mask, Pixels, check_size, holds_data, is_empty, mark_missing, match_channels
+from castvision.data.reading.reader import alpha_for, band_indices
 from castvision.data.transforms.model_input import to_model_input
 from castvision.losses import IGNORED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
-
-_WITH_ALPHA = (2, 4)
 
 
 class Transform(Protocol):
@@ -54,10 +54,12 @@ class PixelDataset(Dataset[Sample], ABC):
     Attributes:
         transform: From pixels to tensors; None = `PlainTransform`.
         in_chans: Channels images are brought to (grey and RGB are turned into one another); None = as they come.
+        bands: See `load_pixels`.
     """
 
     transform: Transform | None = None
     in_chans: int | None = None
+    bands: Sequence[int] | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -88,13 +90,14 @@ class PixelDataset(Dataset[Sample], ABC):
         return transform.image(pixels), torch.from_numpy(np.array(target))
 
 
-def load_pixels(path: str | Path, in_chans: int | None = None) -> Pixels:
+def load_pixels(path: str | Path, in_chans: int | None = None, bands: Sequence[int] | None = None) -> Pixels:
     """Read one image for training: nothing cut, as many channels as wanted, what is missing marked.
 
     Args:
         path: The file; see `castvision.data.open_image`.
         in_chans: Channels of the result. 2 and 4 keep an opacity channel (such as the infra-red that many 4-band TIFFs
             declare so); for others it is composed over white. None = as it comes.
+        bands: Channels to take, in this order, numbered from 1 on; opacity is one like the others then. None = all.
 
     Returns:
         (height, width, C), the file's dtype; a masked array where values are missing.
@@ -103,9 +106,11 @@ def load_pixels(path: str | Path, in_chans: int | None = None) -> Pixels:
         FileNotFoundError: No such file.
         ValueError: Not an image, damaged, too large, or of other channels; the message names it.
     """
-    with open_image(path, alpha="keep" if in_chans in _WITH_ALPHA else "white") as reader:
+    with open_image(path, alpha="keep" if bands else alpha_for(in_chans)) as reader:
         check_size(reader.height, reader.width)
         pixels = reader.read_masked(0, 0, reader.height, reader.width)
+    if bands:
+        pixels = pixels[..., band_indices(bands, pixels.shape[-1], str(path))].copy(order="C")
     return to_channels(pixels, in_chans, str(path))
 
 

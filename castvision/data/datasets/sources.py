@@ -42,6 +42,7 @@ class ImageSources:
         num_classes: Labels are below it; None for any up to 254. 255 is ignored, and so is a mask's nodata value.
         labels: From the masks' labels or colours to classes, in place of ``num_classes``; None = they are classes.
         alpha: What becomes of an image's opacity channel; see `castvision.data.open_image`.
+        bands: Channels of the images to read; see there.
         context_size: (height, width) of an overview of each image that is read now and kept, so that windows come with
             their surroundings; None for none.
 
@@ -66,6 +67,7 @@ class ImageSources:
         num_classes: int | None = None,
         labels: LabelMap | None = None,
         alpha: Alpha = "white",
+        bands: Sequence[int] | None = None,
         context_size: Sequence[int] | None = None,
     ) -> None:
         if not pairs:
@@ -78,6 +80,7 @@ class ImageSources:
         self.num_classes = num_classes
         self.labels = labels
         self.alpha = alpha
+        self.bands = bands
         self._open: OrderedDict[tuple[bool, int], ImageReader] = OrderedDict()
         self.sizes: list[tuple[int, int]] = []
         self.scales: list[tuple[float, str] | None] = []
@@ -162,7 +165,7 @@ class ImageSources:
                 opened = open_mask if self.labels is None else self.labels.open
                 reader = opened(path, cache_bytes=_CACHE_BYTES)
             else:
-                reader = open_image(path, alpha=self.alpha, cache_bytes=_CACHE_BYTES)
+                reader = open_image(path, alpha=self.alpha, cache_bytes=_CACHE_BYTES, bands=self.bands)
         self._open[key] = reader
         while len(self._open) > _MAX_OPEN:
             self._open.popitem(last=False)[1].close()

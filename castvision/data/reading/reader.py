@@ -19,6 +19,8 @@ from castvision.data.reading.pixels import holds_data, mark_missing
 from castvision.errors import one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from castvision.data.reading.georeference import Georeference
     from castvision.data.reading.pixels import Mask, Pixels
 
@@ -102,6 +104,31 @@ class Options:
     page: int | None = None
     cache_bytes: int = 64 << 20
     is_mask: bool = False
+    bands: tuple[int, ...] | None = None
+
+
+def alpha_for(in_chans: int | None) -> Alpha:
+    """What becomes of an opacity channel where a model takes so many channels.
+
+    2 and 4 keep it: many rasters of four bands declare their infrared so. Others see images as viewers show them.
+    """
+    return "keep" if in_chans in (2, 4) else "white"
+
+
+def band_indices(bands: Sequence[int], channels: int, name: str) -> list[int]:
+    """Positions of the bands chosen.
+
+    Args:
+        bands: Numbers from 1 on, as GDAL counts, in the order they are wanted.
+        channels: Of the file, opacity among them.
+        name: Of the image, for the message.
+
+    Raises:
+        ValueError: None, or one that the file has not.
+    """
+    if not bands or not all(1 <= band <= channels for band in bands):
+        raise ValueError(f"expected bands within 1..{channels} of {name!r}, got {list(bands)}; choose among those")
+    return [band - 1 for band in bands]
 
 
 class ImageReader(ABC):
@@ -133,6 +160,7 @@ class ImageReader(ABC):
     _marks_missing = False  # whether `_read` looks at nodata itself
     georeference: Georeference | None = None
     channel_names: tuple[str, ...] | None = None
+    _chosen: list[int] | None = None
 
     def __init__(self, path: Path | None, options: Options) -> None:
         self.path = path
@@ -142,7 +170,7 @@ class ImageReader(ABC):
         self._process = os.getpid()
         self._beside: ImageReader | None = None
         try:
-            self._connect()
+            self._open()
         except (FileNotFoundError, UnreadableImageError):  # these name the file themselves
             raise
         except DECODER_ERRORS as error:
@@ -178,6 +206,16 @@ class ImageReader(ABC):
                 "{'#ff0000': 1}"
             )
         return pixels[..., :1]
+
+    def _open(self) -> None:
+        """Open the file, and of its channels know only the bands that are asked for."""
+        self._connect()
+        if self.options.bands is None:
+            return
+        self._chosen = band_indices(self.options.bands, self.channels, self.name)
+        self.channels = len(self._chosen)
+        if self.channel_names is not None:
+            self.channel_names = tuple(self.channel_names[index] for index in self._chosen)
 
     @abstractmethod
     def _connect(self) -> None:
@@ -307,11 +345,13 @@ class ImageReader(ABC):
             raise ValueError(f"the reader of {self.name!r} is closed; open the image again")
         if os.getpid() != self._process:
             self._process = os.getpid()
-            self._connect()
+            self._open()
             if self.options.is_mask:
                 self._become_mask()
         try:
             pixels = self._read(y, x, height, width, level)
+            if self._chosen is not None:
+                pixels = np.ascontiguousarray(pixels[..., self._chosen])
         except DECODER_ERRORS as error:
             raise ValueError(
                 f"cannot read image {self.name!r} at {y=}, {x=}, {height=}, {width=}, {level=}: {one_line(error)}"

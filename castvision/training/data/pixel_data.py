@@ -35,6 +35,8 @@ class ImageFormat:
 
     Args:
         in_chans: Channels; grey and RGB are turned into one another. None = those of the first training image.
+        bands: Channels of the files to take, in this order, numbered from 1 on as GDAL does; opacity is one like the
+            others then. None = all.
         mean: Per channel or one for all: in units of 0..1 for unsigned integers, in the files' own for others.
             None = measured on the training images that are checked.
         std: Likewise.
@@ -51,6 +53,7 @@ class ImageFormat:
     std: list[float] | None = None
     fit: bool = True
     check: int | None = 1000
+    bands: list[int] | None = None
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
@@ -103,6 +106,9 @@ class PixelDataModule(ImageDataModule):
         augmentation: Augmentation,
     ) -> None:
         train = splits["train"]
+        self.bands = pixels.bands
+        for dataset in splits.values():
+            dataset.bands = pixels.bands
         in_chans = pixels.in_chans or train.read(0)[0].shape[-1]
         for dataset in splits.values():
             dataset.in_chans = in_chans

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from castvision.data.datasets.labelled_split import split_labelled
-from castvision.data.datasets.leaks import check_apart, same_images
+from castvision.data.datasets.leaks import check_apart, kept_together, same_images
 from castvision.data.datasets.regions import Region, split_by_block, split_by_source
 from castvision.data.datasets.sources import ClassIndex
 from castvision.data.datasets.vector_labels import VectorMask
@@ -124,8 +124,9 @@ def split_regions(
         labelled = {group for group, holds in zip(groups, present, strict=True) if holds.any()}
         split = "source" if len(labelled) >= len(shares) else "block"
     if split == "source":
-        chosen = split_labelled(present, shares, seed, groups) if is_drawn else split_by_source(
-            len(sources), shares, seed, groups
+        together = kept_together(sources.images)
+        chosen = split_labelled(present, shares, seed, together) if is_drawn else split_by_source(
+            len(sources), shares, seed, together
         )  # fmt: skip
         return {name: [whole[index] for index in indices] for name, indices in chosen.items()}
     for index, first in enumerate(groups):

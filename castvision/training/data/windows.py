@@ -15,6 +15,7 @@ from castvision.data.datasets.sources import ClassIndex, ImageSources
 from castvision.data.datasets.vector_labels import VectorLabels
 from castvision.data.datasets.windows import WindowDataset, whole_images
 from castvision.data.reading.labels import LabelMap, check_classes_found, read_class_names
+from castvision.data.reading.reader import alpha_for
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
 from castvision.losses import IGNORED
 from castvision.training.data.data_module import FreshSampler, ImageDataModule, Pairs, warn_of_missing
@@ -64,6 +65,9 @@ class WindowDataModule(ImageDataModule):
         balance: Draw training windows so that each class is met equally often; None = all ground equally often.
         symmetries: Turn and mirror training windows.
         train_length: Windows an epoch.
+        in_chans: Channels of the images, of which 2 and 4 count an opacity channel (many rasters declare their infrared
+            so); None = as they come, composed over white.
+        bands: Channels to read, in this order, numbered from 1 on as GDAL does; None = all.
         mean: Per channel; see `castvision.data.ChannelStatistics`. None = measured on training windows, with ``std``.
         std: Per channel.
         batch_size: Windows a step and process.
@@ -94,6 +98,8 @@ class WindowDataModule(ImageDataModule):
         balance: Literal["class"] | None = "class",
         symmetries: bool = True,
         train_length: int = 8_000,
+        in_chans: int | None = None,
+        bands: list[int] | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         batch_size: int = 16,
@@ -117,9 +123,13 @@ class WindowDataModule(ImageDataModule):
             pairs = list(zip(images, vector.masks(features, crs, images, names), strict=True))
         labels = None if names is None else LabelMap(names, label_map)
         self.label_map = None if labels is None else labels.mapping
+        self.bands = bands
         how: dict[str, Any] = {"num_classes": None if names is None else len(names), "context_size": context_size}
         how["labels"] = None if self.label_map is None else labels
+        how |= {"alpha": alpha_for(in_chans), "bands": bands}
         sources = ImageSources(pairs, level=level, **how)
+        if in_chans not in (None, sources.channels):
+            raise ValueError(f"expected images of in_chans={in_chans} channels, got {sources.channels}; choose bands")
         warn_of_margins(sources)
         regions = split_regions(
             sources, owners, shares, seed, split=split, block=block, margin=margin, size=size
