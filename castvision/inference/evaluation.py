@@ -239,7 +239,7 @@ class Evaluation:
     def _fitted(self, reader: ImageReader, mask: Truth, level: int) -> tuple[Labels, ImageReader]:
         """Labels and truth at the size the model is shown."""
         height, width = whole_image(reader, level)["tile"]
-        pixels = reader.read(0, 0, height, width, level)
+        pixels = reader.read_masked(0, 0, height, width, level)
         truth = mask.read(0, 0, height, width)[..., 0].astype(np.uint8)
         labels, target = FittedModel(self.predictor, reader.dtype, reader.name).measure(pixels, truth)
         return labels, open_array(target)

@@ -61,8 +61,7 @@ def _known_values(reader: ImageReader, level: int) -> Iterator[Pixels]:
     size = reader.levels[level]
     rows = max(1, _BAND_BYTES // (size.width * reader.channels * 8))
     for y in range(0, size.height, rows):
-        band = reader.read(y, 0, min(rows, size.height - y), size.width, level)
-        yield band if reader.nodata is None else band[band != reader.nodata]
+        yield reader.read_masked(y, 0, min(rows, size.height - y), size.width, level)
 
 
 class TileModel:
@@ -73,9 +72,14 @@ class TileModel:
         channels: Of the image; grey and RGB are turned into one another.
         limits: The values that become 0 and 1; see `model_range`. None: the image keeps its units.
 
+    Attributes:
+        missing: What values without data are in the tiles; they become the mean, as in training.
+
     Raises:
         ValueError: The image's channels do not fit the model.
     """
+
+    missing = float("nan")
 
     def __init__(self, predictor: Predictor, channels: int, limits: tuple[float, float] | None) -> None:
         in_chans = predictor.parts.input.in_chans

@@ -119,6 +119,19 @@ def pad_collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
     return Batch(images, targets, {"pixel_mask": is_real})
 
 
+def with_masks(samples: Sequence[Sample]) -> list[Sample]:
+    """Samples of one batch that agree in having a ``pixel_mask``: where only some have gaps, the others' is True."""
+    parts = [Batch(*sample) for sample in samples]
+    if len({"pixel_mask" in extras for _, _, extras, _ in parts}) < 2:
+        return list(samples)
+    full = torch.ones(parts[0].image.shape[-2:], dtype=torch.bool)
+    return [
+        (image, target, {"pixel_mask": full, **extras}, dict(truth)) if truth else
+        (image, target, {"pixel_mask": full, **extras})
+        for image, target, extras, truth in parts
+    ]  # fmt: skip
+
+
 def drop_full_mask(batch: Batch) -> Batch:
     """A batch without padding comes without ``pixel_mask``, and the model has no work with it."""
     extras = dict(batch.extras)

@@ -41,7 +41,8 @@ def open_image(
     TIFF (BigTIFF, GeoTIFF, OME-TIFF, SVS, NDPI; tiles or strips, pyramids) is read by windows, so are zarr arrays,
     OME-Zarr, slides openslide knows and rasters GDAL knows (extra ``large-images``). PNG, JPEG, WebP, BMP and GIF are
     decoded as a whole by `castvision.data.reading.whole.read_image`, which refuses what does not fit in memory.
-    Colours, palettes, CMYK, orientation and opacity become what they become there; no depth is lost.
+    Colours, palettes, CMYK, orientation and opacity become what they become there; no depth is lost. Which pixels are
+    no data says the reader's ``read_masked``.
 
     Args:
         path: A file, or a zarr folder.

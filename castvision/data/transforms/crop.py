@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
+from timm.data import IMAGENET_DEFAULT_MEAN, create_transform
 from torch import Tensor
 
-from castvision.data.reading.pixels import match_channels, to_unit_range
+from castvision.data.reading.pixels import fill_missing, holds_data, mark_missing, match_channels, to_unit_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,11 +34,30 @@ class ByDepth:
         return self.deep(picture) if isinstance(picture, Tensor) else self.shallow(picture)
 
 
-def rgb_picture(pixels: Pixels) -> Image.Image | Tensor:
+def rgb_pixels(pixels: Pixels) -> Pixels:
+    """Pixels as RGB, of 8 bits as they are, deeper ones as float32 0..1; what holds no data is marked.
+
+    Args:
+        pixels: (height, width, channels), any numeric dtype; see `castvision.data.reading.pixels.holds_data`.
+
+    Returns:
+        (height, width, 3), uint8 or float32; see `castvision.data.reading.pixels.mark_missing`.
+
+    Raises:
+        ValueError: Neither grey nor RGB.
+    """
+    plain, is_known = match_channels(np.ma.getdata(pixels), 3), match_channels(holds_data(pixels), 3)
+    if plain.dtype != np.uint8:
+        plain = to_unit_range(mark_missing(plain, is_known))
+    return mark_missing(plain, is_known)
+
+
+def rgb_picture(pixels: Pixels, mean: Sequence[float] = IMAGENET_DEFAULT_MEAN) -> Image.Image | Tensor:
     """Pixels as RGB: of 8 bits as timm's augmentations work on them, deeper ones without losing depth.
 
     Args:
-        pixels: (height, width, channels), any numeric dtype.
+        pixels: See `rgb_pixels`.
+        mean: What stands where no data is, 0..1, one for each channel.
 
     Returns:
         A picture of 8 bits, or (3, height, width) float32, 0..1.
@@ -46,10 +65,10 @@ def rgb_picture(pixels: Pixels) -> Image.Image | Tensor:
     Raises:
         ValueError: Neither grey nor RGB.
     """
-    pixels = match_channels(pixels, 3)
-    if pixels.dtype == np.uint8:
-        return Image.fromarray(np.ascontiguousarray(pixels))
-    return torch.from_numpy(np.ascontiguousarray(to_unit_range(pixels).transpose(2, 0, 1)))
+    marked = rgb_pixels(pixels)
+    if marked.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(fill_missing(marked, np.multiply(mean, 255))))
+    return torch.from_numpy(np.ascontiguousarray(fill_missing(marked, mean).transpose(2, 0, 1)))
 
 
 def cropping_transform(

@@ -14,6 +14,7 @@ from castvision.data.datasets.coco import Boxes, CocoSegmentation, check_ids_apa
 from castvision.data.datasets.leaks import check_apart
 from castvision.data.datasets.segmentation import SegmentationDataset, find_pairs
 from castvision.data.reading.labels import LabelMap, check_classes_found
+from castvision.data.reading.pixels import is_empty
 from castvision.data.transforms.augmentation import Augmentation, SampleTransform
 from castvision.data.transforms.batch_augmentation import BatchAugmentation
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
@@ -192,7 +193,7 @@ def check_samples(
             if split == "train":
                 running.add(pixels)
                 if target.ndim == 2:
-                    pixels_of += np.bincount(target.ravel(), minlength=len(pixels_of))
+                    pixels_of += np.bincount(target[~is_empty(pixels)], minlength=len(pixels_of))
     if pixels_of.any() and len(class_names) > 1:
         warn_of_missing(check_classes_found(pixels_of, class_names, "the training masks"))
     return running.result()
