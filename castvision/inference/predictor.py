@@ -169,7 +169,7 @@ class Predictor:
         if seen.resize == "crop":
             from castvision.data.transforms.crop import cropping_transform, rgb_picture
 
-            tensor = cropping_transform(seen.img_size, seen.mean, seen.std)(rgb_picture(image))
+            tensor = cropping_transform(seen.img_size, seen.mean, seen.std)(rgb_picture(image, seen.mean))
         else:
             from castvision.data.datasets.samples import to_channels
             from castvision.data.transforms.augmentation import SampleTransform

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from castvision.data.datasets.batch import Sample
 from castvision.data.reading.opening import open_image
 from castvision.data.reading.pixels import Mask, Pixels, check_size, holds_data, is_empty, mark_missing, match_channels
-from castvision.data.reading.reader import alpha_for, band_indices
+from castvision.data.reading.reader import alpha_for
 from castvision.data.transforms.model_input import to_model_input
 from castvision.losses import IGNORED
 
@@ -106,11 +106,9 @@ def load_pixels(path: str | Path, in_chans: int | None = None, bands: Sequence[i
         FileNotFoundError: No such file.
         ValueError: Not an image, damaged, too large, or of other channels; the message names it.
     """
-    with open_image(path, alpha="keep" if bands else alpha_for(in_chans)) as reader:
+    with open_image(path, alpha=alpha_for(in_chans), bands=bands) as reader:
         check_size(reader.height, reader.width)
         pixels = reader.read_masked(0, 0, reader.height, reader.width)
-    if bands:
-        pixels = pixels[..., band_indices(bands, pixels.shape[-1], str(path))].copy(order="C")
     return to_channels(pixels, in_chans, str(path))
 
 

@@ -289,6 +289,8 @@ class ImageReader(ABC):
         if mask is None:
             return pixels
         is_inside: Mask = read_nearest(mask, self.levels[level], (y, x, height, width)) > 0
+        if self._chosen is not None and is_inside.shape[-1] > max(self._chosen):
+            is_inside = is_inside[..., self._chosen]
         if is_inside.shape[-1] not in (1, pixels.shape[-1]):
             is_inside = np.any(is_inside, axis=-1, keepdims=True)
         return mark_missing(np.ma.getdata(pixels), ~np.ma.getmaskarray(pixels) & is_inside)
@@ -351,7 +353,7 @@ class ImageReader(ABC):
         try:
             pixels = self._read(y, x, height, width, level)
             if self._chosen is not None:
-                pixels = np.ascontiguousarray(pixels[..., self._chosen])
+                pixels = pixels[..., self._chosen].copy(order="C")
         except DECODER_ERRORS as error:
             raise ValueError(
                 f"cannot read image {self.name!r} at {y=}, {x=}, {height=}, {width=}, {level=}: {one_line(error)}"

@@ -66,9 +66,6 @@ MAX_BYTES = 1 << 32
 _NOT_IN_PILLOW = (34887, 34925, 50001)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
-_TIFF_JPEG = (6, 7)
-_PILLOWS_TIFF = (1, 2, 3, 4, 5, *_TIFF_JPEG, 8, 32773, 32946)
-"""Compressions of TIFF that Pillow is built with everywhere; it reads others (LERC, WebP, …) wrongly or not at all."""
 # A marker between a JPEG's segments, or in its scans, where 0xFF00 is a byte of data and 0xFFD0 to 0xFFD7 restart it.
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
 _END_OF_IMAGE, _START_OF_SCAN, _MARKERS_WITHOUT_LENGTH = 0xD9, 0xDA, (0x01, 0xD8)
@@ -381,16 +378,7 @@ def _as_stored(decoded: Decoded, page: tifffile.TiffPage) -> Decoded:
 
 
 def _is_ordinary(page: tifffile.TiffPage) -> bool:
-    """Whether Pillow reads the page without loss: up to 8 bits, grey, palette, RGB, CMYK, YCbCr, one alpha at most.
-
-    Not where tiles are left out of the file, nor JPEG band by band, which Pillow reads wrongly; what tifffile lacks the
-    codec for is left to Pillow.
-    """
-    is_in_planes = int(page.planarconfig) == 2 and page.samplesperpixel > 1
-    is_plain = int(page.compression) in _PILLOWS_TIFF and all(page.databytecounts) and all(page.dataoffsets)
-    if not is_plain or (is_in_planes and int(page.compression) in _TIFF_JPEG):
-        if not _needs_codec(page):
-            return False
+    """Whether Pillow reads the page without loss: up to 8 bits, grey, palette, RGB, CMYK, YCbCr, one alpha at most."""
     if page.bitspersample > 8 or page.sampleformat not in (None, 1):
         return _needs_codec(page) and page.samplesperpixel == 1 and page.bitspersample == 16
     expected = {2: 3, 5: 4, 6: 3}.get(int(page.photometric), 1)

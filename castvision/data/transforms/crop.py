@@ -34,41 +34,41 @@ class ByDepth:
         return self.deep(picture) if isinstance(picture, Tensor) else self.shallow(picture)
 
 
-def rgb_picture(pixels: Pixels) -> Image.Image | Tensor:
+def rgb_pixels(pixels: Pixels) -> Pixels:
+    """Pixels as RGB, of 8 bits as they are, deeper ones as float32 0..1; what holds no data is marked.
+
+    Args:
+        pixels: (height, width, channels), any numeric dtype.
+
+    Returns:
+        (height, width, 3), uint8 or float32; see `castvision.data.reading.pixels.mark_missing`.
+
+    Raises:
+        ValueError: Neither grey nor RGB.
+    """
+    plain, is_known = match_channels(np.ma.getdata(pixels), 3), match_channels(holds_data(pixels), 3)
+    if plain.dtype != np.uint8:
+        plain = to_unit_range(mark_missing(plain, is_known))
+    return mark_missing(plain, is_known)
+
+
+def rgb_picture(pixels: Pixels, mean: Sequence[float] = IMAGENET_DEFAULT_MEAN) -> Image.Image | Tensor:
     """Pixels as RGB: of 8 bits as timm's augmentations work on them, deeper ones without losing depth.
 
     Args:
-        pixels: (height, width, channels), any numeric dtype.
+        pixels: See `rgb_pixels`.
+        mean: What stands where no data is, 0..1, one for each channel.
 
     Returns:
-        A picture of 8 bits, or (3, height, width) float32, 0..1. What holds no data is the mean: ImageNet's, and of
-        deeper pixels the image's own.
+        A picture of 8 bits, or (3, height, width) float32, 0..1.
 
     Raises:
         ValueError: Neither grey nor RGB.
     """
-    rgb = as_rgb(pixels)
-    if rgb.dtype == np.uint8:
-        return Image.fromarray(np.ascontiguousarray(fill_missing(rgb, np.multiply(IMAGENET_DEFAULT_MEAN, 255))))
-    mean = np.ma.filled(np.ma.mean(rgb.reshape(-1, 3), axis=0, dtype=np.float64), 0)
-    return torch.from_numpy(np.ascontiguousarray(fill_missing(rgb, mean).transpose(2, 0, 1)))
-
-
-def as_rgb(pixels: Pixels) -> Pixels:
-    """Grey or RGB as RGB, 8 bits as they are, deeper ones as float32, 0..1.
-
-    Args:
-        pixels: (height, width, channels), any numeric dtype.
-
-    Returns:
-        (height, width, 3), a masked array where values hold no data.
-
-    Raises:
-        ValueError: Neither grey nor RGB.
-    """
-    is_known = match_channels(holds_data(pixels), 3)
-    scaled = np.ma.getdata(pixels) if pixels.dtype == np.uint8 else to_unit_range(pixels)
-    return mark_missing(match_channels(scaled, 3), is_known)
+    marked = rgb_pixels(pixels)
+    if marked.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(fill_missing(marked, np.multiply(mean, 255))))
+    return torch.from_numpy(np.ascontiguousarray(fill_missing(marked, mean).transpose(2, 0, 1)))
 
 
 def cropping_transform(

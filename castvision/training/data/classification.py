@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,12 +18,14 @@ from castvision.data.datasets.leaks import check_apart
 from castvision.data.datasets.lra import MEAN, STD, LRAImage, LRAPathfinder
 from castvision.data.datasets.samples import load_pixels
 from castvision.data.synthetic.pathfinder.dataset import CLASS_NAMES
-from castvision.data.transforms.crop import ByDepth, as_rgb, cropping_transform, rgb_picture
+from castvision.data.transforms.crop import ByDepth, cropping_transform, rgb_picture, rgb_pixels
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
 from castvision.training.data.data_module import ImageDataModule, Pairs, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
+
+    from castvision.data.reading.pixels import Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -79,17 +82,19 @@ class ImageFolderDataModule(ImageDataModule):
         mean, std = (statistics.mean, statistics.std) if statistics else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         super().__init__(names, 3, (img_size, img_size), mean, std)
         for split, folder in self._folders.items():
+            folder.loader = partial(read_picture, mean=self.mean)
             folder.transform = self._transform(is_training=split == "train")
 
     def _deep_statistics(self) -> ChannelStatistics | None:
         """Of training images of more than 8 bits a channel, which seldom use their dtype's range; None: of 8 bits."""
         paths = [path for path, _ in self._folders["train"].samples]
-        if isinstance(read_picture(paths[0]), Image.Image):
+        if read_rgb_pixels(paths[0]).dtype == np.uint8:
             return None
         running = RunningStatistics()
         for index in spread(len(paths), MEASURED_IMAGES):
-            if (rgb := as_rgb(load_pixels(paths[index]))).dtype != np.uint8:
-                running.add(rgb)
+            pixels = read_rgb_pixels(paths[index])
+            if pixels.dtype != np.uint8:
+                running.add(pixels)
         if self.augmentation.get("auto_augment"):
             logger.warning("auto_augment is left out for images of more than 8 bits, which its operations cannot take")
         return running.result()
@@ -128,19 +133,38 @@ def _open_split(folder: Path) -> ClassFolders:
     return images
 
 
-def read_picture(path: str) -> Image.Image | Tensor:
+def read_picture(path: str, mean: Sequence[float] = IMAGENET_DEFAULT_MEAN) -> Image.Image | Tensor:
     """Read an image as RGB: of 8 bits as timm's augmentations work on it, a deeper one without losing depth.
+
+    Args:
+        path: The file.
+        mean: What stands where no data is, which normalisation makes 0: 0..1, one for each channel.
 
     Returns:
         A picture of 8 bits, or (3, height, width) float32, 0..1.
 
-    What holds no data is the mean colour of ImageNet, which normalisation makes 0.
-
     Raises:
         ValueError: Not an image, a damaged one, or one that is neither grey nor RGB; the message names it.
     """
+    with _naming(path):
+        return rgb_picture(load_pixels(path), mean)
+
+
+def read_rgb_pixels(path: str) -> Pixels:
+    """`rgb_pixels` of a file.
+
+    Raises:
+        ValueError: See `read_picture`.
+    """
+    with _naming(path):
+        return rgb_pixels(load_pixels(path))
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Name the file in the errors of reading it."""
     try:
-        return rgb_picture(load_pixels(path))
+        yield
     except OSError as error:
         raise ValueError(f"cannot read the image {path!r}: {error}; remove it or fetch it again") from error
     except ValueError as error:

@@ -118,15 +118,15 @@ def split_regions(
         return {name: [part for part, owner in zip(whole, owners, strict=True) if owner == name] for name in
                 dict.fromkeys(owners)}  # fmt: skip
     groups = same_images(sources.images)
+    apart = kept_together(sources.images) if split != "block" else groups
     is_drawn = isinstance(sources.masks[0], VectorMask)
     present = _present(sources, whole) if is_drawn and split != "block" else np.ones((len(whole), 1), bool)
     if split is None:
-        labelled = {group for group, holds in zip(groups, present, strict=True) if holds.any()}
+        labelled = {group for group, holds in zip(apart, present, strict=True) if holds.any()}
         split = "source" if len(labelled) >= len(shares) else "block"
     if split == "source":
-        together = kept_together(sources.images)
-        chosen = split_labelled(present, shares, seed, together) if is_drawn else split_by_source(
-            len(sources), shares, seed, together
+        chosen = split_labelled(present, shares, seed, apart) if is_drawn else split_by_source(
+            len(sources), shares, seed, apart
         )  # fmt: skip
         return {name: [whole[index] for index in indices] for name, indices in chosen.items()}
     for index, first in enumerate(groups):
