@@ -25,7 +25,7 @@ from castvision.data.reading.pixels import (
     resolve_missing,
 )
 from castvision.data.reading.reader import ImageReader, make_levels
-from castvision.data.reading.segments import NotByWindows, SegmentCache, decode_segment, read_page, segment_shape
+from castvision.data.reading.segments import NotByWindows, SegmentCache, check_decodable, read_page
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MICRONS = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0,
            "mm": 1e3, "millimeter": 1e3, "cm": 1e4, "m": 1e6, "meter": 1e6, "nanometer": 1e-3}  # fmt: skip
 _CHANNEL_AXES = "SCIQ"
-_PALETTE, _YCBCR, _LABS, _JPEGS = 3, 6, (8, 9, 10), (6, 7)
+_PALETTE, _YCBCR, _LABS = 3, 6, (8, 9, 10)
 _LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)  # compressions whose YCbCr nobody has turned into RGB
 ORIENTATION_TAG, _GDAL_METADATA, _GDAL_NODATA = 274, 42112, 42113
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
@@ -61,7 +61,7 @@ class TiffReader(ImageReader):
         self._orientation = _orientation(page)
         for layer in self._layers:
             _check_complete(layer, tiff.filehandle.size)
-        _check_decodable(page)
+        check_decodable(page)
         is_turned = self._orientation >= 5
         self.levels = make_levels([layer.size[::-1] if is_turned else layer.size for layer in self._layers])
         self._masks = _find_masks(tiff, self._layers) if not self.options.page else [None for _ in self._layers]
@@ -118,34 +118,6 @@ def _check_complete(layer: Layer, file_size: int) -> None:
         end = int((offsets[:shortest] + counts[:shortest]).max(initial=0))
         if end > file_size or shortest == 0:
             raise ValueError(f"the TIFF is truncated ({file_size:,} of {end:,} bytes); copy or export it again")
-
-
-def _check_decodable(page: Any) -> None:
-    """Decode one segment, so that what cannot be read is known before anything is started."""
-    segment_shape(page)
-    if int(page.compression) in _JPEGS and int(page.planarconfig) == 2 and page.samplesperpixel > 1:
-        raise NotByWindows("JPEG with a plane for each channel has colours no plane knows; write pixels together")
-    if page.is_memmappable and page.is_contiguous:
-        return
-    present = [index for index, count in enumerate(page.databytecounts) if count > 0 and page.dataoffsets[index] > 0]
-    if not present:
-        return
-    handle = page.parent.filehandle
-    index = present[0]
-    with handle.lock:
-        handle.seek(page.dataoffsets[index])
-        data = handle.read(page.databytecounts[index])
-    try:
-        decode_segment(page, data, index)
-    except (ValueError, ImportError) as error:
-        if isinstance(error, ValueError) and "imagecodecs" not in str(error):
-            raise
-        name = getattr(page.compression, "name", page.compression)
-        raise NotByWindows(
-            f"{name} compression needs imagecodecs: pip install 'castvision[large-images]' ({error})"
-        ) from error
-    except NotImplementedError as error:
-        raise NotByWindows(str(error)) from error
 
 
 # Layout
