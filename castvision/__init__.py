@@ -4,7 +4,8 @@ Importing the package registers its models: afterwards ``timm.create_model("cast
 """
 
 from castvision import models
+from castvision.models.convert import convert, revert
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "models"]
+__all__ = ["__version__", "convert", "models", "revert"]

@@ -96,7 +96,7 @@ def test_installed_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Pat
 
 
 PUBLIC = {
-    "castvision": {"__version__", "models"},
+    "castvision": {"__version__", "convert", "models", "revert"},
     "castvision.data": {
         "Augmentation", "BatchAugmentation", "ChannelJitter", "ChannelStatistics", "CocoSegmentation", "Georeference",
         "ImageReader", "ImageSources", "LabelMap", "Level", "MultiLabelDataset", "NamedDataset", "SampleTransform",

@@ -279,7 +279,9 @@ class CastAttention(nn.Module):
         if size is not None:
             wanted = (num_tokens + size - 1) // size
         elif self.options.assignment == "blocks" and grid_size is not None:
-            down, across = cluster_grid(grid_size[0], grid_size[1], self.options.num_clusters)
+            down, across = cluster_grid(
+                grid_size[0], grid_size[1], self.options.num_clusters, self.options.cluster_factor
+            )
             wanted = down * across
         if wanted == tokens.shape[1]:
             return tokens, lean

@@ -18,6 +18,7 @@ from castvision.layers import CastAttention, CastBlock, ConvStem, RotaryPosition
 from castvision.layers.block import ATTN_LAYERS
 from castvision.models.checkpoint import checkpoint_filter_fn as checkpoint_filter_fn
 from castvision.models.extra_tokens import ExtraTokens, append_extra
+from castvision.models.intermediates import as_intermediates
 from castvision.models.timm_private import feature_take_indices
 from castvision.ops import AttentionOptions, check_choice
 
@@ -111,7 +112,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
             dynamic_img_size=True, dynamic_img_pad=dynamic_img_pad, embed_layer=STEMS[stem], attn_layer=attn_layer,
             block_fn=partial(
                 _make_block, num_prefix_tokens=int(class_token) + reg_tokens, shared=shared,
-                per_block=_per_block(options, depth)
+                per_block=options_per_block(options, depth)
             ),
             device=device, dtype=dtype, **arguments,
         )  # fmt: skip
@@ -142,7 +143,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
     def _tokens(self, x: Tensor) -> tuple[Tensor, Tensor | None, list[int]]:
         """Tokens (B, P + N, C) with positions, rotary codes (N, 2D) or None, and the grid (rows, cols)."""
         if not torch.jit.is_scripting():
-            _check_images(x, self.in_chans)
+            check_images(x, self.in_chans)
         x = self.patch_embed(x)  # B, rows, cols, C
         grid = [x.shape[1], x.shape[2]]
         rope: Tensor | None = None
@@ -179,7 +180,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         token_mask: Tensor | None = None,
     ) -> Tensor:
         """Features (B, P + N, C) of images (B, in_chans, height, width); token_mask: (B, N) bool, True where real."""
-        _refuse_masks(attn_mask, is_causal)
+        refuse_masks(attn_mask, is_causal)
         mask: Tensor | None = None
         if isinstance(token_mask, Tensor):  # under FX an argument is never None, but it is no tensor either
             mask = token_mask
@@ -228,7 +229,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
             ValueError: An unknown ``output_fmt``.
         """
         check_choice("output_fmt", output_fmt, ("NCHW", "NLC"))
-        _refuse_masks(attn_mask, is_causal)
+        refuse_masks(attn_mask, is_causal)
         take, last = feature_take_indices(len(self.blocks), indices)
         x, rope, grid = self._tokens(x)
         length = x.shape[1]
@@ -243,18 +244,10 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
             )
             if i in take:
                 taps.append(self.norm(x) if norm else x)
-        prefix = [y[:, : self.num_prefix_tokens] for y in taps]
-        taps = [y[:, self.num_prefix_tokens : length] for y in taps]
-        if output_fmt == "NCHW":
-            taps = [y.reshape(y.shape[0], grid[0], grid[1], -1).permute(0, 3, 1, 2).contiguous() for y in taps]
-        if output_dict:
-            result: dict[str, Any] = {"image_intermediates": taps}
-            if return_prefix_tokens and self.num_prefix_tokens:
-                result["image_intermediates_prefix"] = prefix
-            return result if intermediates_only else {**result, "image_features": self.norm(x[:, :length])}
-        if return_prefix_tokens and self.num_prefix_tokens:
-            taps = list(zip(taps, prefix, strict=True))
-        return taps if intermediates_only else (self.norm(x[:, :length]), taps)
+        features = None if intermediates_only else self.norm(x[:, :length])
+        prefix = self.num_prefix_tokens if return_prefix_tokens else 0
+        taps = [y[:, self.num_prefix_tokens - prefix : length] for y in taps]
+        return as_intermediates(taps, features, prefix, grid, output_fmt, output_dict)
 
 
 def _make_block(
@@ -265,7 +258,7 @@ def _make_block(
     return CastBlock(depth=depth, num_prefix_tokens=num_prefix_tokens, attn_kwargs=attn_kwargs, **timm_arguments)
 
 
-def _per_block(options: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+def options_per_block(options: dict[str, Any], depth: int) -> list[dict[str, Any]]:
     """Options of each block from options of the model, where a list names one per block."""
     blocks: list[dict[str, Any]] = [{} for _ in range(depth)]
     for name, value in options.items():
@@ -296,7 +289,7 @@ def _check(stem: str, attn_layer: str, dynamic_img_size: bool, timm_arguments: d
         raise ValueError("expected patch_drop_rate=0: dropped tokens would tear the grid that clusters rely on")
 
 
-def _check_images(x: Any, in_chans: int) -> None:
+def check_images(x: Any, in_chans: int) -> None:
     """Refuse what the stem would refuse in its own words; FX hands a proxy, of which nothing can be asked."""
     if not isinstance(x, Tensor):
         return
@@ -309,6 +302,9 @@ def _check_images(x: Any, in_chans: int) -> None:
         raise TypeError(f"expected floating-point images, got {x.dtype}; scale and normalise them first")
 
 
-def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
+def refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
+    """Raise a ValueError where timm's full attention would mask pairs of tokens."""
     if isinstance(attn_mask, Tensor) or (isinstance(is_causal, bool) and is_causal):
-        raise ValueError("expected no attn_mask and is_causal=False: CAST has no pairwise mask; use token_mask")
+        raise ValueError(
+            "expected no attn_mask and is_causal=False: clusters have no pairwise mask; use token_mask if taken"
+        )

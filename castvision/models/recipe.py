@@ -21,7 +21,9 @@ from castvision.errors import one_line
 from castvision.models.cast_vit import CastVisionTransformer
 from castvision.models.checkpoint import task_weights
 from castvision.models.context import create_context_segmenter
-from castvision.models.segmenter import create_segmenter
+from castvision.models.convert import convert, split_options
+from castvision.models.segmenter import create_segmenter, unwrap
+from castvision.models.weights import explained
 from castvision.ops import AttentionOptions
 
 if TYPE_CHECKING:
@@ -73,7 +75,8 @@ class Recipe:
     Attributes:
         task: What its logits are.
         model_name: A registered timm model, of the whole or of the backbone.
-        model_kwargs: For ``timm.create_model``, without ``num_classes``.
+        model_kwargs: For ``timm.create_model``, without ``num_classes``; with ``attention`` ("near_far" or "full"), any
+            ViT of timm's is converted, and further options are those of :func:`castvision.convert`.
         num_classes: Logits.
         class_names: One for each class.
         head: A class of `castvision.heads`; None for tasks whose classes are of whole images.
@@ -190,6 +193,7 @@ def build(recipe: Recipe) -> nn.Module:
 
     Raises:
         ValueError: Unknown model, head or argument, fewer than two classes, or a value one of them refuses.
+        ConnectionError: Pretrained weights cannot be fetched.
     """
     name, kwargs = recipe.model_name, recipe.model_kwargs
     if not timm.is_model(name.split(".")[0]) and not name.startswith(_HUBS):
@@ -203,6 +207,7 @@ def build(recipe: Recipe) -> nn.Module:
             f"expected no 'num_classes' in model_kwargs (the task sets it), got model_kwargs={dict(kwargs)}"
         )
     create: Callable[..., nn.Module] = timm.create_model
+    kwargs, conversion = split_options(name, kwargs)
     arguments = dict(kwargs)
     if recipe.task == "segmentation":
         parts = {"head": recipe.head, "head_kwargs": recipe.head_kwargs, "out_indices": recipe.out_indices}
@@ -211,7 +216,11 @@ def build(recipe: Recipe) -> nn.Module:
         if recipe.context_size is not None:
             create = partial(create_context_segmenter, context_size=recipe.context_size)
     try:
-        return create(name, num_classes=recipe.num_classes, **arguments)
+        with explained(name, bool(kwargs.get("pretrained"))):
+            model = create(name, num_classes=recipe.num_classes, **arguments)
+        if conversion is not None:
+            convert(unwrap(model), **conversion)
+        return model
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
         told = one_line(error, 2000) + _near_argument(name, str(error))
         raise ValueError(f"cannot build {name} with these model_kwargs: {told}") from error

@@ -1,5 +1,5 @@
 """The private parts of timm that a model outside timm cannot do without, in one place."""
 
-from timm.models._features import FeatureInfo, feature_take_indices
+from timm.models._features import FeatureGetterNet, FeatureInfo, feature_take_indices
 
-__all__ = ["FeatureInfo", "feature_take_indices"]
+__all__ = ["FeatureGetterNet", "FeatureInfo", "feature_take_indices"]

@@ -1,14 +1,15 @@
-"""Every registered model: the only file with sizes. ``timm.create_model(name)`` works once castvision is imported."""
+"""Models to be trained from scratch, and AugReg's: ``timm.create_model(name)`` works once castvision is imported."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from timm.data import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 
 from castvision.models.cast_vit import CastVisionTransformer
-from castvision.models.checkpoint import checkpoint_filter_fn
+from castvision.models.convert import PRESET
+from castvision.models.pretrained_variants import create_vit, timm_cfg
 from castvision.models.pyramid import FeaturePyramid
 
 
@@ -24,9 +25,11 @@ def _cfg(size: int = 224, chans: int = 3, first_conv: str = "patch_embed.proj", 
 
 _GREY: dict[str, Any] = {"chans": 1, "first_conv": "patch_embed.proj.0", "classes": 2}
 _SIZES = ("tiny", "small", "base")
+_AUGREG = "augreg_in21k_ft_in1k"
 default_cfgs = generate_default_cfgs(
     {
-        **{f"cast_vit_{s}_patch{p}{form}_224.untrained": _cfg()
+        **{f"cast_vit_{s}_patch16_224.{_AUGREG}": timm_cfg(f"vit_{s}_patch16_224.{_AUGREG}") for s in _SIZES},
+        **{f"cast_vit_{s}_patch{p}{form}_224.untrained*": _cfg()
            for s in _SIZES for p in (16, 8) for form in ("", "_pyramid")},
         "cast_vit_atto_patch4_32.untrained": _cfg(32, **_GREY),
         "cast_vit_pixel_patch1_32.untrained": _cfg(32, **_GREY),
@@ -38,21 +41,22 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, sizes: dict[str, Any], kwargs: dict[str, Any]) -> CastVisionTransformer:
-    feature_cfg: dict[str, Any] = {"out_indices": 3, "feature_cls": "getter"}
+    feature_cfg: dict[str, Any] = {}
     if "_pyramid_" in variant:
         feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": FeaturePyramid}
         stride = kwargs.pop("output_stride", None) if kwargs.get("features_only") else None
         if stride and "feature_cls" not in kwargs:
             feature_cfg["output_stride"] = stride
-    model: CastVisionTransformer = build_model_with_cfg(
-        CastVisionTransformer,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=feature_cfg,
-        **{**sizes, **kwargs},
-    )
-    return model
+    if _tag(kwargs.get("pretrained_cfg")) == _AUGREG:
+        sizes = {**PRESET, **sizes}
+    return create_vit(variant, pretrained, sizes, kwargs, **feature_cfg)
+
+
+def _tag(pretrained_cfg: Any) -> str:
+    """Of the weights named with a model, as timm hands it on: the tag alone, or their whole configuration."""
+    if isinstance(pretrained_cfg, dict):
+        return str(pretrained_cfg.get("tag", ""))
+    return str(getattr(pretrained_cfg, "tag", pretrained_cfg) or "")
 
 
 _TINY = {"embed_dim": 192, "depth": 12, "num_heads": 3}

@@ -274,7 +274,7 @@ def _check(
         raise ValueError(f"expected phi ({batch}, {num_tokens}, 1) with surrogates='learned', got {got}")
     if surrogate_tokens is not None and options.assignment == "blocks":
         rows, cols = (1, num_tokens) if grid_size is None else grid_size[:2]
-        down, across = cluster_grid(rows, cols, options.num_clusters)
+        down, across = cluster_grid(rows, cols, options.num_clusters, options.cluster_factor)
         if down * across != surrogate_tokens.shape[-2]:
             raise ValueError(
                 f"expected as many surrogate tokens as blocks, {down} x {across}, got {surrogate_tokens.shape[-2]}; "

@@ -316,7 +316,7 @@ def share_differences(q: Tensor, out: Tensor, anchors: Tensor, exact: Tensor, sc
     Args:
         q: Queries, (B, N, H, D).
         out: Approximate rows, (B, N, H, D).
-        anchors: Tokens whose rows are known, (B, R).
+        anchors: Tokens whose rows are known, (B, R); one that stands there twice counts once.
         exact: Those rows, (B, R, H, D).
         scale: Factor of the attention's logits.
         empty: With an empty anchor.
@@ -329,13 +329,16 @@ def share_differences(q: Tensor, out: Tensor, anchors: Tensor, exact: Tensor, sc
     wide = wide_dtype(q.dtype)
     sharpness = 2.0 * scale  # 1 / tau = 2
     bias = -0.5 * sharpness * keys.to(wide).square().sum(-1)  # B, R, H
+    again = (anchors[:, :, None] == anchors[:, None]).tril(-1).any(2)
+    bias = bias.masked_fill(again[..., None], -torch.inf)
     if not empty:
         return out + attend_biased(q, keys, difference, bias, sharpness, 0.0)
     heads_first = keys.to(wide).transpose(1, 2)  # B, H, R, D
     apart = torch.cdist(heads_first, heads_first).square()
     itself = torch.eye(apart.shape[-1], dtype=torch.bool, device=q.device)
-    nearest = apart.masked_fill(itself, torch.inf).amin(-1)  # B, H, R
-    logit = 2 * (-0.5 * sharpness * nearest).mean(-1)  # B, H
+    nearest = apart.masked_fill(itself | again[:, None, None], torch.inf).amin(-1)  # B, H, R
+    nearest = nearest.masked_fill(again[:, None], 0.0).sum(-1) / (~again).sum(-1, keepdim=True)
+    logit = 2 * (-0.5 * sharpness * nearest)  # B, H
     # one more channel brings |q|^2 / 2 to the empty anchor's logit, the same as taking it from all others
     half_square = 0.5 * q.to(wide).square().sum(-1, keepdim=True)
     q = torch.cat([q.to(wide), half_square], -1)

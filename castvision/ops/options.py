@@ -35,7 +35,8 @@ class AttentionOptions(NamedTuple):
         summaries: What stands for a cluster: "mean" of its keys and values; "query_weighted", the mean that is exact
             for the mean query; "surrogate_weighted" (the paper's); "none", neighbours only (a control).
         window_size: Side of a window in tokens; None follows the number of tokens.
-        num_clusters: Number of clusters M; None follows the number of tokens.
+        num_clusters: Number of clusters M; None follows the number of tokens N.
+        cluster_factor: Where M follows N: M is about this times sqrt(N).
         cluster_size: Most tokens of a cluster, for assignments that balance; None: as few as hold all.
         anchors: Number of tokens whose rows are computed exactly, and their difference shared with similar queries.
         anchor_selection: "farthest" (first, over queries) or "grid".
@@ -55,6 +56,7 @@ class AttentionOptions(NamedTuple):
     summaries: str = "mean"
     window_size: int | None = None
     num_clusters: int | None = None
+    cluster_factor: float = 2.0
     cluster_size: int | None = None
     anchors: int = 0
     anchor_selection: str = "farthest"
@@ -128,6 +130,8 @@ def make_options(attention: str = "near_far", **finer: Any) -> AttentionOptions:
         value = getattr(options, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise ValueError(f"expected {name} to be a whole number >= {least}, got {name}={value!r}")
+    if not options.cluster_factor > 0:
+        raise ValueError(f"expected cluster_factor > 0, got cluster_factor={options.cluster_factor!r}")
     (_check_paper if options.mixing == "surrogate" else _check_joint)(options, given)
     return options
 

@@ -178,12 +178,12 @@ def _exported_window_size(rows: int, cols: int) -> int:
     return size
 
 
-def cluster_grid(rows: int, cols: int, num_clusters: int | None) -> tuple[int, int]:
-    """Clusters down and across a grid: about M in all (default 2 sqrt(N)), spaced alike in both directions.
+def cluster_grid(rows: int, cols: int, num_clusters: int | None, factor: float = 2.0) -> tuple[int, int]:
+    """Clusters down and across a grid: about M in all (default factor * sqrt(N)), spaced alike in both directions.
 
     At most one for a token; ``num_clusters = rows * cols`` gives exactly (rows, cols).
     """
-    wanted = 2 * (rows * cols) ** 0.5 if num_clusters is None else float(num_clusters)
+    wanted = factor * (rows * cols) ** 0.5 if num_clusters is None else float(num_clusters)
     down = free_size(_between(1, math.floor((wanted * rows / cols) ** 0.5 + 0.5), rows))
     return down, free_size(_between(1, math.floor(wanted / down + 0.5), cols))
 

@@ -50,7 +50,7 @@ def form_clusters(
         seed: Of "random".
     """
     batch, num_tokens = k.shape[0], k.shape[1]
-    down, across = cluster_grid(grid[0], grid[1], options.num_clusters)
+    down, across = cluster_grid(grid[0], grid[1], options.num_clusters, options.cluster_factor)
     clusters = down * across
     if surrogate_tokens is not None and options.assignment != "blocks":
         clusters = surrogate_tokens.shape[surrogate_tokens.dim() - 2]

@@ -9,7 +9,7 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-import castvision  # noqa: F401  # registers the models
+import castvision
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.slow
@@ -132,3 +132,19 @@ def test_a_folder_written_by_timm_loads_without_its_doubled_class_count(tmp_path
     file.write_text(json.dumps(config))
     loaded = transformers.AutoModelForImageClassification.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(loaded(images(1)).logits, model(images(1)))
+
+
+@torch.no_grad()
+def test_a_timm_wrapper_is_converted_and_reverted(tmp_path):
+    name = "vit_tiny_patch16_224"
+    small = {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 64}
+    config = transformers.TimmWrapperConfig(architecture=name, model_args=small, num_labels=3)
+    model = transformers.TimmWrapperForImageClassification(config).eval()
+    expected, keys = model(images()).logits, list(model.state_dict())
+    assert castvision.convert(model, num_clusters=16) is model
+    torch.testing.assert_close(model(images()).logits, expected, rtol=1e-5, atol=1e-5)
+    castvision.convert(castvision.revert(model))
+    assert model(images(size=128)).logits.shape == (2, 3) and list(model.state_dict()) == keys
+    model.save_pretrained(tmp_path)
+    again = transformers.TimmWrapperForImageClassification.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(images()).logits, castvision.revert(model)(images()).logits)

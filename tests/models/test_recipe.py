@@ -7,8 +7,11 @@ import pytest
 import torch
 from timm.utils import ModelEmaV3
 
+from castvision.models.checkpoint import freeze, initialize_from
+from castvision.models.convert import is_converted, revert
 from castvision.models.recipe import InputFormat, Recipe, build, load, save
 from castvision.models.segmenter import unwrap
+from castvision.training.optim import parameter_groups
 
 ATTO = "cast_vit_atto_patch4_32"
 SEEN = InputFormat(1, (32, 24), (0.5,), (0.25,), keeps_units=True)
@@ -105,3 +108,62 @@ def test_a_misspelt_argument_of_our_backbones_gets_the_nearest():
     recipe = Recipe("classification", ATTO, 2, model_kwargs={"window_sise": 4})
     with pytest.raises(ValueError, match="did you mean 'window_size'"):
         build(recipe)
+
+
+SMALL = {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 4, "img_size": 16}
+ANY_VIT = [
+    Recipe("classification", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", 2, ("no", "yes"), SMALL, input=SEEN),
+    Recipe("segmentation", "vit_small_patch16_dinov3", 2, ("no", "yes"), SMALL, "LinearHead", input=SEEN),
+]
+
+
+@pytest.mark.parametrize("recipe", ANY_VIT)
+def test_attention_converts_any_vit_and_the_checkpoint_remembers(tmp_path, recipe):
+    options = {"attention": "near_far", "num_clusters": 3, "anchors": 2, "blocks": [1]}
+    recipe = replace(recipe, model_kwargs={**recipe.model_kwargs, **options})
+    model = build(recipe).eval()
+    save(tmp_path / "a.ckpt", recipe, model)
+    again, loaded = load(tmp_path / "a.ckpt")
+    assert again == recipe and is_converted(unwrap(loaded))
+    first, second = (block.attn.options for block in unwrap(loaded).blocks)
+    assert first is None and (second.num_clusters, second.anchors) == (3, 2)
+    image = torch.randn(1, 3, 24, 40)
+    torch.testing.assert_close(loaded.eval()(image), model(image))
+
+
+@pytest.mark.parametrize("recipe", ANY_VIT)
+def test_a_baseline_with_full_attention_takes_any_size_too(recipe):
+    models = [
+        build(replace(recipe, model_kwargs={**SMALL, **more})).eval()
+        for more in ({"attention": "full"}, {"dynamic_img_size": True})
+    ]
+    models[1].load_state_dict(models[0].state_dict())
+    image = torch.randn(1, 3, 24, 40)
+    torch.testing.assert_close(models[0](image), models[1](image))
+
+
+def test_freezing_and_layer_decay_of_a_converted_model_are_those_of_the_original(tmp_path):
+    recipe = ANY_VIT[0]
+    model = build(replace(recipe, model_kwargs={**SMALL, "attention": "near_far"}))
+    torch.save(build(recipe).state_dict(), tmp_path / "weights.pth")
+    assert initialize_from(model, tmp_path / "weights.pth").left == ()
+    groups = parameter_groups(model, weight_decay=0.1, layer_decay=0.5)
+    assert len({group["lr_scale"] for group in groups}) == 4  # stem, two blocks, head
+    frozen = freeze(model, ["patch_embed", "blocks.0"])
+    revert(model)
+    assert frozen == sorted(name for name, p in model.named_parameters() if not p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("vit_tiny_patch16_224", {"anchors": 3}, "expected attention='near_far' beside anchors"),
+        ("vit_tiny_patch16_224", {"attention": "near"}, "expected attention to be one of near_far, full"),
+        ("swin_tiny_patch4_window7_224", {"attention": "near_far"}, "relative position"),
+        ("resnet10t", {"attention": "full"}, "none of the families"),
+    ],
+)
+def test_attention_that_does_not_fit_is_one_line(name, kwargs, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        build(Recipe("classification", name, 2, model_kwargs=kwargs))
+    assert "\n" not in str(caught.value)

@@ -121,7 +121,7 @@ def test_pretrained_weights_adapt_to_other_channels(model_name, in_chans, num_cl
 
 
 def test_layer_decay_grows_with_depth_and_spares_the_head(model_name):
-    model = timm.create_model(model_name)
+    model = timm.create_model(model_name, num_classes=5)
     optimizer = create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.5)
     scale = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}

@@ -57,3 +57,14 @@ def test_as_many_anchors_as_far_apart_queries_are_full_attention(selection: str)
     with torch.no_grad():
         case.operands[0] *= 40
     torch.testing.assert_close(case.run(), full_attention(case))
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_an_anchor_chosen_twice_counts_once(empty: bool) -> None:
+    """So an image with fewer tokens than anchors has as many anchors as tokens."""
+    q, out, exact = torch.randn(1, 6, 2, 4), torch.randn(1, 6, 2, 4), torch.randn(1, 4, 2, 4)
+    once = share_differences(q, out, torch.tensor([[2, 5, 0]]), exact[:, :3], 0.5, empty)
+    exact[:, 3] = exact[:, 1]
+    torch.testing.assert_close(share_differences(q, out, torch.tensor([[2, 5, 0, 5]]), exact, 0.5, empty), once)
+    chosen = choose_anchors(q, 9, "farthest", 2, 3, None)
+    assert sorted(set(chosen[0].tolist())) == list(range(6))
