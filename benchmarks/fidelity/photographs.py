@@ -54,9 +54,7 @@ def grid_of(path: Path, size: int, patch: int) -> tuple[int, int] | None:
         return grid_for(*image.size, size, patch)
 
 
-def load(
-    path: Path, grid: tuple[int, int], patch: int, mean: tuple[float, ...], std: tuple[float, ...]
-) -> Tensor:
+def load(path: Path, grid: tuple[int, int], patch: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """An image of rows x cols patches, normalised, (3, rows * patch, cols * patch)."""
     with Image.open(path) as opened:
         image = opened.convert("RGB").resize((grid[1] * patch, grid[0] * patch), Image.Resampling.LANCZOS)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-WHOLE, TILES, HALF = "whole", "tiles", "half"
+WHOLE, TILES, CROPS, HALF = "whole", "tiles", "crops", "half"
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Setting:
         window: Side of a window over N ** (1/4), or tokens if 16 or more; None: the default.
         options: Of clustered attention; None: full attention.
         full_every: Every so many-th block keeps full attention; 0: none does.
-        way: The image whole, in overlapping tiles of the model's native size, or at half its size and features
-            brought up.
+        way: The image whole, in tiles of the model's native size that overlap by a third, in such that do not, or at
+            half its size and features brought up.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Setting:
         if self.options is None:
             raise ValueError(f"expected a setting with clustered attention, got {self.name!r}")
         tokens = rows * cols
-        found = dict(self.options)
+        found = {"anchors": 0, **self.options}
         if self.clusters is not None:
             found["num_clusters"] = max(1, round(self.clusters * tokens**0.5))
         if self.window is not None:
@@ -84,6 +84,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("tiles, overlapping", options=None, way=TILES),
     Setting("half the size", options=None, way=HALF),
 )
+
+CROPS_SETTING = Setting("native crops", options=None, way=CROPS)
+"""What a head is trained on by people who train on crops."""
 
 
 def choose(names: list[str]) -> tuple[Setting, ...]:

