@@ -71,7 +71,7 @@ class Backbone:
         if not hasattr(model, "patch_embed") or not hasattr(model, "blocks"):
             raise ValueError(f"expected a vision transformer of timm's, got {name!r}")
         self.patch = int(model.patch_embed.patch_size[0])
-        self.native = tuple(model.patch_embed.grid_size)
+        self.native: tuple[int, int] = model.patch_embed.grid_size
         self.mean, self.std = model.default_cfg["mean"], model.default_cfg["std"]
 
     def make(self, rows: int, cols: int, setting: Setting) -> nn.Module:
@@ -119,7 +119,7 @@ def _whole(model: Any, image: Tensor, grid: tuple[int, int], with_blocks: bool) 
         out = model.forward_features(image[None])[0]
         seconds = time.process_time() - start
     peak = read_status("VmHWM") - base
-    patches = out[model.num_prefix_tokens :].unflatten(0, grid)
+    patches = out[model.num_prefix_tokens :].reshape(*grid, -1)
     return Features(
         patches, out[: model.num_prefix_tokens], list(store) if with_blocks else None, seconds, sum(spent), peak
     )
@@ -165,7 +165,7 @@ def _brought_up(found: Features, small: tuple[int, int], grid: tuple[int, int]) 
     if found.blocks is not None:
         prefix = len(found.prefix)
         blocks = [
-            torch.cat([each[:prefix], larger(each[prefix:].unflatten(0, small)).flatten(0, 1)]) for each in found.blocks
+            torch.cat([each[:prefix], larger(each[prefix:].reshape(*small, -1)).flatten(0, 1)]) for each in found.blocks
         ]
     return Features(
         larger(found.patches), found.prefix, blocks, found.seconds, found.attention_seconds, found.peak_bytes
@@ -174,8 +174,8 @@ def _brought_up(found: Features, small: tuple[int, int], grid: tuple[int, int]) 
 
 def _tiled(backbone: Backbone, image: Tensor, setting: Setting, grid: tuple[int, int]) -> Features:
     """Tiles of the native size, blended where they overlap: what people do with large images."""
-    sides = tuple(min(native, length) for native, length in zip(backbone.native, grid, strict=True))
-    layout = make_grid(grid, (sides[0], sides[1]), min(sides) // 3 if setting.way == TILES else 0, 0)
+    sides = (min(backbone.native[0], grid[0]), min(backbone.native[1], grid[1]))
+    layout = make_grid(grid, sides, min(sides) // 3 if setting.way == TILES else 0, 0)
     model = backbone.make(*sides, setting)
     joiner: BandJoiner | None = None
     result, prefix = torch.zeros(0), []
@@ -184,7 +184,7 @@ def _tiled(backbone: Backbone, image: Tensor, setting: Setting, grid: tuple[int,
     for row in range(len(layout.rows)):
         for tile in layout.band(row):
             part = image[:, tile.y.start * p : tile.y.stop * p, tile.x.start * p : tile.x.stop * p]
-            found = _whole(model, part, (sides[0], sides[1]), with_blocks=False)
+            found = _whole(model, part, sides, with_blocks=False)
             seconds, attention_seconds = seconds + found.seconds, attention_seconds + found.attention_seconds
             peak = max(peak, found.peak_bytes)
             prefix.append(found.prefix)

@@ -162,11 +162,11 @@ def score_earth(backbone: Backbone, folder: Path, height: int, settings: Sequenc
     for setting in settings:
         found = full if setting == FULL else extract(backbone, image, setting, with_blocks=False)
         own = full_heads if setting == FULL else {kind: train_head(found.patches, truth, kind) for kind in KINDS}
-        scores = [
+        of_own, of_full, of_crops = (
             {kind: round(iou(head, found.patches, truth), 4) for kind, head in heads.items()}
             for heads in (own, full_heads, crops_heads)
-        ]
-        yield Score(setting.name, height, *scores, round(found.seconds, 2))
+        )
+        yield Score(setting.name, height, of_own, of_full, of_crops, round(found.seconds, 2))
 
 
 def read_mask(path: Path, grid: tuple[int, int]) -> Tensor:
@@ -178,7 +178,7 @@ def read_mask(path: Path, grid: tuple[int, int]) -> Tensor:
     with Image.open(path) as opened:
         mask = opened.convert("L").resize((grid[1] * CELLS, grid[0] * CELLS), Image.Resampling.BOX)
     cells = torch.from_numpy(np.array(mask)) > 127
-    return cells.unflatten(0, (grid[0], CELLS)).unflatten(2, (grid[1], CELLS)).permute(0, 2, 1, 3).flatten(2)
+    return cells.reshape(grid[0], CELLS, grid[1], CELLS).transpose(1, 2).flatten(2)
 
 
 def held_out(cols: int) -> Tensor:
@@ -222,7 +222,7 @@ def train_head(patches: Tensor, truth: Tensor, kind: str, steps: int = 300) -> n
     for _ in range(steps):
         loss = F.binary_cross_entropy_with_logits(head(x), y)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
     return nn.Sequential(norm, head)

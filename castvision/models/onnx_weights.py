@@ -43,14 +43,13 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]
         ValueError: A file of another layout: a weight missing, or one left over.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"expected an ONNX file at {str(path)!r}, found none; {ADVICE}")
     try:
         graph = onnx.load(str(path)).graph
-    except DecodeError as error:
-        raise ValueError(f"expected an ONNX file at {str(path)!r}, got something else; {ADVICE}") from error
+    except Exception as error:  # protobuf names its own, and its package is not ours
+        raise ValueError(f"expected an ONNX file at {str(path)!r}, got something else ({error}); {ADVICE}") from error
     left = {each.name: torch.tensor(onnx.numpy_helper.to_array(each)) for each in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:  # bias + input @ matrix
@@ -90,6 +89,6 @@ def resize_positions(pos_embed: Tensor, rows: int, cols: int) -> Tensor:
     Bicubic without antialiasing, as these weights were trained: timm's resizing, which has it, is off by .41 of 8.4.
     """
     side = round((pos_embed.shape[1] - 1) ** 0.5)
-    grid = pos_embed[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    grid = pos_embed[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, (rows, cols), mode="bicubic", antialias=False)
     return torch.cat([pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], 1)
