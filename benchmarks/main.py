@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
 import time
@@ -23,6 +24,9 @@ PEERS = (
 )  # fmt: skip
 QUICK_PEERS = ("vit_small_patch8_224",)
 QUICK_IMG_SIZE = 256
+APART = {"fidelity": "benchmarks.fidelity.main", "heads": "benchmarks.fidelity.heads"}
+"""What measures quality on pretrained weights, not speed: modules with a command line of their own, by first word."""
+
 _EPILOG = f"""\
 A full run writes benchmark.json and benchmark.png to the output folder; a run that was cut off goes on when it is given
 the same folder. --quick stays at {QUICK_LIMIT:,} tokens and ends in a minute. --check measures what the goals need and
@@ -30,6 +34,8 @@ exits 1 if one is missed; goals whose hardware is absent are listed as not measu
 a CPU with AMX.
 Levels: op (attention alone), layer (with its projections: time, routing's share, memory), block (beside attention
 removed), model (whole models on one image), data (the Pathfinder generator and its loader), tiled (a large image).
+On pretrained weights, with options of their own (--help after the word): fidelity (distances to full attention's
+features) and heads (what segmentation heads make of them).
 """
 
 
@@ -56,7 +62,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write; 0 done, 1 a goal missed or nothing could be done, 2 wrong arguments."""
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] in APART:
+        return int(importlib.import_module(APART[words[0]]).main(words[1:]))
+    args = build_parser().parse_args(words)
     logging.basicConfig(format="%(message)s")
     try:
         settings = make_settings(args)

@@ -216,7 +216,7 @@ def measure_peak(key: Key) -> Peak:
     with warm.ready():
         warm.run()
     del warm
-    base = _start(key.device)
+    base = reset_peak(key.device)
     subject = make_subject(key)
     with subject.ready():
         seconds = make_clock(key.device, torch.get_num_threads())(subject.run)
@@ -236,7 +236,7 @@ def read_status(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def _start(device: str) -> int:
+def reset_peak(device: str) -> int:
     """Reset the peak's mark and give the bytes in use."""
     import torch
 

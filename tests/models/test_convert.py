@@ -207,15 +207,17 @@ def test_one_export_takes_any_size(name: str, tmp_path: object) -> None:
     dynamic = torch.export.Dim.DYNAMIC
     shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)
     exported = torch.export.export(model, (images(name, 6, 5),), dynamic_shapes=shapes, strict=False)
-    torch.onnx.export(exported, dynamo=True, verbose=False).save(f"{tmp_path}/model.onnx")
-    session = onnxruntime.InferenceSession(f"{tmp_path}/model.onnx")
-    program = exported.module()
+    program, session = exported.module(), None
+    if "dinov3" in name:  # slow, and rotary codes are what an ONNX graph got wrong
+        torch.onnx.export(exported, dynamo=True, verbose=False).save(f"{tmp_path}/model.onnx")
+        session = onnxruntime.InferenceSession(f"{tmp_path}/model.onnx")
     for batch, rows, cols in ((2, 6, 5), (1, 4, 4), (3, 9, 7), (1, 12, 5)):
         x = images(name, rows, cols, batch)
         expected = model(x)
         torch.testing.assert_close(program(x), expected, rtol=1e-4, atol=1e-5)
-        run = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
-        torch.testing.assert_close(torch.from_numpy(run), expected, rtol=1e-4, atol=1e-5)
+        if session is not None:
+            run = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+            torch.testing.assert_close(torch.from_numpy(run), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_images_are_padded_or_refused_as_the_model_was_made() -> None:

@@ -19,6 +19,7 @@ from timm.models import get_pretrained_cfg, save_for_hf
 
 import castvision
 from castvision.models.recipe import Recipe, build
+from castvision.models.weights import explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,10 +160,10 @@ print(json.dumps(told))
 """
 
 
-def ask(endpoint: str, folder: Path, *cases: tuple[str, dict[str, Any]]) -> list[Any]:
+def ask(endpoint: str, folder: Path, *cases: tuple[str, dict[str, Any]], offline: str = "0") -> list[Any]:
     """The mean class token of each model made in a fresh process, or what it said instead."""
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(folder), "HF_HUB_DISABLE_XET": "1"}
-    environment.pop("HF_HUB_OFFLINE", None)
+    environment["HF_HUB_OFFLINE"] = offline
     source = SOURCE.format(cases=json.dumps(cases))
     command = [sys.executable, "-c", source]
     result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
@@ -177,9 +178,20 @@ def test_from_a_hub_and_without_one(hub: str, tmp_path: Path) -> None:
     assert misfit.startswith("ValueError: expected weights of cast_vit_tiny") and "\n" not in misfit
     assert gated.startswith("ConnectionError: the weights of cast_vit_large_patch16_dinov3 are gated: accept their")
     assert "https://huggingface.co/timm/vit_large_patch16_dinov3.lvd1689m" in gated and "hf auth login" in gated
-    (unreached,) = ask("http://127.0.0.1:9", tmp_path / "b", (tiny, SMALL))
+    (unreached,) = ask(hub, tmp_path / "b", (tiny, SMALL), offline="1")
     assert unreached.startswith("ConnectionError: cannot get the weights") and "pretrained_cfg_overlay" in unreached
     assert "\n" not in unreached
+
+
+def test_a_client_that_gets_no_answer_is_explained_and_other_errors_pass() -> None:
+    unanswered = type("ConnectError", (Exception,), {"__module__": "httpx2"})
+    with pytest.raises(
+        ConnectionError, match=r"from https://huggingface\.co/timm/vit_small_patch14_dinov2\.lvd142m: no"
+    ):
+        with explained("vit_small_patch14_dinov2"):
+            raise unanswered("no answer")
+    with pytest.raises(KeyError), explained("vit_small_patch14_dinov2"):
+        raise KeyError("another")
 
 
 def test_a_recipe_says_it_too(tmp_path: Path) -> None:
