@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -10,13 +11,14 @@ import timm
 import torch
 from torch import nn
 
+from castvision import convert
 from castvision.models.context import create_context_segmenter
 from castvision.models.segmenter import create_segmenter
 
 ATTO = "cast_vit_atto_patch4_32"
 KWARGS = {"depth": 1, "in_chans": 1}
 CONTEXT = {"context": torch.ones(1, 1, 32, 32), "window": torch.tensor([[0.0, 0.0, 1.0, 1.0]])}
-SIZES = ((2, 32, 32), (3, 45, 40))
+SIZES = ((2, 32, 32), (3, 44, 40))
 
 
 def make(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
@@ -25,6 +27,9 @@ def make(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
         return timm.create_model(ATTO, num_classes=2, **KWARGS).train(), {}
     if name == "plain attention":
         return timm.create_model(ATTO, num_classes=2, attn_layer="none", **KWARGS).train(), {}
+    if name == "converted":
+        size = {"img_size": 32, "patch_size": 4, "embed_dim": 32, "num_heads": 2, "dynamic_img_size": True}
+        return convert(timm.create_model("vit_tiny_patch16_224", num_classes=2, **size, **KWARGS)).train(), {}
     if name == "segmenter":
         return create_segmenter(ATTO, 2, model_kwargs=KWARGS).train(), {}
     kwargs = {**KWARGS, "use_rot_pos_emb": True, "pos_embed": "none"}
@@ -50,7 +55,7 @@ def assert_compiled_trains_alike(name: str, backend: Any, sizes: tuple[tuple[int
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("name", ["plain attention", "segmenter", "context segmenter"])
+@pytest.mark.parametrize("name", ["plain attention", "converted", "segmenter", "context segmenter"])
 def test_compiled_training_takes_other_sizes(name: str) -> None:
     """A program for each size: no height, no width and no count of clusters is left open to the compiler."""
     opened: list[str] = []
@@ -70,3 +75,14 @@ def test_compiled_training_takes_other_sizes(name: str) -> None:
 @pytest.mark.parametrize("name", ["classifier", "segmenter"])
 def test_compiled_training_takes_a_second_size_with_the_default_compiler(name: str) -> None:
     assert_compiled_trains_alike(name, "inductor", SIZES)
+
+
+def test_a_trace_of_a_converted_model_refuses_other_sizes() -> None:
+    model, image = make("converted")[0].eval(), torch.randn(2, 1, 32, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a trace holds as numbers
+        traced = torch.jit.trace(model, image, check_trace=False)
+    torch.testing.assert_close(traced(image), model(image))
+    for size in ((64, 32), (32, 64), (16, 16)):
+        with pytest.raises(RuntimeError, match="expanded size"):
+            traced(torch.randn(2, 1, *size))

@@ -350,3 +350,19 @@ def test_bands_are_chosen_and_ordered_with_opacity_as_one_of_them(tmp_path, kind
     for bands in ((0, 1), (5,), ()):
         with pytest.raises(ValueError, match=r"expected bands within 1\.\.4"):
             open_image(path, bands=bands)
+
+
+@pytest.mark.parametrize("how", ["nodata", "msk"])
+def test_chosen_bands_keep_what_the_file_says_is_missing(tmp_path, how):
+    pixels, path = RNG.integers(1, 255, (32, 40, 3), np.uint8), tmp_path / "a.tif"
+    is_known = np.ones(pixels.shape, bool)
+    is_known[:9, :7, 1], is_known[20:, :5, 2] = False, False
+    pixels[~is_known] = 255
+    told = {"extratags": [(42113, "s", 0, "255", True)]} if how == "nodata" else {}
+    tifffile.imwrite(path, pixels, photometric="rgb", **told)
+    if how == "msk":
+        tifffile.imwrite(tmp_path / "a.tif.msk", is_known.astype(np.uint8) * 255, photometric="rgb")
+    with open_image(path, bands=[3, 2]) as reader:
+        read = reader.read_masked(0, 0, 32, 40)
+    np.testing.assert_array_equal(np.ma.getmaskarray(read), ~is_known[..., [2, 1]])
+    np.testing.assert_array_equal(np.ma.getdata(read), pixels[..., [2, 1]])

@@ -313,6 +313,7 @@ ZOO = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")  # rasterio, of the files it writes here
 @pytest.mark.parametrize("name", ZOO)
 def test_both_decoders_give_gdals_pixels(tmp_path, name):
     """As a whole and by windows; tiles that are left out of the file are zeros, or the nodata value."""

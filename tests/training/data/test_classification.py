@@ -5,11 +5,17 @@ import pickle
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image, ImageOps
 from torchvision.datasets import CIFAR10
 
+from castvision.data import open_image
 from castvision.data.datasets.lra import LRAImage
+from castvision.inference.predictor import load_model
+from castvision.inference.writers.preview import read_reduced
+from castvision.models.recipe import InputFormat, Recipe, build
+from castvision.models.recipe import save as save_model
 from castvision.training.data.classification import (
     CIFAR10_NAMES,
     ImageFolderDataModule,
@@ -182,6 +188,25 @@ def test_12_bits_in_16_keep_their_depth_and_their_contrast(tmp_path, mode, caplo
     assert image.shape == (3, 48, 48)
     assert torch.isfinite(image).all()
     pickle.loads(pickle.dumps(data.dataset("train")))
+
+
+def test_what_holds_no_data_is_the_mean_of_deep_images_in_training_and_prediction(tmp_path):
+    root = _deep_folder(tmp_path, "grey")
+    for path in root.rglob("*.png"):
+        pixels = np.array(Image.open(path))
+        pixels[:, :24] = 65_535
+        tifffile.imwrite(path.with_suffix(".tif"), pixels, extratags=[(42113, "s", 0, "65535", True)])
+        path.unlink()
+    data = ImageFolderDataModule(str(root), img_size=48, batch_size=2, num_workers=0)
+    image = data.dataset("val")[0][0]
+    torch.testing.assert_close(image[..., :20], torch.zeros(3, 48, 20), rtol=0, atol=1e-4)
+    assert image[..., 28:].std() > 0.5  # measured without the fill value
+    seen = InputFormat(3, (48, 48), tuple(data.mean), tuple(data.std), resize="crop")
+    recipe = Recipe("classification", "cast_vit_atto_patch4_32", 2, ("bright", "dim"), {"in_chans": 3}, input=seen)
+    save_model(tmp_path / "a.ckpt", recipe, build(recipe))
+    with open_image(data.dataset("val").samples[0][0]) as reader:
+        prepared = load_model(tmp_path / "a.ckpt").prepare_whole(read_reduced(reader, 4096))
+    torch.testing.assert_close(prepared[0], image, rtol=0, atol=0)
 
 
 def test_no_policy_asks_for_a_picture_of_0_bits(root, monkeypatch):
