@@ -122,6 +122,8 @@ def _run(args: argparse.Namespace, settings: Sequence[Setting]) -> None:
             keep("earth", asdict(score))
             sys.stdout.write(_line(score) + "\n")
             sys.stdout.flush()
+    if content["earth"]:
+        _draw_earth(args.output / "heads.png", content["earth"])
     if args.saliency is not None:
         measured = compare_saliency(
             backbone, args, settings, {(row["image"], row["setting"]) for row in content["saliency"]}
@@ -269,6 +271,27 @@ def compare_saliency(
                 "difference": round(difference, 4), "iou": round(agreement, 4),
             }  # fmt: skip
         _draw_maps(args.output / "saliency.png", maps)
+
+
+def _draw_earth(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Scores by setting, a panel for each height and kind of head."""
+    from benchmarks.report import new_plot, write_plot
+
+    heights = sorted({row["height"] for row in rows})
+    figure = new_plot(11, 3.6 * len(heights))
+    panels = figure.subplots(len(heights), len(KINDS), squeeze=False, sharey="row")
+    for line, height in zip(panels, heights, strict=True):
+        mine = [row for row in rows if row["height"] == height]
+        places = [-number for number in range(len(mine))]
+        for axes, kind in zip(line, KINDS, strict=True):
+            for marker, heads in zip("os^", ("own", "full", "crops"), strict=True):
+                axes.plot([row[heads][kind] for row in mine], places, marker, label=f"head of {heads}")
+            axes.axvline(mine[0]["full"][kind], color="grey", linestyle=":")
+            axes.set_yticks(places, [row["setting"] for row in mine], fontsize=8)
+            axes.set(title=f"{height:,} px, {kind} head", xlabel="mean IoU of land and water, held-out meridians")
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=7)
+    write_plot(path, figure)
 
 
 def _draw_maps(path: Path, maps: dict[str, Tensor]) -> None:

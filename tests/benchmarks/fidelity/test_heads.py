@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.fidelity.heads import CELLS, held_out, iou, main, read_mask, train_head
+from benchmarks.fidelity.heads import CELLS, _draw_earth, held_out, iou, main, read_mask, train_head
 from benchmarks.fidelity.saliency import SaliencyDecoder
 
 
@@ -62,3 +62,10 @@ def test_wrong_arguments_are_one_line(tmp_path, capsys):
     assert main([]) == 2
     assert main(["--earth", str(tmp_path), "--weights", str(tmp_path / "no.onnx")]) == 1
     assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["benchmark heads"] * 2
+
+
+def test_scores_are_drawn(tmp_path):
+    scores = {"linear": 0.9, "mlp": 0.95}
+    row = {"setting": "full attention", "height": 1008, "own": scores, "full": scores, "crops": scores, "seconds": 1.0}
+    _draw_earth(tmp_path / "heads.png", [row, {**row, "setting": "tiles"}, {**row, "height": 2016}])
+    assert (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
