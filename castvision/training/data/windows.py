@@ -45,8 +45,6 @@ class WindowDataModule(ImageDataModule):
 
     Args:
         root: The folder that holds ``images`` and ``masks``, or ``train`` and ``val`` that do.
-        vector: Labels as polygons and points on the ground, in place of masks; see
-            `castvision.data.datasets.vector_labels.VectorLabels`.
         size: Height and width of a window.
         level: Of the images' pyramids that is read.
         context_size: (height, width) at which the whole image comes with each window, for a task of the same
@@ -73,6 +71,8 @@ class WindowDataModule(ImageDataModule):
         batch_size: Windows a step and process.
         num_workers: Loader processes.
         seed: Of the splits and of the windows.
+        vector: Labels as polygons and points on the ground, in place of masks; see
+            `castvision.data.datasets.vector_labels.VectorLabels`.
 
     Raises:
         FileNotFoundError: A folder or file that is missing.
@@ -85,7 +85,6 @@ class WindowDataModule(ImageDataModule):
     def __init__(  # the signature is the configuration
         self,
         root: str,
-        vector: VectorLabels | None = None,
         size: int = 256,
         level: int = 0,
         context_size: tuple[int, int] | None = None,
@@ -105,6 +104,7 @@ class WindowDataModule(ImageDataModule):
         batch_size: int = 16,
         num_workers: int = 4,
         seed: int = 0,
+        vector: VectorLabels | None = None,
     ) -> None:
         self.load_by(batch_size, num_workers, seed)
         if train_length < batch_size:

@@ -75,7 +75,7 @@ def test_polygons_and_points_cover_known_pixels(tmp_path, radius, of_point):
     raster(tmp_path / "images/a.tif")
     geojson(tmp_path / "labels.geojson", *BOTH, *(square("field", 200, 40 * row, 20) for row in range(5)))
     vector = VectorLabels("labels.geojson", "kind", KINDS, unlabelled="ground", point_radius=radius)
-    data = WindowDataModule(str(tmp_path), vector, **LITTLE)
+    data = WindowDataModule(str(tmp_path), vector=vector, **LITTLE)
     assert data.class_names == ["ground", "built", "crop"]
     expected = np.zeros((200, 240), np.uint8)
     expected[9:14, 100:105] = 255
@@ -101,7 +101,7 @@ def test_few_points_on_one_image_are_in_every_split(tmp_path, seed):
     geojson(
         tmp_path / "p.geojson", *(point(kind, x + 0.5, y + 0.5) for kind, (x, y) in zip(kinds, places, strict=True))
     )
-    data = WindowDataModule(str(tmp_path), VectorLabels("p.geojson", "kind"), seed=seed, **LITTLE)
+    data = WindowDataModule(str(tmp_path), vector=VectorLabels("p.geojson", "kind"), seed=seed, **LITTLE)
     held = {}
     for split in ("train", "val", "test"):
         dataset = data.dataset(split)
@@ -117,7 +117,7 @@ def test_folders_name_the_splits(tmp_path):
         raster(tmp_path / split / f"images/{number}.tif", (64, 64), offset=1000.0 * number)
     geojson(tmp_path / "l.geojson", *(square(kind, 100 * number + 10 * shift, 10, 8) for number in range(3)
                                       for shift, kind in enumerate("ab")))  # fmt: skip
-    data = WindowDataModule(str(tmp_path), VectorLabels("l.geojson", "kind"), **LITTLE)
+    data = WindowDataModule(str(tmp_path), vector=VectorLabels("l.geojson", "kind"), **LITTLE)
     owners = {split: {source for source, _ in data.dataset(split).regions} for split in ("train", "val")}
     assert owners == {"train": {0, 1}, "val": {2}}
     assert np.bincount(labels_of(data).ravel(), minlength=256)[[0, 1]].tolist() == [64, 64]
@@ -127,8 +127,8 @@ def test_labels_in_pixels_and_in_the_images_system(tmp_path):
     raster(tmp_path / "images/a.tif")
     geojson(tmp_path / "l.geojson", square("a", 3, 4, 9), square("b", 150, 100, 9), square("a", 60, 150, 9), code=None)
     with pytest.raises(ValueError, match="states no coordinate system, so GeoJSON's degrees are meant"):
-        WindowDataModule(str(tmp_path), VectorLabels("l.geojson", "kind"), **LITTLE)
-    data = WindowDataModule(str(tmp_path), VectorLabels("l.geojson", "kind", crs="image"), **LITTLE)
+        WindowDataModule(str(tmp_path), vector=VectorLabels("l.geojson", "kind"), **LITTLE)
+    data = WindowDataModule(str(tmp_path), vector=VectorLabels("l.geojson", "kind", crs="image"), **LITTLE)
     assert (labels_of(data)[4:13, 3:12] == 0).all() and (labels_of(data) == 0).sum() == 162
 
 
@@ -139,7 +139,7 @@ def test_another_coordinate_system_is_transformed(tmp_path):
     for one in shapes:
         one["geometry"] = warp.transform_geom("EPSG:32633", "EPSG:4326", one["geometry"])
     geojson(tmp_path / "l.geojson", *shapes, code=None)
-    labels = labels_of(WindowDataModule(str(tmp_path), VectorLabels("l.geojson", "kind"), **LITTLE))
+    labels = labels_of(WindowDataModule(str(tmp_path), vector=VectorLabels("l.geojson", "kind"), **LITTLE))
     expected = np.full((200, 240), 255)
     expected[20:50, 10:40], expected[100:130, 100:130], expected[20:50, 150:180] = 0, 1, 0
     assert (labels != expected).sum() <= 4  # a rounded edge through pixel centres, at the most
@@ -152,7 +152,7 @@ def test_without_rasterio_another_system_is_refused(tmp_path, monkeypatch):
     with pytest.raises(
         ImportError, match=r"EPSG:32634 to EPSG:32633 needs rasterio: pip install 'castvision\[vector\]'"
     ):
-        WindowDataModule(str(tmp_path), VectorLabels("l.geojson", "kind", unlabelled="ground"), **LITTLE)
+        WindowDataModule(str(tmp_path), vector=VectorLabels("l.geojson", "kind", unlabelled="ground"), **LITTLE)
 
 
 @pytest.mark.parametrize("ending", [".gpkg", ".shp"])
@@ -165,9 +165,9 @@ def test_other_formats_by_the_extra(tmp_path, ending):
     values = [np.array(["a", "b", "a"], object)]
     how = {"geometry_type": "Polygon", "crs": "EPSG:32633"}
     pyogrio.raw.write(tmp_path / f"l{ending}", wkb, values, ["kind"], **how)
-    data = WindowDataModule(str(tmp_path), VectorLabels(f"l{ending}", "kind"), **LITTLE)
+    data = WindowDataModule(str(tmp_path), vector=VectorLabels(f"l{ending}", "kind"), **LITTLE)
     geojson(tmp_path / "l.geojson", *shapes)
-    same = WindowDataModule(str(tmp_path), VectorLabels("l.geojson", "kind"), **LITTLE)
+    same = WindowDataModule(str(tmp_path), vector=VectorLabels("l.geojson", "kind"), **LITTLE)
     np.testing.assert_array_equal(labels_of(data), labels_of(same))
 
 
@@ -189,13 +189,13 @@ def test_what_is_refused(tmp_path, features, how, message):
     raster(tmp_path / "images/a.tif")
     geojson(tmp_path / "l.geojson", *features)
     with pytest.raises(ValueError, match=message):
-        WindowDataModule(str(tmp_path), VectorLabels("l.geojson", **{"attribute": "kind", **how}), **LITTLE)
+        WindowDataModule(str(tmp_path), vector=VectorLabels("l.geojson", **{"attribute": "kind", **how}), **LITTLE)
 
 
 def test_a_margin_of_zeros_is_named(tmp_path, caplog):
     raster(tmp_path / "images/a.tif", zeros=40)
     geojson(tmp_path / "l.geojson", *(square(kind, 40 * step, 100, 9) for step, kind in enumerate("abab")))
-    WindowDataModule(str(tmp_path), VectorLabels("l.geojson", "kind"), **LITTLE)
+    WindowDataModule(str(tmp_path), vector=VectorLabels("l.geojson", "kind"), **LITTLE)
     share = round(100 * (240 + 2 * 40) / (2 * 240 + 2 * 200))
     assert f"{share} % of pixels are exactly zero along the borders" in caplog.text and "declare nodata" in caplog.text
 
