@@ -21,6 +21,7 @@ usage: castvision VERB [ARGUMENTS]
 
   train             train, validate, test or predict by a configuration   castvision train --config quickstart
   data              a picture of what a model gets to see                 castvision data show --config C --output F.png
+                    masks of what was annotated in other tools            castvision data convert IN --output DIR
   make-pathfinder   write a Pathfinder data set                           castvision make-pathfinder OUT --img-size 32
   demo              predictions and cluster maps as pictures            castvision demo photo.jpg --model M --output DIR
   predict           masks, tables, polygons of images of any size         castvision predict IN --model M --output DIR
@@ -33,9 +34,13 @@ castvision VERB --help tells more; castvision --version the version.
 
 DATA_HELP = """\
 usage: castvision data show --config NAME --output FILE.png [OPTIONS]
+       castvision data convert EXPORT --output DIR [OPTIONS]
 
 show: draw samples after augmentation as a contact sheet; castvision data show --help tells more.
+convert: masks and lists from LabelMe, CVAT and Label Studio; castvision data convert --help tells more.
 """
+DATA_WORDS = {"show": "show_data", "convert": "convert_data"}
+"""What follows ``castvision data``, and the module that runs it."""
 VERBS = {
     "train": "train",
     "data": "show_data",
@@ -74,16 +79,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"; did you mean {near[0]}?" if near else ""
         sys.stderr.write(f"castvision: unknown verb {verb!r}; expected one of {', '.join(VERBS)}{hint}\n")
         return 2
-    if verb == "data" and rest[:1] != ["show"]:
-        return _without_show(rest)
-    run: Callable[[list[str]], int] = importlib.import_module(f"castvision_cli.{VERBS[verb]}").main
-    return run(rest[1:] if verb == "data" else rest)
+    module = VERBS[verb]
+    if verb == "data":
+        word, *rest = rest or [""]
+        if word not in DATA_WORDS:
+            return _without_word([word, *rest] if word else [])
+        module = DATA_WORDS[word]
+    run: Callable[[list[str]], int] = importlib.import_module(f"castvision_cli.{module}").main
+    return run(rest)
 
 
-def _without_show(arguments: list[str]) -> int:
-    """What ``castvision data`` answers to anything but its one word."""
+def _without_word(arguments: list[str]) -> int:
+    """What ``castvision data`` answers to anything but its words."""
     if arguments and arguments[0] not in ("-h", "--help"):
-        sys.stderr.write(f"castvision data: unknown word {arguments[0]!r}; expected show\n")
+        expected = " or ".join(DATA_WORDS)
+        sys.stderr.write(f"castvision data: unknown word {arguments[0]!r}; expected {expected}\n")
         return 2
     sys.stdout.write(DATA_HELP)
     return 0 if arguments else 2

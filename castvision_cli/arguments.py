@@ -39,6 +39,20 @@ above_zero = _number(float, "a number > 0", 1e-12)
 share = _number(float, "a number in 0..1", 0, 1)
 
 
+def bands(text: str) -> list[int]:
+    """A parser's type: channels, numbered from 1 on."""
+    numbers = [part.strip() for part in text.split(",")]
+    if not all(number.isdecimal() and int(number) >= 1 for number in numbers):
+        raise argparse.ArgumentTypeError(f"expected numbers of bands from 1 on, such as 4,1,2, got {text!r}")
+    return [int(number) for number in numbers]
+
+
+def add_bands_argument(parser: argparse._ActionsContainer) -> None:
+    """Which channels of the images a model is given."""
+    told = "channels to read, in this order, such as 4,1,2 (default: those the model was trained on)"
+    parser.add_argument("--bands", type=bands, metavar="N,N,…", help=told)
+
+
 def new_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
     """A parser that prints its texts as they are written."""
     return argparse.ArgumentParser(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from castvision_cli.arguments import (
+    add_bands_argument,
     add_output_arguments,
     add_scale_argument,
     add_tile_arguments,
@@ -60,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="what the masks' labels mean, such as '{0: 0, 255: house}' (default: what they meant in training)",
     )
     add("--labels", type=Path, metavar="LIST.csv", help="images and their labels, for a model of several labels")
+    add_bands_argument(parser)
     add_output_arguments(parser)
     add_scale_argument(parser)
     add_tile_arguments(parser)
@@ -97,10 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from castvision.inference.evaluation import Evaluation
         from castvision_cli.images import each_image, print_end
 
-        truth: dict[str, Any] = {"label_map": label_map, "table": table}
+        how: dict[str, Any] = {"label_map": label_map, "table": table, "mpp": arguments.mpp, "bands": arguments.bands}
         fits = fits_images(arguments, predictor)
-        tiles = tile_options(arguments, predictor)
-        evaluation = Evaluation(predictor, images, masks, tiles, mpp=arguments.mpp, fits=fits, **truth)
+        evaluation = Evaluation(predictor, images, masks, tile_options(arguments, predictor), fits=fits, **how)
         console = Console()
         failed = each_image(images, lambda path, name, report: evaluation.measure(path, report), console)
         if evaluation.tally.records:

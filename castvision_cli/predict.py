@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from castvision_cli.arguments import (
+    add_bands_argument,
     add_output_arguments,
     add_scale_argument,
     add_tile_arguments,
@@ -59,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("what is predicted")
     add = group.add_argument
     add_scale_argument(group)
+    add_bands_argument(group)
     add("--mask", type=Path, help="work only where this image is > 0; for several images a folder with the same names")
     add("--min-foreground", type=share, default=0.0, help="leave out tiles with a smaller share of mask (default: 0)")
     add("--skip-blank", type=from_zero, metavar="RANGE", help="leave out tiles that vary by no more (0: constant)")
@@ -98,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         predictor = load_model(arguments.model, device=resolve_device(arguments.device))
         tiles = tile_options(arguments, predictor)
         fits = fits_images(arguments, predictor)
-        same = "mpp min_foreground overlay geojson min_area simplify probabilities top resume".split()
+        same = "mpp bands min_foreground overlay geojson min_area simplify probabilities top resume".split()
         chosen = {name: getattr(arguments, name) for name in same}
         run = PredictionRun(predictor, output, Options(tiles=tiles, fits=fits, blank=arguments.skip_blank, **chosen))
         output.write(RUN_FILE, json.dumps(settings, indent=1).encode())

@@ -13,14 +13,14 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 import castvision
-from castvision.data import open_array, open_image
+from castvision.data import open_array
 from castvision.data.reading.folders import nfc
 from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found, map_by_names, read_class_names
 from castvision.errors import FAILURES
 from castvision.inference.fitted import FittedModel, remark_on_size, whole_image
 from castvision.inference.prediction import CLASSIFIER_SIDE
 from castvision.inference.scale import level_to_work_at, mask_at_level
-from castvision.inference.tile_model import TileModel, model_range
+from castvision.inference.tile_model import TileModel, model_range, open_for
 from castvision.inference.tiled import tiled_inference
 from castvision.inference.writers.preview import read_reduced
 from castvision.losses import IGNORED
@@ -36,7 +36,7 @@ from castvision.visualization import pictures, plots
 from castvision.visualization.plots import Panel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from castvision.data import ImageReader
@@ -94,6 +94,7 @@ class Evaluation:
         mpp: Microns or ground units per pixel to work at; None = as in training, see `level_to_work_at`.
         fits: Show a model that was trained on whole images brought to one size whole images, and count at that size,
             as training does.
+        bands: Channels to read; None = those the model was trained on. See `open_for`.
 
     Raises:
         ValueError: An untrained model, another kind of truth than it needs, folders that are no classes, a label map
@@ -110,6 +111,7 @@ class Evaluation:
         table: LabelTable | None = None,
         mpp: float | None = None,
         fits: bool = False,
+        bands: Sequence[int] | None = None,
     ) -> None:
         task, names = predictor.parts.task, predictor.class_names
         if task is None:
@@ -130,6 +132,7 @@ class Evaluation:
                 raise ValueError(f"expected one folder for each class ({known}), found {', '.join(unknown[:5])}")
             self.truth = {path: names.index(folder) for path, folder in folders.items()}
         self.predictor, self.masks, self.tiles, self.mpp, self.fits = predictor, masks, tiles, mpp, fits
+        self.bands = bands
         if fits and (tiles.get("tta", "none") != "none" or tiles.get("precision", "fp32") != "fp32"):
             raise ValueError(
                 f"{predictor.parts.name} was trained on whole images and is measured as training does: "
@@ -170,7 +173,7 @@ class Evaluation:
         Raises:
             Exception: Any of `castvision.errors.FAILURES`; the image then has no record.
         """
-        with open_image(path) as reader:
+        with open_for(self.predictor, path, self.bands) as reader:
             if self.masks:
                 return self._segment(path, reader, progress)
             if self.tally.labels is not None:
@@ -236,7 +239,7 @@ class Evaluation:
     def _fitted(self, reader: ImageReader, mask: Truth, level: int) -> tuple[Labels, ImageReader]:
         """Labels and truth at the size the model is shown."""
         height, width = whole_image(reader, level)["tile"]
-        pixels = reader.read(0, 0, height, width, level)
+        pixels = reader.read_masked(0, 0, height, width, level)
         truth = mask.read(0, 0, height, width)[..., 0].astype(np.uint8)
         labels, target = FittedModel(self.predictor, reader.dtype, reader.name).measure(pixels, truth)
         return labels, open_array(target)

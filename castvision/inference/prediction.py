@@ -20,7 +20,7 @@ from castvision.files import part_of
 from castvision.inference.fitted import FittedModel, remark_on_size, whole_image
 from castvision.inference.scale import level_to_work_at
 from castvision.inference.sinks import FileSink
-from castvision.inference.tile_model import TileModel, model_range
+from castvision.inference.tile_model import TileModel, model_range, open_for
 from castvision.inference.tile_source import Skip
 from castvision.inference.tiled import TiledResult, tiled_inference
 from castvision.inference.writers.polygons import write_geojson
@@ -50,6 +50,7 @@ class Options:
         tiles: Keywords of `tiled_inference`.
         fits: Show a model that was trained on whole images brought to one size whole images, and no tiles.
         mpp: Microns or ground units per pixel to work at; None = as in training, see `level_to_work_at`.
+        bands: Channels to read; None = those the model was trained on. See `open_for`.
         min_foreground: See `Skip`.
         blank: See `Skip`.
         overlay: Write the picture with the mask laid over it.
@@ -64,6 +65,7 @@ class Options:
     tiles: dict[str, Any]
     fits: bool = False
     mpp: float | None = None
+    bands: list[int] | None = None
     min_foreground: float = 0.0
     blank: float | None = None
     overlay: bool = True
@@ -117,7 +119,7 @@ class PredictionRun:
             if record["image"] == str(path):
                 self.records.append(record)
                 return record
-        with open_image(path) as reader:
+        with open_for(self.predictor, path, self.options.bands) as reader:
             is_classifier = self.predictor.parts.task != "segmentation"
             level, told = 0, None
             if not is_classifier:

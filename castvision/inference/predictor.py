@@ -169,7 +169,7 @@ class Predictor:
         if seen.resize == "crop":
             from castvision.data.transforms.crop import cropping_transform, rgb_picture
 
-            tensor = cropping_transform(seen.img_size, seen.mean, seen.std)(rgb_picture(image))
+            tensor = cropping_transform(seen.img_size, seen.mean, seen.std)(rgb_picture(image, seen.mean))
         else:
             from castvision.data.datasets.samples import to_channels
             from castvision.data.transforms.augmentation import SampleTransform
@@ -292,6 +292,12 @@ def _from_folder(folder: Path) -> LoadedParts:
 
 def _from_checkpoint(path: Path) -> LoadedParts:
     recipe, model = load(path)
+    if recipe.input is None:
+        raise ValueError(
+            f"expected a checkpoint that says how its images were normalised, got {str(path)!r}, trained with loaders "
+            "that say nothing of it; train with a data module of castvision.training, or give task.recipe an input "
+            "(castvision.models.recipe.InputFormat) before training"
+        )
     parts = _describe(model, recipe.model_name, recipe.task, recipe.class_names, recipe.input)
     return replace(parts, label_map=recipe.label_map)
 

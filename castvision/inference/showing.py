@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import castvision
-from castvision.data.reading.pixels import Pixels, stretch_range
-from castvision.data.reading.whole import read_image
+from castvision.data.datasets.samples import load_pixels
+from castvision.data.reading.pixels import Pixels, holds_data, mark_missing, stretch_range
 from castvision.visualization import pictures, plots
 from castvision.visualization.plots import Panel
 
@@ -81,8 +81,8 @@ class Showing:
             ValueError: The image cannot be read or does not fit the model.
         """
         predictor, options = self.predictor, self.options
-        image = read_image(path)
-        pixels: Pixels = stretch_range(image) if options.stretch else image
+        image = load_pixels(path)
+        pixels: Pixels = mark_missing(stretch_range(image), holds_data(image)) if options.stretch else image
         prepared = predictor.prepare(pixels, options.max_size)
         start = time.perf_counter()
         prediction = predictor.predict(prepared) if predictor.is_trained else None

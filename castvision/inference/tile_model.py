@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from castvision.data import open_image
+from castvision.data.reading.reader import alpha_for
 from castvision.data.transforms.model_input import planes_to_input, value_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import os
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -18,6 +21,25 @@ if TYPE_CHECKING:
     from castvision.inference.predictor import Predictor
 
 _BAND_BYTES = 1 << 25
+
+
+def open_for(predictor: Predictor, path: str | os.PathLike[str], bands: Sequence[int] | None = None) -> ImageReader:
+    """Open an image as those were opened that the model was trained on.
+
+    Args:
+        predictor: The model, which knows its number of channels and the bands it was trained on.
+        path: The image.
+        bands: Channels to read instead, see `castvision.data.open_image`; None = the model's.
+
+    Returns:
+        The reader; close it, or use ``with``.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A file that cannot be read, or without these bands.
+    """
+    seen = predictor.parts.input
+    return open_image(path, alpha=alpha_for(seen.in_chans), bands=seen.bands if bands is None else bands)
 
 
 def model_range(predictor: Predictor, reader: ImageReader, level: int = 0) -> tuple[float, float] | None:
@@ -39,8 +61,7 @@ def _known_values(reader: ImageReader, level: int) -> Iterator[Pixels]:
     size = reader.levels[level]
     rows = max(1, _BAND_BYTES // (size.width * reader.channels * 8))
     for y in range(0, size.height, rows):
-        band = reader.read(y, 0, min(rows, size.height - y), size.width, level)
-        yield band if reader.nodata is None else band[band != reader.nodata]
+        yield reader.read_masked(y, 0, min(rows, size.height - y), size.width, level)
 
 
 class TileModel:
@@ -51,16 +72,21 @@ class TileModel:
         channels: Of the image; grey and RGB are turned into one another.
         limits: The values that become 0 and 1; see `model_range`. None: the image keeps its units.
 
+    Attributes:
+        missing: What values without data are in the tiles; they become the mean, as in training.
+
     Raises:
         ValueError: The image's channels do not fit the model.
     """
+
+    missing = float("nan")
 
     def __init__(self, predictor: Predictor, channels: int, limits: tuple[float, float] | None) -> None:
         in_chans = predictor.parts.input.in_chans
         if channels != in_chans and {channels, in_chans} != {1, 3}:
             raise ValueError(
                 f"expected an image with {in_chans} channels for this model, got {channels}; "
-                f"select channels, or train with in_chans={channels}"
+                f"choose channels with --bands, or train with in_chans={channels}"
             )
         self.predictor, self.limits = predictor, limits
 

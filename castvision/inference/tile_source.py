@@ -11,6 +11,7 @@ from torch import Tensor
 
 from castvision.data import ImageReader, open_array, open_image
 from castvision.data.reading.overview import read_overview
+from castvision.data.reading.pixels import fill_missing, holds_data, is_empty
 
 if TYPE_CHECKING:
     import os
@@ -25,7 +26,7 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True)
 class Skip:
-    """What is left out and stays nodata. Pixels that are the image's nodata, or not finite, are left out in any case.
+    """What is left out and stays nodata. Pixels without data (see `is_empty`) are left out in any case.
 
     Attributes:
         mask: Where to work: pixels > 0 in any channel; of any size, laid over the whole image.
@@ -50,7 +51,7 @@ class TileInput:
     """A tile as it was read.
 
     Attributes:
-        pixels: (C, tile height, tile width) float32; nodata and what is not finite is 0. None = not to be run.
+        pixels: (C, tile height, tile width) float32; what holds no data is as the source says. None = not to be run.
         valid: (rows used, columns used) bool; None = every pixel.
         has_data: (tile height, tile width) bool; None = every pixel.
     """
@@ -74,15 +75,16 @@ class TileSource:
         image: The image.
         level: Of its pyramid.
         skip: What to leave out.
+        missing: What values without data become.
 
     Raises:
         ValueError: No such level.
     """
 
-    def __init__(self, image: ImageReader, level: int, skip: Skip) -> None:
+    def __init__(self, image: ImageReader, level: int, skip: Skip, missing: float = 0.0) -> None:
         if not 0 <= level < len(image.levels):
             raise ValueError(f"expected a level in 0..{len(image.levels) - 1} of {image.name!r}, got {level=}")
-        self.image, self.level, self.skip = image, level, skip
+        self.image, self.level, self.skip, self.missing = image, level, skip, missing
         self.size = image.levels[level].height, image.levels[level].width
         self._mask = open_array(skip.mask) if isinstance(skip.mask, np.ndarray) else skip.mask
 
@@ -90,14 +92,15 @@ class TileSource:
         """Read one tile; where the image is shorter than a tile it is continued by reflection."""
         y, x, start = tile.y, tile.x, (tile.y.start, tile.x.start)
         height, width = min(y.stop, self.size[0]) - y.start, min(x.stop, self.size[1]) - x.start
-        pixels = self.image.read(y.start, x.start, height, width, self.level)  # (height, width, C)
-        has_data = self._has_data(pixels)
+        pixels = self.image.read_masked(y.start, x.start, height, width, self.level)  # (height, width, C)
+        has_data = ~is_empty(pixels)
         valid = has_data if self._mask is None else has_data & self._foreground(self._mask, (*start, height, width))
         used = valid[y.low - y.start : y.high - y.start, x.low - x.start : x.high - x.start]
         if self._is_left_out(pixels, used):
             return TileInput(None, used)
-        values = pixels.astype(np.float32)
-        values[~has_data] = 0
+        with np.errstate(over="ignore"):  # a nodata value of float64 may lie beyond float32
+            values = np.ma.getdata(pixels).astype(np.float32)
+        values[~holds_data(pixels)] = self.missing
         missing = (0, y.stop - y.start - height), (0, x.stop - x.start - width)
         if missing != ((0, 0), (0, 0)):
             values, has_data = np.pad(values, (*missing, (0, 0)), mode="reflect"), np.pad(has_data, missing, "reflect")
@@ -113,17 +116,9 @@ class TileSource:
             return True
         if self.skip.blank is None:
             return False
-        low, high = (edge.astype(np.float64) for edge in (pixels.min(axis=(0, 1)), pixels.max(axis=(0, 1))))
+        values = pixels.astype(np.float64)
+        low, high = fill_missing(values, np.inf).min(axis=(0, 1)), fill_missing(values, -np.inf).max(axis=(0, 1))
         return bool((high - low <= self.skip.blank).all())
-
-    def _has_data(self, pixels: Pixels) -> Mask:
-        nodata = self.image.nodata
-        has_data: Mask = np.ones(pixels.shape[:2], dtype=bool)
-        if nodata is not None and nodata == nodata:
-            has_data &= (pixels != nodata).any(axis=-1)
-        if pixels.dtype.kind == "f":
-            has_data &= np.isfinite(pixels).all(axis=-1)
-        return has_data
 
     def _foreground(self, mask: ImageReader, window: tuple[int, int, int, int]) -> Mask:
         """The mask, nearest pixel, at the image's size."""

@@ -150,7 +150,7 @@ def tiled_inference(
     reader, is_ours = as_reader(image)
     sink = ArraySink() if sink is None else sink
     try:
-        source = TileSource(reader, level, skip or Skip())
+        source = TileSource(reader, level, skip or Skip(), missing=getattr(predictor, "missing", 0.0))
         grid = make_grid(source.size, tile, overlap, overlap // 4 if halo is None else halo)
         where = _device_of(predictor, device)
         run = TiledRun(source, grid, settings, sink, where)

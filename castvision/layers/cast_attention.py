@@ -13,6 +13,7 @@ from timm.layers import apply_rot_embed_cat, register_notrace_module
 from torch import Tensor, nn
 
 from castvision.ops import AttentionOptions, Routing, cast_attention, make_options, resample_surrogates
+from castvision.ops.arithmetic import is_eager
 from castvision.ops.partitions import cluster_grid
 from castvision.ops.surrogates import cluster_sums, resampling_matrix, routing_features
 
@@ -199,6 +200,10 @@ class CastAttention(nn.Module):
         """
         if attn_mask is not None or is_causal:
             raise ValueError("expected no attn_mask and is_causal=False: CAST has no pairwise mask; use token_mask")
+        if not torch.jit.is_scripting():
+            if is_eager() and x.shape[0] == 0 and not return_routing:  # nobody to form clusters of
+                nothing: Tensor = self.proj(self.qkv(x)[..., : self.attn_dim])
+                return nothing
         out, clusters = self._attend(x, rope, grid_size, token_mask, routing)
         out = self.norm(out)
         if self.gate is not None:

@@ -19,6 +19,7 @@ from castvision.layers.block import ATTN_LAYERS
 from castvision.models.checkpoint import checkpoint_filter_fn as checkpoint_filter_fn
 from castvision.models.extra_tokens import ExtraTokens, append_extra
 from castvision.models.intermediates import as_intermediates
+from castvision.models.one_size import compile_each_size, constant_in_a_trace, of_one_size_in_a_trace
 from castvision.models.timm_private import feature_take_indices
 from castvision.ops import AttentionOptions, check_choice
 
@@ -144,8 +145,12 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         """Tokens (B, P + N, C) with positions, rotary codes (N, 2D) or None, and the grid (rows, cols)."""
         if not torch.jit.is_scripting():
             check_images(x, self.in_chans)
+            x = of_one_size_in_a_trace(x)
+            compile_each_size(x)
         x = self.patch_embed(x)  # B, rows, cols, C
         grid = [x.shape[1], x.shape[2]]
+        if not torch.jit.is_scripting():
+            grid = constant_in_a_trace(grid)
         rope: Tensor | None = None
         if self.rope is not None:
             rope = self.rope(x)

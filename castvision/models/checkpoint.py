@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import sys
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm.models
+import torch
 from safetensors import SafetensorError
+from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import checkpoint_filter_fn as vit_filter_fn
 from torch import Tensor
 
@@ -82,16 +85,20 @@ class InitReport:
         used: Loaded.
         left: In the file, without a place in the model, or with another shape (named "KEY (shape → shape)").
         fresh: In the model, not in the file: initialised at random.
+        adapted: Those of ``used`` that came in another shape (named "KEY (shape) → (shape)"): resampled to another grid
+            of patches or number of clusters, or adapted to other bands.
     """
 
     used: tuple[str, ...]
     left: tuple[str, ...]
     fresh: tuple[str, ...]
+    adapted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Three numbers and the names of what is not used."""
+        """The numbers, and the names of what is not used as it came."""
+        adapted = f" ({len(self.adapted)} of them adapted: {_listed(self.adapted)[2:]}" if self.adapted else ""
         return (
-            f"{len(self.used)} weights used, {len(self.left)} left{_listed(self.left)}, "
+            f"{len(self.used)} weights used{adapted}, {len(self.left)} left{_listed(self.left)}, "
             f"{len(self.fresh)} new{_listed(self.fresh)}"
         )
 
@@ -135,28 +142,35 @@ def initialize_from(model: nn.Module, path: str | Path) -> InitReport:
     """Load the weights of a file into a model, as far as they fit.
 
     A segmenter's checkpoint fills a segmenter; a classifier's (timm's, for example) fills a segmenter's backbone,
-    and the other way round. Position embeddings and patch sizes are resampled by the model's own
-    ``checkpoint_filter_fn``. A classifier or a head for another number of classes starts anew.
+    and the other way round. Another image size, patch size or number of clusters: embeddings are resampled by the
+    model's own ``checkpoint_filter_fn``. Other bands: see `adapt_to_bands`. A classifier or a head for another number
+    of classes starts anew.
 
     Args:
         model: A timm model or a `Segmenter`; changed in place.
         path: See `load_state_dict`.
 
     Returns:
-        What was used and what was left; also logged.
+        What was used, what of it was adapted, and what was left; also logged.
 
     Raises:
         FileNotFoundError: No such file.
         ValueError: Damaged, or the checkpoint of another architecture; the model is then unchanged.
     """
     state = load_state_dict(path)
-    target: nn.Module = model
     is_segmenters = any(key.startswith("backbone.") for key in state)
-    if isinstance(model, Segmenter) and not is_segmenters:
-        target = unwrap(model)
-    elif is_segmenters and not isinstance(model, Segmenter):
-        state = _below("model.", _below("backbone.", state))
-    fitting, report = _match(_adapt(state, target, path), target)
+    network = unwrap(model) if isinstance(model, Segmenter) else model
+    stored = _below("model.", _below("backbone.", state)) if is_segmenters else state
+    adapted = adapt_to_bands(_adapt(stored, network, path), network, _in_chans(network))
+    target = network
+    if is_segmenters and isinstance(model, Segmenter):
+        prefix = next(f"{name}." for name, module in model.named_modules() if module is network)
+        other = {key: value for key, value in state.items() if not key.startswith("backbone.")}
+        stored = {**{prefix + key: value for key, value in stored.items()}, **other}
+        other = adapt_to_bands(other, model, _in_chans(network))
+        adapted = {**{prefix + key: value for key, value in adapted.items()}, **other}
+        target = model
+    fitting, report = _match(adapted, target, stored)
     _refuse_stranger(report, target, path)
     target.load_state_dict(fitting, strict=False)  # what does not fit stands in the report
     logger.info("started from %s: %s", path, report)
@@ -164,18 +178,103 @@ def initialize_from(model: nn.Module, path: str | Path) -> InitReport:
 
 
 def _adapt(state: dict[str, Tensor], target: nn.Module, path: str | Path) -> dict[str, Tensor]:
-    if isinstance(target, Segmenter):
-        return state
+    """By the filter that stands beside the model's class, once positions of a grid that is no square have its size."""
     adapt = getattr(sys.modules[type(target).__module__], "checkpoint_filter_fn", None)
     if adapt is None:
         return state
+    positions = _resampled_positions(state, target, path)
+    state = state if positions is None else {key: value for key, value in state.items() if key != "pos_embed"}
     try:
-        return dict(adapt(state, target))
+        return {**adapt(state, target), **({} if positions is None else {"pos_embed": positions})}
     except (RuntimeError, KeyError, ValueError, AttributeError, IndexError) as error:
         raise ValueError(f"{str(path)!r} is no checkpoint of a {type(target).__name__}: {error}") from error
 
 
-def _match(state: dict[str, Tensor], target: nn.Module) -> tuple[dict[str, Tensor], InitReport]:
+def _resampled_positions(state: dict[str, Tensor], target: nn.Module, path: str | Path) -> Tensor | None:
+    """Positions on the target's grid, if the checkpoint remembers theirs: timm's filters take it for a square.
+
+    Raises:
+        ValueError: Positions of a grid that is no square, which the checkpoint does not remember.
+    """
+    positions, weight = state.get("pos_embed"), state.get("patch_embed.proj.weight")
+    own, embed = getattr(target, "pos_embed", None), getattr(target, "patch_embed", None)
+    grid_size = getattr(embed, "grid_size", None)
+    if positions is None or positions.ndim != 3 or not isinstance(own, Tensor) or grid_size is None:
+        return None
+    prefix = 0 if getattr(target, "no_embed_class", False) else int(getattr(target, "num_prefix_tokens", 0))
+    number, wanted = positions.shape[1] - prefix, tuple(grid_size)
+    grid = None if weight is None or weight.ndim != 4 else _stored_grid(path, (weight.shape[2], weight.shape[3]))
+    if grid is not None and math.prod(grid) == number:
+        resampled: Tensor = resample_abs_pos_embed(positions, list(wanted), list(grid), prefix)
+        return resampled
+    if number < 1 or math.isqrt(number) ** 2 == number or positions.shape == own.shape:
+        return None
+    raise ValueError(
+        f"expected position embeddings of a square grid of patches in {str(path)!r}, or a checkpoint of castvision "
+        f"train, which remembers its grid; got {number} positions; build the model with the img_size they were "
+        "trained at"
+    )
+
+
+def _stored_grid(path: str | Path, patch_size: tuple[int, int]) -> tuple[int, int] | None:
+    """The grid of patches (rows, columns) of the size that a checkpoint of ours says its model was built with."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError):  # no file of torch
+        return None
+    facts = content.get("castvision") if isinstance(content, dict) else None
+    size = (facts.get("model_kwargs") or {}).get("img_size") if isinstance(facts, dict) else None
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    return -(-int(height) // patch_size[0]), -(-int(width) // patch_size[1])
+
+
+def adapt_to_bands(state: Mapping[str, Tensor], target: nn.Module, in_chans: int | None) -> dict[str, Tensor]:
+    """Convolutions that see the image, for another number of bands: timm's rule for pretrained weights, for any number.
+
+    A single band gets the sum over all of them; more bands repeat them in turn, fewer are the first; then the weights
+    are scaled so that an image whose bands are alike is answered as before.
+
+    Args:
+        state: Name to tensor.
+        target: The model the state is for.
+        in_chans: Bands of its images; None = not known, and nothing is adapted.
+
+    Returns:
+        The state, adapted where a convolution differs from the model's in the number of bands alone.
+    """
+    own, out = target.state_dict(), dict(state)
+    if in_chans is None:
+        return out
+    for key, value in state.items():
+        shape = own[key].shape if key in own else value.shape
+        if shape == value.shape or value.ndim != 4 or shape[1] != in_chans:
+            continue
+        if (shape[0], *shape[2:]) != (value.shape[0], *value.shape[2:]):
+            continue
+        bands = value.shape[1]
+        if in_chans == 1:
+            out[key] = value.sum(dim=1, keepdim=True)
+        else:
+            out[key] = value.repeat(1, -(-in_chans // bands), 1, 1)[:, :in_chans] * (bands / in_chans)
+    return out
+
+
+def _in_chans(network: nn.Module) -> int | None:
+    """Bands of a network's images: as it says, or those of its first convolution."""
+    stated = getattr(network, "in_chans", None)
+    if isinstance(stated, int):
+        return stated
+    first = (getattr(network, "pretrained_cfg", None) or {}).get("first_conv")
+    name = first[0] if isinstance(first, list | tuple) and first else first
+    weight = network.state_dict().get(f"{name}.weight")
+    return None if weight is None or weight.ndim != 4 else int(weight.shape[1])
+
+
+def _match(
+    state: dict[str, Tensor], target: nn.Module, stored: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], InitReport]:
     own = target.state_dict()
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     left = []
@@ -185,7 +284,12 @@ def _match(state: dict[str, Tensor], target: nn.Module) -> tuple[dict[str, Tenso
         elif key not in own:
             left.append(key)
     fresh = tuple(key for key in own if key not in fitting)
-    return fitting, InitReport(tuple(fitting), tuple(left), fresh)
+    adapted = tuple(
+        f"{key} {tuple(stored[key].shape)} → {tuple(value.shape)}"
+        for key, value in fitting.items()
+        if key in stored and stored[key].shape != value.shape
+    )
+    return fitting, InitReport(tuple(fitting), tuple(left), fresh, adapted)
 
 
 def _refuse_stranger(report: InitReport, target: nn.Module, path: str | Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from castvision.layers import CastAttention
 from castvision.models.cast_vit import CastVisionTransformer
 from castvision.models.extra_tokens import ExtraTokens
+from castvision.models.one_size import compile_each_size
 from castvision.models.segmenter import Segmenter, create_segmenter, pad_to_patches
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class ContextSegmenter(Segmenter):
         """
         if context is None and window is None:
             return super().forward(image, pixel_mask)
+        compile_each_size(image)
         extra = self._context_tokens(image, context, window)
         if pixel_mask is not None:
             image = image.masked_fill(~pixel_mask[:, None], 0.0)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from castvision.layers.converted_attention import TokenGrid
 from castvision.models.cast_vit import check_images, refuse_masks
 from castvision.models.intermediates import as_intermediates
+from castvision.models.one_size import compile_each_size, constant_in_a_trace, of_one_size_in_a_trace
 from castvision.models.timm_private import feature_take_indices
 from castvision.ops import check_choice
 
@@ -82,8 +83,11 @@ class _Converted:
         """Tokens (B, P + N, C) with positions, rotary codes for each block, and the grid."""
         check_images(x, self.in_chans)
         _check_size(x, self.patch_embed)
+        x = of_one_size_in_a_trace(x)
+        compile_each_size(x)
         x = self.patch_embed(x)  # B, rows, cols, C
-        grid = TokenGrid(x.shape[1], x.shape[2], self.num_prefix_tokens)
+        rows, cols = constant_in_a_trace([x.shape[1], x.shape[2]])
+        grid = TokenGrid(rows, cols, self.num_prefix_tokens)
         x = self._pos_embed(x)
         rope: Tensor | None = None
         if isinstance(self, Eva):

@@ -31,7 +31,7 @@ def as_intermediates(
     prefix = [tokens[:, :num_prefix_tokens] for tokens in taps]
     maps: list[Any] = [tokens[:, num_prefix_tokens:] for tokens in taps]
     if output_fmt == "NCHW":
-        maps = [y.reshape(y.shape[0], grid[0], grid[1], -1).permute(0, 3, 1, 2).contiguous() for y in maps]
+        maps = [y.reshape(y.shape[0], grid[0], grid[1], y.shape[2]).permute(0, 3, 1, 2).contiguous() for y in maps]
     if output_dict:
         result: dict[str, Any] = {"image_intermediates": maps}
         if num_prefix_tokens:

@@ -35,7 +35,8 @@ TaskName = Literal["classification", "multilabel", "segmentation"]
 Resize = Literal["none", "fit", "crop"]
 CHECKPOINT_KEY = "castvision"
 _FORMAT = 1
-_OPTIONAL = {"format", "context_size", "keeps_units", "label_map", "level", "mpp", "mpp_unit", "resize"}
+_OPTIONAL = {"format", "context_size", "keeps_units", "label_map", "level", "mpp", "mpp_unit", "resize", "bands"}
+_OF_INPUT = {"in_chans", "img_size", "mean", "std"}
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
@@ -55,6 +56,7 @@ class InputFormat:
         mpp_unit: "microns" or "ground units", of ``mpp``.
         resize: How files become ``img_size``: "fit" brings the longer side to it, "crop" resizes and crops as timm
             does, "none" leaves pixels their size.
+        bands: Channels read of the files, numbered from 1 on; None = all.
     """
 
     in_chans: int
@@ -66,6 +68,7 @@ class InputFormat:
     mpp: float | None = None
     mpp_unit: str | None = None
     resize: Resize = "none"
+    bands: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ class Recipe:
         """Plain values without nesting, as they stand in a checkpoint."""
         facts = {key: value for key, value in vars(self).items() if key != "input"}
         facts |= {} if self.input is None else asdict(self.input)
+        if facts.get("bands") is None:
+            facts.pop("bands", None)  # so that older versions read what they know
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
         return {
             "format": _FORMAT,
@@ -121,7 +126,11 @@ class Recipe:
             ValueError: Keys that are missing or unknown, another format, or values that are none.
         """
         known = {"format", *cls.__dataclass_fields__, *InputFormat.__dataclass_fields__} - {"input"}
-        missing, unknown = sorted(known - _OPTIONAL - set(facts)), sorted(map(str, set(facts) - known))
+        has_input = bool(
+            InputFormat.__dataclass_fields__.keys() & set(facts)
+        )  # none of them where a task was trained with loaders of its own
+        optional = _OPTIONAL if has_input else _OPTIONAL | _OF_INPUT
+        missing, unknown = sorted(known - optional - set(facts)), sorted(map(str, set(facts) - known))
         if facts.get("format", _FORMAT) != _FORMAT:
             raise ValueError(
                 f"expected facts of format {_FORMAT}, got format {facts['format']!r}: of a newer castvision?"
@@ -132,18 +141,7 @@ class Recipe:
         if facts["task"] not in get_args(TaskName):
             raise ValueError(f"expected task in {get_args(TaskName)}, got {facts['task']!r}")
         try:
-            mpp, mpp_unit = facts.get("mpp"), facts.get("mpp_unit")
-            input_format = InputFormat(
-                in_chans=int(facts["in_chans"]),
-                img_size=_pair(facts["img_size"]),
-                mean=tuple(float(value) for value in facts["mean"]),
-                std=tuple(float(value) for value in facts["std"]),
-                keeps_units=bool(facts.get("keeps_units", False)),
-                level=int(facts.get("level", 0)),
-                mpp=None if mpp is None else float(mpp),
-                mpp_unit=None if mpp_unit is None else str(mpp_unit),
-                resize=_resize(facts.get("resize", "none")),
-            )
+            input_format = _input_format(facts) if has_input else None
             context_size, out_indices = facts.get("context_size"), facts["out_indices"]
             label_map = facts.get("label_map")
             return cls(
@@ -163,6 +161,22 @@ class Recipe:
             raise ValueError(
                 f"expected the facts of a castvision checkpoint, got others: {one_line(error, 300)}"
             ) from error
+
+
+def _input_format(facts: Mapping[str, Any]) -> InputFormat:
+    mpp, mpp_unit, bands = facts.get("mpp"), facts.get("mpp_unit"), facts.get("bands")
+    return InputFormat(
+        in_chans=int(facts["in_chans"]),
+        img_size=_pair(facts["img_size"]),
+        mean=tuple(float(value) for value in facts["mean"]),
+        std=tuple(float(value) for value in facts["std"]),
+        keeps_units=bool(facts.get("keeps_units", False)),
+        level=int(facts.get("level", 0)),
+        mpp=None if mpp is None else float(mpp),
+        mpp_unit=None if mpp_unit is None else str(mpp_unit),
+        resize=_resize(facts.get("resize", "none")),
+        bands=None if bands is None else tuple(int(band) for band in bands),
+    )
 
 
 def _resize(value: Any) -> Resize:
@@ -256,7 +270,8 @@ def load(path: str | Path) -> tuple[Recipe, nn.Module]:
         path: The file.
 
     Returns:
-        The recipe, with ``input``, and the model with the checkpoint's weights, on the CPU.
+        The recipe, with ``input`` unless the task was trained with loaders that say nothing of it, and the model with
+        the checkpoint's weights, on the CPU.
 
     Raises:
         FileNotFoundError: No such file.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import castvision.heads
+from castvision.models.one_size import compile_each_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,6 +73,7 @@ class Segmenter(nn.Module):
             ValueError: A size the backbone does not take.
         """
         torch._assert(image.ndim == 4, "expected images (B, in_chans, height, width)")
+        compile_each_size(image)
         if pixel_mask is None:
             logits: Tensor = self.head(self.features(image), image)
             return logits
@@ -80,7 +82,7 @@ class Segmenter(nn.Module):
             "expected pixel_mask (B, height, width) bool",
         )
         image = image.masked_fill(~pixel_mask[:, None], 0.0)
-        if self.training or tuple(image.shape[-2:]) == _native_size(self.backbone):
+        if self.training or tuple(image.shape[-2:]) == _native_size(self.backbone) or image.shape[0] == 0:
             logits = self.head(self.features(image, pixel_mask), image)
             return logits
         return self._forward_by_size(image, pixel_mask)

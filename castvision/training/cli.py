@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter, EarlyStopping, Mod
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from castvision.data.reading.reader import alpha_for
 from castvision.files import draft
 from castvision.models.checkpoint import load_state_dict
 from castvision.models.class_names import check_same_classes, stored_class_names
@@ -84,6 +85,7 @@ class TrainingCLI(LightningCLI):
             FileNotFoundError: See `folder_to_train` and `folder_to_evaluate`.
         """
         config = self.config[self.verb]
+        share_bands(config)
         given, checkpoint = config.run_dir, config.ckpt_path
         if self.verb != "fit":
             self.folder, checkpoint = folder_to_evaluate(given, self.config_file, checkpoint)
@@ -167,6 +169,19 @@ class TrainingCLI(LightningCLI):
                     trainer.save_checkpoint(self.folder / name)
         if trainer.is_global_zero:
             report.write(trainer, self.model)
+
+
+def share_bands(config: Any) -> None:
+    """A model of 2 or 4 channels says that an opacity channel of the images is one of them, unless the data say more.
+
+    Args:
+        config: Of a verb; changed in place.
+    """
+    in_chans = (config.model.get("init_args", {}).get("model_kwargs") or {}).get("in_chans")
+    data = config.data.get("init_args", {})
+    for holder in (data, data.get("pixels")):
+        if alpha_for(in_chans) == "keep" and holder is not None and "in_chans" in holder:
+            holder["in_chans"] = holder["in_chans"] or in_chans
 
 
 def check_checkpoint(model: LightningModule, path: str) -> None:

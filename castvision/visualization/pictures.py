@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from castvision.data.reading.pixels import LUMA, Pixels, stretch_range
+from castvision.data.reading.pixels import LUMA, Pixels, to_picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +26,8 @@ _LIFT = 48.0
 def display_picture(image: Pixels, *, min_side: int = 384, max_side: int = 1024) -> RGB:
     """Make an image visible: 8-bit RGB, small ones enlarged by a whole factor without smoothing, large ones reduced.
 
-    8-bit images keep their values; others are stretched between their 0.1 and 99.9 percentiles. One channel becomes
-    grey, two become red and green, of more the first three are shown.
+    Values are shown as `to_picture` has them. One channel becomes grey, two become red and
+    green, of more the first three are shown.
 
     Args:
         image: (height, width, channels), any numeric dtype.
@@ -42,9 +42,7 @@ def display_picture(image: Pixels, *, min_side: int = 384, max_side: int = 1024)
     """
     if image.ndim != 3 or image.size == 0:
         raise ValueError(f"expected a non-empty image (height, width, channels), got {image.shape=}")
-    channels = image[..., :3]
-    if channels.dtype != np.uint8:
-        channels = np.rint(stretch_range(channels) * 255).astype(np.uint8)
+    channels = to_picture(image[..., :3])
     if channels.shape[-1] == 1:
         channels = np.repeat(channels, 3, axis=-1)
     if channels.shape[-1] == 2:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Counts = np.ndarray[Any, np.dtype[Any]]
 
+_DARK = 0.25
 _DPI = 120
 _CELL = 3.0
 _HEADING_FONT = 12
@@ -213,8 +214,8 @@ def plot_confusion(confusion: Counts, names: Sequence[str], heading: str) -> Fig
 def visible(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Undo a normalisation, one range of values for all images.
 
-    The range is 0..1 where the values keep to it, give or take a change of colours; of floats in other units it is
-    2.5 standard deviations to both sides of the mean.
+    The range is 0..1 where the values keep to it, give or take a change of colours; of floats in other units, and of
+    images that are dark, it is 2.5 standard deviations to both sides of the mean.
 
     Args:
         images: (B, C, height, width) float32, normalised.
@@ -229,7 +230,8 @@ def visible(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.n
     shift, scale = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
     values = images * scale + shift
     low, span = torch.zeros_like(shift), torch.ones_like(scale)
-    if values.min() < -0.5 or values.max() > 1.5:
+    is_dark = np.percentile(values.numpy(), 99.9) < _DARK  # such as 12 bits in 16: black to the eye
+    if values.min() < -0.5 or values.max() > 1.5 or is_dark:
         low, span = shift - 2.5 * scale, 5 * scale
     shown = ((values - low) / span).clamp(0, 1) * 255
     return shown.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()

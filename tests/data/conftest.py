@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
 
@@ -31,12 +30,8 @@ def write_bad_images(folder) -> dict[str, str]:
     (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.png").write_text("not an image at all")
-    pixels = np.ones((8, 8, 2), dtype=np.float32)
-    pixels[3, 4, 1] = np.nan
-    tifffile.imwrite(folder / "nan.tif", pixels, planarconfig="contig", photometric="minisblack")
     return {
         "truncated.jpg": "truncated",
         "empty.png": r"empty \(0 bytes\)",
         "text.png": "expected one of PNG",
-        "nan.tif": "1 of 128 values NaN or infinite",
     }

@@ -9,8 +9,10 @@ import timm
 import torch
 
 import castvision
+import castvision.heads
 from castvision.layers import CastAttention
 from castvision.models import checkpoint_filter_fn
+from castvision.models.segmenter import create_segmenter
 from castvision.visualization.clusters import cluster_maps
 
 assert castvision.__version__
@@ -203,3 +205,37 @@ def test_integer_images_are_named() -> None:
 def test_attention_masks_are_refused() -> None:
     with pytest.raises(ValueError, match="token_mask"):
         create()(torch.randn(1, 3, 32, 32), attn_mask=torch.zeros(17, 17))
+
+
+MODELS = {
+    "near and far": {}, "paper": {"attention": "paper"}, "blocks": {"attention": "paper", "assignment": "blocks"},
+    "rotary": {"use_rot_pos_emb": True, "pos_embed": "none", "local_branch": True}, "full": {"attn_layer": "full"},
+    "averaged": {"surrogates": "averaged"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+@pytest.mark.parametrize("kwargs", MODELS.values(), ids=MODELS)
+def test_an_empty_batch_gives_an_empty_result(kwargs: dict[str, object], is_training: bool) -> None:
+    model, x = create(**kwargs).train(is_training), torch.randn(0, 3, 40, 24)
+    out = model(x)
+    assert out.shape == (0, 3)
+    out.sum().backward()
+    maps = model.forward_intermediates(x, intermediates_only=True)
+    assert [feature.shape for feature in maps] == [(0, 32, 5, 3)] * 2
+    arguments = {key: value for key, value in {**TINY, **kwargs}.items() if key != "num_classes"}
+    for head in castvision.heads.__all__:
+        segmenter = create_segmenter("cast_vit_tiny_patch16_224", 2, head=head, model_kwargs=arguments).eval()
+        assert segmenter(x).shape == (0, 2, 40, 24)
+        assert segmenter(x, torch.ones(0, 40, 24, dtype=torch.bool)).shape == (0, 2, 40, 24)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kwargs", MODELS.values(), ids=MODELS)
+def test_a_trace_gives_the_models_numbers_or_an_error(kwargs: dict[str, object]) -> None:
+    model, x = create(**kwargs), torch.randn(2, 3, 32, 32)
+    traced = torch.jit.trace(model, x, check_trace=False)
+    torch.testing.assert_close(traced(x), model(x))
+    for size in ((64, 32), (32, 64), (16, 16), (33, 32), (64, 64)):
+        with pytest.raises(RuntimeError, match="expanded size"):
+            traced(torch.randn(2, 3, *size))

@@ -1,4 +1,4 @@
-"""Every shipped configuration runs two steps; each is named and written as the house wants it."""
+"""Every shipped configuration runs two steps, and in the slow tests an epoch; each is named as the house wants it."""
 
 from __future__ import annotations
 
@@ -32,37 +32,41 @@ SMALL = {
 }
 
 
-def _folder(root: Path) -> Path:
-    for split in ("train", "val"):
+def _folder(root: Path, train: int = 8) -> Path:
+    for split, count in (("train", train), ("val", 8)):
         for place, name in enumerate(("cat", "dog")):
             folder = root / split / name
             folder.mkdir(parents=True)
-            for number in range(4):
-                save_apart(Image.new("RGB", (40, 32), (90 * place, 20 * number, 60)), folder / f"{number}.png")
+            for number in range(count // 2):
+                save_apart(Image.new("RGB", (40, 32), (90 * place, 20 * number % 256, 60)), folder / f"{number}.png")
     return root
 
 
-def _pairs(root: Path) -> Path:
-    for split in ("train", "val"):
+def _pairs(root: Path, train: int = 4) -> Path:
+    for split, count in (("train", train), ("val", 4)):
         for kind in ("images", "masks"):
             (root / split / kind).mkdir(parents=True)
-        for number in range(4):
+        for number in range(count):
             mask = Image.new("L", (40, 32), 0)
-            mask.paste(1, (number, 4, 20, 30))
+            mask.paste(1, (number % 16, 4, 20, 30))
             mask.save(root / split / "masks" / f"{number}.png")
             picture = Image.eval(mask, lambda value: 200 * value).convert("RGB")
             save_apart(picture, root / split / "images" / f"{number}.png")
     return root
 
 
-def _lists(root: Path) -> Path:
-    _folder(root)
-    for split in ("train", "val"):
-        lines = [f"{split}/{name}/{n}.png,{int(name == 'cat')},{n % 2}" for name in ("cat", "dog") for n in range(4)]
+def _lists(root: Path, train: int = 8) -> Path:
+    _folder(root, train)
+    for split, count in (("train", train // 2), ("val", 4)):
+        places = [(name, number) for name in ("cat", "dog") for number in range(count)]
+        lines = [f"{split}/{name}/{number}.png,{int(name == 'cat')},{number % 2}" for name, number in places]
         (root / f"{split}.csv").write_text("\n".join(["path,cat,odd", *lines]) + "\n")
     return root
 
 
+EPOCH = 2000
+"""Training images of the slow test."""
+GENERATED = {name for name, flags in SMALL.items() if "--data.train_length" in flags}
 WRITERS = {
     "WindowDataModule": write_rasters,
     "ImageFolderDataModule": _folder,
@@ -71,22 +75,38 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("name", config_names())
-def test_two_steps(name, tmp_path, monkeypatch):
+def _flags(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, train: int | None = None) -> list[str]:
+    """Data and a small model for a configuration; all else is as shipped.
+
+    Args:
+        name: Of the configuration.
+        folder: For the data and the run.
+        monkeypatch: Of the test.
+        train: Training images that are written; None = a handful.
+    """
     content = yaml.safe_load(find_config(name).read_text())
-    flags = list(SMALL[content["data"]["class_path"]])
-    if content["data"]["class_path"] in WRITERS:
-        flags += ["--data.root", str(WRITERS[content["data"]["class_path"]](tmp_path / "data"))]
-    if content["data"]["class_path"] == "LRAImageDataModule":
+    module = content["data"]["class_path"]
+    flags = list(SMALL[module])
+    if module in WRITERS:
+        is_by_image = module != "WindowDataModule"  # which draws any number of windows from a few rasters
+        counts = () if train is None or not is_by_image else (train,)
+        flags += ["--data.root", str(WRITERS[module](folder / "data", *counts))]
+    if module == "LRAImageDataModule":
         monkeypatch.setattr(LRAImage, "source", TinyCIFAR)
-        write_cifar(tmp_path)
-        flags += ["--data.root", str(tmp_path)]
+        write_cifar(folder, *(() if train is None else (train + 223,)))  # a tenth of them is held out
+        flags += ["--data.root", str(folder)]
     if not name.endswith("_cnn"):
         flags += ["--model.model_kwargs.depth", "1"]
     if not name.endswith("_cnn") and "atto" not in content["model"]["init_args"]["model_name"]:
         flags += ["--model.model_kwargs.embed_dim", "32", "--model.model_kwargs.num_heads", "2"]
-    flags += ["--data.batch_size", "4", "--data.num_workers", "0"]
-    flags += ["--trainer.max_steps", "2", "--trainer.accelerator", "cpu", "--trainer.limit_val_batches", "1"]
+    return [*flags, "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_two_steps(name, tmp_path, monkeypatch):
+    content = yaml.safe_load(find_config(name).read_text())
+    flags = [*_flags(name, tmp_path, monkeypatch), "--data.batch_size", "4"]
+    flags += ["--trainer.max_steps", "2", "--trainer.limit_val_batches", "1"]
     assert cli.main(["--config", name, "--run_dir", str(tmp_path / "run"), *flags]) == 0
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics["training"]["steps"] == 2
@@ -94,6 +114,24 @@ def test_two_steps(name, tmp_path, monkeypatch):
     is_control = name.startswith("quickstart_")
     has_clusters = content["model"]["init_args"]["model_name"].startswith("cast_") and not is_control
     assert bool(metrics["clusters"]) == has_clusters
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", config_names())
+def test_a_full_epoch(name, tmp_path, monkeypatch):
+    """2,000 images through what a configuration does to images: what fails for one in a thousand shows here."""
+    module = yaml.safe_load(find_config(name).read_text())["data"]["class_path"]
+    flags = _flags(name, tmp_path, monkeypatch, EPOCH)
+    for flag in ("--data.train_length", "--data.batch_size"):
+        while flag in flags:  # a handful of images, as the test of two steps has them
+            del flags[flags.index(flag) : flags.index(flag) + 2]
+    if module in GENERATED:
+        flags += ["--data.train_length", str(EPOCH)]
+    flags += ["--data.batch_size", "16", "--trainer.max_epochs", "1"]
+    assert cli.main(["--config", name, "--run_dir", str(tmp_path / "run"), *flags]) == 0
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["training"]["steps"] == EPOCH // 16
 
 
 @pytest.mark.parametrize("name", config_names())

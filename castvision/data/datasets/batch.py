@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +35,53 @@ class Batch(NamedTuple):
     target: Tensor
     extras: Mapping[str, Tensor] = {}
     truth: Mapping[str, Tensor] = {}
+
+
+_TARGETS = ("mask", "label", "target")
+
+
+def as_batch(batch: Batch | Sequence[Any] | Mapping[str, Any] | Tensor, *, needs_target: bool = True) -> Batch:
+    """The parts of a batch, whoever's loader it comes from.
+
+    Args:
+        batch: ``(image, target)`` with or without extras and truth, or a mapping with "image", with "mask", "label" or
+            "target" and, if wanted, with "extras" and "truth"; its other keys are nobody's. Masks are (B, height,
+            width) or (B, 1, height, width), of any whole numbers.
+        needs_target: If False, images alone will do.
+
+    Returns:
+        See `Batch`; the target is int64 where it was of whole numbers, and empty where there is none.
+
+    Raises:
+        ValueError: No image, no target, or a mask of several channels.
+    """
+    if isinstance(batch, Tensor):
+        batch = (batch,)
+    if isinstance(batch, Mapping):
+        found = [name for name in _TARGETS if name in batch]
+        if "image" not in batch or len(found) > 1 or (needs_target and not found):
+            raise ValueError(
+                f"expected a batch with the keys 'image' and one of {_TARGETS}, got {sorted(map(str, batch))}; "
+                "name its parts so, or give (image, target)"
+            )
+        target = batch[found[0]] if found else batch["image"].new_empty(0)
+        parts = Batch(batch["image"], target, batch.get("extras", {}), batch.get("truth", {}))
+    elif len(batch) == 1 and not needs_target:
+        parts = Batch(batch[0], batch[0].new_empty(0))
+    elif 2 <= len(batch) <= len(Batch._fields):
+        parts = Batch(*batch)
+    else:
+        raise ValueError(f"expected a batch (image, target), got {len(batch)} part(s); give images and targets")
+    target = parts.target
+    if target.ndim == 4:
+        if target.shape[1] != 1:
+            raise ValueError(
+                f"expected masks (B, height, width) or (B, 1, height, width) of class numbers, got "
+                f"{tuple(target.shape)}; take the argmax over the channels of one-hot masks"
+            )
+        target = target[:, 0]
+    is_whole = not target.is_floating_point()
+    return parts._replace(target=target.long() if is_whole else target)
 
 
 def pad_collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
@@ -70,6 +117,19 @@ def pad_collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
         targets[place, :rows, :cols] = mask
         is_real[place, :rows, :cols] = extras.get("pixel_mask", torch.tensor(True))
     return Batch(images, targets, {"pixel_mask": is_real})
+
+
+def with_masks(samples: Sequence[Sample]) -> list[Sample]:
+    """Samples of one batch that agree in having a ``pixel_mask``: where only some have gaps, the others' is True."""
+    parts = [Batch(*sample) for sample in samples]
+    if len({"pixel_mask" in extras for _, _, extras, _ in parts}) < 2:
+        return list(samples)
+    full = torch.ones(parts[0].image.shape[-2:], dtype=torch.bool)
+    return [
+        (image, target, {"pixel_mask": full, **extras}, dict(truth)) if truth else
+        (image, target, {"pixel_mask": full, **extras})
+        for image, target, extras, truth in parts
+    ]  # fmt: skip
 
 
 def drop_full_mask(batch: Batch) -> Batch:

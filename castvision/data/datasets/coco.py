@@ -259,7 +259,7 @@ class CocoSegmentation(PixelDataset):
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """See `PixelDataset.read`."""
-        pixels = load_pixels(self.coco.images[index][0], self.in_chans)
+        pixels = load_pixels(self.coco.images[index][0], self.in_chans, self.bands)
         mask = self.mask(index)
         check_same_size(pixels, mask, self.name(index), str(self.coco.path))
         return pixels, mask

@@ -104,11 +104,23 @@ def hold_out_images(paths: Sequence[Path], val_share: float, seed: int) -> list[
     Raises:
         ValueError: A share outside (0, 1), or a single image.
     """
+    return held_out(len(paths), val_share, seed, kept_together(paths))
+
+
+def kept_together(paths: Sequence[Path]) -> list[int]:
+    """`same_images` for a split: where all are of the same content, as in a dry run, a warning, and files are images.
+
+    Args:
+        paths: The image of each sample.
+
+    Returns:
+        For each path a number: those of one number go to one split.
+    """
     groups = same_images(paths)
     if len(set(groups)) == 1 < len(set(paths)):
         logger.warning("all %d images are of the same content; they are split by their names", len(paths))
-        groups = same_images(paths, contents=False)
-    return held_out(len(paths), val_share, seed, groups)
+        return same_images(paths, contents=False)
+    return groups
 
 
 def _place(path: Path) -> tuple[Any, int]:

@@ -124,4 +124,4 @@ class MultiLabelDataset(PixelDataset):
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """See `PixelDataset.read`."""
-        return load_pixels(self.table.images[index], self.in_chans), self.table.targets[index]
+        return load_pixels(self.table.images[index], self.in_chans, self.bands), self.table.targets[index]

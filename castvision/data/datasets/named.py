@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from castvision.data.datasets.class_folders import ClassFolders
-from castvision.data.datasets.samples import PixelDataset, check_finite, to_channels
+from castvision.data.datasets.samples import PixelDataset, to_channels
 from castvision.data.reading.folders import is_stray
 from castvision.data.reading.labels import LabelMap, check_same_size
 from castvision.errors import one_line
@@ -178,7 +178,6 @@ class NamedDataset(PixelDataset):
         if not isinstance(item, tuple) or len(item) != 2:
             raise ValueError(f"expected (image, target) from {name}, got {type(item).__name__}")
         pixels = _pixels(item[0], name)
-        check_finite(pixels, name)
         target = self._target(item[1], name)
         if target.ndim == 2:
             check_same_size(pixels, target, name, f"the mask of {name}")

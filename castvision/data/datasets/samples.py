@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from castvision.data.datasets.batch import Sample
-from castvision.data.reading.pixels import Pixels, match_channels
-from castvision.data.reading.whole import read_image
+from castvision.data.reading.opening import open_image
+from castvision.data.reading.pixels import Mask, Pixels, check_size, holds_data, is_empty, mark_missing, match_channels
+from castvision.data.reading.reader import alpha_for
 from castvision.data.transforms.model_input import to_model_input
+from castvision.losses import IGNORED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
-
-_WITH_ALPHA = (2, 4)
 
 
 class Transform(Protocol):
@@ -40,7 +41,7 @@ class PlainTransform:
 
     def pair(self, pixels: Pixels, mask: Pixels) -> tuple[Tensor, Tensor]:
         """(C, height, width) float32 and (height, width) int64."""
-        return self.image(pixels), torch.from_numpy(mask.astype(np.int64))
+        return self.image(pixels), torch.from_numpy(np.where(is_empty(pixels), IGNORED, mask.astype(np.int64)))
 
 
 class PixelDataset(Dataset[Sample], ABC):
@@ -53,10 +54,12 @@ class PixelDataset(Dataset[Sample], ABC):
     Attributes:
         transform: From pixels to tensors; None = `PlainTransform`.
         in_chans: Channels images are brought to (grey and RGB are turned into one another); None = as they come.
+        bands: See `load_pixels`.
     """
 
     transform: Transform | None = None
     in_chans: int | None = None
+    bands: Sequence[int] | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -67,8 +70,8 @@ class PixelDataset(Dataset[Sample], ABC):
         """Read one sample as stored.
 
         Returns:
-            (height, width, C) in the file's dtype, and the target: (height, width) uint8, () int64 or (classes,)
-            float32.
+            (height, width, C) in the file's dtype, a masked array where values are missing (see
+            `castvision.data.reading.pixels`), and the target: (height, width) uint8, () int64 or (classes,) float32.
 
         Raises:
             ValueError: Pixels or target cannot be used; the message names the file.
@@ -87,47 +90,33 @@ class PixelDataset(Dataset[Sample], ABC):
         return transform.image(pixels), torch.from_numpy(np.array(target))
 
 
-def load_pixels(path: str | Path, in_chans: int | None = None) -> Pixels:
-    """Read one image for training: nothing cut, nothing missing, as many channels as wanted.
+def load_pixels(path: str | Path, in_chans: int | None = None, bands: Sequence[int] | None = None) -> Pixels:
+    """Read one image for training: nothing cut, as many channels as wanted, what is missing marked.
 
     Args:
-        path: The file; see `castvision.data.reading.whole.read_image`.
+        path: The file; see `castvision.data.open_image`.
         in_chans: Channels of the result. 2 and 4 keep an opacity channel (such as the infra-red that many 4-band TIFFs
             declare so); for others it is composed over white. None = as it comes.
+        bands: Channels to take, in this order, numbered from 1 on; opacity is one like the others then. None = all.
 
     Returns:
-        (height, width, C), the file's dtype.
+        (height, width, C), the file's dtype; a masked array where values are missing.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Not an image, damaged, of other channels, or with NaN or infinite pixels; the message names it.
+        ValueError: Not an image, damaged, too large, or of other channels; the message names it.
     """
-    pixels = read_image(path, alpha="keep" if in_chans in _WITH_ALPHA else "white")
-    check_finite(pixels, str(path))
+    with open_image(path, alpha=alpha_for(in_chans), bands=bands) as reader:
+        check_size(reader.height, reader.width)
+        pixels = reader.read_masked(0, 0, reader.height, reader.width)
     return to_channels(pixels, in_chans, str(path))
-
-
-def check_finite(pixels: Pixels, name: str) -> None:
-    """Refuse NaN and infinity.
-
-    Raises:
-        ValueError: There are some; the message says how many and where.
-    """
-    if pixels.dtype.kind != "f":
-        return
-    wrong = int(pixels.size - np.isfinite(pixels).sum())
-    if wrong:
-        raise ValueError(
-            f"expected finite pixels in {name!r}, got {wrong:,} of {pixels.size:,} values NaN or infinite; "
-            "fill them in the image and mark their place 255 in its mask, or leave the image out"
-        )
 
 
 def to_channels(pixels: Pixels, in_chans: int | None, name: str) -> Pixels:
     """Grey to RGB or RGB to grey where another number of channels is wanted, in the same dtype.
 
     Args:
-        pixels: (height, width, channels).
+        pixels: (height, width, channels); grey is missing where red, green or blue is.
         in_chans: Channels of the result; None = as they are.
         name: Of the image, for the message.
 
@@ -137,13 +126,15 @@ def to_channels(pixels: Pixels, in_chans: int | None, name: str) -> Pixels:
     if in_chans is None or pixels.shape[-1] == in_chans:
         return pixels
     try:
-        wanted = match_channels(pixels.astype(np.float32), in_chans)
+        wanted = match_channels(np.ma.getdata(pixels).astype(np.float32), in_chans)
     except ValueError:
         raise ValueError(
             f"expected {in_chans} channel(s) in {name!r} as in the images before it, got {pixels.shape[-1]}; "
             "give all images the same channels, or set in_chans to the number meant"
         ) from None
-    return (np.rint(wanted) if pixels.dtype.kind in "bui" else wanted).astype(pixels.dtype)
+    plain: Pixels = (np.rint(wanted) if pixels.dtype.kind in "bui" else wanted).astype(pixels.dtype)
+    is_known: Mask = np.all(holds_data(pixels), axis=-1, keepdims=True)
+    return mark_missing(plain, is_known)
 
 
 def check_files(paths: list[Path]) -> None:

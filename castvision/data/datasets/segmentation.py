@@ -71,7 +71,7 @@ class SegmentationDataset(PixelDataset):
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """See `PixelDataset.read`."""
         pair = self.pairs[index]
-        pixels = load_pixels(pair.image, self.in_chans)
+        pixels = load_pixels(pair.image, self.in_chans, self.bands)
         mask = self.labels.read(pair.mask)
         check_same_size(pixels, mask, str(pair.image), str(pair.mask))
         return pixels, mask

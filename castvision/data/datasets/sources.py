@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from castvision.data.datasets.regions import Region
+from castvision.data.datasets.vector_labels import VectorMask
 from castvision.data.reading import ImageReader, open_image, open_mask
 from castvision.data.reading.labels import LabelMap, mark_ignored
 from castvision.data.reading.overview import read_overview
@@ -22,7 +23,7 @@ from castvision.losses import IGNORED
 
 logger = logging.getLogger(__name__)
 
-Pair = tuple[str | os.PathLike[str], str | os.PathLike[str] | None]
+Pair = tuple[str | os.PathLike[str], str | os.PathLike[str] | VectorMask | None]
 _MAX_OPEN = 8
 _CACHE_BYTES = 32 << 20
 _BLOCK = 256
@@ -35,11 +36,13 @@ class ImageSources:
     Pickles without its open files, so that loader processes open their own.
 
     Args:
-        pairs: (image, mask or None), paths; a mask has its image's size, or that of the level that is read.
+        pairs: (image, mask or None), paths, or a mask that is drawn from vector labels; a mask has its image's size, or
+            that of the level that is read.
         level: Of the images that is read; masks are sampled to it without blending.
         num_classes: Labels are below it; None for any up to 254. 255 is ignored, and so is a mask's nodata value.
         labels: From the masks' labels or colours to classes, in place of ``num_classes``; None = they are classes.
         alpha: What becomes of an image's opacity channel; see `castvision.data.open_image`.
+        bands: Channels of the images to read; see there.
         context_size: (height, width) of an overview of each image that is read now and kept, so that windows come with
             their surroundings; None for none.
 
@@ -47,7 +50,7 @@ class ImageSources:
         overviews: (*context_size, C) float32 of each image in the units of `ChannelStatistics`; empty without context.
         sizes: (height, width) of each image at the level.
         channels: Of every image.
-        has_nodata: Whether any image has a value that stands for no data.
+        has_gaps: Whether any image can say that pixels are missing.
         scales: Microns or ground units per pixel of each image at the level, and which of them; None if not stated.
 
     Raises:
@@ -64,6 +67,7 @@ class ImageSources:
         num_classes: int | None = None,
         labels: LabelMap | None = None,
         alpha: Alpha = "white",
+        bands: Sequence[int] | None = None,
         context_size: Sequence[int] | None = None,
     ) -> None:
         if not pairs:
@@ -71,16 +75,17 @@ class ImageSources:
         if context_size is not None and min(context_size) < 1:
             raise ValueError(f"expected context_size >= 1, got {context_size=}")
         self.images = [Path(image) for image, _ in pairs]
-        self.masks = [None if mask is None else Path(mask) for _, mask in pairs]
+        self.masks = [mask if mask is None or isinstance(mask, VectorMask) else Path(mask) for _, mask in pairs]
         self.level = level
         self.num_classes = num_classes
         self.labels = labels
         self.alpha = alpha
+        self.bands = bands
         self._open: OrderedDict[tuple[bool, int], ImageReader] = OrderedDict()
         self.sizes: list[tuple[int, int]] = []
         self.scales: list[tuple[float, str] | None] = []
         self.channels = self.image(0).channels
-        self.has_nodata = False
+        self.has_gaps = False
         for number in range(len(pairs)):
             self._add(number)
         self.context_size = None if context_size is None else (context_size[0], context_size[1])
@@ -102,8 +107,8 @@ class ImageSources:
             self._open.popitem()[1].close()
 
     def read_image(self, number: int, y: int, x: int, height: int, width: int) -> Pixels:
-        """A window of an image at the level; see `ImageReader.read`."""
-        return self.image(number).read(y, x, height, width, self.level)
+        """A window of an image at the level, missing values marked; see `ImageReader.read_masked`."""
+        return self.image(number).read_masked(y, x, height, width, self.level)
 
     def read_labels(self, number: int, y: int, x: int, height: int, width: int) -> Pixels:
         """A window of a mask, in pixels of the image's level.
@@ -120,7 +125,7 @@ class ImageSources:
         labels, rows, columns = self._sampled(mask, number, (y, x, height, width))
         if self.labels is not None:
             return self.labels.apply(labels, str(self.masks[number]), mask.nodata)
-        labels, is_unknown = mark_ignored(labels[..., 0], mask.nodata, self.num_classes)
+        labels, is_unknown = mark_ignored(labels[..., 0], mask.nodata, self.num_classes, mask.name)
         if is_unknown.any():
             row, column = np.argwhere(is_unknown)[0]
             limit = IGNORED if self.num_classes is None else self.num_classes
@@ -136,7 +141,7 @@ class ImageSources:
         """Labels (height, width, C) of a window of the image's level, and their rows and columns in the mask."""
         y, x, height, width = window
         if (mask.height, mask.width) == self.sizes[number]:
-            labels = mask.read(y, x, height, width)
+            labels = mask.read_masked(y, x, height, width)
             return labels, np.arange(y, y + height), np.arange(x, x + width)
         rows, columns = (
             ((np.arange(start, start + length) + 0.5) * full / here).astype(np.int64)
@@ -144,7 +149,7 @@ class ImageSources:
                 (y, x), (height, width), (mask.height, mask.width), self.sizes[number], strict=True
             )
         )
-        near = mask.read(rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)
+        near = mask.read_masked(rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)
         return near[np.ix_(rows - rows[0], columns - columns[0])], rows, columns
 
     def _reader(self, is_mask: bool, number: int) -> ImageReader:
@@ -154,11 +159,13 @@ class ImageSources:
             path = self.masks[number] if is_mask else self.images[number]
             if path is None:
                 raise ValueError(f"expected a mask for {str(self.images[number])!r}")
-            if is_mask:
+            if isinstance(path, VectorMask):
+                reader = path.open()
+            elif is_mask:
                 opened = open_mask if self.labels is None else self.labels.open
                 reader = opened(path, cache_bytes=_CACHE_BYTES)
             else:
-                reader = open_image(path, alpha=self.alpha, cache_bytes=_CACHE_BYTES)
+                reader = open_image(path, alpha=self.alpha, cache_bytes=_CACHE_BYTES, bands=self.bands)
         self._open[key] = reader
         while len(self._open) > _MAX_OPEN:
             self._open.popitem(last=False)[1].close()
@@ -178,7 +185,7 @@ class ImageSources:
         if not 0 <= self.level < len(image.levels):
             raise ValueError(f"expected level in 0..{len(image.levels) - 1} of {image.name!r}, got level={self.level}")
         self.sizes.append((image.levels[self.level].height, image.levels[self.level].width))
-        self.has_nodata |= image.nodata is not None
+        self.has_gaps |= image.has_gaps
         mpp, unit_of_mpp = image.mpp, image.mpp_unit
         self.scales.append((mpp * image.levels[self.level].downsample, unit_of_mpp) if mpp and unit_of_mpp else None)
         if image.channels != self.channels:

@@ -14,8 +14,7 @@ from castvision.data.datasets.batch import ENDLESS, Batch, Sample
 from castvision.data.datasets.regions import Block, Region
 from castvision.data.datasets.samples import Transform
 from castvision.data.datasets.sources import ClassIndex, ImageSources
-from castvision.data.reading.pixels import Mask, Pixels, is_missing
-from castvision.data.transforms.model_input import unit
+from castvision.data.reading.pixels import is_empty
 from castvision.data.transforms.statistics import ChannelStatistics
 from castvision.data.transforms.symmetries import Symmetry
 from castvision.losses import IGNORED
@@ -25,14 +24,15 @@ class WindowDataset(Dataset[Sample]):
     """Windows and their labels by index: (image (C, size, size) float32, mask (size, size) int64 with 255 = ignored).
 
     A third element holds what a model is told beside the window, turned along with it. Where there can be gaps (beyond
-    a region, or no data): ``pixel_mask`` (size, size) bool, True where a pixel is real. Where the sources keep
+    a region, or no data), and in windows with NaN: ``pixel_mask`` (size, size) bool, True where a pixel is real. Where
+    the sources keep
     overviews, for a `castvision.models.ContextSegmenter`: ``context``, the overview of its whole image
     (C, *context_size), normalised as the window, and ``window`` (4,), its top, left, height and width as fractions of
     the image.
 
-    A window never leaves its region: what lies beyond is 0 in the image and 255 in the mask. Pixels whose channels are
-    all nodata are 0 and 255 as well. Random windows are endless: seed and index decide everything, so an epoch is a
-    range of indices no other epoch has.
+    A window never leaves its region: what lies beyond is 0 in the image and 255 in the mask. Pixels without data (see
+    `castvision.data.reading.pixels`) are 0 and 255 as well. Random windows are endless: seed and index decide
+    everything, so an epoch is a range of indices no other epoch has.
 
     Args:
         sources: Images and masks, and the level that is read.
@@ -44,7 +44,7 @@ class WindowDataset(Dataset[Sample]):
             position in the window; None: any window with equal chance.
         regions: (number of the source, block) that windows come from; None for all of every image.
         symmetries: Turn or mirror random windows by one of the 8 symmetries of the square.
-        transform: Its ``pair`` takes pixels (nodata replaced by the statistics' mean) and labels where they lie in the
+        transform: Its ``pair`` takes pixels (a masked array where some are missing) and labels where they lie in the
             region, and gives the item, in place of normalisation and padding.
         seed: Another seed is another set.
 
@@ -86,7 +86,7 @@ class WindowDataset(Dataset[Sample]):
             raise ValueError("expected labelled pixels to balance windows by class, found none in the masks")
         self._areas = np.cumsum([area.height * area.width for _, area in self.regions])
         self._corners = _grid(self.regions, size, stride or size) if sampling == "grid" else None
-        self.has_gaps = sources.has_nodata or _hang_over(self.regions, size, stride or size, sampling)
+        self.has_gaps = sources.has_gaps or _hang_over(self.regions, size, stride or size, sampling)
         sources.close()
 
     def __len__(self) -> int:
@@ -97,7 +97,7 @@ class WindowDataset(Dataset[Sample]):
 
         Raises:
             IndexError: Beyond the end.
-            ValueError: A file that cannot be read, an unknown label, or a non-finite value where nodata is none.
+            ValueError: A file that cannot be read, or an unknown label.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"expected an index in 0..{len(self) - 1}, got {index}")
@@ -174,25 +174,19 @@ class WindowDataset(Dataset[Sample]):
         source, inside = self._inside(number, y, x)
         pixels = self.sources.read_image(source, *inside)
         labels = self.sources.read_labels(source, *inside)
-        nodata = self.sources.image(source).nodata
-        missing = None if nodata is None else is_missing(pixels, nodata)
-        _check_finite(pixels, missing, str(self.sources.images[source]), inside)
-        if missing is not None:
-            labels = np.where(missing.all(axis=-1), np.uint8(IGNORED), labels)
+        missing = is_empty(pixels)
+        labels = np.where(missing, np.uint8(IGNORED), labels)
         if self.transform is not None:
-            if missing is not None:
-                mean = (np.asarray(self.statistics.mean) * unit(pixels.dtype)).astype(pixels.dtype)
-                pixels = np.where(missing, mean, pixels)
             return self.transform.pair(pixels, labels)
         image = torch.zeros(self.sources.channels, self.size, self.size)
         mask = torch.full((self.size, self.size), IGNORED)
-        image[:, : inside.height, : inside.width] = self.statistics.normalise(pixels, nodata)
+        image[:, : inside.height, : inside.width] = self.statistics.normalise(pixels)
         mask[: inside.height, : inside.width] = torch.from_numpy(labels.astype(np.int64))
-        if not self.has_gaps:
+        if not (self.has_gaps or missing.any()):
             return image, mask
         is_real = torch.zeros(self.size, self.size, dtype=torch.bool)
         here = is_real[: inside.height, : inside.width]
-        here[:] = True if missing is None else torch.from_numpy(~missing.all(axis=-1))
+        here[:] = torch.from_numpy(~missing)
         return image, mask, {"pixel_mask": is_real}
 
 
@@ -248,17 +242,3 @@ def _grid(regions: Sequence[Region], size: int, stride: int) -> np.ndarray[tuple
         if y < area.height and x < area.width
     ]
     return np.array(corners, np.int32).reshape(-1, 3)
-
-
-def _check_finite(pixels: Pixels, missing: Mask | None, name: str, window: Block) -> None:
-    if pixels.dtype.kind != "f":
-        return
-    is_bad = ~np.isfinite(pixels)
-    if missing is not None:
-        is_bad &= ~missing
-    if is_bad.any():
-        row, column, channel = np.argwhere(is_bad)[0]
-        raise ValueError(
-            f"expected finite values in {name!r}, got {pixels[row, column, channel]} at row {window.y + row}, column "
-            f"{window.x + column}, channel {channel} (window {tuple(window)}); state it as the file's nodata value"
-        )

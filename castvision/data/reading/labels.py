@@ -90,7 +90,7 @@ class LabelMap:
             ValueError: Not a mask, or labels without a class; the message names the file and the labels.
         """
         with self.open(path) as reader:
-            return self.apply(reader.read(0, 0, reader.height, reader.width), str(path), reader.nodata)
+            return self.apply(reader.read_masked(0, 0, reader.height, reader.width), str(path), reader.nodata)
 
     def open(self, path: str | Path, *, cache_bytes: int = 64 << 20) -> ImageReader:
         """Open a mask of any size; `apply` makes classes of what is read.
@@ -114,27 +114,30 @@ class LabelMap:
         """Translate one mask.
 
         Args:
-            pixels: (height, width) or (height, width, channels) integers.
+            pixels: (height, width) or (height, width, channels) integers; those marked as missing are ignored.
             name: Of the mask, for messages.
-            nodata: The mask's value for missing pixels, if it states one: ignored, unless the map says otherwise.
+            nodata: The label of pixels without one, as the file states it: ignored.
 
         Returns:
             (height, width) uint8, classes and 255.
 
         Raises:
-            ValueError: See `read`.
+            ValueError: See `read`; also a nodata value that is the label of a class.
         """
         labels = self._plane(pixels if pixels.ndim == 3 else pixels[..., None], name)
+        is_marked, labels = np.ma.getmaskarray(labels), np.ma.getdata(labels)
         if labels.dtype == np.uint8:
             table, known = self._translate(np.arange(256))
             mask, is_known = table[labels], known[labels]
         else:
             mask, is_known = self._translate(labels)
         if nodata is not None and not self.has_colours:
-            is_ignored = is_missing(labels, nodata)
-            if self.mapping is not None:
-                is_ignored &= ~is_known
-            mask, is_known = np.where(is_ignored, np.uint8(IGNORED), mask), is_known | is_ignored
+            is_nodata = is_missing(labels, nodata)
+            if (is_nodata & is_known & (mask != IGNORED)).any():
+                raise nodata_of_a_class(name, nodata, self.class_names[int(mask[is_nodata][0])])
+            is_marked |= is_nodata
+        if is_marked.any():
+            mask, is_known = np.where(is_marked, np.uint8(IGNORED), mask), is_known | is_marked
         if not is_known.all():
             raise ValueError(self._explain(np.unique(labels[~is_known]), name))
         return mask
@@ -197,7 +200,7 @@ class ClassReader:
 
     def read(self, y: int, x: int, height: int, width: int) -> Pixels:
         """(height, width, 1) uint8: classes, and 255 for ignored; see `ImageReader.read` and `LabelMap.apply`."""
-        stored = self._reader.read(y, x, height, width)
+        stored = self._reader.read_masked(y, x, height, width)
         return self._labels.apply(stored, self.name, self._reader.nodata)[..., None]
 
     def __enter__(self) -> Self:
@@ -303,19 +306,40 @@ def _parse_label(label: int | str) -> int:
     raise ValueError(f"expected a colour such as '#ff8000' or '255, 128, 0' in the label map, got {label!r}")
 
 
-def mark_ignored(labels: Pixels, nodata: float | None, num_classes: int | None) -> tuple[Pixels, Mask]:
+def nodata_of_a_class(name: str, nodata: float | None, label: int | str) -> ValueError:
+    """The error for a mask that states the label of a class to be no label."""
+    return ValueError(
+        f"expected a nodata value that is no class in the mask {name!r}, got nodata {nodata}, the label of class "
+        f"{label!r}: its pixels would be ignored; if they are the class, take the statement out of the file "
+        f"(gdal_edit.py -unsetnodata {name!r}), if not, give a label map that says so (label_map: {{{nodata}: ignore}})"
+    )
+
+
+def mark_ignored(
+    labels: Pixels, nodata: float | None, num_classes: int | None, name: str = "mask"
+) -> tuple[Pixels, Mask]:
     """What the labels of a mask without a label map mean: class numbers, and 255 or the mask's nodata for ignored.
 
     Args:
-        labels: (height, width) whole numbers.
+        labels: (height, width) whole numbers; those marked as missing are ignored.
         nodata: The mask's value for missing pixels, if it states one.
         num_classes: Labels are below it; None for any up to 254.
+        name: Of the mask, for messages.
 
     Returns:
         The labels with 255 for all that is ignored, and which of them are no class, both (height, width).
+
+    Raises:
+        ValueError: A nodata value that is the label of one of ``num_classes`` classes.
     """
+    is_ignored, labels = np.ma.getmaskarray(labels), np.ma.getdata(labels)
     if nodata is not None:
-        labels = np.where(is_missing(labels, nodata), IGNORED, labels)
+        is_nodata = is_missing(labels, nodata)
+        if num_classes is not None and 0 <= nodata < num_classes and is_nodata.any():
+            raise nodata_of_a_class(name, nodata, int(nodata))
+        is_ignored |= is_nodata
+    if is_ignored.any():
+        labels = np.where(is_ignored, np.uint8(IGNORED), labels)  # 8 bits with a sign have no 255
     is_unknown = (labels >= (IGNORED if num_classes is None else num_classes)) & (labels != IGNORED)
     if labels.dtype.kind == "i":
         is_unknown |= labels < 0

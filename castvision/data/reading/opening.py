@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,20 +29,28 @@ _WHOLE_TIFF_BYTES = 256 << 20
 
 
 def open_image(
-    path: str | os.PathLike[str], *, alpha: Alpha = "white", page: int | None = None, cache_bytes: int = 64 << 20
+    path: str | os.PathLike[str],
+    *,
+    alpha: Alpha = "white",
+    page: int | None = None,
+    cache_bytes: int = 64 << 20,
+    bands: Sequence[int] | None = None,
 ) -> ImageReader:
     """Open an image of any size.
 
     TIFF (BigTIFF, GeoTIFF, OME-TIFF, SVS, NDPI; tiles or strips, pyramids) is read by windows, so are zarr arrays,
     OME-Zarr, slides openslide knows and rasters GDAL knows (extra ``large-images``). PNG, JPEG, WebP, BMP and GIF are
     decoded as a whole by `castvision.data.reading.whole.read_image`, which refuses what does not fit in memory.
-    Colours, palettes, CMYK, orientation and opacity become what they become there; no depth is lost.
+    Colours, palettes, CMYK, orientation and opacity become what they become there; no depth is lost. Which pixels are
+    no data says the reader's ``read_masked``.
 
     Args:
         path: A file, or a zarr folder.
         alpha: What becomes of an opacity channel: composed over white, dropped, or kept as the last channel.
         page: One page of a multi-page TIFF, for stacks whose pages are not channels.
         cache_bytes: Decoded tiles a TIFF's reader may hold.
+        bands: Channels to read, in this order, numbered from 1 on as GDAL does; opacity is one like the others then.
+            None = all.
 
     Returns:
         The reader; close it, or use ``with``.
@@ -52,6 +61,8 @@ def open_image(
         ImportError: A format of an extra that is not installed.
     """
     check_alpha(alpha)
+    if bands is not None:
+        return _open(Path(path), Options("keep", page, cache_bytes, bands=tuple(bands)))
     return _open(Path(path), Options(alpha, page, cache_bytes))
 
 

@@ -51,9 +51,9 @@ def read_overview(reader: ImageReader, size: tuple[int, int]) -> Tensor:
     # NOTE: made before and not joined from parts: those would lie between large arrays and leave holes in memory
     total, share = torch.zeros(2, reader.channels, -(-height // deep), -(-width // wide))
     for y in range(0, height, rows):
-        pixels = reader.read(y, 0, min(rows, height - y), width, level)
-        is_known = holds_data(pixels, reader.nodata)
-        values = np.where(is_known, pixels, 0).astype(np.float32)
+        pixels = reader.read_masked(y, 0, min(rows, height - y), width, level)
+        is_known = holds_data(pixels)
+        values = np.where(is_known, np.ma.getdata(pixels), 0).astype(np.float32)
         for sums, plane in ((total, values), (share, is_known.astype(np.float32))):
             planes = torch.from_numpy(plane).permute(2, 0, 1)
             sums[:, y // deep : (y + rows) // deep] = functional.avg_pool2d(planes, (deep, wide), ceil_mode=True)

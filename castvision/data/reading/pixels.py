@@ -1,4 +1,10 @@
-"""Pixels, whatever file they come from: opacity, orientation, missing values, range and channels."""
+"""Pixels, whatever file they come from: opacity, orientation, missing values, range and channels.
+
+What is no data is decided here. Values that were never measured are told by the file (its nodata, opacity 0, its mask)
+and travel as a numpy masked array (`mark_missing`), or are NaN and infinite. `holds_data` says which values count;
+a pixel is empty if none of its channels does (`is_empty`), as GDAL's mask of a whole dataset has it. Of a pixel that
+misses some channels only, those do not enter statistics and are a model's mean; all else of it is used.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +21,8 @@ MAX_PIXELS = 1 << 29
 LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in grey (Rec. 601)."""
 _BAND = 1 << 22
+_DARK = 64
+_EXACT = 1 << 53  # beyond it floats skip whole numbers
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -28,11 +36,14 @@ class Decoded:
         pixels: (height, width, channels), the file's dtype; the last channel is opacity unless ``alpha`` is "none".
         alpha: How the opacity channel, if any, acts on the colours.
         orientation: EXIF/TIFF orientation 1..8 still to be applied.
+        is_known: (height, width, channels or 1), where values were measured; None = everywhere. Opacity 0, which says
+            so itself, need not stand in it.
     """
 
     pixels: Pixels
     alpha: Literal["none", "straight", "premultiplied"] = "none"
     orientation: int = 1
+    is_known: Mask | None = None
 
 
 def check_size(height: int, width: int) -> None:
@@ -61,6 +72,17 @@ def resolve_alpha(decoded: Decoded, alpha: str) -> Pixels:
     for start in range(0, len(pixels), rows):
         flat[start : start + rows] = _over_white(pixels[start : start + rows], decoded.alpha)
     return flat
+
+
+def resolve_missing(decoded: Decoded, alpha: str) -> Pixels:
+    """The same, with the pixels that are missing or fully transparent marked; see `mark_missing`."""
+    pixels = resolve_alpha(decoded, alpha)
+    is_known = decoded.is_known
+    if decoded.alpha != "none" and alpha == "white":  # dropped, it tells nothing
+        is_opaque = decoded.pixels[..., -1:] > 0
+        colours = None if is_known is None else is_known[..., : pixels.shape[-1]]
+        is_known = is_opaque if colours is None else is_opaque & colours
+    return pixels if is_known is None else mark_missing(pixels, is_known)
 
 
 def _over_white(pixels: Pixels, alpha: str) -> Pixels:
@@ -93,7 +115,7 @@ def to_unit_range(image: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
 
     Unsigned integers are divided by their dtype's largest value. Floats within 0..1 stay; other floats and signed
     integers, which have no agreed range, are scaled from their own smallest to their largest finite value. Non-finite
-    pixels become 0.
+    and missing pixels become 0.
 
     Args:
         image: Array of any shape, numeric or bool.
@@ -108,8 +130,10 @@ def to_unit_range(image: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
         raise TypeError(f"expected an array of real numbers, got {image.dtype=}")
     low, high = unit_limits(image.dtype, [image])
     if image.dtype.kind in "bu":
-        return np.divide(image, high, dtype=np.float32)
-    return _scale(image.astype(np.float64), low, high)
+        scaled: np.ndarray[Any, np.dtype[np.float32]] = np.divide(np.ma.getdata(image), high, dtype=np.float32)
+        scaled[~holds_data(image)] = 0
+        return scaled
+    return _scale(fill_missing(image.astype(np.float64), np.nan), low, high)
 
 
 def unit_limits(dtype: np.dtype[Any], parts: Iterable[Pixels]) -> tuple[float, float]:
@@ -124,7 +148,7 @@ def unit_limits(dtype: np.dtype[Any], parts: Iterable[Pixels]) -> tuple[float, f
     """
     if dtype.kind in "bu":
         return 0.0, 1.0 if dtype.kind == "b" else float(np.iinfo(dtype).max)
-    finite = (part[np.isfinite(part)] for part in parts)
+    finite = (np.ma.getdata(part)[holds_data(part)] for part in parts)
     ends = [(float(values.min()), float(values.max())) for values in finite if values.size]
     low, high = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (0.0, 1.0)
     if dtype.kind == "f" and low >= 0 and high <= 1:
@@ -132,11 +156,29 @@ def unit_limits(dtype: np.dtype[Any], parts: Iterable[Pixels]) -> tuple[float, f
     return (low, high) if high > low else (low, low + 1.0)
 
 
+def nodata_number(value: str | float | None) -> float | None:
+    """A stated nodata value as the number it is: whole ones as int, so that 64 bits lose no digits.
+
+    Args:
+        value: As a file has it; text that is no number states none.
+    """
+    text = "" if value is None else str(value).strip("\0 ")
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() and abs(number) <= _EXACT else number
+
+
 def is_missing(pixels: Pixels, nodata: float | None) -> Mask:
     """Which values are nodata.
 
     Args:
-        pixels: Any shape.
+        pixels: Any shape; whether values are marked as missing is not looked at, see `holds_data`.
         nodata: NaN stands for NaN; None for no such value.
 
     Returns:
@@ -145,29 +187,80 @@ def is_missing(pixels: Pixels, nodata: float | None) -> Mask:
     if nodata is None:
         return np.zeros(pixels.shape, np.bool_)
     if np.isnan(nodata):
-        return np.isnan(pixels) if pixels.dtype.kind == "f" else np.zeros(pixels.shape, np.bool_)
+        return np.isnan(np.ma.getdata(pixels)) if pixels.dtype.kind == "f" else np.zeros(pixels.shape, np.bool_)
     with np.errstate(over="ignore"):
         value = pixels.dtype.type(nodata) if pixels.dtype.kind == "f" else nodata  # -3.4e38 as a float32 holds it
-    return np.asarray(pixels == value)
+    return np.asarray(np.ma.getdata(pixels) == value)
 
 
-def holds_data(pixels: Pixels, nodata: float | None) -> Mask:
-    """Which values were measured: those that are finite and not nodata.
+def holds_data(pixels: Pixels, nodata: float | None = None) -> Mask:
+    """Which values were measured: those that are finite, not marked as missing and not nodata.
 
     Args:
-        pixels: Any shape.
+        pixels: Any shape; see `mark_missing`.
         nodata: See `is_missing`.
 
     Returns:
         Same shape, bool.
     """
-    return np.isfinite(pixels) & ~is_missing(pixels, nodata)
+    is_known: Mask = np.isfinite(np.ma.getdata(pixels))
+    if nodata is not None:
+        is_known &= ~is_missing(pixels, nodata)
+    marked = np.ma.getmask(pixels)
+    return is_known if marked is np.ma.nomask else is_known & ~marked
+
+
+def is_empty(pixels: Pixels) -> Mask:
+    """Which pixels hold nothing: none of their channels does.
+
+    Args:
+        pixels: (height, width, channels); see `holds_data`.
+
+    Returns:
+        (height, width), bool.
+    """
+    is_any: Mask = np.any(holds_data(pixels), axis=-1)
+    return ~is_any
+
+
+def mark_missing(pixels: Pixels, is_known: Mask) -> Pixels:
+    """Pixels of which some were never measured.
+
+    Args:
+        pixels: (height, width, channels).
+        is_known: (height, width, channels or 1), bool.
+
+    Returns:
+        The same values: a masked array where some are missing, else the pixels themselves.
+    """
+    if is_known.all():
+        return pixels
+    marked: Pixels = np.ma.masked_array(pixels, mask=np.broadcast_to(~is_known, pixels.shape).copy())
+    return marked
+
+
+def fill_missing(pixels: Pixels, values: Any) -> Pixels:
+    """Other values in place of those that are missing or not finite.
+
+    Args:
+        pixels: (..., channels), any numeric dtype.
+        values: A number, or one for each channel, in the units of the pixels.
+
+    Returns:
+        Same shape and dtype, no masked array.
+    """
+    plain = np.ma.getdata(pixels)
+    is_known = holds_data(pixels)
+    if is_known.all():
+        return plain
+    wanted = np.asarray(values, np.float64)
+    return np.where(is_known, plain, (np.rint(wanted) if plain.dtype.kind in "ui" else wanted).astype(plain.dtype))
 
 
 def stretch_range(
     image: Pixels, percentiles: tuple[float, float] = (0.1, 99.9)
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Scale pixels so that the given percentiles of all finite values become 0 and 1 (clipped).
+    """Scale pixels so that the given percentiles of all values that hold data become 0 and 1 (clipped).
 
     For looking at images that use a small part of their dtype's range, such as 12-bit cameras in 16-bit files.
 
@@ -176,17 +269,38 @@ def stretch_range(
         percentiles: Lower and upper percentile, 0 <= lower < upper <= 100.
 
     Returns:
-        float32, same shape, 0..1; non-finite pixels become 0.
+        float32, same shape, 0..1; non-finite and missing pixels become 0.
 
     Raises:
         ValueError: Percentiles out of order or range.
     """
     if not 0 <= percentiles[0] < percentiles[1] <= 100:
         raise ValueError(f"expected 0 <= lower < upper <= 100, got {percentiles=}")
-    values = image.astype(np.float64)
+    values = fill_missing(image.astype(np.float64), np.nan)
     finite = values[np.isfinite(values)]
     low, high = np.percentile(finite, percentiles) if finite.size else (0.0, 1.0)
     return _scale(values, float(low), float(high))
+
+
+def to_picture(image: Pixels) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Values as a person can see them, the same in every picture.
+
+    8-bit images keep their values if they reach a quarter of their range; darker ones, and all others, are stretched
+    between the 0.1 and 99.9 percentiles of what holds data.
+
+    Args:
+        image: Array of any shape, numeric or bool; (n, height, width, channels) are stretched together.
+
+    Returns:
+        uint8, same shape; what holds no data is black, in 8-bit images as it is stored.
+    """
+    if image.dtype == np.uint8:
+        known = np.ma.getdata(image)[holds_data(image)]
+        if not known.size or np.percentile(known, 99.9) >= _DARK or known.max() == known.min():
+            stored: np.ndarray[Any, np.dtype[np.uint8]] = np.ma.getdata(image)
+            return stored
+    picture: np.ndarray[Any, np.dtype[np.uint8]] = np.rint(stretch_range(image) * 255).astype(np.uint8)
+    return picture
 
 
 def _scale(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from castvision.data.reading.georeference import Georeference, epsg_keys, georeference_of
-from castvision.data.reading.pixels import Pixels
+from castvision.data.reading.pixels import Decoded, Mask, Pixels, nodata_number, resolve_missing
 from castvision.data.reading.reader import ImageReader, make_levels, missing_package
 
 if TYPE_CHECKING:
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class RasterReader(ImageReader):
-    """Windows of all bands; overviews are the levels."""
+    """Windows of all bands; overviews are the levels; GDAL says which values are missing, band by band."""
 
     path: Path
+    _marks_missing = True
 
     def _connect(self) -> None:
         try:
@@ -39,21 +40,63 @@ class RasterReader(ImageReader):
                 raise ValueError(f"expected bands of one real type, got {base.dtypes}")
             self.georeference = _georeference(base)
         self.levels = make_levels([(level.height, level.width) for level in self._levels])
-        self.channels, self.dtype, self.nodata = base.count, np.dtype(base.dtypes[0]), base.nodata
+        self._palette = None if self.options.is_mask else _palette(base)
+        self._has_alpha = base.count in (2, 4) and base.colorinterp[-1].name == "alpha"
+        values = {repr(nodata_number(value)): nodata_number(value) for value in base.nodatavals}
+        self.nodata = values.popitem()[1] if len(values) == 1 and self._palette is None else None
+        flags = [{flag.name for flag in some} for some in base.mask_flag_enums]
+        # a band whose mask is the opacity is not missing by it: opacity may be kept as a channel
+        self._masked_bands = [number for number, some in enumerate(flags, 1) if not some & {"all_valid", "alpha"}]
+        probe = self._convert(np.zeros((1, 1, base.count), base.dtypes[0]), None)
+        self.channels, self.dtype = probe.shape[-1], probe.dtype
         if self.georeference is not None and not self.georeference.is_in_degrees:
             self.mpp, self.mpp_y = self.georeference.pixel_sizes
         names = tuple(name or "" for name in base.descriptions)
-        self.channel_names = names if all(names) else None
+        self.channel_names = names if all(names) and len(names) == self.channels else None
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether the file can say that pixels are missing."""
+        drops_alpha = self._has_alpha and self.options.alpha == "white"
+        return bool(self._masked_bands) or drops_alpha or super().has_gaps
 
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
         from rasterio.errors import RasterioError
         from rasterio.windows import Window
 
+        window, is_known = Window(x, y, width, height), None
         try:
-            bands = self._levels[level].read(window=Window(x, y, width, height))  # (channels, height, width)
+            bands = self._levels[level].read(window=window)  # (channels, height, width)
+            if self._masked_bands:
+                masks = self._levels[level].read_masks(self._masked_bands, window=window)
+                is_known = np.ones((height, width, len(bands)), np.bool_)
+                is_known[..., [number - 1 for number in self._masked_bands]] = np.moveaxis(masks, 0, -1) != 0
         except RasterioError as error:
             raise ValueError(f"GDAL cannot read it: {error}") from error
-        return np.ascontiguousarray(np.moveaxis(bands, 0, -1))
+        return self._convert(np.ascontiguousarray(np.moveaxis(bands, 0, -1)), is_known)
+
+    def _convert(self, bands: Pixels, is_known: Mask | None) -> Pixels:
+        """Bands (height, width, bands) to what `castvision.data.open_image` promises; labels stay as they are."""
+        if self.options.is_mask:
+            return bands
+        if self._palette is not None:
+            bands = self._palette[bands[..., 0]]
+        has_alpha = self._has_alpha or self._palette is not None
+        return resolve_missing(Decoded(bands, "straight" if has_alpha else "none", 1, is_known), self._alpha)
+
+    @property
+    def _alpha(self) -> str:
+        return "white" if self._palette is not None else self.options.alpha
+
+
+def _palette(dataset: Any) -> Pixels | None:
+    """The colours (n, 4) uint8, with opacity, whose indices the one band is, if it has a palette."""
+    if dataset.count != 1 or dataset.colorinterp[0].name != "palette" or dataset.dtypes[0] not in ("uint8", "uint16"):
+        return None
+    colours = dataset.colormap(1)
+    table = np.zeros((np.iinfo(dataset.dtypes[0]).max + 1, 4), np.uint8)
+    table[list(colours)] = list(colours.values())
+    return table
 
 
 def _georeference(dataset: Any) -> Georeference | None:

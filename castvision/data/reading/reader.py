@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from PIL import Image
 
+from castvision.data.reading.pixels import holds_data, mark_missing
 from castvision.errors import one_line
 
 if TYPE_CHECKING:
-    from castvision.data.reading.georeference import Georeference
-    from castvision.data.reading.pixels import Pixels
+    from collections.abc import Sequence
 
+    from castvision.data.reading.georeference import Georeference
+    from castvision.data.reading.pixels import Mask, Pixels
+
+_NEAREST_BAND = 1 << 24  # pixels of a mask that are read at once
 Alpha = Literal["white", "drop", "keep"]
 _CORNER = 256
 
@@ -100,6 +104,31 @@ class Options:
     page: int | None = None
     cache_bytes: int = 64 << 20
     is_mask: bool = False
+    bands: tuple[int, ...] | None = None
+
+
+def alpha_for(in_chans: int | None) -> Alpha:
+    """What becomes of an opacity channel where a model takes so many channels.
+
+    2 and 4 keep it: many rasters of four bands declare their infrared so. Others see images as viewers show them.
+    """
+    return "keep" if in_chans in (2, 4) else "white"
+
+
+def band_indices(bands: Sequence[int], channels: int, name: str) -> list[int]:
+    """Positions of the bands chosen.
+
+    Args:
+        bands: Numbers from 1 on, as GDAL counts, in the order they are wanted.
+        channels: Of the file, opacity among them.
+        name: Of the image, for the message.
+
+    Raises:
+        ValueError: None, or one that the file has not.
+    """
+    if not bands or not all(1 <= band <= channels for band in bands):
+        raise ValueError(f"expected bands within 1..{channels} of {name!r}, got {list(bands)}; choose among those")
+    return [band - 1 for band in bands]
 
 
 class ImageReader(ABC):
@@ -114,7 +143,10 @@ class ImageReader(ABC):
         mpp: Microns per pixel of level 0 along a row, or ground units per pixel of a georeferenced image; None if not
             stated, or if the ground units are degrees.
         mpp_y: Likewise down a column; None = as ``mpp``.
-        nodata: The value of pixels that were never measured, may be NaN; None if not stated.
+        nodata: The value of pixels that were never measured, may be NaN, as ``read`` gives it; None if not stated, or
+            if it is another for each channel or a colour. Which pixels are missing, for whatever reason, is told by
+            ``read_masked``.
+        has_gaps: Whether the file can say that pixels are missing: by nodata, opacity or a mask. NaN says so itself.
         georeference: Where the pixels of level 0 lie on the ground; None if not stated.
         channel_names: One for each channel; None if not stated.
     """
@@ -125,8 +157,10 @@ class ImageReader(ABC):
     mpp: float | None = None
     mpp_y: float | None = None
     nodata: float | None = None
+    _marks_missing = False  # whether `_read` looks at nodata itself
     georeference: Georeference | None = None
     channel_names: tuple[str, ...] | None = None
+    _chosen: list[int] | None = None
 
     def __init__(self, path: Path | None, options: Options) -> None:
         self.path = path
@@ -134,8 +168,9 @@ class ImageReader(ABC):
         self._is_open = True
         self._files = ExitStack()
         self._process = os.getpid()
+        self._beside: ImageReader | None = None
         try:
-            self._connect()
+            self._open()
         except (FileNotFoundError, UnreadableImageError):  # these name the file themselves
             raise
         except DECODER_ERRORS as error:
@@ -172,6 +207,16 @@ class ImageReader(ABC):
             )
         return pixels[..., :1]
 
+    def _open(self) -> None:
+        """Open the file, and of its channels know only the bands that are asked for."""
+        self._connect()
+        if self.options.bands is None:
+            return
+        self._chosen = band_indices(self.options.bands, self.channels, self.name)
+        self.channels = len(self._chosen)
+        if self.channel_names is not None:
+            self.channel_names = tuple(self.channel_names[index] for index in self._chosen)
+
     @abstractmethod
     def _connect(self) -> None:
         """Open the file, put it on ``_files``, and set the attributes from ``levels`` on by what it says of itself.
@@ -181,7 +226,7 @@ class ImageReader(ABC):
 
     @abstractmethod
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
-        """A window that lies inside."""
+        """A window that lies inside; a masked array where the reader knows that values are missing."""
 
     @property
     def name(self) -> str:
@@ -224,6 +269,51 @@ class ImageReader(ABC):
         size = self.levels[level]
         return self.height / size.height, self.width / size.width
 
+    @property
+    def has_gaps(self) -> bool:
+        """Whether the file can say that pixels are missing."""
+        return self.nodata is not None or self._mask_beside() is not None
+
+    def read_masked(self, y: int, x: int, height: int, width: int, level: int = 0) -> Pixels:
+        """The same as ``read``, a numpy masked array where values were never measured.
+
+        That is what the file says: its nodata (of a mask of labels, whose nodata is a label, it is left to
+        `castvision.data.reading.labels`), opacity 0 where it is composed over white, its mask inside it or
+        beside it (``.msk``). Which of the other values are no data, because they are not finite, says
+        `castvision.data.reading.pixels.holds_data`.
+        """
+        pixels = self._window(y, x, height, width, level)
+        if self.nodata is not None and not self._marks_missing and not self.options.is_mask:
+            pixels = mark_missing(pixels, holds_data(pixels, self.nodata))
+        mask = self._mask_beside()
+        if mask is None:
+            return pixels
+        is_inside: Mask = read_nearest(mask, self.levels[level], (y, x, height, width)) > 0
+        if self._chosen is not None and is_inside.shape[-1] > max(self._chosen):
+            is_inside = is_inside[..., self._chosen]
+        if is_inside.shape[-1] not in (1, pixels.shape[-1]):
+            is_inside = np.any(is_inside, axis=-1, keepdims=True)
+        return mark_missing(np.ma.getdata(pixels), ~np.ma.getmaskarray(pixels) & is_inside)
+
+    def _mask_beside(self) -> ImageReader | None:
+        """GDAL's mask in a file of its own, ``NAME.msk``."""
+        if self.path is None or self.path.suffix == ".msk" or self._beside is not None:
+            return self._beside
+        path = self.path.with_name(f"{self.path.name}.msk")
+        if not path.is_file():
+            return None
+        from castvision.data.reading.opening import open_image  # which imports this file
+
+        mask = open_image(path, alpha="keep")
+        if (mask.height, mask.width) != (self.height, self.width):
+            mask.close()
+            raise ValueError(
+                f"expected a mask of the image's size {self.height} × {self.width}, got {mask.height} × {mask.width} "
+                f"in {str(path)!r}; write it again, or move it away"
+            )
+        self._beside = mask
+        return mask
+
     def read(self, y: int, x: int, height: int, width: int, level: int = 0) -> Pixels:
         """Read a window.
 
@@ -240,6 +330,10 @@ class ImageReader(ABC):
         Raises:
             ValueError: No such level, a window that is not wholly inside, a closed reader, or damaged data.
         """
+        return np.ma.getdata(self._window(y, x, height, width, level))
+
+    def _window(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
+        """A window, after all checks."""
         y, x, height, width = (operator.index(number) for number in (y, x, height, width))
         if not 0 <= level < len(self.levels):
             raise ValueError(f"expected level in 0..{len(self.levels) - 1} of {self.name!r}, got {level=}")
@@ -253,11 +347,13 @@ class ImageReader(ABC):
             raise ValueError(f"the reader of {self.name!r} is closed; open the image again")
         if os.getpid() != self._process:
             self._process = os.getpid()
-            self._connect()
+            self._open()
             if self.options.is_mask:
                 self._become_mask()
         try:
             pixels = self._read(y, x, height, width, level)
+            if self._chosen is not None:
+                pixels = pixels[..., self._chosen].copy(order="C")
         except DECODER_ERRORS as error:
             raise ValueError(
                 f"cannot read image {self.name!r} at {y=}, {x=}, {height=}, {width=}, {level=}: {one_line(error)}"
@@ -269,6 +365,8 @@ class ImageReader(ABC):
         if self._is_open:
             self._is_open = False
             self._files.close()
+            if self._beside is not None:
+                self._beside.close()
 
     def __enter__(self) -> Self:
         return self
@@ -286,6 +384,32 @@ class ImageReader(ABC):
     def __repr__(self) -> str:
         sizes = ", ".join(f"{level.height} × {level.width}" for level in self.levels)
         return f"{type(self).__name__}({self.name!r}: {sizes}; {self.channels} channel(s) of {self.dtype})"
+
+
+def read_nearest(mask: ImageReader, level: Level, window: tuple[int, int, int, int]) -> Pixels:
+    """A window of an image's level from a mask of the whole image, nearest pixel.
+
+    Args:
+        mask: Of the size of the image's level 0; the coarsest of its levels that is fine enough is read.
+        level: Of the image.
+        window: (y, x, height, width), in pixels of the level.
+
+    Returns:
+        (height, width, channels of the mask).
+    """
+    enough = [index for index, own in enumerate(mask.levels) if own.height >= level.height and own.width >= level.width]
+    own = mask.levels[enough[-1]]
+    y, x, height, width = window
+    rows = ((np.arange(y, y + height) + 0.5) * own.height / level.height).astype(np.int64)
+    columns = ((np.arange(x, x + width) + 0.5) * own.width / level.width).astype(np.int64)
+    left, across = int(columns[0]), int(columns[-1] - columns[0]) + 1
+    out = np.empty((height, width, mask.channels), mask.dtype)
+    step = max(1, _NEAREST_BAND * height // (across * int(rows[-1] - rows[0] + 1)))
+    for start in range(0, height, step):
+        some = rows[start : start + step]
+        band = mask.read(int(some[0]), left, int(some[-1] - some[0]) + 1, across, enough[-1])
+        out[start : start + step] = band[np.ix_(some - some[0], columns - left)]
+    return out
 
 
 def make_levels(sizes: list[tuple[int, int]]) -> tuple[Level, ...]:

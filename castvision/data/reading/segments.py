@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     Page = tifffile.TiffPage | tifffile.TiffFrame
 
 
+_JPEGS = (6, 7)
+
+
 class NotByWindows(ValueError):
     """A TIFF this reader cannot take apart, though another may read it whole."""
 
@@ -68,6 +71,38 @@ def segment_shape(page: tifffile.TiffPage) -> tuple[int, int]:
             "write the image again in tiles"
         )
     return shape
+
+
+def check_decodable(page: Any) -> None:
+    """Decode one segment, so that what cannot be read is known before anything is started.
+
+    Raises:
+        NotByWindows: A compression without its codec, or colours that lie in several segments.
+    """
+    segment_shape(page)
+    if int(page.compression) in _JPEGS and int(page.planarconfig) == 2 and page.samplesperpixel > 1:
+        raise NotByWindows("JPEG with a plane for each channel has colours no plane knows; write pixels together")
+    if page.is_memmappable and page.is_contiguous:
+        return
+    present = [index for index, count in enumerate(page.databytecounts) if count > 0 and page.dataoffsets[index] > 0]
+    if not present:
+        return
+    handle = page.parent.filehandle
+    index = present[0]
+    with handle.lock:
+        handle.seek(page.dataoffsets[index])
+        data = handle.read(page.databytecounts[index])
+    try:
+        decode_segment(page, data, index)
+    except (ValueError, ImportError) as error:
+        if isinstance(error, ValueError) and "imagecodecs" not in str(error):
+            raise
+        name = getattr(page.compression, "name", page.compression)
+        raise NotByWindows(
+            f"{name} compression needs imagecodecs: pip install 'castvision[large-images]' ({error})"
+        ) from error
+    except NotImplementedError as error:
+        raise NotByWindows(str(error)) from error
 
 
 def decode_segment(page: Page, data: bytes | None, index: int) -> Pixels | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from castvision.data.reading.pixels import Decoded, Pixels, resolve_alpha
+from castvision.data.reading.pixels import Decoded, Pixels, resolve_missing
 from castvision.data.reading.reader import ImageReader, make_levels, missing_package
 
 if TYPE_CHECKING:
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 class SlideReader(ImageReader):
-    """Windows of a slide: RGB, 8 bit; what was not scanned is white."""
+    """Windows of a slide: RGB, 8 bit; what was not scanned is white, and missing."""
 
     path: Path
+    has_gaps = True
 
     def _connect(self) -> None:
         try:
@@ -44,4 +45,4 @@ class SlideReader(ImageReader):
             region = np.array(self._slide.read_region(corner, level, (width, height)))
         except openslide.OpenSlideError as error:
             raise ValueError(str(error)) from error
-        return resolve_alpha(Decoded(region, "straight"), "white")
+        return resolve_missing(Decoded(region, "straight"), "white")

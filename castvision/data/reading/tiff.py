@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import html
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from castvision.data.reading.georeference import Georeference, georeference_from_tags
-from castvision.data.reading.pixels import Decoded, Pixels, orient, resolve_alpha
+from castvision.data.reading.pixels import (
+    Decoded,
+    Mask,
+    Pixels,
+    is_missing,
+    mark_missing,
+    nodata_number,
+    orient,
+    resolve_missing,
+)
 from castvision.data.reading.reader import ImageReader, make_levels
-from castvision.data.reading.segments import NotByWindows, SegmentCache, decode_segment, read_page, segment_shape
+from castvision.data.reading.segments import NotByWindows, SegmentCache, check_decodable, read_page
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +47,7 @@ class TiffReader(ImageReader):
     """Windows of a TIFF; see `castvision.data.open_image`."""
 
     path: Path
+    _marks_missing = True
 
     def _connect(self) -> None:
         import tifffile
@@ -51,11 +61,16 @@ class TiffReader(ImageReader):
         self._orientation = _orientation(page)
         for layer in self._layers:
             _check_complete(layer, tiff.filehandle.size)
-        _check_decodable(page)
+        check_decodable(page)
         is_turned = self._orientation >= 5
         self.levels = make_levels([layer.size[::-1] if is_turned else layer.size for layer in self._layers])
+        self._masks = _find_masks(tiff, self._layers) if not self.options.page else [None for _ in self._layers]
+        self._has_masks = any(mask is not None for mask in self._masks)
+        self._stored_nodata = stored_nodata(page)
+        self.nodata = nodata_as_read(page, self.options.is_mask)
         probe = self._convert(np.zeros((1, 1, first.channels), page.dtype))
-        self.channels, self.dtype, self.nodata = probe.shape[-1], probe.dtype, _nodata_value(page)
+        self.channels, self.dtype = probe.shape[-1], probe.dtype
+        self._drops_alpha = self.options.alpha == "white" and has_alpha(page)
         ground = georeference_from_tags(page.tags.valueof, self.path)
         self.georeference = ground and ground.of_turned(self._orientation, *first.size)
         across, down = _microns_per_pixel(tiff, page, ground)
@@ -73,14 +88,26 @@ class TiffReader(ImageReader):
         number = sum(len(above.pages) for above in self._layers[:level])
         parts = [read_page(page, index, window, self._cache) for index, page in enumerate(layer.pages, start=number)]
         raw = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-        return np.ascontiguousarray(orient(self._convert(raw), turn))
+        is_inside = None
+        if (mask := self._masks[level]) is not None:
+            is_inside = read_page(mask, -1 - level, window, self._cache) > 0
+        return orient(self._convert(raw, is_inside), turn).copy(order="C")
 
-    def _convert(self, raw: Pixels) -> Pixels:
+    @property
+    def has_gaps(self) -> bool:
+        """Whether the file can say that pixels are missing."""
+        return self._stored_nodata is not None or self._drops_alpha or self._has_masks or super().has_gaps
+
+    def _convert(self, raw: Pixels, is_inside: Mask | None = None) -> Pixels:
         """Stored samples to what `castvision.data.open_image` promises; of a mask they stay as they are."""
         if self.options.is_mask:
-            return labels_of(raw, self._page).pixels
-        pixels = to_full_range(raw, self._page, keep_index=False)
-        return resolve_alpha(finish_tiff(pixels, self._page), self.options.alpha)
+            labels = labels_of(raw, self._page).pixels
+            return labels if is_inside is None else mark_missing(labels, is_inside)
+        decoded = finish_tiff(to_full_range(raw, self._page, keep_index=False), self._page)
+        is_known = known_samples(raw, self._stored_nodata, decoded.pixels.shape[-1])
+        if is_inside is not None:
+            is_known = is_inside if is_known is None else is_known & is_inside
+        return resolve_missing(replace(decoded, is_known=is_known), self.options.alpha)
 
 
 def _check_complete(layer: Layer, file_size: int) -> None:
@@ -91,32 +118,6 @@ def _check_complete(layer: Layer, file_size: int) -> None:
         end = int((offsets[:shortest] + counts[:shortest]).max(initial=0))
         if end > file_size or shortest == 0:
             raise ValueError(f"the TIFF is truncated ({file_size:,} of {end:,} bytes); copy or export it again")
-
-
-def _check_decodable(page: Any) -> None:
-    """Decode one segment, so that what cannot be read is known before anything is started."""
-    segment_shape(page)
-    if page.is_memmappable and page.is_contiguous:
-        return
-    present = [index for index, count in enumerate(page.databytecounts) if count > 0 and page.dataoffsets[index] > 0]
-    if not present:
-        return
-    handle = page.parent.filehandle
-    index = present[0]
-    with handle.lock:
-        handle.seek(page.dataoffsets[index])
-        data = handle.read(page.databytecounts[index])
-    try:
-        decode_segment(page, data, index)
-    except (ValueError, ImportError) as error:
-        if isinstance(error, ValueError) and "imagecodecs" not in str(error):
-            raise
-        name = getattr(page.compression, "name", page.compression)
-        raise NotByWindows(
-            f"{name} compression needs imagecodecs: pip install 'castvision[large-images]' ({error})"
-        ) from error
-    except NotImplementedError as error:
-        raise NotByWindows(str(error)) from error
 
 
 # Layout
@@ -173,6 +174,13 @@ def _find_layers(tiff: tifffile.TiffFile, page: int | None) -> list[Layer]:
         if _is_copy(series, layers):
             layers.append(_series_layer(series, count))
     return layers
+
+
+def _find_masks(tiff: tifffile.TiffFile, layers: list[Layer]) -> list[Any]:
+    """The page of each layer that says which pixels are there (GDAL's mask inside a file), None where there is none."""
+    pages: list[Any] = [copy.keyframe for series in tiff.series for copy in series.levels]
+    sizes = {(page.imagelength, page.imagewidth): page for page in reversed(pages) if page.is_mask}
+    return [sizes.get(layer.size) for layer in layers]
 
 
 def _page_layer(page: Any) -> Layer:
@@ -272,9 +280,34 @@ def labels_of(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
         page: Where they come from.
     """
     pixels = to_full_range(pixels, page, keep_index=True)
-    if tuple(int(kind) for kind in page.extrasamples) in ((1,), (2,)) and pixels.shape[-1] in (2, 4):
+    if has_alpha(page) and pixels.shape[-1] in (2, 4):
         pixels = pixels[..., :-1]
     return Decoded(np.ascontiguousarray(pixels), "none", _orientation(page))
+
+
+def known_samples(raw: Pixels, nodata: float | None, channels: int) -> Mask | None:
+    """Which values were measured, by what is stored: before white is zero, palettes and ranges change it.
+
+    Args:
+        raw: (height, width, samples) as stored.
+        nodata: See `stored_nodata`.
+        channels: Of what the samples become.
+
+    Returns:
+        (height, width, channels), or (height, width, 1) where samples are no channels; None = all.
+    """
+    if nodata is None:
+        return None
+    is_known: Mask = ~is_missing(raw, nodata)
+    if raw.shape[-1] != channels:
+        is_known = np.any(is_known, axis=-1, keepdims=True)
+    return is_known
+
+
+def has_alpha(page: tifffile.TiffPage) -> bool:
+    """Whether the last of a page's samples is opacity."""
+    extra = tuple(int(kind) for kind in page.extrasamples)
+    return extra in ((1,), (2,)) and page.samplesperpixel in (2, 4)
 
 
 def finish_tiff(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
@@ -290,7 +323,6 @@ def finish_tiff(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
     photometric = int(page.photometric)
     if photometric in _LABS or (photometric == _YCBCR and int(page.compression) in _LOSSLESS):
         raise ValueError(f"expected grey, RGB, CMYK or palette colours, got {page.photometric!r}; save it as RGB")
-    extra = tuple(int(kind) for kind in page.extrasamples)
     if pixels.dtype.kind not in "buif":
         raise ValueError(f"expected real numbers, got {pixels.dtype=}; save magnitude or parts as separate channels")
     if pixels.dtype.kind == "u" and photometric == 0:
@@ -300,8 +332,8 @@ def finish_tiff(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
         light = top - pixels.astype(np.float64)
         pixels = np.rint(light[..., :3] * light[..., 3:] / top).astype(pixels.dtype)
     alpha: Literal["none", "straight", "premultiplied"] = "none"
-    if extra in ((1,), (2,)) and pixels.shape[-1] in (2, 4):
-        alpha = "premultiplied" if extra == (1,) else "straight"
+    if has_alpha(page) and pixels.shape[-1] in (2, 4):
+        alpha = "premultiplied" if int(page.extrasamples[0]) == 1 else "straight"
     return Decoded(np.ascontiguousarray(pixels), alpha, _orientation(page))
 
 
@@ -313,13 +345,26 @@ def _orientation(page: tifffile.TiffPage) -> int:
     return int(value) if value in range(1, 9) else 1
 
 
-def _nodata_value(page: tifffile.TiffPage) -> float | None:
-    """GDAL's value for missing pixels."""
-    text = page.tags.valueof(_GDAL_NODATA)
-    try:
-        return None if text is None else float(str(text).strip("\0 "))
-    except ValueError:
+def stored_nodata(page: tifffile.TiffPage) -> float | None:
+    """GDAL's value for missing pixels, as samples are stored."""
+    return nodata_number(page.tags.valueof(_GDAL_NODATA))
+
+
+def nodata_as_read(page: tifffile.TiffPage, keep_index: bool) -> float | None:
+    """The same in the values that are read, see `to_full_range` and `finish_tiff`; None if they are no such values."""
+    value = stored_nodata(page)
+    if value is None or page.dtype is None or page.dtype.kind not in "bu" or not isinstance(value, int):
+        return value
+    is_inverted, bits = int(page.photometric) == 0, 8 * page.dtype.itemsize
+    if page.dtype.kind == "b":
+        value, bits = (1 - value if is_inverted else value, bits) if keep_index else (value * 255, 8)
+    if keep_index:
+        return value
+    if palette_of(page) is not None or int(page.photometric) == 5:
         return None
+    if page.dtype == np.uint8 and isinstance(page.bitspersample, int) and page.bitspersample < 8:
+        value *= 255 // (2**page.bitspersample - 1)
+    return 2**bits - 1 - value if is_inverted else value
 
 
 def _microns_per_pixel(

@@ -20,7 +20,15 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from castvision.data.reading.georeference import Georeference, georeference_beside, georeference_from_tags
-from castvision.data.reading.pixels import Decoded, Pixels, check_size, orient, resolve_alpha
+from castvision.data.reading.pixels import (
+    Decoded,
+    Pixels,
+    check_size,
+    is_missing,
+    orient,
+    resolve_alpha,
+    resolve_missing,
+)
 from castvision.data.reading.reader import (
     DECODER_ERRORS,
     Alpha,
@@ -37,8 +45,11 @@ from castvision.data.reading.tiff import (
     channel_axes,
     check_pages,
     finish_tiff,
+    known_samples,
     labels_of,
+    nodata_as_read,
     palette_of,
+    stored_nodata,
     to_full_range,
 )
 from castvision.errors import one_line
@@ -52,6 +63,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
 MAX_BYTES = 1 << 32
+_NOT_IN_PILLOW = (34887, 34925, 50001)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 # A marker between a JPEG's segments, or in its scans, where 0xFF00 is a byte of data and 0xFFD0 to 0xFFD7 restart it.
@@ -92,6 +104,11 @@ def read_image(
             ``page``.
         ValueError: An unknown option.
     """
+    decoded = _read_decoded(path, alpha, page, palette)
+    return np.ascontiguousarray(orient(resolve_alpha(decoded, alpha), decoded.orientation))
+
+
+def _read_decoded(path: str | os.PathLike[str], alpha: str, page: int | None, palette: str) -> Decoded:
     check_alpha(alpha)
     if palette not in ("colour", "index"):
         raise ValueError(f"expected palette to be 'colour' or 'index', got {palette=}")
@@ -103,10 +120,9 @@ def read_image(
         )
     data = path.read_bytes()
     try:
-        decoded = decode(data, page, palette == "index")
+        return decode(data, page, palette == "index")
     except DECODER_ERRORS as error:
         raise UnreadableImageError(f"cannot read image {str(path)!r}: {one_line(error)}") from error
-    return np.ascontiguousarray(orient(resolve_alpha(decoded, alpha), decoded.orientation))
 
 
 def open_array(array: Pixels) -> ImageReader:
@@ -133,19 +149,52 @@ def open_array(array: Pixels) -> ImageReader:
 class WholeImageReader(ImageReader):
     """Windows of a file that is decoded when it is opened; see `read_image`."""
 
+    _drops_alpha = False
+
     def _connect(self) -> None:
         self._pixels = self._load()
         height, width, self.channels = self._pixels.shape
         self.levels, self.dtype = make_levels([(height, width)]), self._pixels.dtype
-        self.georeference = None if self.path is None else _georeference(self.path, self.options.page or 0)
+        if self.path is not None:
+            with self.path.open("rb") as file:
+                is_tiff = file.read(4) in TIFF_SIGNATURES
+            self.georeference = (self._look_at_tags if is_tiff else self._look_beside)(self.path)
         if self.georeference is not None and not self.georeference.is_in_degrees:
             self.mpp, self.mpp_y = self.georeference.pixel_sizes
 
+    def _look_at_tags(self, path: Path) -> Georeference | None:
+        """Where a TIFF's pixels as they are shown lie; of labels also which one stands for none."""
+        import tifffile
+
+        with tifffile.TiffFile(path) as tiff:
+            stored = tiff.pages[self.options.page or 0].aspage()
+            if self.options.is_mask:
+                self.nodata = nodata_as_read(stored, keep_index=True)
+            place = georeference_from_tags(stored.tags.valueof, path)
+            turn = stored.tags.valueof(ORIENTATION_TAG, 1)
+            return place and place.of_turned(turn, stored.imagelength, stored.imagewidth)
+
+    def _look_beside(self, path: Path) -> Georeference | None:
+        """Where the pixels as they are shown lie, by what lies beside the file."""
+        place = georeference_beside(path)
+        if place is None:
+            return None
+        with _own_limit():
+            image = Image.open(path, formats=FORMATS)
+        with image:
+            return place.of_turned(_exif_orientation(image), image.height, image.width)
+
     def _load(self) -> Pixels:
         options = self.options
-        return read_image(
-            self.name, alpha=options.alpha, page=options.page, palette="index" if options.is_mask else "colour"
-        )
+        decoded = _read_decoded(self.name, options.alpha, options.page, "index" if options.is_mask else "colour")
+        self._drops_alpha = decoded.alpha != "none" and options.alpha == "white"
+        resolve = resolve_alpha if options.is_mask else resolve_missing
+        return orient(resolve(decoded, options.alpha), decoded.orientation)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether the file can say that pixels are missing."""
+        return self._drops_alpha or np.ma.getmask(self._pixels) is not np.ma.nomask or super().has_gaps
 
     def close(self) -> None:
         """Let the pixels go; a second time does nothing."""
@@ -153,7 +202,7 @@ class WholeImageReader(ImageReader):
         self._pixels = np.empty((0, 0, 0))
 
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
-        return np.array(self._pixels[y : y + height, x : x + width])
+        return self._pixels[y : y + height, x : x + width].copy(order="C")
 
 
 class ArrayReader(WholeImageReader):
@@ -194,27 +243,6 @@ def decode(data: bytes, page: int | None = None, keep_index: bool = False) -> De
     if data.startswith(_PNG) and data[24] == 16 and data[25] in (2, 4, 6):
         return replace(_decode_png16(data), orientation=decoded.orientation)
     return decoded
-
-
-def _georeference(path: Path, page: int) -> Georeference | None:
-    """Of the pixels as they are shown: by what lies beside the file, and a TIFF's tags."""
-    with path.open("rb") as file:
-        is_tiff = file.read(4) in TIFF_SIGNATURES
-    if is_tiff:
-        import tifffile
-
-        with tifffile.TiffFile(path) as tiff:
-            stored = tiff.pages[page].aspage()
-            place = georeference_from_tags(stored.tags.valueof, path)
-            turn = stored.tags.valueof(ORIENTATION_TAG, 1)
-            return place and place.of_turned(turn, stored.imagelength, stored.imagewidth)
-    place = georeference_beside(path)
-    if place is None:
-        return None
-    with _own_limit():
-        image = Image.open(path, formats=FORMATS)
-    with image:
-        return place.of_turned(_exif_orientation(image), image.height, image.width)
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
@@ -315,9 +343,16 @@ def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Dec
         first = tiff.series[0].keyframe if page is None else tiff.pages[page].aspage()
         source = tiff.series[0] if page is None else first
         check_size(first.imagelength, first.imagewidth)
-        if count == 1 and _is_ordinary(first):
+        if count == 1 and _is_ordinary(first) and not _is_beyond_pillow(first):
             decoded = _decode_pillow(data, keep_index)
-            return _as_stored(decoded, first) if keep_index else decoded
+            if keep_index:
+                return _as_stored(decoded, first)
+            if (nodata := stored_nodata(first)) is None:
+                return decoded
+            value = nodata_as_read(first, False)
+            stored = _decode_pillow(data, True).pixels if value is None else decoded.pixels
+            is_known = ~is_missing(stored, nodata if value is None else value)
+            return replace(decoded, is_known=is_known if is_known.shape == decoded.pixels.shape else is_known[..., :1])
         if source.nbytes > MAX_BYTES:
             raise ValueError(
                 f"expected at most {MAX_BYTES:,} bytes of pixels, got {source.shape} {source.dtype} = "
@@ -328,7 +363,8 @@ def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Dec
             raise ValueError(f"expected one image, got {pixels.shape[-1]} pages with palettes; name one (page=0, ...)")
         if keep_index:
             return labels_of(pixels, first)
-        return finish_tiff(to_full_range(pixels, first, keep_index), first)
+        decoded = finish_tiff(to_full_range(pixels, first, keep_index), first)
+        return replace(decoded, is_known=known_samples(pixels, stored_nodata(first), decoded.pixels.shape[-1]))
 
 
 def _as_stored(decoded: Decoded, page: tifffile.TiffPage) -> Decoded:
@@ -348,6 +384,11 @@ def _is_ordinary(page: tifffile.TiffPage) -> bool:
     expected = {2: 3, 5: 4, 6: 3}.get(int(page.photometric), 1)
     extra = tuple(int(kind) for kind in page.extrasamples)
     return page.samplesperpixel == expected + len(extra) and extra in ((), (1,), (2,))
+
+
+def _is_beyond_pillow(page: tifffile.TiffPage) -> bool:
+    """Whether Pillow refuses what tifffile reads: LERC, WebP and LZMA, and files that leave tiles or strips out."""
+    return not _needs_codec(page) and (int(page.compression) in _NOT_IN_PILLOW or 0 in page.databytecounts)
 
 
 def _needs_codec(page: tifffile.TiffPage) -> bool:

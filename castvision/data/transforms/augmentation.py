@@ -2,7 +2,8 @@
 
 Geometry runs in the file's own dtype (8-bit, 16-bit or float, any number of channels: what is chosen here is what
 albumentations 2.0.8 does correctly for all of them), colour on floats. Masks are resampled by nearest neighbour with
-the images' alignment. Padding is 0 in the normalised image (its mean), 255 in the mask and False in ``pixel_mask``.
+the images' alignment. Padding and pixels without data are 0 in the normalised image (its mean), 255 in the mask and
+False in ``pixel_mask``.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from castvision.data.reading.pixels import fill_missing, is_empty
 from castvision.data.transforms.batch_augmentation import ChannelJitter
-from castvision.data.transforms.model_input import to_float, to_model_input
+from castvision.data.transforms.model_input import to_float, to_model_input, unit
 from castvision.losses import IGNORED
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask a server for its newest release
@@ -118,22 +120,25 @@ class SampleTransform:
         """Transform an image and its mask alike.
 
         Args:
-            pixels: (height, width, C), numeric.
+            pixels: (height, width, C), numeric; missing values are marked or NaN.
             mask: (height, width) uint8.
 
         Returns:
-            (C, height', width') float32, normalised, and (height', width') int64; if it ``pads``, also the extra
-            ``pixel_mask`` (height', width') bool, True where there is an image, ignored or not.
+            (C, height', width') float32, normalised, and (height', width') int64; if it ``pads`` or
+            pixels are missing, also the extra ``pixel_mask`` (height', width') bool, True where there is an image,
+            ignored or not.
         """
         image, is_real, target = self._run(pixels, [mask])
+        target[~is_real.numpy()] = IGNORED
         sample = image, torch.from_numpy(target.astype(np.int64))
-        return (*sample, {"pixel_mask": is_real}) if self.pads else sample
+        return (*sample, {"pixel_mask": is_real}) if self.pads or not is_real.all() else sample
 
     def _run(self, pixels: Pixels, masks: list[Pixels]) -> tuple[Any, ...]:
         """The image, where it is one, and the masks."""
+        padding = np.where(is_empty(pixels), IGNORED, 0).astype(np.uint8)  # becomes 255 in the padding, like every mask
+        pixels = fill_missing(pixels, np.asarray(self.mean) * unit(pixels.dtype))
         if pixels.dtype.name not in _NATIVE:
             pixels = to_float(pixels)
-        padding = np.zeros(pixels.shape[:2], dtype=np.uint8)  # becomes 255 there, like every mask
         done = self._seeded(self._geometry, image=pixels, masks=[padding, *masks])
         padding, *masks = done["masks"]
         is_real = torch.from_numpy(padding != IGNORED)

@@ -1,43 +1,81 @@
-"""What a classifier of folders of images is shown: 8-bit RGB, resized and cropped as timm does when it evaluates."""
+"""What a classifier of folders of images is shown: RGB of the files' depth, cropped as timm does when it evaluates."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
-from timm.data import create_transform
+from timm.data import IMAGENET_DEFAULT_MEAN, create_transform
+from torch import Tensor
 
-from castvision.data.reading.pixels import match_channels, to_unit_range
+from castvision.data.reading.pixels import fill_missing, holds_data, mark_missing, match_channels, to_unit_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torch import Tensor
-
     from castvision.data.reading.pixels import Pixels
 
 
-def rgb_picture(pixels: Pixels) -> Image.Image:
-    """Pixels as 8-bit RGB; deeper channels are scaled and rounded, not cut.
+class ByDepth:
+    """One transform for pictures of 8 bits, one for deeper ones, which come as tensors 0..1.
+
+    Args:
+        shallow: For pictures.
+        deep: For (3, height, width) float32.
+    """
+
+    def __init__(self, shallow: Callable[[Image.Image], Any], deep: Callable[[Tensor], Any]) -> None:
+        self.shallow, self.deep = shallow, deep
+
+    def __call__(self, picture: Image.Image | Tensor) -> Any:
+        """The model's input."""
+        return self.deep(picture) if isinstance(picture, Tensor) else self.shallow(picture)
+
+
+def rgb_pixels(pixels: Pixels) -> Pixels:
+    """Pixels as RGB, of 8 bits as they are, deeper ones as float32 0..1; what holds no data is marked.
 
     Args:
         pixels: (height, width, channels), any numeric dtype.
 
+    Returns:
+        (height, width, 3), uint8 or float32; see `castvision.data.reading.pixels.mark_missing`.
+
     Raises:
         ValueError: Neither grey nor RGB.
     """
-    pixels = match_channels(pixels, 3)
-    if pixels.dtype != np.uint8:
-        pixels = (to_unit_range(pixels) * 255).round().astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(pixels))
+    plain, is_known = match_channels(np.ma.getdata(pixels), 3), match_channels(holds_data(pixels), 3)
+    if plain.dtype != np.uint8:
+        plain = to_unit_range(mark_missing(plain, is_known))
+    return mark_missing(plain, is_known)
+
+
+def rgb_picture(pixels: Pixels, mean: Sequence[float] = IMAGENET_DEFAULT_MEAN) -> Image.Image | Tensor:
+    """Pixels as RGB: of 8 bits as timm's augmentations work on them, deeper ones without losing depth.
+
+    Args:
+        pixels: See `rgb_pixels`.
+        mean: What stands where no data is, 0..1, one for each channel.
+
+    Returns:
+        A picture of 8 bits, or (3, height, width) float32, 0..1.
+
+    Raises:
+        ValueError: Neither grey nor RGB.
+    """
+    marked = rgb_pixels(pixels)
+    if marked.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(fill_missing(marked, np.multiply(mean, 255))))
+    return torch.from_numpy(np.ascontiguousarray(fill_missing(marked, mean).transpose(2, 0, 1)))
 
 
 def cropping_transform(
     size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
-) -> Callable[[Image.Image], Tensor]:
+) -> Callable[[Image.Image | Tensor], Tensor]:
     """From a picture to (3, *size) float32, normalised: the middle of the picture, its shorter side a little larger."""
-    made: Callable[[Image.Image], Tensor] = create_transform(
+    made: Callable[[Image.Image | Tensor], Tensor] = create_transform(
         (3, *size), is_training=False, mean=tuple(mean), std=tuple(std)
     )
     return made

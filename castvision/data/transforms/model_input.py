@@ -1,8 +1,9 @@
 """From an array in a file's dtype and units to a model's tensor: one way, in training and in prediction.
 
 Values are scaled (`to_float`, or the limits of `value_limits`), brought to the model's channels, resized where that is
-asked for, and normalised. Whoever feeds a model goes through `to_model_input`; tiles, which are tensors already and
-whose limits are those of a whole image, go through the part of it that follows the scaling's limits, `planes_to_input`.
+asked for, and normalised. Values that hold no data become 0, the mean, whatever the file says of them. Whoever
+feeds a model goes through `to_model_input`; tiles, which are tensors already and whose limits are those of a whole
+image, go through the part of it that follows the scaling's limits, `planes_to_input`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from castvision.data.reading.pixels import LUMA, unit_limits
+from castvision.data.reading.pixels import LUMA, holds_data, unit_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -83,8 +84,8 @@ def to_model_input(
         keep_units: Leave signed and float pixels in their own units, which are those of ``mean`` and ``std``.
 
     Returns:
-        (C, height, width) float32, C = in_chans. Pixels that are not finite are 0 before normalisation, unless units
-        are kept.
+        (C, height, width) float32, C = in_chans. Values that hold no data (see
+        `castvision.data.reading.pixels.holds_data`) are 0, the mean.
 
     Raises:
         ValueError: Empty image, wrong dimensions, channels, mean/std or size.
@@ -99,19 +100,23 @@ def to_model_input(
     if image.ndim != 3 or image.size == 0:
         raise ValueError(f"expected a non-empty image (height, width, channels), got {image.shape=}")
     limits = None
+    is_known, plain = holds_data(image), np.ma.getdata(image)
     if keep_units or image.dtype.kind in "bu":
-        values = to_float(image)
+        values: Pixels = to_float(plain)
     else:
         limits = value_limits(image.dtype, [image], keep_units=False)
-        values = image.astype(np.float32 if image.dtype.itemsize < 4 else np.float64)
+        values = plain.astype(np.float32 if image.dtype.itemsize < 4 else np.float64)
+    if not is_known.all():
+        values = np.where(is_known, values, values.dtype.type(np.nan))
     planes = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))  # (C, height, width)
-    planes = _scaled(planes, in_chans, limits)
+    planes, is_known_plane = _with_mean(_scaled(planes, in_chans, limits), in_chans, mean)
     if size is not None and tuple(size) != tuple(planes.shape[-2:]):
         if min(size) < 1:
             raise ValueError(f"expected size (height, width) >= 1, got {size=}")
         planes = functional.interpolate(planes[None], tuple(size), mode=interpolation, antialias=True)[0]
         planes = planes if keep_units and image.dtype.kind in "if" else planes.clamp(0, 1)
-    return _normalised(planes, in_chans, mean, std)
+        is_known_plane = None
+    return _normalised(planes, in_chans, mean, std, is_known_plane)
 
 
 def planes_to_input(
@@ -120,19 +125,20 @@ def planes_to_input(
     """The same for values that are a tensor, on any device.
 
     Args:
-        planes: (..., channels, height, width), float.
+        planes: (..., channels, height, width), float; NaN where there is no data.
         in_chans: See `to_model_input`.
         mean: See `to_model_input`.
         std: See `to_model_input`.
         limits: The values that become 0 and 1, see `value_limits`; None = they are in the units of the mean.
 
     Returns:
-        (..., in_chans, height, width) float32.
+        (..., in_chans, height, width) float32; 0 where there is no data.
 
     Raises:
         ValueError: Channels, mean or std that do not fit.
     """
-    return _normalised(_scaled(planes, in_chans, limits), in_chans, mean, std)
+    planes, is_known = _with_mean(_scaled(planes, in_chans, limits), in_chans, mean)
+    return _normalised(planes, in_chans, mean, std, is_known)
 
 
 def _scaled(planes: Tensor, in_chans: int, limits: Limits | None) -> Tensor:
@@ -159,14 +165,25 @@ def _to_unit(planes: Tensor, low: float, high: float) -> Tensor:
     # NOTE: a tensor and no number: CUDA would multiply by a number's reciprocal, and round otherwise than a CPU
     span = torch.tensor([high - low], dtype=planes.dtype, device=planes.device)
     scaled = (planes - low if low else planes) / span
-    return scaled.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(0, 1).float()
+    return scaled.clamp(0, 1).float()  # NaN stays
 
 
-def _normalised(planes: Tensor, in_chans: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def _with_mean(planes: Tensor, in_chans: int, mean: Sequence[float]) -> tuple[Tensor, Tensor | None]:
+    """Planes with the mean in place of what is not finite, and where that is not so; None = nowhere."""
+    is_known = planes.isfinite()
+    if is_known.all():
+        return planes, None
+    return torch.where(is_known, planes, _per_channel(mean, in_chans, "mean").to(planes.device)), is_known
+
+
+def _normalised(
+    planes: Tensor, in_chans: int, mean: Sequence[float], std: Sequence[float], is_known: Tensor | None
+) -> Tensor:
     shift, scale = (_per_channel(values, in_chans, name) for values, name in ((mean, "mean"), (std, "std")))
     if (scale <= 0).any():
         raise ValueError(f"expected std > 0, got {std=}")
-    return (planes - shift.to(planes.device)) / scale.to(planes.device)
+    normalised = (planes - shift.to(planes.device)) / scale.to(planes.device)
+    return normalised if is_known is None else normalised * is_known
 
 
 def _per_channel(values: Sequence[float], in_chans: int, name: str) -> Tensor:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from castvision.data.reading import ImageReader, open_image
-from castvision.data.reading.pixels import Pixels, is_missing
+from castvision.data.reading.pixels import Pixels, holds_data, mark_missing
 from castvision.data.transforms.model_input import to_model_input, unit
 from castvision.files import draft
 
@@ -64,15 +63,15 @@ class ChannelStatistics:
         for image in images:
             with nullcontext(image) if isinstance(image, ImageReader) else open_image(image) as reader:
                 for pixels in stream_windows(reader, window, level):
-                    running.add(pixels, reader.nodata)
+                    running.add(pixels)
         return running.result()
 
     def normalise(self, pixels: Pixels, nodata: float | None = None) -> Tensor:
         """Pixels to a model's input, see `to_model_input`.
 
         Args:
-            pixels: (height, width, C), numbers as a file holds them.
-            nodata: Values that become 0, the mean; NaN for NaN.
+            pixels: (height, width, C), numbers as a file holds them; what holds no data becomes 0, the mean.
+            nodata: Values that hold none beside those that are marked or not finite.
 
         Returns:
             (C, height, width) float32.
@@ -82,10 +81,9 @@ class ChannelStatistics:
         """
         if len(self.mean) not in (1, pixels.shape[-1]):
             raise ValueError(f"expected {len(self.mean)} channels as in the statistics, got {pixels.shape=}")
-        tensor = to_model_input(pixels, pixels.shape[-1], self.mean, self.std, keep_units=True)
         if nodata is not None:
-            tensor[torch.from_numpy(is_missing(pixels, nodata).transpose(2, 0, 1))] = 0
-        return tensor
+            pixels = mark_missing(np.ma.getdata(pixels), holds_data(pixels, nodata))
+        return to_model_input(pixels, pixels.shape[-1], self.mean, self.std, keep_units=True)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a small JSON file, whole or not at all."""
@@ -119,8 +117,8 @@ class RunningStatistics:
         """Take in a window.
 
         Args:
-            pixels: (height, width, C).
-            nodata: Values that do not count; non-finite ones never do.
+            pixels: (height, width, C); values that are marked as missing or not finite do not count.
+            nodata: Other values that do not.
 
         Raises:
             ValueError: Another number of channels than before.
@@ -128,8 +126,8 @@ class RunningStatistics:
         channels = pixels.shape[-1]
         if np.ndim(self.count) and len(self.count) != channels:
             raise ValueError(f"expected {len(self.count)} channels as in the images before, got {channels}")
-        values = pixels.reshape(-1, channels).astype(np.float64) / unit(pixels.dtype)
-        is_valid = np.isfinite(values) & ~is_missing(pixels, nodata).reshape(-1, channels)
+        is_valid = holds_data(pixels, nodata).reshape(-1, channels)
+        values = np.ma.getdata(pixels).reshape(-1, channels).astype(np.float64) / unit(pixels.dtype)
         count = is_valid.sum(axis=0)
         mean = np.where(is_valid, values, 0).sum(axis=0) / np.maximum(count, 1)
         squares = (np.where(is_valid, values - mean, 0) ** 2).sum(axis=0)
@@ -154,8 +152,8 @@ class RunningStatistics:
 
 
 def stream_windows(reader: ImageReader, window: int, level: int = 0) -> Iterator[Pixels]:
-    """All pixels of a level, in windows of at most ``window`` × ``window``."""
+    """All pixels of a level, missing ones marked, in windows of at most ``window`` × ``window``."""
     whole = reader.levels[level]
     for y in range(0, whole.height, window):
         for x in range(0, whole.width, window):
-            yield reader.read(y, x, min(window, whole.height - y), min(window, whole.width - x), level)
+            yield reader.read_masked(y, x, min(window, whole.height - y), min(window, whole.width - x), level)

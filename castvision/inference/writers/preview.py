@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from castvision.data.reading.pixels import holds_data, mark_missing
 from castvision.visualization.pictures import RGB, Labels, display_picture, overlay_mask
 
 if TYPE_CHECKING:
     from castvision.data import ImageReader
-    from castvision.data.reading.pixels import Pixels
+    from castvision.data.reading.pixels import Mask, Pixels
     from castvision.inference.sinks import FileSink
 
 _BAND_BYTES = 1 << 25
@@ -24,14 +25,15 @@ def read_reduced(reader: ImageReader, max_side: int) -> Pixels:
         max_side: Of the longer side of the result.
 
     Returns:
-        (height, width, channels) in the file's dtype; smaller images unchanged.
+        (height, width, channels) in the file's dtype, a masked array where values are missing, which enter no average;
+        smaller images unchanged.
     """
     enough = [index for index, level in enumerate(reader.levels) if max(level.height, level.width) >= max_side]
     index = enough[-1] if enough else 0
     level = reader.levels[index]
     factor = max(1, -(-max(level.height, level.width) // max_side))
     if factor == 1:
-        whole: Pixels = reader.read(0, 0, level.height, level.width, index)
+        whole: Pixels = reader.read_masked(0, 0, level.height, level.width, index)
         return whole
     height, width = max(1, level.height // factor), max(1, level.width // factor)
     row_bytes = factor * level.width * reader.channels * 8
@@ -40,15 +42,24 @@ def read_reduced(reader: ImageReader, max_side: int) -> Pixels:
     for y in range(0, height, rows):
         count = min(rows, height - y)
         deep, wide = min(count * factor, level.height), min(width * factor, level.width)
-        band = reader.read(y * factor, 0, deep, wide, index)
+        band = reader.read_masked(y * factor, 0, deep, wide, index)
         bands.append(_block_means(band, count, width))
-    return np.concatenate(bands)
+    known = np.concatenate([is_known for _, is_known in bands])
+    return mark_missing(np.concatenate([means for means, _ in bands]), known)
 
 
-def _block_means(band: Pixels, height: int, width: int) -> Pixels:
-    blocks = band.reshape(height, band.shape[0] // height, width, band.shape[1] // width, band.shape[2])
-    means: Pixels = blocks.mean(axis=(1, 3), dtype=np.float64)
-    return np.asarray(np.rint(means) if band.dtype.kind in "ui" else means, band.dtype)
+def _block_means(band: Pixels, height: int, width: int) -> tuple[Pixels, Mask]:
+    """Means of the values that hold data, and where there are any."""
+    shape = height, band.shape[0] // height, width, band.shape[1] // width, band.shape[2]
+    known = holds_data(band)
+    values = np.ma.getdata(band)
+    if known.all():
+        means: Pixels = values.reshape(shape).mean(axis=(1, 3), dtype=np.float64)
+    else:
+        sums = np.where(known, values, 0).reshape(shape).sum(axis=(1, 3), dtype=np.float64)
+        means = sums / np.maximum(known.reshape(shape).sum(axis=(1, 3)), 1)
+    is_any: Mask = np.any(known.reshape(shape), axis=(1, 3))
+    return np.asarray(np.rint(means) if band.dtype.kind in "ui" else means, band.dtype), is_any
 
 
 def overlay_preview(

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from torch import Tensor
 
 from castvision.data.datasets.class_folders import ClassFolders
 from castvision.data.datasets.leaks import check_apart
 from castvision.data.datasets.lra import MEAN, STD, LRAImage, LRAPathfinder
-from castvision.data.reading.whole import read_image
+from castvision.data.datasets.samples import load_pixels
 from castvision.data.synthetic.pathfinder.dataset import CLASS_NAMES
-from castvision.data.transforms.crop import cropping_transform, rgb_picture
-from castvision.training.data.data_module import ImageDataModule, Pairs
+from castvision.data.transforms.crop import ByDepth, cropping_transform, rgb_picture, rgb_pixels
+from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
+from castvision.training.data.data_module import ImageDataModule, Pairs, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
-    from PIL import Image
+    from castvision.data.reading.pixels import Pixels
 
+logger = logging.getLogger(__name__)
+
+MEASURED_IMAGES = 256
+"""Training images that mean and standard deviation are measured on, where they are of more than 8 bits."""
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 class ImageFolderDataModule(ImageDataModule):
     """``ROOT/train/CLASS/*.png``, ``ROOT/val/CLASS/*.png`` and, if there is one, ``ROOT/test``; read as RGB.
+
+    Images of more than 8 bits keep their depth: they are normalised by their own mean and standard deviation (those of
+    8 bits by ImageNet's) and augmented without ``auto_augment``, whose operations know 8 bits only.
 
     Args:
         root: The folder that holds ``train`` and ``val``.
@@ -64,22 +77,39 @@ class ImageFolderDataModule(ImageDataModule):
                     f"expected the same classes in train and {split} of {root!r}, differing: {differing[:8]}"
                 )
         check_apart({split: [Path(path) for path, _ in folder.samples] for split, folder in self._folders.items()})
-        super().__init__(names, 3, (img_size, img_size), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         self.augmentation = dict(augmentation or {})
+        statistics = self._deep_statistics()
+        mean, std = (statistics.mean, statistics.std) if statistics else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        super().__init__(names, 3, (img_size, img_size), mean, std)
         for split, folder in self._folders.items():
+            folder.loader = partial(read_picture, mean=self.mean)
             folder.transform = self._transform(is_training=split == "train")
 
-    def _transform(self, is_training: bool) -> Callable[[Image.Image], Any]:
+    def _deep_statistics(self) -> ChannelStatistics | None:
+        """Of training images of more than 8 bits a channel, which seldom use their dtype's range; None: of 8 bits."""
+        paths = [path for path, _ in self._folders["train"].samples]
+        if read_rgb_pixels(paths[0]).dtype == np.uint8:
+            return None
+        running = RunningStatistics()
+        for index in spread(len(paths), MEASURED_IMAGES):
+            pixels = read_rgb_pixels(paths[index])
+            if pixels.dtype != np.uint8:
+                running.add(pixels)
+        if self.augmentation.get("auto_augment"):
+            logger.warning("auto_augment is left out for images of more than 8 bits, which its operations cannot take")
+        return running.result()
+
+    def _transform(self, is_training: bool) -> Callable[[Any], Any]:
         if not is_training:
             return cropping_transform(self.img_size, self.mean, self.std)
+        how = {"is_training": True, "mean": self.mean, "std": self.std}
         try:
-            transform: Callable[[Image.Image], Any] = create_transform(
-                (3, *self.img_size), is_training=True, mean=self.mean, std=self.std, **self.augmentation
-            )
+            shallow = create_transform((3, *self.img_size), **how, **self.augmentation)
+            deep = create_transform((3, *self.img_size), **how, **{**self.augmentation, "auto_augment": None})
         except TypeError as error:
             raise ValueError(f"expected arguments of timm.data.create_transform in augmentation: {error}") from error
-        keep_a_bit(transform)
-        return transform
+        keep_a_bit(shallow)
+        return ByDepth(shallow, deep)
 
     def dataset(self, split: str) -> Pairs:
         """A split's images.
@@ -96,21 +126,45 @@ class ImageFolderDataModule(ImageDataModule):
 def _open_split(folder: Path) -> ClassFolders:
     if not folder.is_dir():
         raise FileNotFoundError(f"expected a folder {str(folder)!r} with one folder for each class, found none")
-    images = ClassFolders(str(folder), loader=read_rgb)
+    images = ClassFolders(str(folder), loader=read_picture)
     for path, _ in images.samples:
         if Path(path).stat().st_size == 0:
             raise ValueError(f"the image {path!r} is an empty file; remove it or fetch it again")
     return images
 
 
-def read_rgb(path: str) -> Image.Image:
-    """Read an image as 8-bit RGB, what timm's augmentations work on; deeper channels are scaled and rounded, not cut.
+def read_picture(path: str, mean: Sequence[float] = IMAGENET_DEFAULT_MEAN) -> Image.Image | Tensor:
+    """Read an image as RGB: of 8 bits as timm's augmentations work on it, a deeper one without losing depth.
+
+    Args:
+        path: The file.
+        mean: What stands where no data is, which normalisation makes 0: 0..1, one for each channel.
+
+    Returns:
+        A picture of 8 bits, or (3, height, width) float32, 0..1.
 
     Raises:
         ValueError: Not an image, a damaged one, or one that is neither grey nor RGB; the message names it.
     """
+    with _naming(path):
+        return rgb_picture(load_pixels(path), mean)
+
+
+def read_rgb_pixels(path: str) -> Pixels:
+    """`rgb_pixels` of a file.
+
+    Raises:
+        ValueError: See `read_picture`.
+    """
+    with _naming(path):
+        return rgb_pixels(load_pixels(path))
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Name the file in the errors of reading it."""
     try:
-        return rgb_picture(read_image(path))
+        yield
     except OSError as error:
         raise ValueError(f"cannot read the image {path!r}: {error}; remove it or fetch it again") from error
     except ValueError as error:

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
-from castvision.data.datasets.batch import Batch, Sample
+from castvision.data.datasets.batch import Batch, Sample, as_batch
 from castvision.data.reading.labels import check_class_names
 from castvision.losses import IGNORED
 
@@ -54,6 +54,7 @@ class ImageDataModule(LightningDataModule, ABC):
             class numbers.
         context_size: (height, width) of the whole image that comes with each item; None = items come alone.
         batch_augmentation: Of training batches, on the device; None = none.
+        bands: Channels read of the files, numbered from 1 on; None = all.
         collate: Makes a batch of samples, see `Batch`.
     """
 
@@ -66,6 +67,7 @@ class ImageDataModule(LightningDataModule, ABC):
     label_map: dict[str, int | str] | None = None
     context_size: tuple[int, int] | None = None
     batch_augmentation: BatchAugmentation | None = None
+    bands: Sequence[int] | None = None
     collate: Callable[[list[Any]], Any] = staticmethod(default_collate)
 
     def __init__(
@@ -117,6 +119,7 @@ class ImageDataModule(LightningDataModule, ABC):
             "keeps_units": self.keeps_units,
             "resize": self.resize,
             **({} if self.label_map is None else {"label_map": self.label_map}),
+            **({} if self.bands is None else {"bands": list(self.bands)}),
         }
 
     def augment_batch(self, batch: Batch) -> Batch:
@@ -132,7 +135,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Lightning's hook: training batches are augmented on the device."""
         is_training = self.trainer is not None and self.trainer.training
-        return self.augment_batch(Batch(*batch)) if is_training else batch
+        return self.augment_batch(as_batch(batch)) if is_training else batch
 
     @property
     def held_out_batch_size(self) -> int:

@@ -14,6 +14,7 @@ from castvision.data.datasets.coco import Boxes, CocoSegmentation, check_ids_apa
 from castvision.data.datasets.leaks import check_apart
 from castvision.data.datasets.segmentation import SegmentationDataset, find_pairs
 from castvision.data.reading.labels import LabelMap, check_classes_found
+from castvision.data.reading.pixels import is_empty
 from castvision.data.transforms.augmentation import Augmentation, SampleTransform
 from castvision.data.transforms.batch_augmentation import BatchAugmentation
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
@@ -34,6 +35,8 @@ class ImageFormat:
 
     Args:
         in_chans: Channels; grey and RGB are turned into one another. None = those of the first training image.
+        bands: Channels of the files to take, in this order, numbered from 1 on as GDAL does; opacity is one like the
+            others then. None = all.
         mean: Per channel or one for all: in units of 0..1 for unsigned integers, in the files' own for others.
             None = measured on the training images that are checked.
         std: Likewise.
@@ -50,6 +53,7 @@ class ImageFormat:
     std: list[float] | None = None
     fit: bool = True
     check: int | None = 1000
+    bands: list[int] | None = None
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
@@ -102,6 +106,9 @@ class PixelDataModule(ImageDataModule):
         augmentation: Augmentation,
     ) -> None:
         train = splits["train"]
+        self.bands = pixels.bands
+        for dataset in splits.values():
+            dataset.bands = pixels.bands
         in_chans = pixels.in_chans or train.read(0)[0].shape[-1]
         for dataset in splits.values():
             dataset.in_chans = in_chans
@@ -186,7 +193,7 @@ def check_samples(
             if split == "train":
                 running.add(pixels)
                 if target.ndim == 2:
-                    pixels_of += np.bincount(target.ravel(), minlength=len(pixels_of))
+                    pixels_of += np.bincount(target[~is_empty(pixels)], minlength=len(pixels_of))
     if pixels_of.any() and len(class_names) > 1:
         warn_of_missing(check_classes_found(pixels_of, class_names, "the training masks"))
     return running.result()

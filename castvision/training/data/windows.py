@@ -9,21 +9,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch.utils.data import default_collate
 
-from castvision.data.datasets.batch import Batch, Sample, drop_full_mask
-from castvision.data.datasets.leaks import same_images
-from castvision.data.datasets.regions import Block, Region, split_by_block, split_by_source
-from castvision.data.datasets.sources import ClassIndex, ImageSources, Pair
+from castvision.data.datasets.batch import Batch, Sample, drop_full_mask, with_masks
+from castvision.data.datasets.margins import warn_of_margins
+from castvision.data.datasets.sources import ClassIndex, ImageSources
+from castvision.data.datasets.vector_labels import VectorLabels
 from castvision.data.datasets.windows import WindowDataset, whole_images
-from castvision.data.reading.folders import ALL_SUFFIXES, images_by_name
 from castvision.data.reading.labels import LabelMap, check_classes_found, read_class_names
+from castvision.data.reading.reader import alpha_for
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
 from castvision.losses import IGNORED
 from castvision.training.data.data_module import FreshSampler, ImageDataModule, Pairs, warn_of_missing
+from castvision.training.data.window_splits import find_sources, split_regions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch.utils.data import Sampler
+
+    from castvision.data.datasets.regions import Region
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +38,15 @@ MEASURED_WINDOWS = 256
 class WindowDataModule(ImageDataModule):
     """``ROOT/images/NAME.*`` and ``ROOT/masks/NAME.*``, images of any size and masks of labels (255 = ignored).
 
-    Training windows are drawn at random, new ones each epoch; held-out windows are a grid over the held-out slides or
-    blocks, without those that hold no label. Class names stand in ``ROOT/classes.txt``, one a line, or are given.
+    Or ``ROOT/train/images`` with ``ROOT/train/masks``, and ``ROOT/val`` (and ``ROOT/test``) alike; or images alone, and
+    vector labels. Training windows are drawn at random, new ones each epoch; held-out windows are a grid over the
+    held-out slides or blocks, without those that hold no label. Class names stand in ``ROOT/classes.txt``, one a line,
+    or are given.
 
     Args:
-        root: The folder that holds ``images`` and ``masks``.
+        root: The folder that holds ``images`` and ``masks``, or ``train`` and ``val`` that do.
+        vector: Labels as polygons and points on the ground, in place of masks; see
+            `castvision.data.datasets.vector_labels.VectorLabels`.
         size: Height and width of a window.
         level: Of the images' pyramids that is read.
         context_size: (height, width) at which the whole image comes with each window, for a task of the same
@@ -48,13 +55,19 @@ class WindowDataModule(ImageDataModule):
         class_names: In the order of the labels; None = those of ``classes.txt``, or a number for each label found.
         label_map: From labels in the masks (numbers, or colours such as ``"#ff0000"``) to classes (numbers or names) or
             ``ignore``; see `castvision.data.reading.labels.LabelMap`. None = labels are class numbers, 255 is ignored.
-        split: By "source" (whole images; for slides) or by "block" (squares of each image; for a few large rasters).
+        split: By "source" (whole images; for slides) or by "block" (squares of each image; for a few large rasters);
+            None = by source, if there are enough images with labels for all splits, else by block. Not used where
+            folders name the splits.
         shares: Of the splits; None = 0.8 train, 0.1 val and 0.1 test.
-        block: Height and width of a block.
+        block: Height and width of a block; None = the largest, up to 2,048, that gives every split its share of labels.
+            Every split gets blocks with labels, and training every class that there is.
         margin: Pixels left out between blocks.
         balance: Draw training windows so that each class is met equally often; None = all ground equally often.
         symmetries: Turn and mirror training windows.
         train_length: Windows an epoch.
+        in_chans: Channels of the images, of which 2 and 4 count an opacity channel (many rasters declare their infrared
+            so); None = as they come, composed over white.
+        bands: Channels to read, in this order, numbered from 1 on as GDAL does; None = all.
         mean: Per channel; see `castvision.data.ChannelStatistics`. None = measured on training windows, with ``std``.
         std: Per channel.
         batch_size: Windows a step and process.
@@ -72,18 +85,21 @@ class WindowDataModule(ImageDataModule):
     def __init__(  # the signature is the configuration
         self,
         root: str,
+        vector: VectorLabels | None = None,
         size: int = 256,
         level: int = 0,
         context_size: tuple[int, int] | None = None,
         class_names: list[str] | None = None,
         label_map: dict[int | str, int | str] | None = None,
-        split: Literal["source", "block"] = "source",
+        split: Literal["source", "block"] | None = None,
         shares: dict[str, float] | None = None,
-        block: int = 2048,
+        block: int | None = None,
         margin: int = 0,
         balance: Literal["class"] | None = "class",
         symmetries: bool = True,
         train_length: int = 8_000,
+        in_chans: int | None = None,
+        bands: list[int] | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         batch_size: int = 16,
@@ -96,13 +112,28 @@ class WindowDataModule(ImageDataModule):
         shares = shares or SHARES
         if not {"train", "val"} <= set(shares) <= {"train", "val", "test"}:
             raise ValueError(f"expected shares of train, val and, if wanted, test, got {shares}")
+        if vector is not None and label_map is not None:
+            raise ValueError("expected no label_map with vector labels: name their classes in vector.classes")
+        pairs, owners = find_sources(root, with_masks=vector is None)
         names = class_names or read_class_names(Path(root) / "classes.txt") or _numbered(label_map)
+        if vector is not None:
+            features, crs = vector.read(Path(root))
+            names = names or vector.class_names(features)
+            images = [Path(image) for image, _ in pairs]
+            pairs = list(zip(images, vector.masks(features, crs, images, names), strict=True))
         labels = None if names is None else LabelMap(names, label_map)
         self.label_map = None if labels is None else labels.mapping
+        self.bands = bands
         how: dict[str, Any] = {"num_classes": None if names is None else len(names), "context_size": context_size}
         how["labels"] = None if self.label_map is None else labels
-        sources = ImageSources(find_pairs(root), level=level, **how)
-        regions = _whole(sources, shares, seed) if split == "source" else _blocks(sources, shares, seed, block, margin)
+        how |= {"alpha": alpha_for(in_chans), "bands": bands}
+        sources = ImageSources(pairs, level=level, **how)
+        if in_chans not in (None, sources.channels):
+            raise ValueError(f"expected images of in_chans={in_chans} channels, got {sources.channels}; choose bands")
+        warn_of_margins(sources)
+        regions = split_regions(
+            sources, owners, shares, seed, split=split, block=block, margin=margin, size=size
+        )  # fmt: skip
         self._datasets = {
             name: WindowDataset(sources, size, sampling="grid", regions=parts).keep_labelled()
             for name, parts in regions.items()
@@ -138,7 +169,7 @@ class WindowDataModule(ImageDataModule):
     @staticmethod
     def collate(samples: Sequence[Sample]) -> Batch:
         """Windows are of one size."""
-        return drop_full_mask(Batch(*default_collate(list(samples))))
+        return drop_full_mask(Batch(*default_collate(with_masks(samples))))
 
     def dataset(self, split: str) -> Pairs:
         """The endless training windows, or a split's grid.
@@ -177,31 +208,6 @@ def common_scale(scales: Sequence[tuple[float, str] | None]) -> tuple[float, str
     return None
 
 
-def find_pairs(root: str | Path) -> list[Pair]:
-    """Images and masks of one name.
-
-    Args:
-        root: The folder that holds ``images`` and ``masks``.
-
-    Returns:
-        (image, mask), sorted by name; those in sub-folders too, by the same path in both.
-
-    Raises:
-        FileNotFoundError: A folder that is missing or empty.
-        ValueError: Two files of one name in a folder, or names without a partner.
-    """
-    images, masks = (images_by_name(Path(root) / folder, ALL_SUFFIXES) for folder in ("images", "masks"))
-    if not images:
-        raise FileNotFoundError(f"expected images in {str(Path(root) / 'images')!r}, found none")
-    alone = sorted(images.keys() ^ masks.keys())
-    if alone:
-        raise ValueError(
-            f"expected an image and a mask of every name in {str(root)!r}, got only one of each of: "
-            f"{', '.join(alone[:8])}"
-        )
-    return [(image, masks[name]) for name, image in images.items()]
-
-
 def _numbered(label_map: Mapping[int | str, int | str] | None) -> list[str] | None:
     """A number for each class of a label map that names none; None without a map."""
     if label_map is None:
@@ -212,28 +218,6 @@ def _numbered(label_map: Mapping[int | str, int | str] | None) -> list[str] | No
     return [f"class {label}" for label in range(max(int(value) for value in numbers) + 1)]
 
 
-def _whole(sources: ImageSources, shares: Mapping[str, float], seed: int) -> dict[str, list[Region]]:
-    whole = whole_images(sources)
-    owners = split_by_source(len(sources), shares, seed, same_images(sources.images))
-    return {name: [whole[index] for index in indices] for name, indices in owners.items()}
-
-
-def _blocks(
-    sources: ImageSources, shares: Mapping[str, float], seed: int, block: int, margin: int
-) -> dict[str, list[Region]]:
-    for index, first in enumerate(same_images(sources.images)):
-        if first != index:
-            raise ValueError(
-                f"expected an image once, got the same one as {str(sources.images[first])!r} and "
-                f"{str(sources.images[index])!r}, whose blocks would fall into different splits; remove one of them"
-            )
-    parts: dict[str, list[Region]] = {name: [] for name in shares}
-    for index, (height, width) in enumerate(sources.sizes):
-        for name, blocks in split_by_block(height, width, block, shares, seed + index, margin).items():
-            parts[name] += [(index, Block(*area)) for area in blocks]
-    return parts
-
-
 def _measure(sources: ImageSources, regions: Sequence[Region], size: int, seed: int) -> ChannelStatistics:
     """Mean and deviation of random windows of the training regions, so that a set of slides takes seconds."""
     drawn = WindowDataset(sources, size, regions=regions, seed=seed)
@@ -241,6 +225,6 @@ def _measure(sources: ImageSources, regions: Sequence[Region], size: int, seed: 
     running = RunningStatistics()
     for _ in range(MEASURED_WINDOWS):
         source, inside = drawn.random_place(rng)
-        running.add(sources.read_image(source, *inside), sources.image(source).nodata)
+        running.add(sources.read_image(source, *inside))
     sources.close()
     return running.result()

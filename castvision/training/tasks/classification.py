@@ -10,7 +10,7 @@ from timm.data import Mixup
 from torch import Tensor
 from torch.nn import functional
 
-from castvision.data.datasets.batch import Batch
+from castvision.data.datasets.batch import as_batch
 from castvision.metrics import MultiLabelScores, class_table, classification_metrics, multilabel_metrics
 from castvision.models.recipe import Recipe
 from castvision.training.tasks.task import Task
@@ -155,7 +155,7 @@ class MultiLabelTask(Task):
         return multilabel_metrics(confusion, class_names)
 
     def _count(self, stage: str, batch: Sequence[Any]) -> None:
-        image, target, extras, _ = Batch(*batch)
+        image, target, extras, _ = as_batch(batch)
         logits = self(image, **extras)
         scores: Any = self.scores[stage]
         scores.update(logits.float().sigmoid(), target.long())

@@ -88,10 +88,16 @@ class SegmentationTask(Task):
         by_distance = {stage: DistanceIoU(DISTANCE_EDGES, foreground=num_classes - 1) for stage in ("val", "test")}
         self.by_distance = nn.ModuleDict(by_distance)
 
+    @classmethod
+    def _parts(cls, recipe: Recipe) -> dict[str, Any]:
+        head = {"head": recipe.head, "head_kwargs": dict(recipe.head_kwargs), "context_size": recipe.context_size}
+        out_indices = None if recipe.out_indices is None else list(recipe.out_indices)
+        return {**super()._parts(recipe), **head, "out_indices": out_indices}
+
     def setup(self, stage: str) -> None:
         """Take the class names over from the data; before training, weigh classes by how often they occur there."""
         super().setup(stage)
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data = self.data
         if self.balances_classes and stage == "fit" and data is not None:
             weights = balanced_class_weights(count_classes(data.dataset("train"), self.num_classes))
             self.losses.class_weights = weights.to(self.device)  # a resumed run's checkpoint has the last word

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from castvision.data.datasets.batch import Batch
+from castvision.data.datasets.batch import as_batch
 from castvision.losses import IGNORED
 from castvision.models.checkpoint import freeze as freeze_parameters
 from castvision.models.checkpoint import initialize_from
@@ -25,8 +26,9 @@ from castvision.models.class_names import (
     reorder_classifier,
     stored_class_names,
 )
-from castvision.models.recipe import CHECKPOINT_KEY, Recipe, TaskName, build
+from castvision.models.recipe import CHECKPOINT_KEY, Recipe, TaskName, build, load
 from castvision.models.segmenter import unwrap
+from castvision.training.data.data_module import ImageDataModule
 from castvision.training.optim import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
 
 if TYPE_CHECKING:
@@ -34,9 +36,6 @@ if TYPE_CHECKING:
 
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch import nn
-
-    from castvision.training.data.data_module import ImageDataModule
-
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +48,9 @@ class Task(LightningModule, ABC):
         optimizer: Makes the optimiser from parameter groups.
         schedule: The learning rate over the run.
         weight_decay: For matrices; vectors and what the model's ``no_weight_decay()`` names have none.
-        layer_decay: Factor on the learning rate from one layer to the one below it; 1 = all alike. A segmenter's head
-            keeps the full rate.
+        layer_decay: Factor on the learning rate from one layer to the one below it, for weights that were trained
+            before (``init_from``, or ``pretrained`` in the model's arguments); random ones all learn at the full rate,
+            and so does a segmenter's head. 1 = all alike.
         init_from: A file of weights to start from, see `initialize_from`: a classifier fills a segmenter's backbone.
         freeze: Shell patterns of parameter names that stay as they are, such as ``backbone``; see `freeze`.
 
@@ -112,6 +112,67 @@ class Task(LightningModule, ABC):
         """The part with the blocks: the model itself unless it is a segmenter."""
         return unwrap(self.model)
 
+    @property
+    def starts_trained(self) -> bool:
+        """Whether the backbone's weights come from an earlier training."""
+        arguments = self.recipe.model_kwargs
+        return self.init_report is not None or bool(arguments.get("pretrained") or arguments.get("checkpoint_path"))
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, **arguments: Any) -> Self:
+        """A task whose model is built by a recipe.
+
+        Args:
+            recipe: Of this kind of task.
+            **arguments: For the constructor, beside what the recipe says.
+
+        Raises:
+            ValueError: A recipe of another kind.
+        """
+        if recipe.task != cls.kind:
+            raise ValueError(
+                f"expected a checkpoint of a {cls.kind} model for {cls.__name__}, got one for {recipe.task}"
+            )
+        make: Any = cls  # subclasses build the recipe themselves, from a name and the number of classes
+        task: Self = make(recipe.model_name, num_classes=recipe.num_classes, **cls._parts(recipe), **arguments)
+        task.recipe = replace(task.recipe, input=recipe.input, label_map=recipe.label_map)
+        task.class_names = list(recipe.class_names) or task.class_names
+        return task
+
+    @classmethod
+    def _parts(cls, recipe: Recipe) -> dict[str, Any]:
+        """The constructor's arguments that stand in a recipe, beside name and classes."""
+        return {"model_kwargs": {**recipe.model_kwargs, "pretrained": False}}
+
+    @classmethod
+    def load_from_checkpoint(  # Lightning's signature
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """A task with a checkpoint's model, weights and class names; no code in the file is run.
+
+        Args:
+            checkpoint_path: A checkpoint of a training run.
+            map_location: The device it goes to; None = the CPU.
+            hparams_file: Unused: the checkpoint itself says how its model is built.
+            strict: Unused: all weights must fit.
+            weights_only: Unused: always so.
+            **kwargs: For the constructor, such as the optimizer; losses and rates are not read from the checkpoint.
+
+        Raises:
+            FileNotFoundError: No such file.
+            ValueError: Damaged, without the facts of its training, or of another task.
+        """
+        recipe, model = load(checkpoint_path)
+        task = cls.from_recipe(recipe, **kwargs)
+        task.model.load_state_dict(model.state_dict())
+        return task if map_location is None else task.to(map_location)
+
     @abstractmethod
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """The mean loss of a batch; ``target`` holds classes, or shares of classes where images were mixed."""
@@ -153,7 +214,7 @@ class Task(LightningModule, ABC):
         if in_chans not in (None, data.in_chans):
             raise ValueError(
                 f"expected a model for images of {data.in_chans} channel(s), got {in_chans=}; "
-                f"set in_chans: {data.in_chans} in model_kwargs"
+                f"set in_chans: {data.in_chans} in model_kwargs{_alpha_hint(data.in_chans, in_chans)}"
             )
         context_size = getattr(self.model, "context_size", None)
         if context_size != data.context_size:
@@ -170,11 +231,16 @@ class Task(LightningModule, ABC):
             if told is not None:
                 logger.warning("%s", told)
 
+    @property
+    def data(self) -> ImageDataModule | None:
+        """The trainer's data module, if it is one of ours; others, and plain loaders, say nothing of their classes."""
+        data = getattr(self.trainer, "datamodule", None)
+        return data if isinstance(data, ImageDataModule) else None
+
     def setup(self, stage: str) -> None:
         """See `take_over`."""
-        data: ImageDataModule | None = getattr(self.trainer, "datamodule", None)
-        if data is not None:
-            self.take_over(data)
+        if self.data is not None:
+            self.take_over(self.data)
 
     def on_train_start(self) -> None:
         """A run that goes on with another budget follows the new schedule from its first step."""
@@ -189,7 +255,7 @@ class Task(LightningModule, ABC):
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """One step; metrics are logged only where the loggers take them (each call costs)."""
-        image, target, extras, _ = Batch(*batch)
+        image, target, extras, _ = as_batch(batch)
         image, target = self.augment(image, target)
         loss = self.loss(self(image, **extras), target)
         if self.trainer._logger_connector.should_update_logs:
@@ -207,7 +273,7 @@ class Task(LightningModule, ABC):
 
     def predict_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """See `decide`."""
-        image, _, extras, _ = Batch(*batch)
+        image, _, extras, _ = as_batch(batch, needs_target=False)
         return self.decide(self(image, **extras))
 
     def decide(self, logits: Tensor) -> Tensor:
@@ -215,7 +281,7 @@ class Task(LightningModule, ABC):
         return logits.argmax(dim=1)
 
     def _count(self, stage: str, batch: Sequence[Any]) -> None:
-        image, target, extras, truth = Batch(*batch)
+        image, target, extras, truth = as_batch(batch)
         logits = self(image, **extras)
         self.count(stage, logits.argmax(dim=1), target, truth)
         loss = self.loss(logits, target)
@@ -244,6 +310,10 @@ class Task(LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The injected optimiser on timm's groups, layer decay multiplied in, and the schedule of each step."""
         groups = parameter_groups(self.model, self.weight_decay, self.layer_decay)
+        if self.layer_decay != 1 and not self.starts_trained:
+            logger.info("layer_decay %s waits for trained weights: these start at random", self.layer_decay)
+            for group in groups:  # the same groups as with it: a resumed run brings rates of its own
+                group["lr_scale"] = 1.0
         optimizer = self.make_optimizer(groups)
         apply_lr_scale(optimizer)
         scheduler = BudgetSchedule(optimizer, self.schedule, self.progress)
@@ -264,8 +334,15 @@ class Task(LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild and feed the model without Lightning."""
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data = self.data
         facts = {**self.recipe.to_dict(), "class_names": self.class_names}
         if data is not None:
             facts = Recipe.from_dict({**facts, **data.description()}).to_dict()
         checkpoint[CHECKPOINT_KEY] = facts
+
+
+def _alpha_hint(found: int, wanted: int) -> str:
+    """What else to set where an opacity channel makes the difference."""
+    if found + 1 != wanted:
+        return ""
+    return f", or, if an alpha channel of the images is a band like the others, in_chans: {wanted} of the data"

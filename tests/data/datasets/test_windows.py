@@ -211,17 +211,16 @@ def test_the_nodata_value_of_a_mask_is_ignored(tmp_path):
     assert ClassIndex(sources, [(0, Block(0, 0, 20, 20))]).present == [1]
 
 
-def test_nan_is_refused_unless_it_is_nodata(tmp_path):
+def test_nan_is_no_data_whether_the_file_says_so_or_not(tmp_path):
     pixels = np.zeros((40, 40), np.float32)
     pixels[21, 33] = np.nan
     Image.fromarray(np.ones((40, 40), np.uint8)).save(tmp_path / "m.png")
     tifffile.imwrite(tmp_path / "a.tif", pixels)
     data = WindowDataset(ImageSources([(tmp_path / "a.tif", tmp_path / "m.png")]), 20, sampling="grid")
     assert data[0][0].isfinite().all()
-    with pytest.raises(
-        ValueError, match=r"a\.tif', got nan at row 21, column 33, channel 0 \(window \(20, 20, 20, 20\)"
-    ):
-        data[3]
+    image, labels, extras = data[3]
+    assert image.isfinite().all() and (labels == 255).nonzero().tolist() == [[1, 13]]
+    assert (~extras["pixel_mask"]).nonzero().tolist() == [[1, 13]]
     tifffile.imwrite(tmp_path / "b.tif", pixels, extratags=[(42113, 2, None, "nan", True)])
     data = WindowDataset(ImageSources([(tmp_path / "b.tif", tmp_path / "m.png")]), 20, sampling="grid")
     image, labels, extras = data[3]

@@ -218,11 +218,12 @@ def test_what_yaml_makes_of_no_and_yes_gets_the_hint_to_quote():
         LabelMap(NAMES, {"1": 0, 1: 1})
 
 
-def test_nodata_is_ignored_unless_the_map_names_it():
+def test_nodata_is_ignored_unless_it_is_the_label_of_a_class():
     stored = np.array([[0, 1, 9]], np.int16)
     assert LabelMap(NAMES).apply(stored, "m", nodata=9).tolist() == [[0, 1, 255]]
     assert LabelMap(NAMES, {0: 0, 1: 1}).apply(stored, "m", nodata=9).tolist() == [[0, 1, 255]]
-    assert LabelMap(NAMES, {0: 0, 1: 1, 9: 2}).apply(stored, "m", nodata=9).tolist() == [[0, 1, 2]]
+    with pytest.raises(ValueError, match=r"nodata 9, the label of class 'water'.*\{9: ignore\}"):
+        LabelMap(NAMES, {0: 0, 1: 1, 9: 2}).apply(stored, "m", nodata=9)
 
 
 def test_masks_of_one_class_and_255():

@@ -12,6 +12,7 @@ import tifffile
 from PIL import Image
 
 from castvision.data import Georeference, open_array, open_image, open_mask, read_mask
+from castvision.data.datasets.samples import load_pixels
 from castvision.data.reading.whole import read_image
 
 RNG = np.random.default_rng(0)
@@ -324,3 +325,44 @@ def test_a_text_that_claims_to_be_a_picture_is_named_once(tmp_path):
     with pytest.raises(ValueError, match="expected one of PNG") as caught:
         open_image(path)
     assert str(caught.value).count("notes.png") == 1
+
+
+# ---------------------------------------------------------------- bands
+
+
+@pytest.mark.parametrize("kind", ["tif", "png"])
+def test_bands_are_chosen_and_ordered_with_opacity_as_one_of_them(tmp_path, kind):
+    """A raster of red, green, blue and infrared that calls its infrared opacity."""
+    stored = RNG.integers(0, 256, (40, 30, 4), np.uint8)
+    path = tmp_path / f"a.{kind}"
+    if kind == "tif":
+        tifffile.imwrite(path, stored, photometric="rgb", extrasamples=["unassalpha"], tile=(16, 16))
+    else:
+        Image.fromarray(stored).save(path)
+    for bands in ((1, 2, 3), (4, 1, 2), (4,), (1, 2, 3, 4), (2, 2)):
+        with open_image(path, bands=bands) as reader:
+            assert reader.channels == len(bands)
+            chosen = stored[..., [band - 1 for band in bands]]
+            np.testing.assert_array_equal(reader.read(3, 5, 20, 11), chosen[3:23, 5:16])
+            copy = pickle.loads(pickle.dumps(reader))
+            np.testing.assert_array_equal(copy.read(0, 0, 40, 30), chosen)
+        np.testing.assert_array_equal(load_pixels(path, bands=bands), chosen)
+    for bands in ((0, 1), (5,), ()):
+        with pytest.raises(ValueError, match=r"expected bands within 1\.\.4"):
+            open_image(path, bands=bands)
+
+
+@pytest.mark.parametrize("how", ["nodata", "msk"])
+def test_chosen_bands_keep_what_the_file_says_is_missing(tmp_path, how):
+    pixels, path = RNG.integers(1, 255, (32, 40, 3), np.uint8), tmp_path / "a.tif"
+    is_known = np.ones(pixels.shape, bool)
+    is_known[:9, :7, 1], is_known[20:, :5, 2] = False, False
+    pixels[~is_known] = 255
+    told = {"extratags": [(42113, "s", 0, "255", True)]} if how == "nodata" else {}
+    tifffile.imwrite(path, pixels, photometric="rgb", **told)
+    if how == "msk":
+        tifffile.imwrite(tmp_path / "a.tif.msk", is_known.astype(np.uint8) * 255, photometric="rgb")
+    with open_image(path, bands=[3, 2]) as reader:
+        read = reader.read_masked(0, 0, 32, 40)
+    np.testing.assert_array_equal(np.ma.getmaskarray(read), ~is_known[..., [2, 1]])
+    np.testing.assert_array_equal(np.ma.getdata(read), pixels[..., [2, 1]])

@@ -279,3 +279,62 @@ def test_a_reader_pickles_and_survives_a_fork(tmp_path):
         opened.close()
     with pytest.raises(ValueError, match=r"a\.tif' is closed"):
         reader.read(0, 0, 1, 1)
+
+
+def _smooth(dtype: str, channels: int) -> np.ndarray:
+    y, x = np.mgrid[:150, :170]
+    share = np.stack([(np.sin(x / (9 + band)) + np.cos(y / (7 + band)) + 2) / 4 for band in range(channels)])
+    if np.dtype(dtype).kind == "f":
+        return (share * 300 - 50).astype(dtype)
+    return (share * min(np.iinfo(dtype).max, 60_000)).astype(dtype)  # (channels, height, width)
+
+
+TILES = {"tiled": True, "blockxsize": 64, "blockysize": 64}
+RGB_TILES = {**TILES, "photometric": "RGB"}
+ZOO = {
+    "lerc": ("uint8", 1, 0, {"compress": "LERC"}), "lerc of three": ("uint8", 3, 0, {"compress": "LERC", **RGB_TILES}),
+    "lerc and zstd": ("float32", 2, 0, {"compress": "LERC_ZSTD", **TILES}),
+    "webp": ("uint8", 3, 0, {"compress": "WEBP", "WEBP_LOSSLESS": "YES", **RGB_TILES}),
+    "webp with alpha": ("uint8", 4, 0, {"compress": "WEBP", "WEBP_LOSSLESS": "YES", "ALPHA": "YES", **RGB_TILES}),
+    "zstd": ("uint8", 3, 0, {"compress": "ZSTD", "predictor": 2, **RGB_TILES}),
+    "lzma": ("uint8", 1, 0, {"compress": "LZMA"}),
+    "sparse": ("uint8", 3, 0, {"SPARSE_OK": "TRUE", "compress": "DEFLATE", **RGB_TILES}),
+    "sparse, plain": ("uint8", 1, 0, {"SPARSE_OK": "TRUE", **TILES}),
+    "sparse, deep": ("uint16", 3, 0, {"SPARSE_OK": "TRUE", "compress": "LZW", **TILES}),
+    "sparse, with nodata": ("uint8", 1, 0, {"SPARSE_OK": "TRUE", "compress": "LZW", "nodata": 7, **TILES}),
+    "jpeg": ("uint8", 3, 2, {"compress": "JPEG", "photometric": "RGB"}),
+    "jpeg, band by band": ("uint8", 3, 2, {"compress": "JPEG", "photometric": "RGB", "interleave": "BAND", **TILES}),
+    "jpeg, strips, band by band": ("uint8", 3, 2, {"compress": "JPEG", "photometric": "RGB", "interleave": "BAND"}),
+    "deflate, band by band": ("uint8", 3, 0, {"compress": "DEFLATE", "photometric": "RGB", "interleave": "BAND"}),
+    "12 bits": ("uint16", 1, 0, {"compress": "DEFLATE", "nbits": 12}),
+    "bigtiff": ("uint8", 3, 0, {"BIGTIFF": "YES", **RGB_TILES}),
+    "big-endian": ("uint16", 3, 0, {"ENDIANNESS": "BIG", "compress": "DEFLATE", "predictor": 2}),
+    "predictor of floats": ("float64", 3, 0, {"compress": "ZSTD", "predictor": 3, **TILES}),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")  # rasterio, of the files it writes here
+@pytest.mark.parametrize("name", ZOO)
+def test_both_decoders_give_gdals_pixels(tmp_path, name):
+    """As a whole and by windows; tiles that are left out of the file are zeros, or the nodata value."""
+    rasterio = pytest.importorskip("rasterio")
+    dtype, channels, tolerance, how = ZOO[name]
+    pixels = _smooth(dtype, channels)
+    if "nbits" in how:
+        pixels = pixels // 16
+    if "SPARSE_OK" in how:
+        pixels[:, :64, :64] = pixels[:, 64:128, 64:128] = how.get("nodata", 0)
+    path, told = tmp_path / "a.tif", {"height": 150, "width": 170, "count": channels, "dtype": dtype}
+    try:
+        with rasterio.open(path, "w", driver="GTiff", **told, **how) as target:
+            target.write(pixels)
+    except (rasterio.errors.RasterioError, ValueError) as error:
+        pytest.skip(f"this GDAL does not write it: {error}")
+    with rasterio.open(path) as source:
+        expected = np.moveaxis(source.read(), 0, -1)
+    whole = read_image(path, alpha="keep")
+    assert (whole.dtype, whole.shape) == (expected.dtype, expected.shape)
+    assert np.abs(whole.astype(np.float64) - expected).max() <= tolerance
+    with open_image(path, alpha="keep") as reader:
+        window = reader.read(40, 50, 70, 90)
+    assert np.abs(window.astype(np.float64) - expected[40:110, 50:140]).max() <= tolerance

@@ -5,17 +5,22 @@ import pickle
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image, ImageOps
 from torchvision.datasets import CIFAR10
 
+from castvision.data import open_image
 from castvision.data.datasets.lra import LRAImage
+from castvision.inference.predictor import load_model
+from castvision.inference.writers.preview import read_reduced
+from castvision.models.recipe import InputFormat, Recipe, build
+from castvision.models.recipe import save as save_model
 from castvision.training.data.classification import (
     CIFAR10_NAMES,
     ImageFolderDataModule,
     LRAImageDataModule,
     LRAPathfinderDataModule,
-    read_rgb,
 )
 from tests.data.image_files import save_apart
 
@@ -154,9 +159,54 @@ def test_numbers_and_augmentation_are_checked(root):
     assert ImageFolderDataModule(str(root), augmentation={"hflip": 0.0}).augmentation == {"hflip": 0.0}
 
 
-def test_16_bit_channels_are_rounded_not_cut(tmp_path):
-    cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 4, 3), 257 * 100 + 200, np.uint16))  # 100.78 of 255
-    assert np.asarray(read_rgb(str(tmp_path / "a.png"))).tolist() == [[[101] * 3] * 4] * 4
+def _deep_folder(root, mode):
+    """Pictures that use 200 to 440 of 65,535 values (or of the floats)."""
+    y, x = np.mgrid[:48, :48]
+    for split in ("train", "val"):
+        for name, offset in {"dim": 200, "bright": 230}.items():
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(3):
+                pixels = offset + 210 * (0.5 + 0.5 * np.sin(x / 5 + number) * np.cos(y / 7))
+                if mode == "grey":
+                    Image.fromarray(pixels.astype(np.uint16)).save(folder / f"{number}.png")
+                else:
+                    cv2.imwrite(str(folder / f"{number}.png"), np.stack([pixels] * 3, -1).astype(np.uint16))
+    return root
+
+
+@pytest.mark.parametrize("mode", ["grey", "colour"])
+def test_12_bits_in_16_keep_their_depth_and_their_contrast(tmp_path, mode, caplog):
+    root = _deep_folder(tmp_path, mode)
+    augmentation = {"auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25}
+    data = ImageFolderDataModule(str(root), img_size=48, batch_size=2, num_workers=0, augmentation=augmentation)
+    values = np.concatenate([data.dataset("val")[index][0][0].numpy().ravel() for index in range(6)])
+    assert len(np.unique(values)) > 200  # 8 bits would leave two of them
+    assert values.std() == pytest.approx(1, abs=0.3)
+    assert abs(values.mean()) < 0.3
+    image, _ = data.dataset("train")[0]
+    assert image.shape == (3, 48, 48)
+    assert torch.isfinite(image).all()
+    pickle.loads(pickle.dumps(data.dataset("train")))
+
+
+def test_what_holds_no_data_is_the_mean_of_deep_images_in_training_and_prediction(tmp_path):
+    root = _deep_folder(tmp_path, "grey")
+    for path in root.rglob("*.png"):
+        pixels = np.array(Image.open(path))
+        pixels[:, :24] = 65_535
+        tifffile.imwrite(path.with_suffix(".tif"), pixels, extratags=[(42113, "s", 0, "65535", True)])
+        path.unlink()
+    data = ImageFolderDataModule(str(root), img_size=48, batch_size=2, num_workers=0)
+    image = data.dataset("val")[0][0]
+    torch.testing.assert_close(image[..., :20], torch.zeros(3, 48, 20), rtol=0, atol=1e-4)
+    assert image[..., 28:].std() > 0.5  # measured without the fill value
+    seen = InputFormat(3, (48, 48), tuple(data.mean), tuple(data.std), resize="crop")
+    recipe = Recipe("classification", "cast_vit_atto_patch4_32", 2, ("bright", "dim"), {"in_chans": 3}, input=seen)
+    save_model(tmp_path / "a.ckpt", recipe, build(recipe))
+    with open_image(data.dataset("val").samples[0][0]) as reader:
+        prepared = load_model(tmp_path / "a.ckpt").prepare_whole(read_reduced(reader, 4096))
+    torch.testing.assert_close(prepared[0], image, rtol=0, atol=0)
 
 
 def test_no_policy_asks_for_a_picture_of_0_bits(root, monkeypatch):
@@ -168,7 +218,7 @@ def test_no_policy_asks_for_a_picture_of_0_bits(root, monkeypatch):
         data = ImageFolderDataModule(
             str(root), img_size=32, batch_size=1, num_workers=0, augmentation={"auto_augment": policy}
         )
-        steps = data.dataset("train").transform.transforms
+        steps = data.dataset("train").transform.shallow.transforms
         groups = [group for step in steps for group in (getattr(step, "ops", []), *getattr(step, "policy", []))]
         for operation in (operation for group in groups for operation in group):
             if operation.name.startswith("Posterize"):

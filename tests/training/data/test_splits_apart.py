@@ -16,7 +16,8 @@ from castvision.training.data.classification import ImageFolderDataModule, LRAPa
 from castvision.training.data.multilabel import MultiLabelCsvDataModule
 from castvision.training.data.named_data import NamedDataModule
 from castvision.training.data.pixel_data import CocoDataModule, SegmentationFolderDataModule
-from castvision.training.data.windows import WindowDataModule, find_pairs
+from castvision.training.data.window_splits import find_pairs
+from castvision.training.data.windows import WindowDataModule
 from tests.data.reading.test_folders import STRAYS
 
 SMALL = {"batch_size": 1, "num_workers": 0}

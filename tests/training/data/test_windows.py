@@ -10,7 +10,8 @@ import tifffile
 import torch
 
 from castvision.data import open_image
-from castvision.training.data.windows import WindowDataModule, find_pairs
+from castvision.training.data.window_splits import find_pairs
+from castvision.training.data.windows import WindowDataModule
 from castvision_cli import train as cli
 from castvision_cli.predict import main as predict
 
@@ -59,6 +60,18 @@ def test_facts_and_batches_by_source(tmp_path):
     assert len(data.dataset("val")) == 3 * 5
     image, mask, extras, _ = next(iter(data.val_dataloader()))
     assert torch.equal(extras["pixel_mask"], mask != 255)  # the grid's last windows hang over
+
+
+def test_images_that_are_all_alike_are_split_by_name(tmp_path, caplog):
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+        for number in range(3):
+            pixels = np.eye(64, dtype=np.uint8) * (200 if part == "images" else 1)
+            tifffile.imwrite(tmp_path / part / f"{number}.tif", pixels)
+    data = WindowDataModule(str(tmp_path), size=32, num_workers=0)
+    owners = [{source for source, _ in data.dataset(split).regions} for split in ("train", "val", "test")]
+    assert sorted(map(list, owners)) == [[0], [1], [2]]
+    assert "all 3 images are of the same content" in caplog.text
 
 
 def test_each_epoch_has_new_windows_the_same_in_every_run(tmp_path):

@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.utils.data import default_collate
 
 import castvision.heads
+from castvision.data.datasets.batch import as_batch
 from castvision.losses import dice_loss
 from castvision.models.recipe import CHECKPOINT_KEY, InputFormat, save
 from castvision.training.data.data_module import count_classes
@@ -260,3 +261,70 @@ def test_a_checkpoint_of_other_classes_is_refused():
         task.on_load_checkpoint({CHECKPOINT_KEY: {"class_names": ["ground", "house"]}})
     task.on_load_checkpoint({CHECKPOINT_KEY: {"class_names": ["house", "ground"]}})
     task.on_load_checkpoint({})
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+@pytest.mark.parametrize("form", ["tuple", "list", "mapping", "plane", "mapping with a plane"])
+def test_batches_of_anyones_loader(form, dtype):
+    """Tuples or mappings, masks (B, height, width) or (B, 1, height, width): one loss, one count."""
+    task = _segmentation()
+    task.log = lambda *_, **__: None
+    task.trainer = SimpleNamespace(_logger_connector=SimpleNamespace(should_update_logs=False))
+    image, mask = torch.randn(2, 1, 16, 16), torch.randint(2, (2, 16, 16)).to(dtype)
+    plane = mask[:, None]
+    batch = {
+        "tuple": (image, mask), "list": [image, mask], "plane": (image, plane),
+        "mapping": {"image": image, "mask": mask, "crs": "EPSG:4326"},
+        "mapping with a plane": {"image": image, "mask": plane},
+    }[form]  # fmt: skip
+    expected = functional.cross_entropy(task(image), mask.long())
+    torch.testing.assert_close(task.training_step(batch, 0), expected)
+    task.validation_step(batch, 0)
+    assert task.confusions["val"].compute().sum() == 2 * 16 * 16
+    assert torch.equal(task.predict_step(batch, 0), task(image).argmax(dim=1))
+
+
+@pytest.mark.parametrize(
+    ("batch", "told"),
+    [
+        ({"images": torch.zeros(1, 1, 16, 16)}, "keys 'image' and one of"),
+        ({"image": torch.zeros(1, 1, 16, 16)}, "keys 'image' and one of"),
+        ((torch.zeros(1, 1, 16, 16),), "got 1 part"),
+        ((torch.zeros(1, 1, 16, 16), torch.zeros(1, 2, 16, 16, dtype=torch.int64)), "argmax over the channels"),
+    ],
+)
+def test_batches_that_are_none_are_refused(batch, told):
+    with pytest.raises(ValueError, match=told):
+        as_batch(batch)
+
+
+def test_images_alone_are_predicted():
+    task, image = _segmentation(), torch.randn(2, 1, 16, 16)
+    for batch in (image, (image,), {"image": image}):
+        assert task.predict_step(batch, 0).shape == (2, 16, 16)
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_layer_decay_is_for_trained_weights(is_trained, tmp_path):
+    """Random weights all learn at the full rate; the groups are the same, so that a resumed run finds its own."""
+    torch.save(_classification().model.state_dict(), tmp_path / "weights.pt")
+    task = _classification(layer_decay=0.5, init_from=str(tmp_path / "weights.pt") if is_trained else None)
+    task.trainer = SimpleNamespace(estimated_stepping_batches=10, callbacks=[])
+    groups = task.configure_optimizers()["optimizer"].param_groups
+    rates = {group["initial_lr"] for group in groups}
+    assert len(rates) == (3 if is_trained else 1)  # embedding, block, head
+    assert len(groups) > 3
+
+
+@pytest.mark.parametrize("make", [_classification, _segmentation])
+def test_a_task_is_loaded_from_its_checkpoint(make, tmp_path):
+    task, path = make(), tmp_path / "a.ckpt"
+    seen = InputFormat(1, (16, 16), (0.5,), (0.25,))
+    save(path, replace(task.recipe, class_names=("ground", "tree"), input=seen), task.model)
+    loaded = type(task).load_from_checkpoint(path, weight_decay=0.2).eval()
+    image = torch.randn(2, 1, 16, 16)
+    torch.testing.assert_close(loaded(image), task.eval()(image), rtol=0, atol=0)
+    assert (loaded.class_names, loaded.weight_decay) == (["ground", "tree"], 0.2)
+    other = _segmentation if make is _classification else _classification
+    with pytest.raises(ValueError, match="expected a checkpoint of a"):
+        type(other()).load_from_checkpoint(path)
