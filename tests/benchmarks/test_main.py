@@ -193,3 +193,10 @@ def test_goals_and_tasks_agree_on_their_keys(device, options, monkeypatch):
 def test_results_without_a_file_are_not_written(tmp_path):
     Results(tmp_path / "benchmark.json", {})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("word", ["fidelity", "heads"])
+def test_measurements_on_pretrained_weights_have_options_of_their_own(word, capsys):
+    with pytest.raises(SystemExit):
+        main.main([word, "--help"])
+    assert f"usage: castvision benchmark {word}" in capsys.readouterr().out

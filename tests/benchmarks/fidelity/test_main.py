@@ -26,14 +26,14 @@ def test_means_are_over_images_that_full_attention_saw_and_the_frontier_is_what_
     ((key, summaries),) = summarize(ROWS).items()
     assert key == ("m", 518)
     fast = next(each for each in summaries if each.setting == "fast")
-    assert (fast.images, fast.unexplained, fast.attention) == (2, pytest.approx(0.4), 6.0)
+    assert (fast.images, fast.unexplained, fast.worst, fast.attention) == (2, pytest.approx(0.4), 0.5, 6.0)
     assert [each.setting for each in frontier(summaries)] == ["fast", "near", "full attention"]
 
 
 def test_table_and_picture(tmp_path):
     lines = make_tables(ROWS).splitlines()
     assert lines[0].startswith("| m, 518 px | images | unexplained")
-    assert "| **near** | 1 | 0.100 | 50% | 0.9000 | nan | 2 s | 2.00 times faster | 1 MiB |" in lines
+    assert "| **near** | 1 | 0.100 | 0.100 | 50% | 0.9000 | nan | 2 s | 2.00 times faster | 1 MiB |" in lines
     draw(tmp_path / "a.png", ROWS, "processor")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
