@@ -85,12 +85,13 @@ class Backbone:
             model = timm.create_model(self.name, pretrained=True, num_classes=0, img_size=size)
         if setting.options is not None:
             attach(model, setting, rows, cols)
-        return model.eval()  # type: ignore[no-any-return]
+        ready: nn.Module = model.eval()
+        return ready
 
 
-def attach(model: nn.Module, setting: Setting, rows: int, cols: int) -> None:
+def attach(model: Any, setting: Setting, rows: int, cols: int) -> None:
     """Put a setting's attention into a timm ViT, for a grid of rows x cols tokens."""
-    depth = len(model.blocks)  # type: ignore[arg-type]
+    depth = len(model.blocks)
     kept = setting.full_blocks(depth)
     convert(model, blocks=[i for i in range(depth) if i not in kept], **setting.arguments(rows, cols))
 

@@ -123,7 +123,8 @@ class ConvertedAttention(_Converted, Attention):  # type: ignore[misc]
     def forward(self, x: Tensor, attn_mask: Any = None, is_causal: bool = False) -> Tensor:
         """Tokens (B, P + N, C) to the same; ``attn_mask`` is a :class:`TokenGrid`."""
         if self.options is None:
-            return Attention.forward(self, x)  # type: ignore[no-any-return]
+            full: Tensor = Attention.forward(self, x)
+            return full
         return self._cluster(x, None, self.options, _checked(attn_mask, is_causal, self.options))
 
 
@@ -134,7 +135,8 @@ class ConvertedEvaAttention(_Converted, EvaAttention):  # type: ignore[misc]
     def forward(self, x: Tensor, rope: Tensor | None = None, attn_mask: Any = None, is_causal: bool = False) -> Tensor:
         """Tokens (B, P + N, C) and rotary codes to the same; ``attn_mask`` is a :class:`TokenGrid`."""
         if self.options is None:
-            return EvaAttention.forward(self, x, rope)  # type: ignore[no-any-return]
+            full: Tensor = EvaAttention.forward(self, x, rope)
+            return full
         return self._cluster(x, rope, self.options, _checked(attn_mask, is_causal, self.options))
 
 
@@ -145,7 +147,8 @@ class ConvertedAttentionRope(_Converted, AttentionRope):  # type: ignore[misc]
     def forward(self, x: Tensor, rope: Tensor | None = None, attn_mask: Any = None, is_causal: bool = False) -> Tensor:
         """Tokens (B, P + N, C) and rotary codes to the same; ``attn_mask`` is a :class:`TokenGrid`."""
         if self.options is None:
-            return AttentionRope.forward(self, x, rope)  # type: ignore[no-any-return]
+            full: Tensor = AttentionRope.forward(self, x, rope)
+            return full
         return self._cluster(x, rope, self.options, _checked(attn_mask, is_causal, self.options))
 
 

@@ -124,7 +124,8 @@ class ConvertedDinoV3Positions(RotaryEmbeddingDinoV3):  # type: ignore[misc]
 
     def _create_embed(self, feat_shape: Sequence[int], no_aug: bool = False) -> Tensor:
         if not torch.compiler.is_exporting() or self.normalize_coords != "separate":
-            return super()._create_embed(feat_shape, no_aug)  # type: ignore[no-any-return]
+            eager: Tensor = super()._create_embed(feat_shape, no_aug)
+            return eager
         sides = [torch.arange(n, device=self.periods.device) for n in feat_shape]
         sides = [2 * (side.float() + 0.5 + self.grid_offset) / n - 1 for side, n in zip(sides, feat_shape, strict=True)]
         axes = torch.meshgrid(sides, indexing="ij")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from castvision.data.annotations.shapes import (
     points_of,
     turned_box,
 )
+from castvision.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -71,10 +71,7 @@ def read_label_studio(file: Path, images: Path | None = None) -> Annotations:
 
 
 def _load(file: Path) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"expected JSON in {str(file)!r}: {error}; export it again") from error
+    content = read_json(file)
     if not isinstance(content, list) or not all(isinstance(task, dict) and "data" in task for task in content):
         raise ValueError(
             f"expected Label Studio's list of tasks with 'data' and 'annotations' in {str(file)!r}, got another; "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from PIL import Image
 
 from castvision.data.annotations.shapes import AnnotatedImage, Annotations, Bitmap, Outline, Oval, Shape, points_of
 from castvision.data.reading.folders import is_stray, name_of, walk_images
+from castvision.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,10 +74,7 @@ def _json_files(folder: Path) -> list[Path]:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"expected JSON in {str(file)!r}: {error}; save it again, or move it away") from error
+    content = read_json(file)
     shapes = content.get("shapes") if isinstance(content, dict) else None
     if not isinstance(shapes, list) or not all(isinstance(entry, dict) for entry in shapes):
         raise ValueError(f"expected LabelMe's list 'shapes' in {str(file)!r}, found none; move the file away")

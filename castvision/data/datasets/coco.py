@@ -5,7 +5,6 @@ Shapes are drawn by `castvision.data.datasets.coco_shapes`.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from castvision.data.datasets.coco_shapes import decode_compressed, decode_runs,
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
 from castvision.data.reading.folders import as_on_disk
 from castvision.data.reading.labels import check_same_size
+from castvision.files import read_json
 from castvision.losses import IGNORED
 
 if TYPE_CHECKING:
@@ -217,10 +217,7 @@ def check_ids_apart(splits: Mapping[str, CocoFile]) -> None:
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no such annotation file: {str(path)!r}; check the path")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"expected JSON in {str(path)!r}: {error}; export it again") from error
+    content = read_json(path)
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         raise ValueError(f"expected the lists {', '.join(keys)} in {str(path)!r}; is it COCO's instance format?")

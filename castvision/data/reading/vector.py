@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from castvision.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,10 +67,7 @@ def read_features(path: Path, attribute: str, layer: str | None = None) -> tuple
 
 
 def _read_geojson(path: Path) -> tuple[list[tuple[Any, Mapping[str, Any]]], str | None]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"expected GeoJSON in {str(path)!r}: {error}; export it again") from error
+    content = read_json(path)
     listed = content.get("features") if isinstance(content, dict) else None
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise ValueError(f"expected a FeatureCollection in {str(path)!r}, got another; export the layer as GeoJSON")

@@ -159,15 +159,20 @@ class Task(LightningModule, ABC):
         Args:
             checkpoint_path: A checkpoint of a training run.
             map_location: The device it goes to; None = the CPU.
-            hparams_file: Unused: the checkpoint itself says how its model is built.
-            strict: Unused: all weights must fit.
-            weights_only: Unused: always so.
+            hparams_file: Must be None: the checkpoint itself says how its model is built.
+            strict: Not False: all weights must fit.
+            weights_only: Not False: nothing else is ever read.
             **kwargs: For the constructor, such as the optimizer; losses and rates are not read from the checkpoint.
 
         Raises:
             FileNotFoundError: No such file.
-            ValueError: Damaged, without the facts of its training, or of another task.
+            ValueError: Damaged, without the facts of its training, or of another task; or arguments as above.
         """
+        if hparams_file is not None or strict is False or weights_only is False:
+            raise ValueError(
+                "expected a checkpoint that says how its model is built, read strictly and without running code, got "
+                f"{hparams_file=}, {strict=}, {weights_only=}; leave them out"
+            )
         recipe, model = load(checkpoint_path)
         task = cls.from_recipe(recipe, **kwargs)
         task.model.load_state_dict(model.state_dict())

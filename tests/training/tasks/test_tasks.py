@@ -328,3 +328,6 @@ def test_a_task_is_loaded_from_its_checkpoint(make, tmp_path):
     other = _segmentation if make is _classification else _classification
     with pytest.raises(ValueError, match="expected a checkpoint of a"):
         type(other()).load_from_checkpoint(path)
+    for wrong in ({"strict": False}, {"weights_only": False}, {"hparams_file": "hparams.yaml"}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*leave them out"):
+            type(task).load_from_checkpoint(path, **wrong)
