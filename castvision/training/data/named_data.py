@@ -38,7 +38,7 @@ class NamedDataModule(PixelDataModule):
         class_names: In order; None = the data set's own, which masks have not.
         img_size: Height and width of images.
         arguments: For opening every split, such as ``{target_types: segmentation}``.
-        splits: For opening each split, such as ``{train: {split: trainval}, val: {split: test}}``.
+        splits: For opening each split, such as ``{train: {split: trainval}, val: {split: test}}``, or its own ``root``.
         label_map: From labels to classes; see `LabelMap`.
         download: Let the library fetch what is missing; with several processes, fetch once beforehand.
         val_share: Share of the training images held out where there is no "val".
@@ -102,7 +102,7 @@ def _open_given(name: str, root: str, common: dict[str, Any], splits: dict[str, 
                 f"expected other images in each split, got {one} and {other} opened alike, by {splits[one]}; leave out "
                 "val to hold out a share of the training images"
             )
-    return {split: open_named(name, root, **{**common, **how}) for split, how in splits.items()}
+    return {split: open_named(name, **{"root": root, **common, **how}) for split, how in splits.items()}
 
 
 def _open_usual(name: str, root: str, common: dict[str, Any]) -> dict[str, Any]:

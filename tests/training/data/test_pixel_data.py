@@ -247,6 +247,17 @@ def test_named_classification():
     assert (image.shape, label.shape, label.dtype) == ((2, 3, 16, 16), (2,), torch.int64)
 
 
+def test_named_splits_may_lie_in_folders_of_their_own(tmp_path):
+    for split, count in (("mine", 3), ("yours", 2)):
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(count):
+                save_apart(Image.new("RGB", (8, 8), (number, 9 * label, 0)), tmp_path / split / name / f"{number}.png")
+    splits = {"train": {"root": str(tmp_path / "mine")}, "val": {"root": str(tmp_path / "yours")}}
+    data = NamedDataModule("torchvision/ImageFolder", splits=splits, **SMALL)
+    assert (data.class_names, len(data.dataset("train")), len(data.dataset("val"))) == (["cat", "dog"], 6, 4)
+
+
 def test_named_segmentation(tmp_path):
     base = tmp_path / "VOCdevkit/VOC2012"
     for folder in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
