@@ -113,7 +113,7 @@ def cast_attention(
     if p > 0 or options.anchors > 0:
         exact = _attend_to_all(exact_q, k, v, token_mask, p, options, x.scale, dropout_p)
         if options.anchors > 0:
-            out = near_far.share_differences(x.q, out, chosen, exact[:, p:], x.scale, options.empty_anchor)
+            out = near_far.share_differences(x.q, out, chosen, exact[:, p:], x.scale)
             if token_mask is not None:
                 out = out.masked_fill(~token_mask[:, :, None, None], 0.0)
         out = torch.cat([exact[:, :p], out], 1)

@@ -13,13 +13,15 @@ outside a window are those of the whole cluster less those inside; where less th
 v~ are the whole cluster's, since what would be left of a difference in fp32 is rounding. No parameter belongs to any
 of this.
 
-*Anchors* are R tokens whose rows a_s are computed exactly; what near and far got wrong there, a_s - o_s, is shared with
-the queries like them, by a normalised Gaussian kernel over queries per head:
+*Anchors* are R tokens whose rows a_s are computed exactly. What near and far got wrong there, d_s = a_s - o_s, is a
+smooth function of the query, known at R of them; it is fitted, per head, by boosting a kernel smoother (Tukey's
+twicing, many times over) and added to every row:
 
-    o_n  +=  sum_s w_ns (a_s - o_s),    w_n = softmax over s of (q_n.q_s - |q_s|^2 / 2) scale / tau,    tau = 1/2
+    w_ns = softmax over s of -|q_n - q_s|^2 scale / 8     W = its rows of the anchors themselves
+    c = d,  then again and again  c  +=  d - W c,  256 times     o_n  +=  sum_s w_ns c_s
 
-An *empty* anchor has no difference; its logit is twice the mean, over anchors, of the logit to the nearest other one,
-so that it takes the queries that are like none. The kernel's logits need their - |q_n|^2 / 2 then, too.
+Each round adds what the smoothed values still lack at the anchors. Kernel regression by solving a linear system is no
+nearer, and needs more than products; rounds are done by doubling: c_2t = c_t + (I - W)^t c_t.
 
 Operations here are those that FX, TorchScript, export, ONNX and compile know; :mod:`castvision.ops.streaming` does the
 same faster and in less memory on a CPU.
@@ -36,6 +38,9 @@ from castvision.ops.arithmetic import is_eager, on_cpu, wide_dtype
 from castvision.ops.options import Operands
 from castvision.ops.partitions import cluster_grid, sample_positions
 from castvision.ops.surrogates import farthest_first
+
+DOUBLINGS = 8
+"""Of the rounds that fit differences to the anchors: 2 ** 8 of them."""
 
 WORKSPACE = 1 << 24
 """Elements of keys and values that windows hold at once in eager mode, at least one window's."""
@@ -310,8 +315,8 @@ def _closest_real(wanted: Tensor, hidden: Tensor) -> Tensor:
     return apart.expand(hidden.shape[0], -1, -1).masked_fill(hidden[:, None], hidden.shape[1]).argmin(2)
 
 
-def share_differences(q: Tensor, out: Tensor, anchors: Tensor, exact: Tensor, scale: float, empty: bool) -> Tensor:
-    """Rows with what the anchors' are off shared among them.
+def share_differences(q: Tensor, out: Tensor, anchors: Tensor, exact: Tensor, scale: float) -> Tensor:
+    """Rows with what the anchors' lack fitted over queries and added.
 
     Args:
         q: Queries, (B, N, H, D).
@@ -319,31 +324,26 @@ def share_differences(q: Tensor, out: Tensor, anchors: Tensor, exact: Tensor, sc
         anchors: Tokens whose rows are known, (B, R); one that stands there twice counts once.
         exact: Those rows, (B, R, H, D).
         scale: Factor of the attention's logits.
-        empty: With an empty anchor.
 
     Returns:
-        (B, N, H, D).
+        (B, N, H, D) in out's dtype. The fit is computed in fp32 or float64: its values are larger than the differences
+        and of both signs.
     """
-    keys = gather_tokens(q, anchors[:, None])[:, 0]  # B, R, H, D
-    difference = exact - gather_tokens(out, anchors[:, None])[:, 0]
     wide = wide_dtype(q.dtype)
-    sharpness = 2.0 * scale  # 1 / tau = 2
-    bias = -0.5 * sharpness * keys.to(wide).square().sum(-1)  # B, R, H
-    again = (anchors[:, :, None] == anchors[:, None]).tril(-1).any(2)
-    bias = bias.masked_fill(again[..., None], -torch.inf)
-    if not empty:
-        return out + attend_biased(q, keys, difference, bias, sharpness, 0.0)
-    heads_first = keys.to(wide).transpose(1, 2)  # B, H, R, D
-    apart = torch.cdist(heads_first, heads_first).square()
-    itself = torch.eye(apart.shape[-1], dtype=torch.bool, device=q.device)
-    nearest = apart.masked_fill(itself | again[:, None, None], torch.inf).amin(-1)  # B, H, R
-    nearest = nearest.masked_fill(again[:, None], 0.0).sum(-1) / (~again).sum(-1, keepdim=True)
-    logit = 2 * (-0.5 * sharpness * nearest)  # B, H
-    # one more channel brings |q|^2 / 2 to the empty anchor's logit, the same as taking it from all others
-    half_square = 0.5 * q.to(wide).square().sum(-1, keepdim=True)
-    q = torch.cat([q.to(wide), half_square], -1)
-    keys = F.pad(F.pad(keys.to(wide), (0, 1)), (0, 0, 0, 0, 0, 1))
-    keys = torch.cat([keys[:, :-1], F.pad(torch.zeros_like(keys[:, -1:, :, :-1]), (0, 1), value=1.0)], 1)
-    values = F.pad(difference.to(wide), (0, 1, 0, 0, 0, 1))
-    shared = attend_biased(q, keys, values, torch.cat([bias, logit[:, None]], 1), sharpness, 0.0)
-    return out + shared[..., :-1].to(out.dtype)
+    keys = gather_tokens(q, anchors[:, None])[:, 0].to(wide)  # B, R, H, D
+    difference = exact.to(wide) - gather_tokens(out, anchors[:, None])[:, 0].to(wide)
+    sharpness = 0.25 * scale
+    # |q_n|^2 is the same for all anchors of a row
+    bias = -0.5 * sharpness * keys.square().sum(-1)  # B, R, H
+    again = (anchors[:, :, None] == anchors[:, None]).tril(-1).any(2)[..., None]  # B, R, 1
+    bias = bias.masked_fill(again, -torch.inf)
+    heads_first = keys.transpose(1, 2)  # B, H, R, D
+    logits = heads_first @ heads_first.transpose(-1, -2) * sharpness + bias.transpose(1, 2)[:, :, None]
+    lacking = torch.eye(logits.shape[-1], dtype=wide, device=q.device) - logits.softmax(-1)
+    fitted = difference.transpose(1, 2)
+    for doubling in range(DOUBLINGS):
+        if doubling > 0:
+            lacking = lacking @ lacking
+        fitted = fitted + lacking @ fitted
+    fitted = fitted.transpose(1, 2).masked_fill(again[..., None], 0.0)
+    return out + attend_biased(q.to(wide), keys, fitted, bias, sharpness, 0.0).to(out.dtype)

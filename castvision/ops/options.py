@@ -38,9 +38,8 @@ class AttentionOptions(NamedTuple):
         num_clusters: Number of clusters M; None follows the number of tokens N.
         cluster_factor: Where M follows N: M is about this times sqrt(N).
         cluster_size: Most tokens of a cluster, for assignments that balance; None: as few as hold all.
-        anchors: Number of tokens whose rows are computed exactly, and their difference shared with similar queries.
+        anchors: Number of tokens whose rows are computed exactly; what others lack is fitted to what those lacked.
         anchor_selection: "farthest" (first, over queries) or "grid".
-        empty_anchor: A further anchor of no difference, for queries that are like none of the anchors.
         shift_windows: Windows begin half a window further up and left.
         activation: "softmax", or "laplace" for the paper's mixing.
         laplace_norm: Divide Laplace weights by the number of keys.
@@ -60,7 +59,6 @@ class AttentionOptions(NamedTuple):
     cluster_size: int | None = None
     anchors: int = 0
     anchor_selection: str = "farthest"
-    empty_anchor: bool = False
     shift_windows: bool = False
     activation: str = "softmax"
     laplace_norm: bool = False
@@ -152,7 +150,7 @@ def _check_paper(options: AttentionOptions, given: dict[str, Any]) -> None:
     _need(whose, options, "surrogates", ("learned",))
     _need(whose, options, "assignment", ("topk", *BALANCED))
     _need(whose, options, "summaries", ("surrogate_weighted", "none"))
-    for name in ("anchors", "window_size", "shift_windows", "empty_anchor"):
+    for name in ("anchors", "window_size", "shift_windows"):
         if given.get(name):
             raise ValueError(f"expected no {name} with {whose}, got {name}={given[name]!r}; leave it out")
 
@@ -174,8 +172,6 @@ def _check_joint(options: AttentionOptions, given: dict[str, Any]) -> None:
         )
     if options.surrogates == "averaged":
         _need("surrogates='averaged'", options, "assignment", ("nearest", "sa_topk"))
-    if options.empty_anchor and options.anchors < 2:
-        raise ValueError(f"expected anchors >= 2 with empty_anchor=True, got anchors={options.anchors}")
 
 
 def _need(whose: str, options: AttentionOptions, name: str, choices: tuple[str, ...]) -> None:

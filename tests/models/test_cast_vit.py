@@ -73,7 +73,7 @@ def test_any_size(size: tuple[int, int], kwargs: dict[str, object]) -> None:
     "kwargs",
     [
         {}, {"attention": "paper"}, {"assignment": "random"}, {"assignment": "blocks"}, {"summaries": "none"},
-        {"summaries": "query_weighted", "anchors": 4}, {"anchors": 4, "empty_anchor": True, "anchor_selection": "grid"},
+        {"summaries": "query_weighted", "anchors": 4}, {"anchors": 4, "anchor_selection": "grid"},
         {"attention": ["near_far", "paper"], "assignment": ["sa_topk", "sa_topk"]}, {"local_branch": True},
         {"attention": "paper", "activation": "laplace", "laplace_norm": True}, {"refinements": 0},
         {"attention": "paper", "routing_score": "linear"}, {"attention": "paper", "assignment": "blocks"},
@@ -96,7 +96,7 @@ def test_every_option_trains(kwargs: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     "kwargs",
     [
-        {}, {"summaries": "query_weighted", "anchors": 4, "empty_anchor": True}, {"attention": "paper"},
+        {}, {"summaries": "query_weighted", "anchors": 4}, {"attention": "paper"},
         {"attention": "paper", "assignment": "sa_topk", "activation": "laplace"}, {"surrogates": "averaged"},
         {"use_rot_pos_emb": True, "local_branch": True, "learned_scale": True},
     ],

@@ -97,10 +97,8 @@ def test_lower_precision(dtype: torch.dtype, summaries: str) -> None:
 
 @SUMMARIES
 def test_gradcheck_with_anchors(summaries: str) -> None:
-    """Through summaries, the mean query, exact rows and the kernel over anchors."""
-    case = make_case(
-        (3, 4), prefix=1, window_size=2, num_clusters=4, summaries=summaries, anchors=3, empty_anchor=True, batch=1
-    )
+    """Through summaries, the mean query, exact rows and the fit over anchors."""
+    case = make_case((3, 4), prefix=1, window_size=2, num_clusters=4, summaries=summaries, anchors=3, batch=1)
 
     def run(*operands: Tensor) -> Tensor:
         case.operands = list(operands)

@@ -44,7 +44,6 @@ def test_presets() -> None:
         ("near_far", {"cluster_size": 4}, "give num_clusters"),
         ("near_far", {"summaries": "surrogate_weighted"}, "summaries"),
         ("near_far", {"surrogates": "averaged", "assignment": "random"}, "averaged"),
-        ("near_far", {"empty_anchor": True}, "anchors >= 2"),
         ("near_far", {"window_size": 0}, "window_size to be a whole number >= 1"),
         ("near_far", {"refinements": -1}, "refinements"),
         ("near_far", {"anchors": 2.5}, "anchors"),
