@@ -37,7 +37,7 @@ from torch.utils.checkpoint import checkpoint
 from castvision.ops.arithmetic import is_eager, on_cpu, wide_dtype
 from castvision.ops.options import Operands
 from castvision.ops.partitions import cluster_grid, sample_positions
-from castvision.ops.surrogates import farthest_first
+from castvision.ops.surrogates import farthest_first, routing_features
 
 DOUBLINGS = 8
 """Of the rounds that fit differences to the anchors: 2 ** 8 of them."""
@@ -292,8 +292,8 @@ def choose_anchors(q: Tensor, number: int, selection: str, rows: int, cols: int,
     Args:
         q: Queries, (B, N, H, D); the first rows * cols of them make up the grid.
         number: R. Where fewer tokens differ, some are chosen again.
-        selection: "farthest": from the middle of the grid on, each the token whose query is farthest from those of all
-            chosen, all heads side by side; "grid": a regular grid of positions of about R.
+        selection: "farthest": from the middle of the grid on, each the token whose query, mean over heads, is farthest
+            from those of all chosen; "grid": a regular grid of positions of about R.
         rows: Of the grid.
         cols: Of the grid.
         token_mask: True where a token is real, (B, N); others are never chosen, unless none is real.
@@ -306,7 +306,7 @@ def choose_anchors(q: Tensor, number: int, selection: str, rows: int, cols: int,
         return _closest_real(sample_positions(rows, cols, down, across, q), hidden)
     middle = torch.full([1], (rows // 2) * cols + cols // 2, device=q.device)
     newest = _closest_real(middle, hidden)[:, 0]  # B
-    return farthest_first(q.detach().flatten(2).to(wide_dtype(q.dtype)), number, newest, hidden)
+    return farthest_first(routing_features(q), number, newest, hidden)
 
 
 def _closest_real(wanted: Tensor, hidden: Tensor) -> Tensor:

@@ -11,13 +11,15 @@ from tests.ops.test_near_far import full_attention
 
 
 def test_farthest_first_by_hand() -> None:
-    """From the middle on, each next one is the farthest from all chosen; all heads side by side; masked ones never."""
+    """From the middle on, each next one is the farthest from all chosen, in the mean over heads; masked ones never."""
     x = torch.tensor([0.0, 10.0, 1.0, 6.0, 2.0]).view(1, 5, 1, 1)
     assert choose_anchors(x, 4, "farthest", 1, 5, None).tolist() == [[2, 1, 3, 0]]
     mask = torch.tensor([[True, False, True, True, True]])
     assert choose_anchors(x, 3, "farthest", 1, 5, mask).tolist() == [[2, 3, 0]]
-    two_heads = torch.stack([x[..., 0], torch.tensor([0.0, 0.0, 0.0, 0.0, 50.0]).view(1, 5, 1)], 2)
+    two_heads = torch.cat([x, torch.tensor([0.0, 0.0, 0.0, 0.0, 50.0]).view(1, 5, 1, 1)], 2)
     assert choose_anchors(two_heads, 2, "farthest", 1, 5, None).tolist() == [[2, 4]]
+    cancelling = torch.cat([x, -x], 2)
+    assert choose_anchors(cancelling, 2, "farthest", 1, 5, None).tolist() == [[2, 0]]
 
 
 def test_anchors_on_a_grid() -> None:
