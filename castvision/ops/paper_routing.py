@@ -197,7 +197,7 @@ def _route(
             if assignment == "topk":
                 index.append(best_tokens(scores, num_tokens, num_clusters, cluster_size))
             else:
-                index.append(match_clusters(scores, num_tokens, num_clusters, cluster_size, q.device))
+                index.append(match_clusters(scores, num_tokens, num_clusters, cluster_size))
     return torch.stack(index)
 
 
@@ -234,19 +234,19 @@ def best_tokens(scores: Scores, num_tokens: int, num_clusters: int, cluster_size
     return F.pad(best[1], (0, cluster_size - best[1].shape[1]), value=num_tokens)
 
 
-def match_clusters(
-    scores: Scores, num_tokens: int, num_clusters: int, cluster_size: int, device: torch.device
-) -> Tensor:
-    """SA Top-K of one image by any scores: every token in exactly one cluster, at most K in each.
+def match_clusters(scores: Scores, num_tokens: int, num_clusters: int, cluster_size: int) -> Tensor:
+    """SA Top-K of one image by any scores, in vectorised rounds: every token in exactly one cluster, at most K in each.
 
-    A token that is masked (-inf) or whose scores are NaN comes last, and takes a place that is left.
+    At most ``WORKSPACE`` scores exist at once: all of them, asked for by one slice, if they fit; else those of the free
+    tokens, asked for in every round by always as many ids, since a matrix product of another number of rows may round
+    otherwise. Identical tokens need up to M rounds.
 
     Args:
-        scores: Of its tokens; larger is better.
+        scores: Of its tokens; larger is better. A token that is masked (-inf) or whose scores are NaN comes last, and
+            takes a place that is left.
         num_tokens: N.
         num_clusters: M.
         cluster_size: K, with M * K >= N.
-        device: Where the scores come.
 
     Returns:
         index (M, K) int64, members ascending, padding = N.
@@ -258,21 +258,6 @@ def match_clusters(
         raise ValueError(
             f"expected places for all tokens, M * K >= N, got M={num_clusters}, K={cluster_size}, N={num_tokens}"
         )
-    if device.type == "cpu" and num_tokens * num_clusters <= WORKSPACE:
-        from castvision.ops import compiled
-
-        if compiled.is_enabled():
-            return match_heaps(scores, num_tokens, num_clusters, cluster_size)
-    return match_rounds(scores, num_tokens, num_clusters, cluster_size)
-
-
-def match_rounds(scores: Scores, num_tokens: int, num_clusters: int, cluster_size: int) -> Tensor:
-    """Deferred acceptance in vectorised rounds, on any device; arguments and result of :func:`match_clusters`.
-
-    At most ``WORKSPACE`` scores exist at once: all of them, asked for by one slice, if they fit; else those of the free
-    tokens, asked for in every round by always as many ids, since a matrix product of another number of rows may round
-    otherwise. Identical tokens need up to M rounds.
-    """
     step = max(1, WORKSPACE // num_clusters)
     table = ranked(scores(slice(0, num_tokens if num_tokens <= step else 0)))
     token = torch.arange(num_tokens, device=table.device)
@@ -305,20 +290,6 @@ def match_rounds(scores: Scores, num_tokens: int, num_clusters: int, cluster_siz
         room = cluster_size - torch.bincount(home, minlength=num_clusters)[:num_clusters]
         home[free] = torch.arange(num_clusters, device=home.device).repeat_interleave(room)[: len(free)]
     return _index_of(home, num_clusters, cluster_size)
-
-
-def match_heaps(scores: Scores, num_tokens: int, num_clusters: int, cluster_size: int) -> Tensor:
-    """Compiled deferred acceptance on a CPU, all scores at once; arguments and result of :func:`match_clusters`.
-
-    Identical tokens cost nothing extra.
-    """
-    from castvision.ops.compiled import place
-
-    table = ranked(scores(slice(0, num_tokens))).contiguous()
-    heap_score = table.new_full((num_clusters, cluster_size), -torch.inf)
-    heap_token = torch.full((num_clusters, cluster_size), num_tokens)
-    place(table.numpy(), heap_score.numpy(), heap_token.numpy(), torch.zeros(num_clusters, dtype=torch.int32).numpy())
-    return heap_token.sort(1)[0]
 
 
 def ranked(scores: Tensor) -> Tensor:

@@ -1,29 +1,20 @@
-"""Routing by learned surrogates: scores by chunks, Top-K, and three forms of SA Top-K that agree to the letter."""
-
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+"""Routing by learned surrogates: scores by chunks, Top-K, and SA Top-K that equals its definition to the letter."""
 
 import pytest
 import torch
 from torch import Tensor, library
 
-from castvision.ops import compiled, paper_routing
+from castvision.ops import paper_routing
 from castvision.ops.paper_routing import (
     TokenScores,
     best_tokens,
     learned_clusters,
     match_clusters,
-    match_heaps,
-    match_rounds,
     matched_clusters,
     nearest_learned,
     ranked,
 )
 
-CPU = torch.device("cpu")
-MATCHES = [match_rounds, match_heaps]
 SCORES = pytest.mark.parametrize(
     ("activation", "score"), [("softmax", "affinity"), ("laplace", "affinity"), ("softmax", "linear")]
 )
@@ -80,30 +71,27 @@ def test_forms_equal_the_definition(kind: str, size: tuple[int, int, int], dtype
     assert sorted(expected.flatten().tolist())[:num_tokens] == list(range(num_tokens))
     for workspace in (1 << 24, 5 * num_clusters):
         monkeypatch.setattr(paper_routing, "WORKSPACE", workspace)
-        for match in MATCHES:
-            assert torch.equal(match(lambda rows: scores[rows], *size), expected)
+        assert torch.equal(match_clusters(lambda rows: scores[rows], *size), expected)
 
 
 def test_masked_and_nan_tokens_come_last() -> None:
     scores = torch.rand(20, 4)
     scores[:6], scores[6:10] = -torch.inf, torch.nan
-    for match in MATCHES:
-        index = match(lambda rows: scores[rows], 20, 4, 10)
-        alone = match(lambda rows: scores[10:][rows], 10, 4, 10)
-        real = [sorted(t - 10 for t in members if 10 <= t < 20) for members in index.tolist()]
-        assert real == [[t for t in members if t < 10] for members in alone.tolist()]
+    index = match_clusters(lambda rows: scores[rows], 20, 4, 10)
+    alone = match_clusters(lambda rows: scores[10:][rows], 10, 4, 10)
+    real = [sorted(t - 10 for t in members if 10 <= t < 20) for members in index.tolist()]
+    assert real == [[t for t in members if t < 10] for members in alone.tolist()]
 
 
-@pytest.mark.parametrize("match", MATCHES)
 @pytest.mark.parametrize("workspace", [1 << 24, 28])
-def test_scores_that_change_still_give_a_partition(match: Callable[..., Tensor], workspace: int, monkeypatch) -> None:
+def test_scores_that_change_still_give_a_partition(workspace: int, monkeypatch) -> None:
     monkeypatch.setattr(paper_routing, "WORKSPACE", workspace)
     generator = torch.Generator().manual_seed(0)
 
     def score(rows: slice | Tensor) -> Tensor:
         return torch.rand(len(torch.arange(40)[rows]), 4, generator=generator)
 
-    assert sorted(match(score, 40, 4, 10).flatten().tolist()) == list(range(40))
+    assert sorted(match_clusters(score, 40, 4, 10).flatten().tolist()) == list(range(40))
 
 
 def test_rounds_ask_for_scores_within_the_workspace(monkeypatch) -> None:
@@ -114,45 +102,17 @@ def test_rounds_ask_for_scores_within_the_workspace(monkeypatch) -> None:
         asked.append(len(scores[rows]))
         return scores[rows]
 
-    match_rounds(score, 50, 4, 13)
+    match_clusters(score, 50, 4, 13)
     assert asked == [50]
     monkeypatch.setattr(paper_routing, "WORKSPACE", 4 * 16 + 3)
     asked.clear()
-    match_rounds(score, 50, 4, 13)
+    match_clusters(score, 50, 4, 13)
     assert set(asked[1:]) == {16} and len(asked) > 5 and asked[0] == 0
-
-
-def test_heaps_ask_for_all_scores_and_leave_more_than_the_workspace_to_rounds(monkeypatch) -> None:
-    scores, asked = scores_of("skewed", 50, 4), []
-
-    def score(rows: slice | Tensor) -> Tensor:
-        asked.append(len(scores[rows]))
-        return scores[rows]
-
-    expected = match_clusters(score, 50, 4, 13, CPU)
-    assert asked == [50]
-    monkeypatch.setattr(paper_routing, "WORKSPACE", 4 * 16 + 3)
-    asked.clear()
-    assert torch.equal(match_clusters(score, 50, 4, 13, CPU), expected)
-    assert max(asked) == 16
 
 
 def test_places_must_suffice() -> None:
     with pytest.raises(ValueError, match=r"M \* K >= N, got M=2, K=3, N=7"):
-        match_clusters(lambda rows: torch.rand(7, 2)[rows], 7, 2, 3, CPU)
-
-
-def test_the_switch_leaves_numba_out(monkeypatch) -> None:
-    """CASTVISION_NUMBA=0: rounds on the CPU too, numba is not imported, and clusters are the same."""
-    operands = draw(30, 4)
-    expected = learned_clusters(*operands, None, 8, "sa_topk")
-    monkeypatch.setenv("CASTVISION_NUMBA", "0")
-    monkeypatch.setattr(paper_routing, "match_heaps", None)
-    assert not compiled.is_enabled()
-    assert compiled.compiled(len) is len
-    assert torch.equal(learned_clusters(*operands, None, 8, "sa_topk"), expected)
-    script = f"import runpy, sys; runpy.run_path({compiled.__file__!r}); assert 'numba' not in sys.modules"
-    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"CASTVISION_NUMBA": "0"})
+        match_clusters(lambda rows: torch.rand(7, 2)[rows], 7, 2, 3)
 
 
 def learned_scores(
@@ -201,8 +161,7 @@ def test_learned_clusters_equal_the_definition(activation: str, score: str, work
     monkeypatch.setattr(paper_routing, "WORKSPACE", workspace)
     operands, mask = draw(41, 4), torch.rand(2, 41) > 0.3
     tables = [s(slice(0, 41)) for s in learned_scores(*operands, mask, activation, score)]
-    for match in MATCHES:
-        assert all(torch.equal(match(lambda r, s=s: s[r], 41, 4, 11), match_greedy(s, 11)) for s in tables)
+    assert all(torch.equal(match_clusters(lambda r, s=s: s[r], 41, 4, 11), match_greedy(s, 11)) for s in tables)
     partition = learned_clusters(*operands, mask, 11, "sa_topk", activation, score)
     assert torch.equal(partition, torch.stack([match_greedy(s, 11) for s in tables]))
     best = learned_clusters(*operands, mask, 11, "topk", activation, score)
