@@ -39,9 +39,6 @@ from castvision.ops.options import Operands
 from castvision.ops.partitions import cluster_grid, sample_positions
 from castvision.ops.surrogates import farthest_first, routing_features
 
-DOUBLINGS = 8
-"""Of the rounds that fit differences to the anchors: 2 ** 8 of them."""
-
 WORKSPACE = 1 << 24
 """Elements of keys and values that windows hold at once in eager mode, at least one window's."""
 
@@ -315,7 +312,9 @@ def _closest_real(wanted: Tensor, hidden: Tensor) -> Tensor:
     return apart.expand(hidden.shape[0], -1, -1).masked_fill(hidden[:, None], hidden.shape[1]).argmin(2)
 
 
-def share_differences(q: Tensor, out: Tensor, anchors: Tensor, exact: Tensor, scale: float) -> Tensor:
+def share_differences(
+    q: Tensor, out: Tensor, anchors: Tensor, exact: Tensor, scale: float, doublings: int = 8
+) -> Tensor:
     """Rows with what the anchors' lack fitted over queries and added.
 
     Args:
@@ -324,6 +323,7 @@ def share_differences(q: Tensor, out: Tensor, anchors: Tensor, exact: Tensor, sc
         anchors: Tokens whose rows are known, (B, R); one that stands there twice counts once.
         exact: Those rows, (B, R, H, D).
         scale: Factor of the attention's logits.
+        doublings: The fit takes two to the power of this many rounds.
 
     Returns:
         (B, N, H, D) in out's dtype. The fit is computed in fp32 or float64: its values are larger than the differences
@@ -341,7 +341,7 @@ def share_differences(q: Tensor, out: Tensor, anchors: Tensor, exact: Tensor, sc
     logits = heads_first @ heads_first.transpose(-1, -2) * sharpness + bias.transpose(1, 2)[:, :, None]
     lacking = torch.eye(logits.shape[-1], dtype=wide, device=q.device) - logits.softmax(-1)
     fitted = difference.transpose(1, 2)
-    for doubling in range(DOUBLINGS):
+    for doubling in range(doublings):
         if doubling > 0:
             lacking = lacking @ lacking
         fitted = fitted + lacking @ fitted
