@@ -29,6 +29,7 @@ usage: castvision train [fit|validate|test|predict] --config NAME [OPTIONS]
   --init-from FILE       start from a checkpoint's weights (ours, timm's, safetensors), as far as they fit
   --ema DECAY            average the weights, such as 0.999
   --early_stopping N     stop after N rounds of held-out images without a better metric
+  --allow-class PREFIX   let the configuration name classes of another package, such as my_package; it runs their code
   --ckpt_path FILE       for validate, test, predict (default: best.ckpt of the run)
   --model.KEY VALUE      any argument of the task:  --model.model_name vit_tiny_patch16_224 --model.optimizer.lr 1e-3
   --data.KEY VALUE       any argument of the data:  --data.batch_size 64
@@ -39,11 +40,15 @@ shipped configurations: {names}
 """
 VERBS = ("fit", "validate", "test", "predict")
 _CONFIG_FLAGS = ("-c", "--config")
+_ALLOW_FLAGS = ("--allow-class", "--allow_class")
 _INIT_FLAG = "--model.init_args.init_from"
 
 # jsonargparse's report of a class that may also be missing: only the middle says what is wrong.
 _UNION = re.compile(
     r"Does not validate against any of the Union subtypes.*?Errors: - (.*?) - Expected a <class 'NoneType'>.*"
+)
+_DENIED = re.compile(
+    r".*Importing '([\w.]+)' is not allowed, denied by .*? entry of the import path denylist.*", re.DOTALL
 )
 # Lightning's advice that does not apply: small data sets need no more workers; we hand arguments over ourselves.
 _NOISE = (
@@ -94,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name in ("lightning.pytorch", "lightning.fabric"):  # after the import, which sets them to INFO
                 logging.getLogger(name).setLevel(logging.WARNING)
             keep_class_names()
-            cli = TrainingCLI(line.arguments, line.verb, line.config, is_resumed=line.is_resumed)
+            cli = TrainingCLI(
+                line.arguments, line.verb, line.config, is_resumed=line.is_resumed, allowed_classes=line.allowed_classes
+            )
             stage = 1
             cli.run_verb()
     except SystemExit as end:  # argparse's --help
@@ -122,6 +129,7 @@ class CommandLine:
         arguments: For LightningCLI.
         is_resumed: Whether ``--resume`` stood there.
         config: The last configuration file, or None.
+        allowed_classes: Of every ``--allow-class``.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -129,11 +137,12 @@ class CommandLine:
         self.verb = rest.pop(0) if rest and rest[0] in VERBS else "fit"
         self.is_resumed = "--resume" in rest
         self.config: Path | None = None
+        self.allowed_classes: list[str] = []
         self.arguments = [self.verb]
         words = iter(word for word in rest if word != "--resume")
         for word in words:
             flag, is_joined, value = word.partition("=")
-            if flag not in (*_CONFIG_FLAGS, "--init-from", "--init_from"):
+            if flag not in (*_CONFIG_FLAGS, *_ALLOW_FLAGS, "--init-from", "--init_from"):
                 self.arguments.append(word)
                 continue
             value = value if is_joined else next(words, "")
@@ -142,6 +151,8 @@ class CommandLine:
             if flag in _CONFIG_FLAGS:
                 self.config = find_config(value)
                 self.arguments.append(f"--config={self.config}")
+            elif flag in _ALLOW_FLAGS:
+                self.allowed_classes.append(value)
             else:
                 self.arguments.append(f"{_INIT_FLAG}={value}")
         if self.is_resumed and self.verb != "fit":
@@ -209,4 +220,8 @@ def one_line(error: BaseException, limit: int = 500) -> str:
         text = text.strip().splitlines()[-1].partition(": ")[2]
     text = " ".join(text.split()) or type(error).__name__
     text = _UNION.sub(r"\1", text)
+    text = _DENIED.sub(
+        r"the configuration names \1, which is not among the classes it may run; if you trust it, add --allow-class \1",
+        text,
+    )
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.optim import AdamW
 
 from castvision.data.reading.reader import alpha_for
 from castvision.files import draft
@@ -23,6 +24,7 @@ from castvision.training.callbacks.averaging import WarmAveraging
 from castvision.training.callbacks.clusters import ClusterStatistics
 from castvision.training.callbacks.progress import TrainingBar
 from castvision.training.callbacks.report import Report
+from castvision.training.class_paths import allow_classes, check_optimizer
 from castvision.training.data.data_module import ImageDataModule
 from castvision.training.run_folder import BEST, CONFIG, LAST, folder_to_evaluate, folder_to_train
 from castvision.training.tasks.task import Task
@@ -41,6 +43,7 @@ class TrainingCLI(LightningCLI):
         verb: "fit", "validate", "test" or "predict".
         config: The last configuration file, which names the run; None = none.
         is_resumed: Go on with an unfinished run.
+        allowed_classes: Import paths that the configuration may name beside the usual ones, see `allow_classes`.
 
     Raises:
         jsonargparse.ArgumentError: A key or value the configuration does not know.
@@ -48,8 +51,10 @@ class TrainingCLI(LightningCLI):
     """
 
     def __init__(
-        self, arguments: Sequence[str], verb: str = "fit", config: Path | None = None, *, is_resumed: bool = False
-    ) -> None:
+        self, arguments: Sequence[str], verb: str = "fit", config: Path | None = None, *, is_resumed: bool = False,
+        allowed_classes: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        allow_classes(allowed_classes)
         self.verb = verb
         self.config_file = config
         self.is_resumed = is_resumed
@@ -85,6 +90,7 @@ class TrainingCLI(LightningCLI):
             FileNotFoundError: See `folder_to_train` and `folder_to_evaluate`.
         """
         config = self.config[self.verb]
+        check_optimizer(config.model.get("init_args", {}).get("optimizer", AdamW))
         share_bands(config)
         given, checkpoint = config.run_dir, config.ckpt_path
         if self.verb != "fit":

@@ -7,7 +7,10 @@ import torch
 import yaml
 from torch.utils.data import Dataset
 
+from castvision.training.class_paths import allow_classes
 from castvision.training.data.data_module import FreshSampler, ImageDataModule
+
+allow_classes([__name__])  # configurations of these tests name the data module below
 
 TINY_VIT = {
     "embed_dim": 32,
