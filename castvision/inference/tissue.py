@@ -60,7 +60,8 @@ def tissue_mask(picture: Pixels) -> Mask:
     import cv2
 
     known = ~is_empty(picture)
-    colours = np.ascontiguousarray(to_picture(picture))
+    values = np.ma.getdata(picture)  # of 8 bits as they are: a dark slide is not made brighter
+    colours = np.ascontiguousarray(values if values.dtype == np.uint8 else to_picture(picture))
     saturation = cv2.medianBlur(cv2.cvtColor(colours, cv2.COLOR_RGB2HSV)[..., 1], 7)
     if not known.any():
         return known
