@@ -35,6 +35,8 @@ A segmentation model writes for each image masks/NAME.tif (tiled, with overviews
 of at most 16 megapixels without georeference), whose values are the classes and, where there is no data, the largest
 value, and overlays/NAME.png; on request polygons/NAME.geojson and probabilities/NAME.tif. A classification model gives
 its most probable classes. For all: predictions.csv (classes with pixels, areas, probabilities) and summary.json.
+Embeddings of slides (*.h5 of castvision embed) and a model of slide labels give probabilities and attention/NAME.png,
+with --geojson attention/NAME.geojson.
 """
 
 _EPILOG = """\
@@ -88,6 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from castvision.inference.files import ALL_SUFFIXES, expand_patterns, find_images, match_masks
 
     try:
+        from castvision.inference.slides import is_slide_model
+
+        if is_slide_model(arguments.model):
+            from castvision_cli.slides import predict_slides
+
+            return predict_slides(arguments, parser)
         images = find_images(expand_patterns(arguments.inputs), outside=arguments.output, suffixes=ALL_SUFFIXES)
         settings = settings_of_run(arguments)
         output = open_output(arguments, settings, images)
@@ -102,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = {name: getattr(arguments, name) for name in same}
         run = PredictionRun(predictor, output, Options(tiles=tiles, fits=fits, blank=arguments.skip_blank, **chosen))
         output.write(RUN_FILE, json.dumps(settings, indent=1).encode())
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     from rich.console import Console

@@ -298,6 +298,11 @@ def _from_checkpoint(path: Path) -> LoadedParts:
             "that say nothing of it; train with a data module of castvision.training, or give task.recipe an input "
             "(castvision.models.recipe.InputFormat) before training"
         )
+    if recipe.task == "slides":
+        raise ValueError(
+            f"{str(path)!r} was trained on embeddings of slides' tiles: give castvision predict or evaluate the .h5 "
+            "files that castvision embed --write tiles writes"
+        )
     parts = describe(model, recipe.model_name, recipe.task, recipe.class_names, recipe.input)
     return replace(parts, label_map=recipe.label_map)
 
