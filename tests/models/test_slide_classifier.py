@@ -26,7 +26,7 @@ def test_the_answer_is_that_of_the_weighted_sum():
     model = SlideClassifier(in_chans=6, num_classes=2, width=8, hidden=4).eval()
     bag = torch.randn(2, 5, 6)
     logits, weights = model.with_weights(bag)
-    by_hand = torch.stack([sum(w * h for w, h in zip(*pair, strict=True)) for pair in zip(weights, model.embed(bag))])
+    by_hand = torch.stack([(weights[b, :, None] * model.embed(bag[b])).sum(0) for b in range(2)])
     torch.testing.assert_close(logits, model.classifier(by_hand))
 
 

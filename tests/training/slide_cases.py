@@ -1,4 +1,4 @@
-"""Generated slides whose answer is a small region: coloured tiles of any kind, and in positive ones a spot of another."""
+"""Generated slides whose answer is a small region: each in its own stain, and positive ones with a dark spot."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def draw_slide(seed: int, is_positive: bool) -> tuple[np.ndarray, tuple[int, int
     """(SIDE, SIDE, 3) uint8 and the (y, x) of the spot's middle, which only positive slides have."""
     rng = np.random.default_rng(seed)
     cells = SIDE // 16
-    colours = rng.uniform((170, 120, 150), (230, 200, 220)) + rng.normal(
+    colours = rng.uniform((150, 110, 140), (230, 200, 220)) + rng.normal(
         0, 12, (cells, cells, 3)
     )  # each slide in its own stain
     picture = colours.repeat(16, 0).repeat(16, 1) + rng.normal(0, 6, (SIDE, SIDE, 3))
     y, x = rng.integers(24, SIDE - 24, 2).tolist()
     if is_positive:
         rows, cols = np.mgrid[:SIDE, :SIDE]
-        inside = (rows - y) ** 2 + (cols - x) ** 2 < 22**2
-        picture[inside] = (60, 30, 150) + rng.normal(0, 6, (int(inside.sum()), 3))
+        inside = (rows - y) ** 2 + (cols - x) ** 2 < 16**2
+        picture[inside] = rng.normal((60, 30, 150), 6, (int(inside.sum()), 3))
     return picture.clip(0, 255).astype(np.uint8), (y, x)
 
 
@@ -58,7 +58,7 @@ def write_list(path: Path, truth: dict[str, tuple[str, tuple[int, int]]]) -> Pat
 
 
 def write_bags(folder: Path, labels: list[str], channels: int = 6, encoder: str = "vit") -> Path:
-    """Random bags of different lengths; those of the second class have one element far away. The list is beside them."""
+    """Random bags of different lengths; those of the second class have one element far away. The list lies there."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     names = sorted(set(labels))

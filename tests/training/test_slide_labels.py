@@ -49,7 +49,7 @@ def test_a_small_region_is_found_and_the_control_misses_it(trained, record_prope
     attention, control = (figures(root, pool)["metrics"]["acc1"] for pool in ("gated_attention", "mean"))
     record_property("accuracy with attention", attention)
     record_property("accuracy of the mean", control)
-    assert attention >= 90
+    assert attention >= 90  # 95, of the mean 50
     assert control <= 75
     report = json.loads((root / "gated_attention_report/metrics.json").read_text())
     assert np.sum(report["confusion"]) == len(report["slides"]) == 40
