@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -141,8 +140,7 @@ def load_feature_model(
         backbone = _by_name(source, weights)
         parts, default = describe(backbone, source, None), "near_far"
     _set_attention(backbone, parts.name, attention, default)
-    told = describe(backbone, parts.name, None, trained_on=parts.input)
-    return FeatureModel(replace(told, model=backbone), device)
+    return FeatureModel(describe(backbone, parts.name, None, trained_on=parts.input), device)
 
 
 def _by_name(name: str, weights: str | Path | None) -> nn.Module:

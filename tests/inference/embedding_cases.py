@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import timm
 import torch
 from torch import nn
@@ -39,7 +37,7 @@ def patch_means(patch: int = 4) -> FeatureModel:
 
 
 def feature_model(model, name="small") -> FeatureModel:
-    return FeatureModel(replace(describe(model, name, None), model=model))
+    return FeatureModel(describe(model, name, None))
 
 
 def small_vit(name: str = "vit_tiny_patch16_224", **arguments):
