@@ -49,7 +49,8 @@ class Options:
         dtype: Of dense features, "float16" or "float32".
         tile: Side in pixels; None = whole images, and for "tiles" the size the model was trained at.
         overlap: Pixels shared by neighbouring tiles; None = an eighth for dense features, none for "tiles".
-        mpp: Microns or ground units a pixel to work at. Dense features: the nearest level; tiles are brought to it.
+        mpp: Microns or ground units a pixel to work at; None = that of a checkpoint's training, if it and the image
+            state one, else the image's own. Dense features are of the nearest level; tiles are brought to it.
         bands: Channels to read; None = those the model was trained on.
         tissue: Leave out what is no tissue, see `find_tissue`; in place of a mask.
         min_foreground: See `TileOptions`; of "tiles" alone.
@@ -263,7 +264,7 @@ class EmbeddingRun:
         chosen = TileOptions(
             tile=options.tile or min(self.model.predictor.parts.input.img_size),
             overlap=options.overlap or 0,
-            mpp=options.mpp,
+            mpp=options.mpp if options.mpp is not None else self._scale_of_training(reader),
             pool=options.pool or ("class" if self.model.has_class_token else "mean"),
             min_foreground=options.min_foreground,
             batch_size=options.batch_size,
@@ -276,6 +277,11 @@ class EmbeddingRun:
                 self.model, reader, draft, last, chosen, tissue=tissue, mask=mask, progress=progress
             )  # fmt: skip
         return {f"slide_{key}": value for key, value in found.items()}
+
+    def _scale_of_training(self, reader: ImageReader) -> float | None:
+        """Of a checkpoint that remembers one, for images that state theirs in the same unit."""
+        seen = self.model.predictor.parts.input
+        return seen.mpp if reader.mpp is not None and reader.mpp_unit == seen.mpp_unit else None
 
     def write_tables(self, failed: list[dict[str, str]]) -> None:
         """Write summary.json, and embeddings.npz with the embeddings of all images.

@@ -87,11 +87,19 @@ class FeatureModel:
 
         Returns:
             float32.
+
+        Raises:
+            ValueError: Features that are not finite.
         """
         device, model = self.predictor.device, self.predictor.model
         is_low = precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16) if is_low else nullcontext():
             out: Tensor = model.forward_features(images.to(device))  # type: ignore[operator]
+        if not out.isfinite().all():
+            raise ValueError(
+                f"expected finite features of {self.name}, got NaN or infinity; use --precision fp32, or check "
+                "the weights"
+            )
         prefix = int(model.num_prefix_tokens)  # type: ignore[arg-type]
         rows, cols = (side // step for side, step in zip(images.shape[-2:], self.patch, strict=True))
         patches = out[:, prefix:].float().reshape(len(out), rows, cols, -1)

@@ -160,6 +160,34 @@ def test_tiles_of_a_slide(embed, tmp_path):
     assert "2 tiles (10 left out)" in told.out
 
 
+def test_a_checkpoint_trained_at_a_scale_sees_slides_at_it(embed, model, tmp_path):
+    pytest.importorskip("h5py")
+    from castvision.data.reading.bags import read_bag
+
+    content = torch.load(model, weights_only=True)
+    content["castvision"] |= {"mpp": 0.5, "mpp_unit": "microns"}
+    torch.save(content, tmp_path / "scaled.ckpt")
+    scale = {"resolution": (1e4 / 0.25,) * 2, "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "slide.tif", PIXELS.repeat(4, 0).repeat(4, 1), photometric="rgb", **scale)
+    words = [tmp_path / "slide.tif", "--write", "tiles", "--model", tmp_path / "scaled.ckpt"]
+    bag = read_bag(embed(*words)[0] / "tiles/slide.h5")
+    assert bag.attributes["patch_size_level0"] == 64
+    assert bag.attributes["target_mpp"] == 0.5
+    bag = read_bag(embed(*words, "--mpp", "0.25", output=tmp_path / "own")[0] / "tiles/slide.h5")
+    assert bag.attributes["patch_size_level0"] == 32
+
+
+def test_gis_programs_read_the_features(embed, photo):
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.errors import NotGeoreferencedWarning
+
+    output, _ = embed(photo, "--format", "tif")
+    with pytest.warns(NotGeoreferencedWarning), rasterio.open(output / "features/photo.tif") as dataset:
+        assert np.isnan(dataset.nodata)
+        found = dataset.read()
+    assert np.array_equal(found.transpose(1, 2, 0), tifffile.imread(output / "features/photo.tif").astype(np.float32))
+
+
 def test_one_bad_image_does_not_stop_the_others(embed, photo, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     output, told = embed(photo, tmp_path / "bad.png", code=1)

@@ -129,6 +129,11 @@ def test_weights_with_a_gap_are_refused(weights, tmp_path):
         load_feature_model(NAME, weights=tmp_path / "gap.safetensors")
 
 
+def test_features_that_are_no_numbers_are_an_error_and_no_gap():
+    with pytest.raises(ValueError, match="expected finite features of patch_means"):
+        patch_means().tokens(torch.full((1, 3, 8, 8), float("inf")))
+
+
 def test_weights_beside_a_checkpoint_are_refused(weights, classifier):
     with pytest.raises(ValueError, match="no --weights beside"):
         load_feature_model(str(classifier), weights=weights)
