@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from castvision_cli.arguments import resolve_device
@@ -24,7 +25,7 @@ def predict_slides(arguments: argparse.Namespace, parser: argparse.ArgumentParse
         parser: That made them.
 
     Returns:
-        0 all done, 1 some slides failed.
+        0 all done, 1 some slides failed, 130 interrupted.
 
     Raises:
         ValueError: An option of images, or anything that cannot be used.
@@ -46,7 +47,11 @@ def predict_slides(arguments: argparse.Namespace, parser: argparse.ArgumentParse
         return f"{record['slide']}: {record['tiles']:,} tiles, {best} {record['probabilities'][best]:.1%}"
 
     console = Console()
-    failed = each_image(slides, lambda path, name, report: describe(run.predict(path, name)), console)
+    try:
+        failed = each_image(slides, lambda path, name, report: describe(run.predict(path, name)), console)
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; the same command with --overwrite begins anew", file=sys.stderr)
+        return 130
     run.write_tables(failed)
     return print_end(console, len(slides), failed, f"done; results in {output.path}")
 
