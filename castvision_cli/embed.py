@@ -40,7 +40,7 @@ _EPILOG = """\
 examples:
   %(prog)s photo.jpg --model vit_small_patch14_dinov2.lvd142m --output out --pca --similar-to 420,310
   %(prog)s scene.tif --model vit_base_patch16_224.mae --weights mae.safetensors --output out --tile 1024 --format tif
-  %(prog)s slides/ --model vit_base_patch14_dinov2.lvd142m --attention full --output out --write tiles --mpp 0.5 --tissue
+  %(prog)s slides/ --model vit_base_patch14_dinov2 --attention full --output out --write tiles --mpp 0.5 --tissue
 
 exit code: 0 all images done, 1 some images failed (named at the end), 2 wrong arguments, nothing written
 """
