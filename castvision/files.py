@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ def part_of(path: Path) -> Path:
 def draft(path: Path) -> Iterator[Path]:
     """A temporary file to write to; it takes its place when the block ends well, and is deleted when it does not.
 
+    A folder may be made in its place, such as a zarr store.
+
     Args:
         path: Of the file in the end; its folder is made.
 
@@ -40,13 +43,24 @@ def draft(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = part_of(path)
+    remove(temporary)
     try:
         with naming(path):
             yield temporary
+            if temporary.is_dir():
+                remove(path)  # no system puts a folder in the place of one that is not empty
             temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
         raise
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it; what is not there is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

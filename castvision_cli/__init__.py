@@ -25,6 +25,7 @@ usage: castvision VERB [ARGUMENTS]
   make-pathfinder   write a Pathfinder data set                           castvision make-pathfinder OUT --img-size 32
   demo              predictions and cluster maps as pictures            castvision demo photo.jpg --model M --output DIR
   predict           masks, tables, polygons of images of any size         castvision predict IN --model M --output DIR
+  embed             features of images by a pretrained ViT          castvision embed IN --model M --output DIR
   evaluate          metrics of a model on images with known answers       castvision evaluate --model M --images DIR
   benchmark         speed and memory on this machine, and the goals      castvision benchmark layer --quick
   timm              one of timm's own scripts, with our models            castvision timm validate.py --model M
@@ -47,6 +48,7 @@ VERBS = {
     "make-pathfinder": "make_pathfinder",
     "demo": "demo",
     "predict": "predict",
+    "embed": "embed",
     "evaluate": "evaluate",
     "benchmark": "benchmark",
     "timm": "timm_scripts",

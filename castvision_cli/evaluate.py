@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Measure a trained model on images whose answers are known: images and masks of the same names (segmentation), or one
-folder of images for each class (classification), or a list of images and their labels (several labels for an image).
+folder of images for each class (classification), or a list of images and their labels (several labels for an image),
+or a folder of slides' embeddings (--images) and a list of their labels (--labels, slide,label).
 
 Written: metrics.json (metrics of the whole data set, of each class and of each image), worst.png (the 20 images it does
 worst on) and confusion.png (not for several labels). A segmentation's metrics are counted over all images' pixels.
@@ -38,6 +39,7 @@ examples:
   %(prog)s --model runs/tissue/best.ckpt --images test/images --masks test/masks --output out
   %(prog)s --model runs/flowers/best.ckpt --images test --output out
   %(prog)s --model runs/scenes/best.ckpt --labels test.csv --output out
+  %(prog)s --model runs/slide_labels/best.ckpt --images tiles --labels test.csv --output out
 
 exit code: 0 all images measured, 1 some could not be (named at the end), 2 wrong arguments, nothing written
 """
@@ -60,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="MAP",
         help="what the masks' labels mean, such as '{0: 0, 255: house}' (default: what they meant in training)",
     )
-    add("--labels", type=Path, metavar="LIST.csv", help="images and their labels, for a model of several labels")
+    add("--labels", type=Path, metavar="LIST.csv", help="images, or slides, and their labels")
     add_bands_argument(parser)
     add_output_arguments(parser)
     add_scale_argument(parser)
@@ -85,6 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from castvision.inference.predictor import load_model
 
     try:
+        from castvision.inference.slides import is_slide_model
+
+        if is_slide_model(arguments.model):
+            from castvision_cli.slides import evaluate_slides
+
+            return evaluate_slides(arguments, parser, _print_metrics)
         label_map = None if arguments.label_map is None else _parse_map(arguments.label_map)
         if (arguments.images is None) == (arguments.labels is None):
             raise ValueError("expected --images, or --labels, whose list names the images; give one of both")
@@ -107,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if evaluation.tally.records:
             _print_metrics(*evaluation.write(output, failed), console)
         return print_end(console, len(images), failed, "measured")
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from castvision_cli.arguments import (
     add_bands_argument,
@@ -21,14 +21,12 @@ from castvision_cli.arguments import (
     share,
     tile_options,
 )
+from castvision_cli.resuming import RUN_FILE, open_output, settings_of_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from castvision.inference.files import OutputFolder
     from castvision.inference.prediction import Record
-
-RUN_FILE = "run.json"
 
 _DESCRIPTION = """\
 Predict images of any size: photographs, GeoTIFFs, whole slides. Large ones are read and written tile by tile.
@@ -37,6 +35,8 @@ A segmentation model writes for each image masks/NAME.tif (tiled, with overviews
 of at most 16 megapixels without georeference), whose values are the classes and, where there is no data, the largest
 value, and overlays/NAME.png; on request polygons/NAME.geojson and probabilities/NAME.tif. A classification model gives
 its most probable classes. For all: predictions.csv (classes with pixels, areas, probabilities) and summary.json.
+Embeddings of slides (*.h5 of castvision embed) and a model of slide labels give probabilities and attention/NAME.png,
+with --geojson attention/NAME.geojson.
 """
 
 _EPILOG = """\
@@ -90,9 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from castvision.inference.files import ALL_SUFFIXES, expand_patterns, find_images, match_masks
 
     try:
+        from castvision.inference.slides import is_slide_model
+
+        if is_slide_model(arguments.model):
+            from castvision_cli.slides import predict_slides
+
+            return predict_slides(arguments, parser)
         images = find_images(expand_patterns(arguments.inputs), outside=arguments.output, suffixes=ALL_SUFFIXES)
-        settings = _settings_of_run(arguments)
-        output = _open_output(arguments, settings, images)
+        settings = settings_of_run(arguments)
+        output = open_output(arguments, settings, images)
         masks = match_masks(arguments.mask, images)
         from castvision.inference.prediction import Options, PredictionRun
         from castvision.inference.predictor import load_model
@@ -104,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = {name: getattr(arguments, name) for name in same}
         run = PredictionRun(predictor, output, Options(tiles=tiles, fits=fits, blank=arguments.skip_blank, **chosen))
         output.write(RUN_FILE, json.dumps(settings, indent=1).encode())
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     from rich.console import Console
@@ -138,30 +144,3 @@ def describe(record: Record) -> str:
     speed = f"{record['seconds']:.1f} s, {record['megapixels_per_second']:.2f} megapixels/s"
     told = f"; {record['scale']}" if record.get("scale") else ""
     return f"{line}, {record['tiles_run']:,} tiles{skipped}, {speed}{agreement}{told}"
-
-
-def _settings_of_run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What must not change between a run and its continuation."""
-    passing = {"inputs", "output", "overwrite", "resume", "device"}
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
-    settings = {key: value for key, value in settings.items() if key not in passing}
-    model = Path(arguments.model)
-    if model.is_file():
-        settings["model_file"] = [model.stat().st_size, model.stat().st_mtime_ns]
-    return settings
-
-
-def _open_output(arguments: argparse.Namespace, settings: dict[str, Any], images: dict[Path, str]) -> OutputFolder:
-    from castvision.inference.files import OutputFolder
-
-    output, run_file = arguments.output, arguments.output / RUN_FILE
-    if not (arguments.resume and output.is_dir() and any(output.iterdir())):
-        return OutputFolder(output, overwrite=arguments.overwrite, protected=images)
-    if not run_file.is_file():
-        raise FileNotFoundError(f"nothing to resume in {str(output)!r}: no {RUN_FILE}; leave out --resume")
-    earlier = json.loads(run_file.read_text(encoding="utf-8"))
-    changed = [key for key in settings if earlier.get(key) != settings[key]]
-    if changed:
-        told = ", ".join(f"{key} was {earlier.get(key)!r}, is {settings[key]!r}" for key in changed)
-        raise ValueError(f"cannot resume {str(output)!r}: {told}; use the same options, or another folder")
-    return OutputFolder(output, overwrite=True, protected=images)

@@ -148,6 +148,8 @@ def draw_sheet(data: ImageDataModule, split: str, count: int) -> bytes:
     from castvision.data.datasets.batch import Batch
     from castvision.visualization.plots import as_png, plot_samples, visible
 
+    if data.task_kind == "slides":
+        raise ValueError("expected images to draw, got bags of embeddings; castvision predict draws their attention")
     data.prepare_data()
     dataset: Any = data.dataset(split)
     order = iter(data.sampler(dataset)) if split == "train" else iter(range(len(dataset)))

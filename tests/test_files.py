@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from castvision.files import draft
+from castvision.files import draft, part_of
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -36,3 +36,26 @@ def test_names_as_long_as_the_file_system_allows(tmp_path, length):
         temporary.write_text("whole")
         assert temporary.name.startswith(".") and temporary.name.endswith(".part") and len(temporary.name) <= 200
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_takes_its_place_as_a_file_does(tmp_path):
+    path = tmp_path / "a.zarr"
+    for content in ("old", "new"):
+        with draft(path) as temporary:
+            temporary.mkdir()
+            (temporary / content).write_text(content)
+    assert [file.name for file in path.iterdir()] == ["new"]
+    with pytest.raises(KeyboardInterrupt), draft(path) as temporary:
+        temporary.mkdir()
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path):
+    left = part_of(tmp_path / "a")
+    left.mkdir()
+    (left / "half").touch()
+    with draft(tmp_path / "a") as temporary:
+        assert not temporary.exists()
+        temporary.touch()
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]

@@ -21,19 +21,6 @@ NAMES = (
 )  # fmt: skip
 
 
-def principal(patches, wanted):
-    """Colours 0..1, (rows, cols, 3), of patch tokens (rows, cols, C), by the components of ``wanted``, of that form."""
-    import torch
-
-    tokens = wanted.flatten(0, 1)
-    mean = tokens.mean(0)
-    torch.manual_seed(0)
-    _, _, directions = torch.pca_lowrank(tokens - mean, 3, center=False, niter=4)
-    reference = (tokens - mean) @ directions
-    low, high = torch.quantile(reference, 0.01, 0), torch.quantile(reference, 0.99, 0)
-    return (((patches - mean) @ directions - low) / (high - low)).clamp(0, 1)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", type=Path)
@@ -49,6 +36,7 @@ def main() -> int:
     from benchmarks.fidelity.photographs import grid_of, load
     from benchmarks.fidelity.settings import choose
     from benchmarks.report import new_plot, write_plot
+    from castvision.visualization.features import principal_colours
 
     try:
         backbone = Backbone(weights=arguments.weights)
@@ -69,7 +57,7 @@ def main() -> int:
         figures = f"{each.seconds:.1f} s"
         if each is not full:
             figures += f", unexplained {compare(each, full)['unexplained']:.2f}"
-        panels[f"{name}\n{figures}"] = principal(each.patches, full.patches)
+        panels[f"{name}\n{figures}"] = principal_colours(each.patches, full.patches)
     across = 3
     down = -(-len(panels) // across)
     figure = new_plot(4 * across, (4 * grid[0] / grid[1] + 0.55) * down)

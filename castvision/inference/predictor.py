@@ -274,7 +274,7 @@ def _from_name(name: str, seed: int) -> LoadedParts:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = timm.create_model(name, pretrained=False)
-    return _describe(model, name, None)
+    return describe(model, name, None)
 
 
 def _from_folder(folder: Path) -> LoadedParts:
@@ -287,7 +287,7 @@ def _from_folder(folder: Path) -> LoadedParts:
         raise ValueError(f"cannot load a model from {str(folder)!r}: {one_line(error, 300)}") from error
     names = model.pretrained_cfg.get("label_names") or ()
     name = f"{model.pretrained_cfg.get('architecture', type(model).__name__)} ({folder.resolve().name})"
-    return _describe(model, name, "classification", tuple(str(name) for name in names))
+    return describe(model, name, "classification", tuple(str(name) for name in names))
 
 
 def _from_checkpoint(path: Path) -> LoadedParts:
@@ -298,7 +298,12 @@ def _from_checkpoint(path: Path) -> LoadedParts:
             "that say nothing of it; train with a data module of castvision.training, or give task.recipe an input "
             "(castvision.models.recipe.InputFormat) before training"
         )
-    parts = _describe(model, recipe.model_name, recipe.task, recipe.class_names, recipe.input)
+    if recipe.task == "slides":
+        raise ValueError(
+            f"{str(path)!r} was trained on embeddings of slides' tiles: give castvision predict or evaluate the .h5 "
+            "files that castvision embed --write tiles writes"
+        )
+    parts = describe(model, recipe.model_name, recipe.task, recipe.class_names, recipe.input)
     return replace(parts, label_map=recipe.label_map)
 
 
@@ -314,13 +319,14 @@ def class_names_or_default(names: tuple[str, ...], num_classes: int) -> tuple[st
     return tuple(f"class {index}" for index in range(num_classes))
 
 
-def _describe(
+def describe(
     model: nn.Module,
     name: str,
     task: TaskName | None,
     class_names: tuple[str, ...] = (),
     trained_on: InputFormat | None = None,
 ) -> LoadedParts:
+    """The facts of a model: those of its training, or, where it has none of ours, timm's."""
     backbone: Any = unwrap(model)
     config: Mapping[str, Any] = timm.data.resolve_model_data_config(backbone)
     channels, *size = config["input_size"]

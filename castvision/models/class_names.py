@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from castvision.models.recipe import CHECKPOINT_KEY
+from castvision.models.recipe import CHECKPOINT_KEY, stored_facts
 from castvision.models.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -30,13 +28,8 @@ def stored_class_names(path: str | Path) -> list[str] | None:
     Returns:
         In the order of its logits; None for files of others, which name no classes.
     """
-    if not zipfile.is_zipfile(path):
-        return None
-    try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError):
-        return None  # whoever reads the weights says what is wrong with it
-    return class_names_in(content) if isinstance(content, dict) else None
+    facts = stored_facts(path)
+    return None if facts is None else class_names_in({CHECKPOINT_KEY: facts})
 
 
 def class_names_in(content: Mapping[str, Any]) -> list[str] | None:

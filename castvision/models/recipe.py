@@ -9,6 +9,7 @@ import difflib
 import inspect
 import pickle
 import re
+import zipfile
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from castvision.models.checkpoint import task_weights
 from castvision.models.context import create_context_segmenter
 from castvision.models.convert import convert, split_options
 from castvision.models.segmenter import create_segmenter, unwrap
+from castvision.models.slide_classifier import SlideClassifier
 from castvision.models.weights import explained
 from castvision.ops import AttentionOptions
 
@@ -31,11 +33,22 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-TaskName = Literal["classification", "multilabel", "segmentation"]
+TaskName = Literal["classification", "multilabel", "segmentation", "slides"]
 Resize = Literal["none", "fit", "crop"]
 CHECKPOINT_KEY = "castvision"
 _FORMAT = 1
-_OPTIONAL = {"format", "context_size", "keeps_units", "label_map", "level", "mpp", "mpp_unit", "resize", "bands"}
+_OPTIONAL = {
+    "format",
+    "context_size",
+    "keeps_units",
+    "label_map",
+    "level",
+    "mpp",
+    "mpp_unit",
+    "resize",
+    "bands",
+    "encoder",
+}
 _OF_INPUT = {"in_chans", "img_size", "mean", "std"}
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
 
@@ -57,6 +70,7 @@ class InputFormat:
         resize: How files become ``img_size``: "fit" brings the longer side to it, "crop" resizes and crops as timm
             does, "none" leaves pixels their size.
         bands: Channels read of the files, numbered from 1 on; None = all.
+        encoder: Of bags of embeddings: the model that made them; None = not known, or images.
     """
 
     in_chans: int
@@ -69,6 +83,7 @@ class InputFormat:
     mpp_unit: str | None = None
     resize: Resize = "none"
     bands: tuple[int, ...] | None = None
+    encoder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +92,8 @@ class Recipe:
 
     Attributes:
         task: What its logits are.
-        model_name: A registered timm model, of the whole or of the backbone.
+        model_name: A registered timm model, of the whole or of the backbone; of "slides" the way bags are pooled, see
+            `castvision.models.slide_classifier.POOLS`.
         model_kwargs: For ``timm.create_model``, without ``num_classes``; with ``attention`` ("near_far" or "full"), any
             ViT of timm's is converted, and further options are those of :func:`castvision.convert`.
         num_classes: Logits.
@@ -107,8 +123,9 @@ class Recipe:
         """Plain values without nesting, as they stand in a checkpoint."""
         facts = {key: value for key, value in vars(self).items() if key != "input"}
         facts |= {} if self.input is None else asdict(self.input)
-        if facts.get("bands") is None:
-            facts.pop("bands", None)  # so that older versions read what they know
+        for name in ("bands", "encoder"):
+            if facts.get(name) is None:
+                facts.pop(name, None)  # so that older versions read what they know
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
         return {
             "format": _FORMAT,
@@ -176,6 +193,7 @@ def _input_format(facts: Mapping[str, Any]) -> InputFormat:
         mpp_unit=None if mpp_unit is None else str(mpp_unit),
         resize=_resize(facts.get("resize", "none")),
         bands=None if bands is None else tuple(int(band) for band in bands),
+        encoder=None if facts.get("encoder") is None else str(facts["encoder"]),
     )
 
 
@@ -210,6 +228,8 @@ def build(recipe: Recipe) -> nn.Module:
         ConnectionError: Pretrained weights cannot be fetched.
     """
     name, kwargs = recipe.model_name, recipe.model_kwargs
+    if recipe.task == "slides":
+        return _build_slide_classifier(recipe)
     if not timm.is_model(name.split(".")[0]) and not name.startswith(_HUBS):
         raise ValueError(
             f"unknown model model_name={name!r}{near_misses(name) or '; timm.list_models() names them all'}"
@@ -240,6 +260,18 @@ def build(recipe: Recipe) -> nn.Module:
         raise ValueError(f"cannot build {name} with these model_kwargs: {told}") from error
 
 
+def _build_slide_classifier(recipe: Recipe) -> nn.Module:
+    kwargs = {name: value for name, value in recipe.model_kwargs.items() if name != "pretrained"}
+    if recipe.num_classes < 2:
+        raise ValueError(f"expected num_classes >= 2, got num_classes={recipe.num_classes}")
+    if "in_chans" not in kwargs:
+        raise ValueError("expected in_chans in model_kwargs, the channels of the embeddings, got none; add it")
+    try:
+        return SlideClassifier(recipe.model_name, num_classes=recipe.num_classes, **kwargs)
+    except TypeError as error:
+        raise ValueError(f"cannot build {recipe.model_name} with these model_kwargs: {one_line(error)}") from error
+
+
 def _near_argument(model_name: str, message: str) -> str:
     """The question whether a similar argument of our backbones was meant, where an unknown one is complained of."""
     unknown = re.search(r"unexpected (?:keyword )?argument '(\w+)'", message)
@@ -261,6 +293,25 @@ def save(path: str | Path, recipe: Recipe, model: nn.Module) -> None:
     """
     weights = {f"model.{key}": value for key, value in model.state_dict().items()}
     torch.save({CHECKPOINT_KEY: recipe.to_dict(), "state_dict": weights}, path)
+
+
+def stored_facts(path: str | Path) -> Mapping[str, Any] | None:
+    """What a checkpoint remembers, as `Recipe.from_dict` takes it; its weights are not read.
+
+    Args:
+        path: Any file of weights.
+
+    Returns:
+        None for files of others, which remember nothing.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError):
+        return None  # whoever reads the weights says what is wrong with it
+    facts = content.get(CHECKPOINT_KEY) if isinstance(content, dict) else None
+    return facts if isinstance(facts, dict) else None
 
 
 def load(path: str | Path) -> tuple[Recipe, nn.Module]:
@@ -294,7 +345,7 @@ def load(path: str | Path) -> tuple[Recipe, nn.Module]:
         )
     try:
         recipe = Recipe.from_dict(facts)
-        if not timm.is_model(recipe.model_name.split(".")[0]):
+        if recipe.task != "slides" and not timm.is_model(recipe.model_name.split(".")[0]):
             raise ValueError(
                 f"unknown model {recipe.model_name!r}{near_misses(recipe.model_name)}; "
                 "it was made by another version of castvision or timm"

@@ -12,6 +12,7 @@ from castvision.training.data.data_module import ImageDataModule
 from castvision.training.data.multilabel import MultiLabelCsvDataModule
 from castvision.training.data.named_data import NamedDataModule
 from castvision.training.data.pixel_data import CocoDataModule, SegmentationFolderDataModule
+from castvision.training.data.slides import SlideDataModule
 from castvision.training.data.synthetic import (
     MazeDataModule,
     PathfinderDataModule,
@@ -21,6 +22,7 @@ from castvision.training.data.synthetic import (
 from castvision.training.data.windows import WindowDataModule
 from castvision.training.tasks.classification import ClassificationTask, MultiLabelTask
 from castvision.training.tasks.segmentation import SegmentationTask
+from castvision.training.tasks.slides import SlideTask
 from castvision.training.tasks.task import Task
 
 __all__ = [
@@ -39,6 +41,8 @@ __all__ = [
     "RegionDataModule",
     "SegmentationFolderDataModule",
     "SegmentationTask",
+    "SlideDataModule",
+    "SlideTask",
     "Task",
     "WindowDataModule",
 ]

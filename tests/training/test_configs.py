@@ -18,6 +18,7 @@ from castvision_cli.train import config_folder, config_names, find_config
 from tests.data.image_files import save_apart
 from tests.training.data.test_classification import TinyCIFAR, write_cifar
 from tests.training.data.test_windows import write_rasters
+from tests.training.slide_cases import write_bags
 
 SMALL = {
     "PathfinderDataModule": ["--data.train_length", "64", "--data.val_length", "8", "--data.img_size", "32"],
@@ -28,6 +29,7 @@ SMALL = {
     "ImageFolderDataModule": ["--data.img_size", "32"],
     "SegmentationFolderDataModule": ["--data.img_size", "32", "--model.model_kwargs.img_size", "32"],
     "MultiLabelCsvDataModule": ["--data.img_size", "32"],
+    "SlideDataModule": ["--model.model_kwargs.in_chans", "6"],
     "WindowDataModule": ["--data.size", "32", "--data.train_length", "8", "--model.model_kwargs.img_size", "32"],
 }
 
@@ -64,6 +66,10 @@ def _lists(root: Path, train: int = 8) -> Path:
     return root
 
 
+def _slides(root: Path, train: int = 16) -> Path:
+    return write_bags(root, ["a", "b"] * (train * 5 // 8))  # a fifth of them is held out
+
+
 EPOCH = 2000
 """Training images of the slow test."""
 GENERATED = {name for name, flags in SMALL.items() if "--data.train_length" in flags}
@@ -72,6 +78,7 @@ WRITERS = {
     "ImageFolderDataModule": _folder,
     "SegmentationFolderDataModule": _pairs,
     "MultiLabelCsvDataModule": _lists,
+    "SlideDataModule": _slides,
 }
 
 
@@ -87,6 +94,8 @@ def _flags(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, train: int 
     content = yaml.safe_load(find_config(name).read_text())
     module = content["data"]["class_path"]
     flags = list(SMALL[module])
+    if module == "SlideDataModule":
+        pytest.importorskip("h5py")
     if module in WRITERS:
         is_by_image = module != "WindowDataModule"  # which draws any number of windows from a few rasters
         counts = () if train is None or not is_by_image else (train,)
@@ -95,9 +104,15 @@ def _flags(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, train: int 
         monkeypatch.setattr(LRAImage, "source", TinyCIFAR)
         write_cifar(folder, *(() if train is None else (train + 223,)))  # a tenth of them is held out
         flags += ["--data.root", str(folder)]
-    if not name.endswith("_cnn"):
+    if module == "SlideDataModule":
+        flags += ["--data.features", str(folder / "data")]
+    elif not name.endswith("_cnn"):
         flags += ["--model.model_kwargs.depth", "1"]
-    if not name.endswith("_cnn") and "atto" not in content["model"]["init_args"]["model_name"]:
+    if (
+        not name.endswith("_cnn")
+        and module != "SlideDataModule"
+        and "atto" not in content["model"]["init_args"]["model_name"]
+    ):
         flags += ["--model.model_kwargs.embed_dim", "32", "--model.model_kwargs.num_heads", "2"]
     return [*flags, "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
 

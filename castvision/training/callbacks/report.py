@@ -160,6 +160,8 @@ class Report(Callback):
             return None
         dataset = data.dataset("val")
         batch = Batch(*data.collate([dataset[index] for index in range(min(NUM_EXAMPLES, len(dataset)))]))
+        if batch.image.ndim != 4:
+            return None  # bags of embeddings, of which there is nothing to see
         best = self.folder / BEST
         kept = {name: value.clone() for name, value in task.state_dict().items()}
         was_training = task.training

@@ -1,0 +1,165 @@
+"""Features of images by a pretrained ViT, at any size. ``castvision embed``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from castvision_cli.arguments import (
+    add_bands_argument,
+    add_device_argument,
+    add_output_arguments,
+    add_scale_argument,
+    natural,
+    new_parser,
+    positive,
+    resolve_device,
+    share,
+)
+from castvision_cli.resuming import RUN_FILE, open_output, settings_of_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from castvision.inference.embedding import Record
+
+_DESCRIPTION = """\
+Features of photographs, rasters and slides by a pretrained ViT, at their own size: plain ViTs of timm get near and far
+attention on the fly, whose cost grows with the image and not with its square.
+
+writes: features/NAME.npy (.zarr, .tif): a vector for each patch, (rows, cols, C), NaN where there is no data
+        embeddings/NAME.npz: class_token and mean (C,); embeddings.npz: those of all images
+        tiles/NAME.h5, with --write tiles: features (N, C) and coords (N, 2) of a slide's tiles, for CLAM and TRIDENT
+        pca/NAME.png, similar/NAME.png, records/NAME.json (size, scale, place on the ground), summary.json
+"""
+
+_EPILOG = """\
+examples:
+  %(prog)s photo.jpg --model vit_small_patch14_dinov2.lvd142m --output out --pca --similar-to 420,310
+  %(prog)s scene.tif --model vit_base_patch16_224.mae --weights mae.safetensors --output out --tile 1024 --format tif
+  %(prog)s slides/ --model vit_base_patch14_dinov2 --attention full --output out --write tiles --mpp 0.5 --tissue
+
+exit code: 0 all images done, 1 some images failed (named at the end), 2 wrong arguments, nothing written
+"""
+
+
+def place(text: str) -> tuple[int, int]:
+    """A parser's type: a pixel as Y,X."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected a pixel as Y,X (row first), such as 420,310, got {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = new_parser("castvision embed", _DESCRIPTION, _EPILOG)
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="images, folders of images, patterns such as 'scans/*.tif'")
+    add("--model", required=True, help="a ViT's name, of timm's or ours, a checkpoint, or a folder in timm's layout")
+    add("--weights", type=Path, metavar="FILE", help="weights for a name (default: from the hub)")
+    told = "of a ViT of timm: near_far, or full, the baseline (default: near_far; of a checkpoint that of its training)"
+    add("--attention", choices=["near_far", "full"], help=told)
+    add_output_arguments(parser, "features")
+    add("--resume", action="store_true", help="go on with a run that was interrupted: images already done are skipped")
+    group = parser.add_argument_group("what is written")
+    add = group.add_argument
+    words = ["dense", "image", "tiles"]
+    add("--write", nargs="+", choices=words, default=words[:2], help="default: dense image; tiles: of slides, as HDF5")
+    add("--format", choices=["npy", "zarr", "tif"], default="npy", help="of dense features (default: npy)")
+    add("--dtype", choices=["float16", "float32"], default="float16", help="of dense features (default: float16)")
+    pool = "what becomes of a slide's tile (default: class, the class token; mean of a model without one)"
+    add("--pool", choices=["class", "mean", "class+mean"], help=pool)
+    add("--pca", action="store_true", help="a picture of the first three principal components")
+    add("--similar-to", type=place, metavar="Y,X", help="a picture of how similar all is to this pixel of the image")
+    group = parser.add_argument_group("how images are read")
+    add = group.add_argument
+    tile = "side of a tile (default: the whole image; of --write tiles the size that the model was trained at)"
+    add("--tile", type=positive, metavar="PIXELS", help=tile)
+    overlap = "shared by neighbouring tiles (default: an eighth of a tile; of --write tiles 0)"
+    add("--overlap", type=natural, metavar="PIXELS", help=overlap)
+    add_scale_argument(group)
+    add_bands_argument(group)
+    where = group.add_mutually_exclusive_group()
+    where.add_argument("--tissue", action="store_true", help="work only on the tissue of a slide: what is coloured")
+    told = "work only where this image is > 0; for several images a folder with the same names"
+    where.add_argument("--mask", type=Path, help=told)
+    told = "leave out a slide's tiles with a smaller share of tissue or mask (default: 0.25)"
+    add("--min-foreground", type=share, default=0.25, help=told)
+    add("--batch-size", type=positive, default=4, help="tiles at once (default: 4)")
+    add_device_argument(group)
+    add("--precision", choices=["fp32", "bf16"], default="fp32", help="of the model (default: fp32)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Embed.
+
+    Args:
+        argv: Arguments; None = the process's.
+
+    Returns:
+        0 all done, 1 some images failed, 2 wrong arguments (nothing was written), 130 interrupted.
+    """
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    # NOTE: imported here, so that --help and mistyped options answer at once.
+    from castvision.errors import one_line
+    from castvision.inference.files import ALL_SUFFIXES, expand_patterns, find_images, match_masks
+
+    try:
+        images = find_images(expand_patterns(arguments.inputs), outside=arguments.output, suffixes=ALL_SUFFIXES)
+        settings = settings_of_run(arguments)
+        output = open_output(arguments, settings, images)
+        masks = match_masks(arguments.mask, images)
+        from castvision.inference.embedding import EmbeddingRun, Options
+        from castvision.inference.feature_model import load_feature_model
+
+        model = load_feature_model(
+            arguments.model,
+            weights=arguments.weights,
+            attention=arguments.attention,
+            device=resolve_device(arguments.device),
+        )
+        same = (
+            "dtype tile overlap mpp bands tissue min_foreground pool batch_size precision pca similar_to resume".split()
+        )
+        chosen = {name: getattr(arguments, name) for name in same}
+        options = Options(write=tuple(arguments.write), kind=arguments.format, **chosen)
+        run = EmbeddingRun(model, output, options)
+        output.write(RUN_FILE, json.dumps(settings, indent=1).encode())
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"{parser.prog}: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    from rich.console import Console
+
+    from castvision_cli.images import each_image, print_end
+
+    console = Console()
+    try:
+        failed = each_image(
+            images,
+            lambda path, name, report: describe(run.embed(path, name, masks.get(path), report)),
+            console,
+        )
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; the same command with --resume goes on", file=sys.stderr)
+        return 130
+    run.write_tables(failed)
+    return print_end(console, len(images), failed, f"done; results in {output.path}")
+
+
+def describe(record: Record) -> str:
+    """What is said of a finished image on one line."""
+    height, width = record["size"]
+    parts = [f"{record['image']}: {height} × {width}"]
+    if "tokens" in record:
+        rows, cols = record["tokens"]
+        parts.append(f"{rows} × {cols} tokens of {record['channels']} channels")
+    if "slide_tiles" in record:
+        parts.append(f"{record['slide_tiles']:,} tiles ({record['slide_tiles_skipped']:,} left out)")
+    told = f"; {record['scale']}" if record.get("scale") else ""
+    return ", ".join(parts) + told

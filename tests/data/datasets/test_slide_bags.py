@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("h5py")
+
+from castvision.data.datasets.slide_bags import (
+    SlideBags,
+    common_format,
+    find_bags,
+    pad_bags,
+    read_slide_table,
+)
+from tests.training.slide_cases import write_bags
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_bags(tmp_path / "tiles", ["a", "b", "a", "b"])
+    return tmp_path / "tiles"
+
+
+def write(folder, text):
+    path = folder / "list.csv"
+    path.write_text(text)
+    return path
+
+
+def test_a_list_names_slides_in_several_ways(folder):
+    (folder / "sub").mkdir()
+    (folder / "s3.h5").rename(folder / "sub/s3.h5")
+    table = read_slide_table(write(folder, "case_id,slide_id,label\np,s0,a\np,s1.svs,b\nq,s3.ndpi,a\n"), folder)
+    assert [path.name for path in table.paths] == ["s0.h5", "s1.h5", "s3.h5"]
+    assert (table.labels, table.patients, table.splits) == (["a", "b", "a"], ["p", "p", "q"], None)
+    table = read_slide_table(write(folder, "slide,label,split\nsub/s3,a,train\ns0,b,val\n"), folder)
+    assert table.splits == ["train", "val"]
+    assert set(find_bags(folder)) == {"s0", "s1", "s2", "sub/s3"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,label\ns0,a\n", "line 1: expected the columns slide, label, got name, label"),
+        ("slide\ns0\n", "line 1: expected the columns label"),
+        ("slide,label\ns0,a\ns9,b\n", "line 3: no embeddings of the slide 's9'"),
+        ("slide,label\ns0,a\ns0.svs,b\n", "line 3: 's0.svs' stands on .*line 2 already"),
+        ("slide,label,split\ns0,a,tain\n", "expected split to be one of train, val, test, got 'tain'"),
+        ("slide,label,patient\ns0,a,\n", "expected a value in the column 'patient'"),
+    ],
+)
+def test_bad_lists_are_named_by_line(text, message, folder):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_slide_table(write(folder, text), folder)
+
+
+def test_folders_without_embeddings_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder of embeddings"):
+        find_bags(tmp_path / "no")
+    with pytest.raises(FileNotFoundError, match="castvision embed SLIDES --write tiles"):
+        find_bags(tmp_path)
+
+
+def test_embeddings_of_different_models_are_refused(folder, tmp_path):
+    paths = list(find_bags(folder).values())
+    found = common_format(paths)
+    assert (found.channels, found.encoder, found.mpp) == (6, "vit", 0.5)
+    for name, options, message in (
+        ("x", {"encoder": "other"}, "the models other and vit"),
+        ("y", {"channels": 5}, "5 and 6 channels"),
+    ):
+        write_bags(tmp_path / name, ["a"], **options)
+        with pytest.raises(ValueError, match=message):
+            common_format([*paths, tmp_path / name / "s0.h5"])
+
+
+def test_items_and_batches(folder):
+    paths = sorted(folder.glob("*.h5"))
+    bags = SlideBags(paths, [0, 1, 0, 1])
+    assert [len(bags[index][0]) for index in range(4)] == [5, 6, 7, 8]
+    batch = pad_bags([bags[index] for index in range(4)])
+    assert batch.image.shape == (4, 8, 6)
+    assert batch.target.tolist() == [0, 1, 0, 1]
+    assert batch.extras["mask"].sum(1).tolist() == [5, 6, 7, 8]
+    assert torch.equal(batch.image[1, :6], bags[1][0])
+    assert not batch.image[1, 6:].any()
+    some = SlideBags(paths, [0, 1, 0, 1], max_tiles=3)
+    torch.manual_seed(0)
+    first, second = some[3][0], some[3][0]
+    assert first.shape == (3, 6)
+    assert not torch.equal(first, second), "another choice at every call"
+    whole = bags[3][0]
+    assert all((whole == row).all(1).any() for row in first)
+    assert bags.name(2).endswith("s2.h5")
