@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(HELP.format(names=", ".join(config_names())))
         return 0 if arguments else 2
     _show_messages()
-    expected: tuple[type[Exception], ...] = (ValueError, TypeError, OSError, KeyError)
+    expected: tuple[type[Exception], ...] = (ValueError, TypeError, OSError, KeyError, ImportError)
     stage = 2
     try:
         line = CommandLine(arguments)

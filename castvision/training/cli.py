@@ -22,6 +22,7 @@ from castvision.models.checkpoint import load_state_dict
 from castvision.models.class_names import check_same_classes, stored_class_names
 from castvision.training.callbacks.averaging import WarmAveraging
 from castvision.training.callbacks.clusters import ClusterStatistics
+from castvision.training.callbacks.finite import StopWhereNotFinite
 from castvision.training.callbacks.progress import TrainingBar
 from castvision.training.callbacks.report import Report
 from castvision.training.class_paths import allow_classes, check_optimizer
@@ -101,8 +102,7 @@ class TrainingCLI(LightningCLI):
         config.run_dir = str(self.folder)
         config.ckpt_path = None if checkpoint is None else str(checkpoint)
         config.weights_only = True
-        if config.ema is not None and not 0 < config.ema < 1:
-            raise ValueError(f"expected 0 < ema < 1, got ema={config.ema}")
+        check_ranges(config)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with the run's callbacks and, unless others are configured, CSV and TensorBoard logs."""
@@ -133,7 +133,7 @@ class TrainingCLI(LightningCLI):
         if config.early_stopping is not None:
             patience = config.early_stopping
             callbacks += [EarlyStopping(monitor, patience=patience, mode="max", check_on_train_epoch_end=False)]
-        callbacks += [ClusterStatistics()]
+        callbacks += [ClusterStatistics(), StopWhereNotFinite(self.folder)]
         if saves:
             # NOTE: two callbacks: one with ``save_last`` writes the last only where it was the best.
             save = partial(ModelCheckpoint, self.folder, enable_version_counter=False, save_on_train_epoch_end=False)
@@ -188,6 +188,33 @@ def share_bands(config: Any) -> None:
     for holder in (data, data.get("pixels")):
         if alpha_for(in_chans) == "keep" and holder is not None and "in_chans" in holder:
             holder["in_chans"] = holder["in_chans"] or in_chans
+
+
+def check_ranges(config: Any) -> None:
+    """Refuse numbers that Lightning takes and that train nothing, or to nowhere.
+
+    Args:
+        config: Of a verb.
+
+    Raises:
+        ValueError: Naming the key, what it may be and what it is.
+    """
+    clip, interval = config.trainer.gradient_clip_val, config.trainer.val_check_interval
+    time = config.trainer.max_time
+    limits = (
+        (
+            not isinstance(time, str) or any(digit in "123456789" for digit in time),
+            "a trainer.max_time above zero",
+            time,
+        ),
+        (config.ema is None or 0 < config.ema < 1, "0 < ema < 1", config.ema),
+        (config.early_stopping is None or config.early_stopping >= 1, "early_stopping >= 1", config.early_stopping),
+        (clip is None or 0 <= clip < float("inf"), "a finite trainer.gradient_clip_val >= 0", clip),
+        (not isinstance(interval, int | float) or interval > 0, "trainer.val_check_interval > 0", interval),
+    )
+    for holds, wanted, got in limits:
+        if not holds:
+            raise ValueError(f"expected {wanted}, got {got}")
 
 
 def check_checkpoint(model: LightningModule, path: str) -> None:

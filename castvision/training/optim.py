@@ -88,8 +88,10 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
     Raises:
         ValueError: ``weight_decay`` < 0, or ``layer_decay`` outside (0, 1].
     """
-    if weight_decay < 0 or not 0 < layer_decay <= 1:
-        raise ValueError(f"expected weight_decay >= 0 and 0 < layer_decay <= 1, got {weight_decay=}, {layer_decay=}")
+    if not 0 <= weight_decay < math.inf or not 0 < layer_decay <= 1:
+        raise ValueError(
+            f"expected a finite weight_decay >= 0 and 0 < layer_decay <= 1, got {weight_decay=}, {layer_decay=}"
+        )
     if isinstance(model, Segmenter):
         head = param_groups_weight_decay(model.head, weight_decay)
         return [*parameter_groups(unwrap(model), weight_decay, layer_decay), *({"lr_scale": 1.0, **g} for g in head)]
@@ -100,6 +102,24 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
         return [{"lr_scale": 1.0, **group} for group in groups]
     groups = param_groups_layer_decay(model, weight_decay, no_weight_decay_list=skip, layer_decay=layer_decay)
     return list(groups)
+
+
+def check_finite(optimizer: Optimizer) -> None:
+    """Refuse settings of an optimiser that are NaN or infinite: torch takes both.
+
+    Raises:
+        ValueError: Naming the setting.
+    """
+    for group in optimizer.param_groups:
+        for name, value in group.items():
+            numbers = value if isinstance(value, tuple | list) and name != "params" else [value]
+            if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+                raise ValueError(f"expected finite settings of the optimizer, got {name}={value}")
+
+
+def is_fused(optimizer: Optimizer) -> bool:
+    """Whether the step of an optimiser is one fused call, which unscales gradients by itself."""
+    return any(group.get("fused") for group in optimizer.param_groups)
 
 
 def apply_lr_scale(optimizer: Optimizer) -> None:

@@ -73,7 +73,7 @@ class SegmentationTask(Task):
         weights = [1.0] * num_classes if class_weights == "balanced" else class_weights
         if weights is not None and (len(weights) != num_classes or min(weights) < 0):
             raise ValueError(f"expected one weight >= 0 for each class, got {class_weights=}, {num_classes=}")
-        losses = WeightedLosses(loss or {"ce": 1.0}, weights, label_smoothing)
+        losses = WeightedLosses({"ce": 1.0} if loss is None else loss, weights, label_smoothing)
         recipe = Recipe(
             self.kind, model_name, num_classes, model_kwargs=dict(model_kwargs or {}), head=head,
             head_kwargs=dict(head_kwargs or {}), out_indices=None if out_indices is None else tuple(out_indices),

@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.plugins import MixedPrecision, Precision
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import AdamW
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -29,7 +31,14 @@ from castvision.models.class_names import (
 from castvision.models.recipe import CHECKPOINT_KEY, Recipe, TaskName, build, load
 from castvision.models.segmenter import unwrap
 from castvision.training.data.data_module import ImageDataModule
-from castvision.training.optim import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
+from castvision.training.optim import (
+    BudgetSchedule,
+    Schedule,
+    apply_lr_scale,
+    check_finite,
+    is_fused,
+    parameter_groups,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -320,9 +329,30 @@ class Task(LightningModule, ABC):
             for group in groups:  # the same groups as with it: a resumed run brings rates of its own
                 group["lr_scale"] = 1.0
         optimizer = self.make_optimizer(groups)
+        check_finite(optimizer)
+        plugin = self.trainer.precision_plugin
+        if getattr(plugin, "scaler", None) is not None and self.trainer.gradient_clip_val and is_fused(optimizer):
+            raise ValueError(
+                f"expected an optimizer that is not fused with trainer.precision {plugin.precision} and "
+                "gradient_clip_val: it clips scaled gradients; set its fused: false, or take bf16-mixed"
+            )
         apply_lr_scale(optimizer)
         scheduler = BudgetSchedule(optimizer, self.schedule, self.progress)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip as the trainer is told; under bf16-mixed too, where Lightning refuses an optimiser that is fused.
+
+        It would be wrong with a scaler of gradients only, and bf16 has none.
+        """
+        plugin = self.trainer.precision_plugin
+        if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None and is_fused(optimizer):
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision().clip_gradients(optimizer, gradient_clip_val, algorithm)  # it does not ask
+            return
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def progress(self, steps: float) -> float:
         """Share of the run's budget used: of its steps, or of ``max_time`` if that runs out first."""
