@@ -18,14 +18,17 @@ from castvision.training.data.synthetic import (
     PathfinderSegDataModule,
     RegionDataModule,
 )
+from castvision.training.data.unlabelled import UnlabelledFolderDataModule
 from castvision.training.data.windows import WindowDataModule
 from castvision.training.tasks.classification import ClassificationTask, MultiLabelTask
+from castvision.training.tasks.distillation import DistillationTask
 from castvision.training.tasks.segmentation import SegmentationTask
 from castvision.training.tasks.task import Task
 
 __all__ = [
     "ClassificationTask",
     "CocoDataModule",
+    "DistillationTask",
     "ImageDataModule",
     "ImageFolderDataModule",
     "LRAImageDataModule",
@@ -40,5 +43,6 @@ __all__ = [
     "SegmentationFolderDataModule",
     "SegmentationTask",
     "Task",
+    "UnlabelledFolderDataModule",
     "WindowDataModule",
 ]
