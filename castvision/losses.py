@@ -1,10 +1,10 @@
 """Losses of dense prediction, and of features against features.
 
-Dense prediction: logits (B, classes, height, width) against classes (B, height, width), 255 ignored. Each is a mean that
-leaves ignored pixels out of its sum and of what it divides by, and is 0 with zero gradients where nothing is left. Where
-no pixel is ignored, cross-entropy is torch's, the focal loss kornia's and Dice of each image kornia's. With ignored
-pixels theirs are not these means: torch's cross-entropy of nothing is NaN, kornia's focal loss counts ignored pixels in
-the mean, its Dice of nothing is 1, and it has no Dice of a whole batch.
+Dense prediction: logits (B, classes, height, width) against classes (B, height, width), 255 ignored. Each is a mean
+that leaves ignored pixels out of its sum and of what it divides by, and is 0 with zero gradients where nothing is left.
+Where no pixel is ignored, cross-entropy is torch's, the focal loss kornia's and Dice of each image kornia's. With
+ignored pixels theirs are not these means: torch's cross-entropy of nothing is NaN, kornia's focal loss counts ignored
+pixels in the mean, its Dice of nothing is 1, and it has no Dice of a whole batch.
 """
 
 from __future__ import annotations
