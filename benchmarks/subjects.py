@@ -261,7 +261,7 @@ def near_far_flops(
         raise ValueError(f"expected windows and nearest clusters, got {options.neighborhood} and {options.assignment}")
     tokens, prefix = rows * cols, num_prefix_tokens
     size = options.window_size or window_size_for(rows, cols)
-    clusters = math.prod(cluster_grid(rows, cols, options.num_clusters))
+    clusters = math.prod(cluster_grid(rows, cols, options.num_clusters, options.cluster_factor))
     seen = attend_flops(tokens, prefix + size**2, clusters + 2 * options.anchors, width)
     to_all = attend_flops(prefix, prefix + tokens, 0, width)
     return seen + to_all + route_flops(tokens, clusters, width // num_heads, 1 + options.refinements)

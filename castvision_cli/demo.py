@@ -92,9 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from castvision.inference.predictor import load_model
         from castvision.inference.showing import UNTRAINED, Options, Showing
 
-        predictor = load_model(
-            arguments.model, device=resolve_device(arguments.device), attention=arguments.attention, seed=arguments.seed
-        )
+        how = {"seed": arguments.seed, "attention": arguments.attention}
+        predictor = load_model(arguments.model, device=resolve_device(arguments.device), **how)
         options = Options(arguments.max_size, arguments.stretch, arguments.opacity, arguments.seed)
         showing = Showing(predictor, output, options)
     except (ValueError, TypeError, OSError) as error:

@@ -131,9 +131,8 @@ class Predictor:
         patch = self.parts.patch_size
         if max_size is None:
             patches = DEFAULT_PATCHES * max(patch)
-            max_size = (
-                patches if self.parts.task in (None, "segmentation", "features") else max(self.parts.input.img_size)
-            )
+            is_of_wholes = self.parts.task in ("classification", "multilabel")
+            max_size = max(self.parts.input.img_size) if is_of_wholes else patches
         if max_size < max(patch):
             raise ValueError(f"expected max_size >= {max(patch)} (one patch of {self.parts.name}), got {max_size=}")
         scale = min(1.0, max_size / max(image_size))
