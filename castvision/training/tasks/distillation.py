@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 
 from castvision.data.datasets.batch import as_batch
 from castvision.losses import unexplained_variance
+from castvision.models.checkpoint import freeze as freeze_parameters
 from castvision.models.checkpoint import train_only
 from castvision.models.convert import convert, is_converted, revert
 from castvision.models.recipe import Recipe, with_attention
@@ -98,7 +99,7 @@ class DistillationTask(Task):
         self._teacher = (make_teacher(self.model),)  # a tuple, which hides it from torch
         self.trained = train_only(self.model, list(trained or ATTENTION_AND_NORMS))
         if frozen:
-            self.trained = _without(self.model, self.trained, frozen)
+            self.trained = sorted(set(self.trained) - set(freeze_parameters(self.model, frozen)))
         self.block_weight, self.final_weight = block_weight, final_weight
         self.before: dict[str, float] = {}
         self.sums = nn.ModuleDict(
@@ -260,9 +261,3 @@ def digest(model: nn.Module) -> str:
         found.update(name.encode())
         found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
-
-
-def _without(model: nn.Module, trained: Sequence[str], frozen: Sequence[str]) -> list[str]:
-    from castvision.models.checkpoint import freeze
-
-    return sorted(set(trained) - set(freeze(model, frozen)))
