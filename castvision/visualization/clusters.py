@@ -56,12 +56,9 @@ class ClusterMap:
 
 def clustered_layers(model: nn.Module) -> dict[str, Any]:
     """The attention layers of a model that form clusters, by name: of ours, and of converted models of timm's."""
-    converted = tuple(CONVERTED.values())
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, CastAttention) or (isinstance(module, converted) and module.options is not None)
-    }
+    kinds = (CastAttention, *CONVERTED.values())
+    found: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    return {name: module for name, module in found.items() if module.options is not None}
 
 
 def cluster_maps(model: nn.Module, image: Tensor, **arguments: Any) -> list[ClusterMap]:
@@ -114,11 +111,13 @@ class _Collector:
     ) -> Tensor:
         out, routing = output
         carried = kwargs.get("attn_mask")  # of a converted layer: the grid and the tokens before it
+        grid: list[int] | None = kwargs.get("grid_size")
+        mask: Tensor | None = kwargs.get("token_mask")
         if isinstance(carried, TokenGrid):
-            num_tokens, grid, mask = carried.rows * carried.cols, [carried.rows, carried.cols], None
+            grid = [carried.rows, carried.cols]
+            num_tokens = carried.rows * carried.cols
         else:
             num_tokens = args[0].shape[1] - module.num_prefix_tokens
-            grid, mask = kwargs.get("grid_size"), kwargs.get("token_mask")
         is_real = torch.ones(num_tokens, dtype=torch.bool) if mask is None else mask[0].cpu()
         self.found.append(_make_map(self.name, self.options, grid, routing, is_real))
         return out

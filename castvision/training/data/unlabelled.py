@@ -96,10 +96,10 @@ class UnlabelledFolderDataModule(ImageDataModule):
         super().__init__(
             [], 3, (img_size, img_size), tuple(mean or IMAGENET_DEFAULT_MEAN), tuple(std or IMAGENET_DEFAULT_STD)
         )
-        size, normalised = self.img_size, (self.mean, self.std)
-        how = {
-            "train": training_transform(size, *normalised, AUGMENTATION if augmentation is None else augmentation),
-            "val": cropping_transform(size, *normalised),
+        seen = (self.img_size, self.mean, self.std)
+        how: dict[str, Callable[[Any], torch.Tensor]] = {
+            "train": training_transform(*seen, AUGMENTATION if augmentation is None else augmentation),
+            "val": cropping_transform(*seen),
         }
         self._images = {split: UnlabelledImages(paths[split], how[split], self.mean) for split in how}
         if len(paths["train"]) < batch_size:

@@ -133,7 +133,7 @@ class DistillationTask(Task):
         """Measure the held-out images before the first step."""
         super().on_train_start()
         loaders = self.trainer.val_dataloaders
-        if self.before or loaders is None or self.trainer.fast_dev_run:
+        if self.before or loaders is None:
             return
         was_training = self.model.training
         self.model.eval()
