@@ -15,7 +15,6 @@ from castvision.data.datasets.leaks import check_apart, hold_out_images
 from castvision.data.datasets.samples import check_files
 from castvision.data.reading.folders import walk_images
 from castvision.data.transforms.crop import cropping_transform
-from castvision.losses import IGNORED
 from castvision.training.data.classification import read_picture, training_transform
 from castvision.training.data.data_module import ImageDataModule, Pairs
 
@@ -27,7 +26,7 @@ AUGMENTATION = {"scale": [0.3, 1.0], "color_jitter": None}
 
 
 class UnlabelledImages(Dataset[Sample]):
-    """Image files as (image, label): a tensor (3, height, width), and 255, which counts nowhere.
+    """Image files as (image, labels): a tensor (3, height, width), and (0,), the labels of no classes.
 
     Args:
         paths: The files.
@@ -43,13 +42,17 @@ class UnlabelledImages(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.paths)
 
+    def name(self, index: int) -> str:
+        """What to call an image in captions."""
+        return str(self.paths[index])
+
     def __getitem__(self, index: int) -> Sample:
         """One image.
 
         Raises:
             ValueError: It cannot be read; the message names it.
         """
-        return self.transform(self.read(str(self.paths[index]))), torch.tensor(IGNORED)
+        return self.transform(self.read(str(self.paths[index]))), torch.zeros(0)
 
 
 class UnlabelledFolderDataModule(ImageDataModule):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -24,7 +25,8 @@ from castvision.training.tasks.task import Task
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ATTENTION_AND_NORMS = ("*.attn", "*norm*")
+ATTENTION_AND_NORMS = ("blocks.*.attn", "blocks.*norm*")
+"""What is trained by default, beside the last norm; a classifier's own norm and pooling are no part of the features."""
 _MEASURES = ("unexplained", "cosine", "class_cosine")
 _SAVED = "distillation"
 
@@ -97,7 +99,8 @@ class DistillationTask(Task):
                 f"got {model_name} with attention={arguments['attention']!r}; name vit_… in place of cast_vit_…"
             )
         self._teacher = (make_teacher(self.model),)  # a tuple, which hides it from torch
-        self.trained = train_only(self.model, list(trained or ATTENTION_AND_NORMS))
+        last = ["norm"] if list(self.model.get_submodule("norm").parameters()) else []
+        self.trained = train_only(self.model, trained or [*ATTENTION_AND_NORMS, *last])
         if frozen:
             self.trained = sorted(set(self.trained) - set(freeze_parameters(self.model, frozen)))
         self.block_weight, self.final_weight = block_weight, final_weight
@@ -110,6 +113,15 @@ class DistillationTask(Task):
     def teacher(self) -> nn.Module:
         """See the class."""
         return self._teacher[0]
+
+    @cached_property
+    def teacher_digest(self) -> str:
+        """A fingerprint of the teacher's weights."""
+        found = hashlib.sha256()
+        for name, value in sorted(self.teacher.state_dict().items()):
+            found.update(name.encode())
+            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, **arguments: Any) -> Self:
@@ -205,7 +217,10 @@ class DistillationTask(Task):
         Raises:
             ValueError: Always.
         """
-        raise ValueError("expected a task with classes to predict; castvision embed writes features")
+        raise ValueError(
+            "expected a task with classes to predict, got features; load the model by "
+            "castvision.inference.predictor.load_model"
+        )
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Refused, as `predict_step`; see `distance`."""
@@ -218,7 +233,7 @@ class DistillationTask(Task):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Beside what every task writes: what was measured before, and which teacher it was."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint[_SAVED] = {"before": dict(self.before), "teacher": digest(self.teacher)}
+        checkpoint[_SAVED] = {"before": dict(self.before), "teacher": self.teacher_digest}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with another teacher than the run began with.
@@ -228,7 +243,7 @@ class DistillationTask(Task):
         """
         super().on_load_checkpoint(checkpoint)
         saved = checkpoint.get(_SAVED, {})
-        if saved.get("teacher") not in (None, digest(self.teacher)):
+        if saved.get("teacher") not in (None, self.teacher_digest):
             raise ValueError(
                 "expected the weights that the run started from, since they are its teacher's, got others; give the "
                 "same init_from, checkpoint_path, or pretrained weights"
@@ -252,12 +267,3 @@ def features_of(model: Any, image: Tensor) -> BlockFeatures:
     has_prefix = bool(getattr(model, "num_prefix_tokens", 0))
     final, taps = model.forward_intermediates(image, return_prefix_tokens=has_prefix, output_fmt="NLC")
     return BlockFeatures([torch.cat(tap[::-1], 1) if has_prefix else tap for tap in taps], final)
-
-
-def digest(model: nn.Module) -> str:
-    """A fingerprint of a model's weights."""
-    found = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()

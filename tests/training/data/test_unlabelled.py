@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from castvision.training.data.unlabelled import UnlabelledFolderDataModule
+from castvision_cli import main
 
 
 def write(root, count=8, seed=0):
@@ -24,7 +25,7 @@ def test_images_of_any_shape_below_a_folder_become_batches(tmp_path):
     assert len(held) == 2 and not held & {path.name for path in data.dataset("train").paths}
     batches = list(data.train_dataloader())
     assert [tuple(image.shape) for image, _ in batches] == [(2, 3, 32, 32)] * 3
-    assert {int(label) for _, labels in batches for label in labels} == {255}
+    assert {tuple(labels.shape) for _, labels in batches} == {(2, 0)}  # of no classes
     first, again = (data.dataset("val")[0][0] for _ in range(2))
     assert torch.equal(first, again)
     assert data.description()["resize"] == "crop" and data.class_names == []
@@ -53,6 +54,12 @@ def test_copies_stay_in_one_split_or_are_refused(tmp_path):
     (tmp_path / "split/val/same.png").write_bytes(path.read_bytes())
     with pytest.raises(ValueError, match="the same image in train"):
         UnlabelledFolderDataModule(str(tmp_path / "split"), 32)
+
+
+def test_data_show_draws_what_the_model_sees(tmp_path):
+    words = ["data", "show", "--config", "distill", "--data.root", str(write(tmp_path / "data")), "--count", "4"]
+    assert main([*words, "--data.img_size", "32", "--output", str(tmp_path / "sheet.png")]) == 0
+    assert (tmp_path / "sheet.png").is_file()
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,12 @@ def test_the_loss_by_hand(start):
     torch.testing.assert_close(unexplained, unexplained_variance(found.final[:, 1:], wanted.final[:, 1:]))
 
 
+def test_a_classifiers_own_norm_is_not_trained():
+    task = DistillationTask(VIT, model_kwargs={**COARSE, "global_pool": "avg"})
+    assert "fc_norm.weight" in dict(task.model.named_parameters())
+    assert {name.split(".")[0] for name in task.trained} == {"blocks"}
+
+
 def test_other_parameters_by_name_and_models_without_prefix():
     arguments = {**COARSE, "class_token": False, "global_pool": "avg"}
     task = DistillationTask(VIT, model_kwargs=arguments, trained=["blocks"], freeze=["blocks.0"])
