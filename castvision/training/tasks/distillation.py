@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -24,6 +25,8 @@ from castvision.training.tasks.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
 
 ATTENTION_AND_NORMS = ("blocks.*.attn", "blocks.*norm*")
 """What is trained by default, beside the last norm; a classifier's own norm and pooling are no part of the features."""
@@ -210,6 +213,15 @@ class DistillationTask(Task):
         before = {f"before_{name}": value for name, value in self.before.items()}
         by_name = {**values, "explained": 1 - values["unexplained"], **before}
         self.log_dict({f"{stage}/{name}": value for name, value in by_name.items()})
+
+    def on_fit_end(self) -> None:
+        """Say so if held-out images are no closer than before."""
+        after, before = self.trainer.callback_metrics.get("val/unexplained"), self.before.get("unexplained")
+        if after is not None and before is not None and after >= before:
+            logger.warning(
+                "held-out images are no closer to full attention than before training, unexplained %.3f → %.3f; train "
+                "on more images, or more like them, or with a smaller rate, or use the model as it was", before, after,
+            )  # fmt: skip
 
     def predict_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """Refused: there are no classes.

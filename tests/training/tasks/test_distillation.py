@@ -43,8 +43,8 @@ def start(tmp_path_factory):
 
 
 def config(start, **changes):
-    arguments = {"model_name": VIT, "model_kwargs": COARSE, "init_from": str(start / "start.pth"), **changes}
-    arguments["optimizer"] = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.003}}
+    arguments = {"model_name": VIT, "model_kwargs": COARSE, "init_from": str(start / "start.pth")}
+    arguments |= {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.003}}, **changes}
     images = {"root": str(start / "images"), "img_size": SIZE, "batch_size": 3, "num_workers": 0}
     images["augmentation"] = {"scale": [1, 1], "ratio": [1, 1], "hflip": 0, "interpolation": "bilinear"}
     images["augmentation"]["color_jitter"] = None  # nothing is left to chance, so that runs can be compared
@@ -76,6 +76,13 @@ def test_held_out_images_come_closer_and_the_figures_say_so(run):
     assert {"val/class_cosine", "val/before_class_cosine", "val/loss"} <= set(best)
     with Image.open(run / "report.png") as picture:
         assert min(picture.size) > 300
+
+
+def test_a_run_that_helps_nobody_says_so(start, tmp_path, caplog):
+    content = config(start, optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}})
+    with caplog.at_level("WARNING", "castvision"):
+        assert train(tmp_path, content, "--trainer.max_epochs", 1) == 0
+    assert "no closer to full attention than before" in caplog.text
 
 
 def test_only_attention_and_norms_have_changed(run, start):
