@@ -65,7 +65,7 @@ class DistillationTask(Task):
         trained: Shell patterns of the parameters that are trained, see `castvision.models.checkpoint.train_only`; the
             others stay. None = attention and norms.
         block_weight: Factor of the cosines after blocks.
-        final_weight: Factor of the unexplained variance at the end.
+        final_weight: Factor of the unexplained variance at the end, whose gradient is about ten times as steep.
         **shared: Of every `Task`: optimizer, schedule, weight_decay, layer_decay, init_from and freeze.
 
     Raises:
@@ -88,7 +88,7 @@ class DistillationTask(Task):
         model_kwargs: dict[str, Any] | None = None,
         trained: list[str] | None = None,
         block_weight: float = 1.0,
-        final_weight: float = 1.0,
+        final_weight: float = 0.1,
         **shared: Any,
     ) -> None:
         if min(block_weight, final_weight) < 0 or block_weight + final_weight == 0:
