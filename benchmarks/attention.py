@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -218,13 +218,23 @@ def _ours_by_formula() -> Iterator[list[int]]:
     counted: list[int] = []
 
     def count(
-        q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions, grid: list[int], prefix: int, *rest: Any
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        options: AttentionOptions,
+        grid: list[int],
+        prefix: int,
+        *rest: Any,
+        **more: Any,
     ) -> tuple[Tensor, None]:
         batch, _, heads, head_dim = q.shape
         counted.append(batch * near_far_flops(grid[0], grid[1], heads * head_dim, heads, options, prefix))
         return v, None
 
-    with mock.patch("castvision.layers.cast_attention.cast_attention", count):
+    layers = ("cast_attention", "converted_attention")
+    with ExitStack() as patches:
+        for layer in layers:
+            patches.enter_context(mock.patch(f"castvision.layers.{layer}.cast_attention", count))
         yield counted
 
 

@@ -27,6 +27,7 @@ QUICK_IMG_SIZE = 256
 APART = {"fidelity": "benchmarks.fidelity.main", "heads": "benchmarks.fidelity.heads"}
 """What measures quality on pretrained weights, not speed: modules with a command line of their own, by first word."""
 
+_PEERS_HELP = f"timm's names, of ViTs also NAME+near_far, converted (default: {' '.join(PEERS)})"
 _EPILOG = f"""\
 A full run writes benchmark.json and benchmark.png to the output folder; a run that was cut off goes on when it is given
 the same folder. --quick stays at {QUICK_LIMIT:,} tokens and ends in a minute. --check measures what the goals need and
@@ -56,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
     parser.add_argument("--sizes", nargs="+", type=int, metavar="N", help=f"tokens (default: {_list(SIZES)})")
     parser.add_argument("--img-size", type=int, metavar="PIXELS", help="a side of the models' image (default: 1024)")
-    parser.add_argument("--peers", nargs="*", metavar="MODEL", help=f"timm's names (default: {_list(PEERS)})")
+    parser.add_argument("--peers", nargs="*", metavar="MODEL", help=_PEERS_HELP)
     return parser
 
 

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from benchmarks.record import Key
 from castvision.layers import CastAttention, CastBlock, FullAttention
+from castvision.models.convert import convert
 from castvision.ops import AttentionOptions, cast_attention, make_options
 from castvision.ops.partitions import cluster_grid, window_size_for
 from castvision.ops.surrogates import form_clusters
@@ -209,11 +210,16 @@ def _prepare(module: nn.Module, key: Key) -> nn.Module:
 
 
 def create_model(name: str, img_size: int) -> Any:
-    """A registered model made for square images; ``img_size`` is left out for those that take any size."""
+    """A registered model made for square images; ``img_size`` is left out for those that take any size.
+
+    "NAME+near_far" is a ViT of timm's, converted, "NAME+full" its baseline.
+    """
+    name, _, attention = name.partition("+")
     try:
-        return timm.create_model(name, img_size=img_size)
+        model = timm.create_model(name, img_size=img_size)
     except TypeError:
-        return timm.create_model(name)
+        model = timm.create_model(name)
+    return convert(model, attention=attention) if attention else model
 
 
 _MAKERS: dict[str, Callable[[Key], Subject]] = {
@@ -255,7 +261,7 @@ def near_far_flops(
         raise ValueError(f"expected windows and nearest clusters, got {options.neighborhood} and {options.assignment}")
     tokens, prefix = rows * cols, num_prefix_tokens
     size = options.window_size or window_size_for(rows, cols)
-    clusters = math.prod(cluster_grid(rows, cols, options.num_clusters))
+    clusters = math.prod(cluster_grid(rows, cols, options.num_clusters, options.cluster_factor))
     seen = attend_flops(tokens, prefix + size**2, clusters + 2 * options.anchors, width)
     to_all = attend_flops(prefix, prefix + tokens, 0, width)
     return seen + to_all + route_flops(tokens, clusters, width // num_heads, 1 + options.refinements)

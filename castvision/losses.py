@@ -1,9 +1,10 @@
-"""Losses of dense prediction: logits (B, classes, height, width) against classes (B, height, width), 255 ignored.
+"""Losses of dense prediction, and of features against features.
 
-Each is a mean that leaves ignored pixels out of its sum and of what it divides by, and is 0 with zero gradients where
-nothing is left. Where no pixel is ignored, cross-entropy is torch's, the focal loss kornia's and Dice of each image
-kornia's. With ignored pixels theirs are not these means: torch's cross-entropy of nothing is NaN, kornia's focal loss
-counts ignored pixels in the mean, its Dice of nothing is 1, and it has no Dice of a whole batch.
+Dense prediction: logits (B, classes, height, width) against classes (B, height, width), 255 ignored. Each is a mean
+that leaves ignored pixels out of its sum and of what it divides by, and is 0 with zero gradients where nothing is left.
+Where no pixel is ignored, cross-entropy is torch's, the focal loss kornia's and Dice of each image kornia's. With
+ignored pixels theirs are not these means: torch's cross-entropy of nothing is NaN, kornia's focal loss counts ignored
+pixels in the mean, its Dice of nothing is 1, and it has no Dice of a whole batch.
 """
 
 from __future__ import annotations
@@ -19,6 +20,23 @@ if TYPE_CHECKING:
 
 IGNORED = 255
 """The label of pixels that count nowhere."""
+
+
+def unexplained_variance(found: Tensor, wanted: Tensor) -> Tensor:
+    """Squared difference of an image's tokens over their variance around their mean token.
+
+    A cosine flatters, since tokens of one image share a large mean; this does not.
+
+    Args:
+        found: (B, N, C).
+        wanted: (B, N, C).
+
+    Returns:
+        (B,) float32: 0 for the same, 1 for no better than the mean token.
+    """
+    found, wanted = found.float(), wanted.float()
+    variance = (wanted - wanted.mean(1, keepdim=True)).square().sum((1, 2))
+    return (found - wanted).square().sum((1, 2)) / variance.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def cross_entropy(

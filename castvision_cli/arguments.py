@@ -72,6 +72,12 @@ def add_device_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
 
 
+def add_attention_argument(parser: argparse._ActionsContainer) -> None:
+    """Which attention a ViT of timm's runs with."""
+    told = "of a ViT of timm's, which then takes images of any size: near_far, or full (default: as it was trained)"
+    parser.add_argument("--attention", choices=["near_far", "full"], help=told)
+
+
 def add_scale_argument(parser: argparse._ActionsContainer) -> None:
     """The scale images are worked on at."""
     told = "microns (or ground units, of a GeoTIFF in metres or feet) per pixel to work at: the pyramid's nearest level"

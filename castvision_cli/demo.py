@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castvision_cli.arguments import (
+    add_attention_argument,
     add_device_argument,
     add_output_arguments,
     new_parser,
@@ -48,6 +49,7 @@ def build_parser(prog: str = "castvision demo") -> argparse.ArgumentParser:
         help="images (PNG, JPEG, TIFF, WebP, BMP, GIF), folders of images",
     )
     add("--model", required=True, help="a model's name (untrained), a checkpoint, or a folder in timm's layout")
+    add_attention_argument(parser)
     add_output_arguments(parser, "pictures")
     add(
         "--max-size",
@@ -90,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from castvision.inference.predictor import load_model
         from castvision.inference.showing import UNTRAINED, Options, Showing
 
-        predictor = load_model(arguments.model, device=resolve_device(arguments.device), seed=arguments.seed)
+        how = {"seed": arguments.seed, "attention": arguments.attention}
+        predictor = load_model(arguments.model, device=resolve_device(arguments.device), **how)
         options = Options(arguments.max_size, arguments.stretch, arguments.opacity, arguments.seed)
         showing = Showing(predictor, output, options)
     except (ValueError, TypeError, OSError) as error:

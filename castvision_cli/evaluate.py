@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from castvision_cli.arguments import (
+    add_attention_argument,
     add_bands_argument,
     add_output_arguments,
     add_scale_argument,
@@ -64,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--labels", type=Path, metavar="LIST.csv", help="images, or slides, and their labels")
     add_bands_argument(parser)
+    add_attention_argument(parser)
     add_output_arguments(parser)
     add_scale_argument(parser)
     add_tile_arguments(parser)
@@ -96,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         label_map = None if arguments.label_map is None else _parse_map(arguments.label_map)
         if (arguments.images is None) == (arguments.labels is None):
             raise ValueError("expected --images, or --labels, whose list names the images; give one of both")
-        predictor = load_model(arguments.model, device=resolve_device(arguments.device))
+        predictor = load_model(arguments.model, device=resolve_device(arguments.device), attention=arguments.attention)
         table = None if arguments.labels is None else read_label_table(arguments.labels, predictor.class_names)
         sources = [arguments.images] if table is None else table.images
         images = find_images(sources, outside=arguments.output, suffixes=ALL_SUFFIXES)

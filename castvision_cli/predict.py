@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castvision_cli.arguments import (
+    add_attention_argument,
     add_bands_argument,
     add_output_arguments,
     add_scale_argument,
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="images, folders of images, patterns such as 'scans/*.tif'")
     add("--model", required=True, help="a checkpoint, or a folder in timm's layout")
+    add_attention_argument(parser)
     add_output_arguments(parser)
     add("--resume", action="store_true", help="go on with a run that was interrupted, also within an image")
     add_tile_arguments(parser)
@@ -103,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from castvision.inference.prediction import Options, PredictionRun
         from castvision.inference.predictor import load_model
 
-        predictor = load_model(arguments.model, device=resolve_device(arguments.device))
+        predictor = load_model(arguments.model, device=resolve_device(arguments.device), attention=arguments.attention)
         tiles = tile_options(arguments, predictor)
         fits = fits_images(arguments, predictor)
         same = "mpp bands min_foreground overlay geojson min_area simplify probabilities top resume".split()

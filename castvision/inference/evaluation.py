@@ -53,6 +53,7 @@ _BAND_PIXELS = 1 << 24
 _NEEDED = {
     "segmentation": "needs --masks",
     "classification": "takes folders of classes, no --masks and no --labels",
+    "features": "has no classes to measure; train a classifier or segmenter with --init-from it",
     "multilabel": "needs --labels LIST.csv, which names its images (path,NAME1,NAME2,… or path,labels)",
 }
 

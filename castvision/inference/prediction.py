@@ -18,6 +18,7 @@ from castvision.data import open_image
 from castvision.errors import FAILURES
 from castvision.files import part_of
 from castvision.inference.fitted import FittedModel, remark_on_size, whole_image
+from castvision.inference.predictor import NO_CLASSES
 from castvision.inference.scale import level_to_work_at
 from castvision.inference.sinks import FileSink
 from castvision.inference.tile_model import TileModel, model_range, open_for
@@ -86,12 +87,14 @@ class PredictionRun:
         options: How.
 
     Raises:
-        ValueError: An untrained model.
+        ValueError: An untrained model, or one without classes.
     """
 
     def __init__(self, predictor: Predictor, output: OutputFolder, options: Options) -> None:
         if not predictor.is_trained:
             raise ValueError(f"{predictor.parts.name} is untrained: its predictions mean nothing; give a checkpoint")
+        if not predictor.has_classes:
+            raise ValueError(f"{predictor.parts.name} {NO_CLASSES}")
         self.predictor, self.output, self.options = predictor, output, options
         self.records: list[Record] = []
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from castvision.data.reading.overview import make_context
 from castvision.data.transforms.model_input import to_model_input
 from castvision.errors import one_line
-from castvision.layers import CastAttention
+from castvision.models.convert import change_attention
 from castvision.models.recipe import InputFormat, TaskName, load, near_misses
 from castvision.models.segmenter import unwrap
+from castvision.visualization.clusters import cluster_maps, clustered_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 DEFAULT_PATCHES = 64
 """Patches along the longer side of the largest input by default: at most 4,096 tokens, seconds on a CPU."""
 LOCAL = "local-dir:"
+NO_CLASSES = "was trained for its features and has no classes; train a classifier or segmenter with --init-from it"
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class LoadedParts:
         model: (B, C, height, width) to logits, (B, num_classes) or (B, num_classes, height, width).
         backbone: The part with clusters.
         name: For people.
-        task: None for an untrained model.
-        class_names: One for each class; empty for an untrained model.
+        task: None for an untrained model; "features" for a trained one without classes.
+        class_names: One for each class; empty where there are none.
         input: The images it was made for or trained on.
         patch_size: (height, width) of a patch.
         fixed_size: (height, width) if the model takes no other.
@@ -59,7 +61,7 @@ class LoadedParts:
     @property
     def has_clusters(self) -> bool:
         """Whether any block routes tokens into clusters."""
-        return any(isinstance(module, CastAttention) for module in self.backbone.modules())
+        return bool(clustered_layers(self.backbone))
 
     @property
     def context_size(self) -> tuple[int, int] | None:
@@ -102,8 +104,13 @@ class Predictor:
         return self.parts.task is not None
 
     @property
+    def has_classes(self) -> bool:
+        """Whether it was trained to predict, and not for its features alone."""
+        return self.parts.task not in (None, "features")
+
+    @property
     def class_names(self) -> tuple[str, ...]:
-        """One name for each class; empty for an untrained model."""
+        """One name for each class; empty where there are none."""
         return self.parts.class_names
 
     def input_size(self, image_size: tuple[int, int], max_size: int | None = None) -> tuple[int, int]:
@@ -124,7 +131,8 @@ class Predictor:
         patch = self.parts.patch_size
         if max_size is None:
             patches = DEFAULT_PATCHES * max(patch)
-            max_size = patches if self.parts.task in (None, "segmentation") else max(self.parts.input.img_size)
+            is_of_wholes = self.parts.task in ("classification", "multilabel")
+            max_size = max(self.parts.input.img_size) if is_of_wholes else patches
         if max_size < max(patch):
             raise ValueError(f"expected max_size >= {max(patch)} (one patch of {self.parts.name}), got {max_size=}")
         scale = min(1.0, max_size / max(image_size))
@@ -189,10 +197,12 @@ class Predictor:
             The prediction, on the CPU.
 
         Raises:
-            ValueError: The model is untrained.
+            ValueError: The model is untrained, or has no classes.
         """
         if self.parts.task is None:
             raise ValueError(f"{self.parts.name} is untrained: its prediction would mean nothing; give a checkpoint")
+        if self.parts.task == "features":
+            raise ValueError(f"{self.parts.name} {NO_CLASSES}")
         logits = self.model(prepared, **self._surroundings(prepared)).float()[0].cpu()  # (num_classes[, height, width])
         if self.parts.task == "multilabel":
             return Prediction("multilabel", logits.sigmoid())
@@ -213,7 +223,7 @@ class Predictor:
 
     @torch.inference_mode()
     def cluster_maps(self, prepared: Tensor) -> list[ClusterMap]:
-        """Windows and clusters of each CAST block, as the model forms them when it predicts.
+        """Windows and clusters of each block that has them, as the model forms them when it predicts.
 
         Args:
             prepared: (1, C, height, width), from `prepare`.
@@ -221,8 +231,6 @@ class Predictor:
         Returns:
             One entry for each block with clusters; empty for a model without any.
         """
-        from castvision.visualization.clusters import cluster_maps
-
         if not self.parts.has_clusters:
             return []
         return cluster_maps(self.model, prepared, **self._surroundings(prepared))
@@ -232,7 +240,9 @@ def _whole_patches(side: float, patch: int, max_size: int) -> int:
     return max(1, min(round(side / patch), max_size // patch)) * patch
 
 
-def load_model(source: str | Path, *, device: torch.device | str = "cpu", seed: int = 0) -> Predictor:
+def load_model(
+    source: str | Path, *, device: torch.device | str = "cpu", seed: int = 0, attention: str | None = None
+) -> Predictor:
     """Load a model for prediction.
 
     Args:
@@ -241,32 +251,36 @@ def load_model(source: str | Path, *, device: torch.device | str = "cpu", seed: 
             also written ``local-dir:FOLDER``), or the name of a registered model, which is then built untrained.
         device: Where it runs.
         seed: For an untrained model's weights; the global random state stays as it is.
+        attention: "near_far" or "full", for a ViT of timm's, whatever it was trained with; it then takes images of any
+            size. None = as it was trained.
 
     Returns:
         The predictor.
 
     Raises:
         FileNotFoundError: ``source`` looks like a path and does not exist.
-        ValueError: Unknown name, damaged file, or a checkpoint of another architecture.
+        ValueError: Unknown name, damaged file, a checkpoint of another architecture, or ``attention`` for a model of
+            ours, which has its own.
+        TypeError: ``attention`` for a model that cannot be converted.
     """
-    return Predictor(load_parts(str(source), seed=seed), device)
+    return Predictor(load_parts(str(source), seed=seed, attention=attention), device)
 
 
-def load_parts(source: str, *, seed: int = 0) -> LoadedParts:
+def load_parts(source: str, *, seed: int = 0, attention: str | None = None) -> LoadedParts:
     """The model of a source and its facts, on the CPU; see `load_model`."""
     if source.startswith(LOCAL):
-        return _from_folder(Path(source.removeprefix(LOCAL)))
+        return _from_folder(Path(source.removeprefix(LOCAL)), attention)
     path = Path(source)
     if path.is_dir():
-        return _from_folder(path)
+        return _from_folder(path, attention)
     if path.is_file():
-        return _from_checkpoint(path)
+        return _from_checkpoint(path, attention)
     if path.suffix in {".ckpt", ".pt", ".pth", ".safetensors"} or len(path.parts) > 1:
         raise FileNotFoundError(f"no such checkpoint or folder: {source!r}; check the path")
-    return _from_name(source, seed)
+    return _from_name(source, seed, attention)
 
 
-def _from_name(name: str, seed: int) -> LoadedParts:
+def _from_name(name: str, seed: int, attention: str | None) -> LoadedParts:
     if not timm.is_model(name):
         raise ValueError(
             f"unknown model {name!r}{near_misses(name)}; name a registered model, a checkpoint or a folder"
@@ -274,10 +288,10 @@ def _from_name(name: str, seed: int) -> LoadedParts:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = timm.create_model(name, pretrained=False)
-    return describe(model, name, None)
+    return describe(model, name, None, attention=attention)
 
 
-def _from_folder(folder: Path) -> LoadedParts:
+def _from_folder(folder: Path, attention: str | None) -> LoadedParts:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"expected config.json and model.safetensors in {str(folder)!r}, found no config.json")
@@ -287,10 +301,11 @@ def _from_folder(folder: Path) -> LoadedParts:
         raise ValueError(f"cannot load a model from {str(folder)!r}: {one_line(error, 300)}") from error
     names = model.pretrained_cfg.get("label_names") or ()
     name = f"{model.pretrained_cfg.get('architecture', type(model).__name__)} ({folder.resolve().name})"
-    return describe(model, name, "classification", tuple(str(name) for name in names))
+    classes = tuple(str(name) for name in names)
+    return describe(model, name, "classification", classes, attention=attention)
 
 
-def _from_checkpoint(path: Path) -> LoadedParts:
+def _from_checkpoint(path: Path, attention: str | None) -> LoadedParts:
     recipe, model = load(path)
     if recipe.input is None:
         raise ValueError(
@@ -303,7 +318,7 @@ def _from_checkpoint(path: Path) -> LoadedParts:
             f"{str(path)!r} was trained on embeddings of slides' tiles: give castvision predict or evaluate the .h5 "
             "files that castvision embed --write tiles writes"
         )
-    parts = describe(model, recipe.model_name, recipe.task, recipe.class_names, recipe.input)
+    parts = describe(model, recipe.model_name, recipe.task, recipe.class_names, recipe.input, attention)
     return replace(parts, label_map=recipe.label_map)
 
 
@@ -325,9 +340,12 @@ def describe(
     task: TaskName | None,
     class_names: tuple[str, ...] = (),
     trained_on: InputFormat | None = None,
+    attention: str | None = None,
 ) -> LoadedParts:
-    """The facts of a model: those of its training, or, where it has none of ours, timm's."""
+    """The facts of a model: those of its training, or, where it has none of ours, timm's; with another attention."""
     backbone: Any = unwrap(model)
+    if attention is not None:
+        change_attention(backbone, attention)
     config: Mapping[str, Any] = timm.data.resolve_model_data_config(backbone)
     channels, *size = config["input_size"]
     in_chans = int(getattr(backbone, "in_chans", channels))
@@ -341,7 +359,7 @@ def describe(
         backbone=backbone,
         name=name,
         task=task,
-        class_names=() if task is None else class_names_or_default(class_names, num_classes),
+        class_names=() if task in (None, "features") else class_names_or_default(class_names, num_classes),
         input=trained_on or InputFormat(in_chans, native or _pair(size), mean, std),
         patch_size=_pair(patch),
         fixed_size=native if getattr(embed, "strict_img_size", False) else None,

@@ -61,10 +61,11 @@ class Showing:
 
     def __init__(self, predictor: Predictor, output: OutputFolder, options: Options) -> None:
         predictor.input_size((1, 1), options.max_size)
-        if not predictor.is_trained and not predictor.parts.has_clusters:
+        if not predictor.has_classes and not predictor.parts.has_clusters:
             raise ValueError(
-                f"{predictor.parts.name} is untrained and has no clusters, so there is nothing to show; "
-                "name a cast_vit_* model or a checkpoint"
+                f"{predictor.parts.name} {'has no classes' if predictor.is_trained else 'is untrained'} and has no "
+                "clusters, so there is nothing to show; name a cast_vit_* model or a checkpoint, or give a ViT of "
+                "timm's attention near_far"
             )
         self.predictor, self.output, self.options = predictor, output, options
         self.records: list[dict[str, Any]] = []
@@ -85,7 +86,7 @@ class Showing:
         pixels: Pixels = mark_missing(stretch_range(image), holds_data(image)) if options.stretch else image
         prepared = predictor.prepare(pixels, options.max_size)
         start = time.perf_counter()
-        prediction = predictor.predict(prepared) if predictor.is_trained else None
+        prediction = predictor.predict(prepared) if predictor.has_classes else None
         maps = predictor.cluster_maps(prepared)
         seconds = time.perf_counter() - start
         picture = pictures.display_picture(image)

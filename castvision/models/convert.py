@@ -151,6 +151,30 @@ def revert(model: Model) -> Model:
     return model
 
 
+def change_attention(model: Model, attention: str) -> Model:
+    """Bring a ViT of timm's, converted or not, to an attention, in place.
+
+    Args:
+        model: As for :func:`convert`. One that is converted to ``attention`` already keeps its options.
+        attention: "near_far", with the defaults of :func:`convert`, or "full".
+
+    Returns:
+        ``model``.
+
+    Raises:
+        TypeError: Not a model that can be converted.
+        ValueError: Another attention, or a model of ours, which has its own.
+    """
+    check_choice("attention", attention, CHOICES)
+    inner: Any = _timm_model(model)
+    if type(inner) in MODELS.values():
+        layers = [module for module in inner.modules() if type(module) in ATTENTIONS.values()]
+        if any(layer.options is not None for layer in layers) == (attention == "near_far"):
+            return model
+        revert(model)
+    return convert(model, attention=attention)
+
+
 def split_options(model_name: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Arguments for ``timm.create_model`` apart from those for :func:`convert`.
 

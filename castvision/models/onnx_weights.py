@@ -40,10 +40,12 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A file of another layout: a weight missing, or one left over.
+        ValueError: A file of another layout: a weight missing, or one left over; or the package onnx is missing.
     """
-    import onnx
-
+    try:
+        import onnx
+    except ImportError as error:
+        raise ValueError(f"reading {str(path)!r} needs the package onnx; {ADVICE.partition(',')[0]}") from error
     if not Path(path).is_file():
         raise FileNotFoundError(f"expected an ONNX file at {str(path)!r}, found none; {ADVICE}")
     try:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-TaskName = Literal["classification", "multilabel", "segmentation", "slides"]
+TaskName = Literal["classification", "multilabel", "segmentation", "slides", "features"]
 Resize = Literal["none", "fit", "crop"]
 CHECKPOINT_KEY = "castvision"
 _FORMAT = 1
@@ -91,12 +91,12 @@ class Recipe:
     """How to build a model again, and how to feed it.
 
     Attributes:
-        task: What its logits are.
+        task: What its logits are; "features": it has none.
         model_name: A registered timm model, of the whole or of the backbone; of "slides" the way bags are pooled, see
             `castvision.models.slide_classifier.POOLS`.
         model_kwargs: For ``timm.create_model``, without ``num_classes``; with ``attention`` ("near_far" or "full"), any
             ViT of timm's is converted, and further options are those of :func:`castvision.convert`.
-        num_classes: Logits.
+        num_classes: Logits; 0 for "features".
         class_names: One for each class.
         head: A class of `castvision.heads`; None for tasks whose classes are of whole images.
         head_kwargs: For the head.
@@ -208,6 +208,30 @@ def _pair(value: Any) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def with_attention(model_kwargs: Mapping[str, Any] | None, attention: str | None) -> dict[str, Any]:
+    """A model's arguments with ``attention``, wherever it was written.
+
+    Args:
+        model_kwargs: See `Recipe`.
+        attention: As it stands beside ``model_name``; None = not there.
+
+    Returns:
+        A new dict.
+
+    Raises:
+        ValueError: Both places name one, and they differ.
+    """
+    arguments = dict(model_kwargs or {})
+    if attention is None:
+        return arguments
+    if arguments.setdefault("attention", attention) != attention:
+        raise ValueError(
+            f"expected attention in one place, got attention={attention!r} and {arguments['attention']!r} in "
+            "model_kwargs; leave one of them out"
+        )
+    return arguments
+
+
 def near_misses(model_name: str) -> str:
     """The question whether a similar registered model was meant, to follow a name; empty if there is none."""
     near = difflib.get_close_matches(model_name, [*timm.list_models("cast_*"), *timm.list_models()], n=2)
@@ -224,7 +248,8 @@ def build(recipe: Recipe) -> nn.Module:
         The model, untrained unless ``model_kwargs`` says ``pretrained: True``.
 
     Raises:
-        ValueError: Unknown model, head or argument, fewer than two classes, or a value one of them refuses.
+        ValueError: Unknown model, head or argument, fewer than two classes (more than none for "features"), or a value
+            one of them refuses.
         ConnectionError: Pretrained weights cannot be fetched.
     """
     name, kwargs = recipe.model_name, recipe.model_kwargs
@@ -234,7 +259,9 @@ def build(recipe: Recipe) -> nn.Module:
         raise ValueError(
             f"unknown model model_name={name!r}{near_misses(name) or '; timm.list_models() names them all'}"
         )
-    if recipe.num_classes < 2:
+    if recipe.task == "features" and recipe.num_classes:
+        raise ValueError(f"expected num_classes=0 of a model without classes, got num_classes={recipe.num_classes}")
+    if recipe.task != "features" and recipe.num_classes < 2:
         raise ValueError(f"expected num_classes >= 2, got num_classes={recipe.num_classes}")
     if "num_classes" in kwargs:
         raise ValueError(

@@ -19,8 +19,10 @@ from castvision.training.data.synthetic import (
     PathfinderSegDataModule,
     RegionDataModule,
 )
+from castvision.training.data.unlabelled import UnlabelledFolderDataModule
 from castvision.training.data.windows import WindowDataModule
 from castvision.training.tasks.classification import ClassificationTask, MultiLabelTask
+from castvision.training.tasks.distillation import DistillationTask
 from castvision.training.tasks.segmentation import SegmentationTask
 from castvision.training.tasks.slides import SlideTask
 from castvision.training.tasks.task import Task
@@ -28,6 +30,7 @@ from castvision.training.tasks.task import Task
 __all__ = [
     "ClassificationTask",
     "CocoDataModule",
+    "DistillationTask",
     "ImageDataModule",
     "ImageFolderDataModule",
     "LRAImageDataModule",
@@ -44,5 +47,6 @@ __all__ = [
     "SlideDataModule",
     "SlideTask",
     "Task",
+    "UnlabelledFolderDataModule",
     "WindowDataModule",
 ]

@@ -1,4 +1,4 @@
-"""Whom each token attends to: the windows and clusters of every CAST layer of any model, on one image."""
+"""Whom each token attends to: the windows and clusters of every layer with clusters of any model, on one image."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from castvision.layers import CastAttention
+from castvision.layers.converted_attention import CONVERTED, TokenGrid
 from castvision.ops import AttentionOptions, Routing, coverage
 from castvision.ops.partitions import labels_of, window_index, window_size_for
 
@@ -53,16 +54,24 @@ class ClusterMap:
         return int((self.cluster_sizes == 0).sum())
 
 
+def clustered_layers(model: nn.Module) -> dict[str, Any]:
+    """The attention layers of a model that form clusters, by name: of ours, and of converted models of timm's."""
+    kinds = (CastAttention, *CONVERTED.values())
+    found: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    return {name: module for name, module in found.items() if module.options is not None}
+
+
 def cluster_maps(model: nn.Module, image: Tensor, **arguments: Any) -> list[ClusterMap]:
-    """Run ``model`` on one image and report the windows and clusters of each of its CAST layers.
+    """Run ``model`` on one image and report the windows and clusters of each of its layers that have them.
 
     Args:
-        model: Any module that contains :class:`castvision.layers.CastAttention` layers given the token grid.
+        model: Any module that contains :class:`castvision.layers.CastAttention` layers given the token grid, or that
+            :func:`castvision.convert` changed.
         image: (C, H, W) or (1, C, H, W), as the model takes it.
         **arguments: What else the model is given.
 
     Returns:
-        One map per CAST layer, in the order they ran; empty for a model without any.
+        One map per layer with clusters, in the order they ran; empty for a model without any.
 
     Raises:
         ValueError: More than one image, or another shape.
@@ -72,10 +81,9 @@ def cluster_maps(model: nn.Module, image: Tensor, **arguments: Any) -> list[Clus
         raise ValueError(f"expected one image (C, H, W) or (1, C, H, W), got {tuple(image.shape)}")
     found: list[ClusterMap] = []
     handles: list[RemovableHandle] = []
-    for name, module in model.named_modules():
-        if isinstance(module, CastAttention):
-            handles.append(module.register_forward_pre_hook(_ask, with_kwargs=True))
-            handles.append(module.register_forward_hook(_Collector(name, module.options, found), with_kwargs=True))
+    for name, module in clustered_layers(model).items():
+        handles.append(module.register_forward_pre_hook(_ask, with_kwargs=True))
+        handles.append(module.register_forward_hook(_Collector(name, module.options, found), with_kwargs=True))
     was_training = model.training
     try:
         model.eval()
@@ -99,11 +107,17 @@ class _Collector:
         self.name, self.options, self.found = name, options, found
 
     def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Tensor, Routing]
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Tensor, Routing]
     ) -> Tensor:
         out, routing = output
-        num_tokens = args[0].shape[1] - module.num_prefix_tokens
-        grid, mask = kwargs.get("grid_size"), kwargs.get("token_mask")
+        carried = kwargs.get("attn_mask")  # of a converted layer: the grid and the tokens before it
+        grid: list[int] | None = kwargs.get("grid_size")
+        mask: Tensor | None = kwargs.get("token_mask")
+        if isinstance(carried, TokenGrid):
+            grid = [carried.rows, carried.cols]
+            num_tokens = carried.rows * carried.cols
+        else:
+            num_tokens = args[0].shape[1] - module.num_prefix_tokens
         is_real = torch.ones(num_tokens, dtype=torch.bool) if mask is None else mask[0].cpu()
         self.found.append(_make_map(self.name, self.options, grid, routing, is_real))
         return out

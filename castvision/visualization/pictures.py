@@ -190,7 +190,8 @@ def background_class(names: Sequence[str]) -> int | None:
 
     Of two classes without names, the first as well.
     """
-    is_named_so = names[0].strip().casefold() in {"background", "other", "none", "unlabelled", "unlabeled", "void"}
+    first = names[0].strip().casefold() if names else ""
+    is_named_so = first in {"background", "other", "none", "unlabelled", "unlabeled", "void"}
     return 0 if is_named_so or list(names) == ["class 0", "class 1"] else None
 
 

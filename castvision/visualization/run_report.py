@@ -77,6 +77,7 @@ def save_report(
 
 def _draw_curves(axes: Any, curves: Mapping[str, Sequence[tuple[int, float]]], which: str) -> None:
     scores = ["val/acc1", "val/miou", "val/macro_f1", "val/boundary_f1", "val/map", "val/f1"]
+    scores += ["val/cosine", "val/unexplained"]
     names = {"loss": ["train/loss", "val/loss"], "score": scores}[which]
     per_class = [name for name in curves if name.startswith("val/iou_")]
     if which == "score" and len(per_class) <= _MOST_CURVES:

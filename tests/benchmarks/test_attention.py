@@ -24,3 +24,14 @@ def test_flops_of_models_by_hand():
     clusters = 4 * tokens * (1 + 16 + 30) * width + 2 * 2 * tokens * 30 * 64
     assert ours == linear + 12 * (clusters + 4 * (tokens + 1) * width)
     assert parameters == sum(p.numel() for p in create_model("cast_vit_tiny_patch16_224", 224).parameters())
+
+
+def test_a_vit_of_timms_is_measured_converted():
+    tokens, width = 196, 192
+    full, parameters = count_flops(Key("model", "vit_tiny_patch16_224+full", 224))
+    assert (full, parameters) == count_flops(Key("model", "vit_tiny_patch16_224", 224))
+    ours, _ = count_flops(Key("model", "vit_tiny_patch16_224+near_far", 224))
+    # windows of 4 x 4, 7 x 8 clusters for 4 sqrt(196), 64 anchors twice, the class token seen by all and seeing all
+    clusters = 4 * tokens * (1 + 16 + 56 + 128) * width + 2 * 2 * tokens * 56 * 64
+    core = clusters + 4 * (tokens + 1) * width
+    assert full - ours == 12 * (4 * (tokens + 1) ** 2 * width - core)

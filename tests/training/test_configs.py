@@ -31,6 +31,7 @@ SMALL = {
     "MultiLabelCsvDataModule": ["--data.img_size", "32"],
     "SlideDataModule": ["--model.model_kwargs.in_chans", "6"],
     "WindowDataModule": ["--data.size", "32", "--data.train_length", "8", "--model.model_kwargs.img_size", "32"],
+    "UnlabelledFolderDataModule": ["--data.img_size", "56", "--model.model_kwargs.pretrained", "false"],
 }
 
 
@@ -79,6 +80,7 @@ WRITERS = {
     "SegmentationFolderDataModule": _pairs,
     "MultiLabelCsvDataModule": _lists,
     "SlideDataModule": _slides,
+    "UnlabelledFolderDataModule": _folder,
 }
 
 
@@ -127,7 +129,8 @@ def test_two_steps(name, tmp_path, monkeypatch):
     assert metrics["training"]["steps"] == 2
     assert torch.load(tmp_path / "run/best.ckpt", weights_only=True)["castvision"]["model_name"]
     is_control = name.startswith("quickstart_")
-    has_clusters = content["model"]["init_args"]["model_name"].startswith("cast_") and not is_control
+    arguments = content["model"]["init_args"]
+    has_clusters = (arguments["model_name"].startswith("cast_") or "attention" in arguments) and not is_control
     assert bool(metrics["clusters"]) == has_clusters
 
 
@@ -143,7 +146,7 @@ def test_a_full_epoch(name, tmp_path, monkeypatch):
             del flags[flags.index(flag) : flags.index(flag) + 2]
     if module in GENERATED:
         flags += ["--data.train_length", str(EPOCH)]
-    flags += ["--data.batch_size", "16", "--trainer.max_epochs", "1"]
+    flags += ["--data.batch_size", "16", "--trainer.max_epochs", "1", "--trainer.max_steps", "-1"]
     assert cli.main(["--config", name, "--run_dir", str(tmp_path / "run"), *flags]) == 0
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics["training"]["steps"] == EPOCH // 16

@@ -9,6 +9,7 @@ from torch import nn
 
 from castvision.layers import CastAttention
 from castvision.models.context import create_context_segmenter
+from castvision.models.convert import convert
 from castvision.ops import Routing
 from castvision.visualization.clusters import cluster_maps
 
@@ -136,3 +137,44 @@ def test_no_clusters_and_too_many_images():
     assert cluster_maps(timm.create_model("vit_tiny_patch16_224", **TINY), torch.randn(3, 32, 32)) == []
     with pytest.raises(ValueError, match="one image"):
         cluster_maps(timm.create_model("cast_vit_tiny_patch16_224", **TINY), torch.randn(2, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("vit_tiny_patch16_224", ["attn"]),
+        ("deit_tiny_distilled_patch16_224", ["attn"]),
+        ("vit_small_patch16_18x2_224", ["attns.0.attn", "attns.1.attn"]),
+        ("eva02_tiny_patch14_224", ["attn"]),
+        ("vit_small_patch16_dinov3", ["attn"]),
+    ],
+)
+def test_a_converted_model_shows_its_clusters(name, layers):
+    torch.manual_seed(0)
+    model = convert(timm.create_model(name, **TINY), window_size=2, num_clusters=6, blocks=[1]).eval()
+    image = torch.randn(1, 3, 32, 48)
+    before = model(image)
+    found = cluster_maps(model, image)
+    assert [each.layer for each in found] == [f"blocks.1.{layer}" for layer in layers]
+    assert {(each.grid_size, each.window_size, each.num_clusters) for each in found} == {((4, 6), (2, 2), 6)}
+    assert found[0].windows[:2, :4].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1]]
+    counts = found[0].membership.flatten().bincount(minlength=6)
+    assert found[0].cluster_sizes.tolist() == counts.tolist() and counts.sum() == 24
+    assert torch.equal(model(image), before)  # the hooks are gone
+
+
+def test_what_a_converted_layer_sees_is_its_window_where_it_has_no_summaries():
+    model = convert(timm.create_model("vit_tiny_patch16_224", **{**TINY, "depth": 1}), summaries="none", anchors=0)
+    image = torch.randn(1, 3, 32, 48, requires_grad=True)
+    (found,) = cluster_maps(model, image.detach())
+    (tokens,) = model.forward_intermediates(image, output_fmt="NLC", intermediates_only=True)
+    windows = found.windows.flatten()
+    for token in (0, 7, 23):
+        (grad,) = torch.autograd.grad(tokens[0, token].sum(), image, retain_graph=True)
+        pixels = grad[0].abs().sum(0).unfold(0, 8, 8).unfold(1, 8, 8).sum((2, 3)).flatten()
+        assert torch.equal(pixels > 0, windows == windows[token])
+
+
+def test_a_converted_model_with_full_attention_has_no_clusters():
+    model = convert(timm.create_model("vit_tiny_patch16_224", **TINY), attention="full")
+    assert cluster_maps(model, torch.randn(3, 32, 32)) == []

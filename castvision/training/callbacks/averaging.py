@@ -44,4 +44,4 @@ def average(kept: Tensor, current: Tensor, steps: Tensor | int, decay: float) ->
     """
     warm = (1 + steps) / (10 + steps)
     share = min(decay, warm) if isinstance(warm, float) else warm.clamp(max=decay)  # stays where it is: no waiting
-    return share * kept + (1 - share) * current
+    return current + share * (kept - current)  # exact for what is frozen

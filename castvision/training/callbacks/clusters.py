@@ -9,9 +9,8 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from torch.nn import functional
 
-from castvision.layers import CastAttention
 from castvision.losses import IGNORED
-from castvision.visualization.clusters import cluster_maps
+from castvision.visualization.clusters import cluster_maps, clustered_layers
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -62,9 +61,9 @@ def cluster_metrics(backbone: torch.nn.Module, images: Tensor, targets: Tensor) 
         targets: (B,) labels, or (B, height, width) masks with 0 = background.
 
     Returns:
-        Means over the images, by name; empty for a model without CAST blocks.
+        Means over the images, by name; empty for a model without clusters.
     """
-    if not any(isinstance(module, CastAttention) for module in backbone.modules()):
+    if not clustered_layers(backbone):
         return {}
     values: dict[str, list[float]] = {}
     with torch.no_grad():

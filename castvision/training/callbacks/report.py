@@ -154,9 +154,9 @@ class Report(Callback):
         }
 
     def _examples(self, trainer: Trainer, task: Task) -> Examples | None:
-        """Held-out images with the best checkpoint's predictions."""
+        """Held-out images with the best checkpoint's predictions; None where there are none to show."""
         data: Any = getattr(trainer, "datamodule", None)
-        if data is None:
+        if data is None or not task.num_classes:
             return None
         dataset = data.dataset("val")
         batch = Batch(*data.collate([dataset[index] for index in range(min(NUM_EXAMPLES, len(dataset)))]))

@@ -23,7 +23,7 @@ from castvision.data.transforms.statistics import ChannelStatistics, RunningStat
 from castvision.training.data.data_module import ImageDataModule, Pairs, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from castvision.data.reading.pixels import Pixels
 
@@ -102,14 +102,7 @@ class ImageFolderDataModule(ImageDataModule):
     def _transform(self, is_training: bool) -> Callable[[Any], Any]:
         if not is_training:
             return cropping_transform(self.img_size, self.mean, self.std)
-        how = {"is_training": True, "mean": self.mean, "std": self.std}
-        try:
-            shallow = create_transform((3, *self.img_size), **how, **self.augmentation)
-            deep = create_transform((3, *self.img_size), **how, **{**self.augmentation, "auto_augment": None})
-        except TypeError as error:
-            raise ValueError(f"expected arguments of timm.data.create_transform in augmentation: {error}") from error
-        keep_a_bit(shallow)
-        return ByDepth(shallow, deep)
+        return training_transform(self.img_size, self.mean, self.std, self.augmentation)
 
     def dataset(self, split: str) -> Pairs:
         """A split's images.
@@ -121,6 +114,30 @@ class ImageFolderDataModule(ImageDataModule):
             raise FileNotFoundError(f"expected a folder {str(self.root / split)!r}, found none")
         images: Pairs = self._folders[split]
         return images
+
+
+def training_transform(
+    size: tuple[int, int], mean: Sequence[float], std: Sequence[float], augmentation: Mapping[str, Any]
+) -> ByDepth:
+    """From a picture to (3, *size) float32, normalised and augmented as timm does.
+
+    Args:
+        size: (height, width).
+        mean: Per channel.
+        std: Per channel.
+        augmentation: For ``timm.data.create_transform``; ``auto_augment`` acts on pictures of 8 bits only.
+
+    Raises:
+        ValueError: An argument that timm does not take.
+    """
+    how: dict[str, Any] = {"is_training": True, "mean": tuple(mean), "std": tuple(std)}
+    try:
+        shallow = create_transform((3, *size), **how, **augmentation)
+        deep = create_transform((3, *size), **how, **{**augmentation, "auto_augment": None})
+    except TypeError as error:
+        raise ValueError(f"expected arguments of timm.data.create_transform in augmentation: {error}") from error
+    keep_a_bit(shallow)
+    return ByDepth(shallow, deep)
 
 
 def _open_split(folder: Path) -> ClassFolders:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from castvision.data.datasets.batch import as_batch
 from castvision.metrics import MultiLabelScores, class_table, classification_metrics, multilabel_metrics
-from castvision.models.recipe import Recipe
+from castvision.models.recipe import Recipe, with_attention
 from castvision.training.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -47,9 +47,11 @@ class ClassificationTask(Task):
     Args:
         model_name: A registered timm model.
         num_classes: As many as the data have.
-        model_kwargs: For ``timm.create_model``.
+        model_kwargs: For ``timm.create_model``, and options of ``attention``.
         label_smoothing: Share of the target spread over all classes, while training.
         mixing: Mixup and cutmix.
+        attention: "near_far" puts clustered attention into a pretrained ViT of timm's, "full" is its baseline, see
+            `castvision.convert`; of models of ours their own. None = the model's own, or that in ``model_kwargs``.
         **shared: Of every `Task`: optimizer, schedule, weight_decay, layer_decay, init_from and freeze.
 
     Raises:
@@ -67,11 +69,13 @@ class ClassificationTask(Task):
         model_kwargs: dict[str, Any] | None = None,
         label_smoothing: float = 0.0,
         mixing: Mixing = Mixing(),  # frozen
+        attention: str | None = None,
         **shared: Any,
     ) -> None:
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"expected 0 <= label_smoothing < 1, got {label_smoothing=}")
-        super().__init__(Recipe(self.kind, model_name, num_classes, model_kwargs=dict(model_kwargs or {})), **shared)
+        arguments = with_attention(model_kwargs, attention)
+        super().__init__(Recipe(self.kind, model_name, num_classes, model_kwargs=arguments), **shared)
         self.label_smoothing = label_smoothing
         self.mix: Mixup | None = None
         if mixing.mixup or mixing.cutmix:
@@ -106,8 +110,10 @@ class MultiLabelTask(Task):
     Args:
         model_name: A registered timm model.
         num_classes: As many as the data have.
-        model_kwargs: For ``timm.create_model``.
+        model_kwargs: For ``timm.create_model``, and options of ``attention``.
         pos_weight: Weight of each class's positive images in the loss; None = all 1.
+        attention: "near_far" puts clustered attention into a pretrained ViT of timm's, "full" is its baseline, see
+            `castvision.convert`; of models of ours their own. None = the model's own, or that in ``model_kwargs``.
         **shared: Of every `Task`: optimizer, schedule, weight_decay, layer_decay, init_from and freeze.
 
     Raises:
@@ -124,11 +130,13 @@ class MultiLabelTask(Task):
         num_classes: int,
         model_kwargs: dict[str, Any] | None = None,
         pos_weight: list[float] | None = None,
+        attention: str | None = None,
         **shared: Any,
     ) -> None:
         if pos_weight is not None and (len(pos_weight) != num_classes or min(pos_weight) <= 0):
             raise ValueError(f"expected one weight > 0 for each class, got {pos_weight=}, {num_classes=}")
-        super().__init__(Recipe(self.kind, model_name, num_classes, model_kwargs=dict(model_kwargs or {})), **shared)
+        arguments = with_attention(model_kwargs, attention)
+        super().__init__(Recipe(self.kind, model_name, num_classes, model_kwargs=arguments), **shared)
         self.pos_weight: Tensor | None
         weights = None if pos_weight is None else torch.tensor(pos_weight)
         self.register_buffer("pos_weight", weights, persistent=False)

@@ -16,7 +16,7 @@ from castvision.metrics import (
     named_metrics,
     segmentation_metrics,
 )
-from castvision.models.recipe import Recipe
+from castvision.models.recipe import Recipe, with_attention
 from castvision.training.data.data_module import count_classes
 from castvision.training.tasks.task import Task
 
@@ -33,7 +33,7 @@ class SegmentationTask(Task):
     Args:
         model_name: A registered timm model with feature maps.
         num_classes: As many as the data have.
-        model_kwargs: For ``timm.create_model``.
+        model_kwargs: For ``timm.create_model``, and options of ``attention``.
         head: A class of `castvision.heads`.
         head_kwargs: For the head.
         out_indices: Which of the backbone's feature maps the head sees; None = the last, or a hierarchy's last four.
@@ -44,6 +44,8 @@ class SegmentationTask(Task):
             training images; None = all 1.
         label_smoothing: Share of the target spread over all classes in the cross-entropy, while training.
         boundary_tolerance: If given, also measure how well contours agree within so many pixels; see `BoundaryF1`.
+        attention: "near_far" puts clustered attention into a pretrained ViT of timm's, "full" is its baseline, see
+            `castvision.convert`; of models of ours their own. None = the model's own, or that in ``model_kwargs``.
         **shared: Of every `Task`: optimizer, schedule, weight_decay, layer_decay, init_from and freeze.
 
     Raises:
@@ -67,6 +69,7 @@ class SegmentationTask(Task):
         class_weights: list[float] | Literal["balanced"] | None = None,
         label_smoothing: float = 0.0,
         boundary_tolerance: int | None = None,
+        attention: str | None = None,
         **shared: Any,
     ) -> None:
         is_balanced = class_weights == "balanced"
@@ -75,7 +78,7 @@ class SegmentationTask(Task):
             raise ValueError(f"expected one weight >= 0 for each class, got {class_weights=}, {num_classes=}")
         losses = WeightedLosses({"ce": 1.0} if loss is None else loss, weights, label_smoothing)
         recipe = Recipe(
-            self.kind, model_name, num_classes, model_kwargs=dict(model_kwargs or {}), head=head,
+            self.kind, model_name, num_classes, model_kwargs=with_attention(model_kwargs, attention), head=head,
             head_kwargs=dict(head_kwargs or {}), out_indices=None if out_indices is None else tuple(out_indices),
             context_size=context_size and (context_size[0], context_size[1]),
         )  # fmt: skip

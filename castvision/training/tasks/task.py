@@ -107,6 +107,8 @@ class Task(LightningModule, ABC):
             freeze_parameters(self.model, freeze)
         self.confusions = torch.nn.ModuleDict(
             {stage: MulticlassConfusionMatrix(self.num_classes, ignore_index=IGNORED) for stage in ("val", "test")}
+            if self.num_classes
+            else {}
         )
 
     def _classes_started_from(self, path: str | None) -> list[str] | None:
