@@ -27,9 +27,10 @@ from castvision.losses import IGNORED
 from castvision.metrics import (
     BoundaryF1,
     MultiLabelScores,
-    class_table,
     classification_metrics,
+    image_table,
     multilabel_metrics,
+    pixel_table,
     segmentation_metrics,
 )
 from castvision.visualization import pictures, plots
@@ -222,7 +223,7 @@ class Evaluation:
             metrics = segmentation_metrics(compare(labels, mask, self.tally), names)
             panels = _panels(path, reader, mask, labels, names, metrics["miou"])
         mpp = None if reader.mpp is None else reader.mpp * reader.levels[level].downsample
-        facts = {"miou": round(metrics["miou"], 6), "pixel_acc": round(metrics["pixel_acc"], 4)}
+        facts = {"miou": round(metrics["miou"], 6), "pixel_acc": round(metrics["pixel_acc"], 6)}
         self.tally.add(path, metrics["miou"], panels, **facts, level=level, mpp=mpp)
         told = told or remark_on_size(self.predictor, reader, level, self.fits)
         return told and f"{path}: {told}"
@@ -257,13 +258,15 @@ class Evaluation:
             A row of metrics for each class, and those of all images.
         """
         tally, names, name = self.tally, self.predictor.class_names, self.predictor.parts.name
-        rows: list[dict[str, Any]] = [*class_table(tally.confusion, names)]
+        rows: list[dict[str, Any]]
         if tally.labels is not None:
             values = tally.labels[0].compute()
             rows, totals = _label_rows(values, tally.labels[1], names), multilabel_metrics(values, names)
         elif tally.boundary is None:
+            rows = [*image_table(tally.confusion, names)]
             totals = classification_metrics(tally.confusion, names)
         else:
+            rows = [*pixel_table(tally.confusion, names)]
             totals = segmentation_metrics(tally.confusion, names)
             contours = tally.boundary.compute()
             totals["boundary_f1"] = float(contours.nanmean())
