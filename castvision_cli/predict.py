@@ -131,10 +131,10 @@ def describe(record: Record) -> str:
     line = f"{record['image']}: {height} × {width}"
     if "tiles_run" not in record:
         best = record["classes"][0]
-        return f"{line}, {best['name']} {best['probability']:.1%}"
+        return f"{line}, {best['name']} {best['probability']:.3f}"
     skipped = f" ({record['tiles_skipped']:,} skipped)" if record["tiles_skipped"] else ""
     seam = record["seam"]
-    agreement = "" if seam is None else f", tiles disagree on {seam['labels']:.2%} of overlapping pixels"
+    agreement = "" if seam is None else f", tiles disagree on {seam['labels']:.4f} of overlapping pixels"
     speed = f"{record['seconds']:.1f} s, {record['megapixels_per_second']:.2f} megapixels/s"
     told = f"; {record['scale']}" if record.get("scale") else ""
     return f"{line}, {record['tiles_run']:,} tiles{skipped}, {speed}{agreement}{told}"

@@ -153,10 +153,11 @@ def draw_sheet(data: ImageDataModule, split: str, count: int) -> bytes:
     order = iter(data.sampler(dataset)) if split == "train" else iter(range(len(dataset)))
     chosen = list(itertools.islice(order, count))
     batch = Batch(*data.collate([dataset[index] for index in chosen]))
-    images, targets, *_ = data.augment_batch(batch) if split == "train" else batch
+    batch = data.augment_batch(batch) if split == "train" else batch
+    images, targets, extras, _ = batch
     names = [_name(dataset, index) for index in chosen]
     heading = f"{type(data).__name__}, {split}: {len(chosen)} samples of {' × '.join(map(str, images.shape[1:]))}"
-    pixels = visible(images.float(), data.mean, data.std)
+    pixels = visible(images.float(), data.mean, data.std, extras.get("pixel_mask"))
     return as_png(plot_samples(pixels, targets, names, data.class_names, heading))
 
 

@@ -34,6 +34,7 @@ from castvision.metrics import (
     segmentation_metrics,
 )
 from castvision.visualization import pictures, plots
+from castvision.visualization.legend import Entry, class_entries, shorten
 from castvision.visualization.plots import Panel
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class Evaluation:
         names, best = self.predictor.class_names, int(probabilities.argmax())
         self.tally.confusion[truth, best] += 1
         score = float(probabilities[truth])
-        title = f"{plots.shorten(path.name, 30)}\n{names[truth]}: {score:.1%}; taken for {names[best]}"
+        title = f"{shorten(path.name, 30)}\n{names[truth]}: {score:.3f}; taken for {names[best]}"
         panel = Panel(title, pictures.display_picture(image, max_side=_PANEL))
         facts = {"truth": names[truth], "prediction": names[best], "probability_of_truth": round(score, 6)}
         self.tally.add(path, score, [panel], **facts)
@@ -205,7 +206,7 @@ class Evaluation:
             for which in (probabilities > 0.5, truth > 0)
         )
         score = 1 - float((probabilities - truth).abs().mean())
-        title = f"{plots.shorten(path.name, 30)}\n{', '.join(wanted) or 'none'}; taken for {', '.join(found) or 'none'}"
+        title = f"{shorten(path.name, 30)}\n{', '.join(wanted) or 'none'}; taken for {', '.join(found) or 'none'}"
         listed = {name: round(value, 6) for name, value in zip(names, probabilities.tolist(), strict=True)}
         panel = Panel(title, pictures.display_picture(image, max_side=_PANEL))
         self.tally.add(path, score, [panel], truth=wanted, prediction=found, probabilities=listed)
@@ -284,11 +285,22 @@ class Evaluation:
         }
         output.write_text("metrics.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         if tally.labels is None:
-            confusion = plots.plot_confusion(tally.confusion.numpy(), names, plots.shorten(name, 48))
+            confusion = plots.plot_confusion(tally.confusion.numpy(), names, shorten(name, 48))
             output.write("confusion.png", plots.as_png(confusion))
-        sheet = plots.plot_rows([panels for _, panels in tally.worst], f"the {len(tally.worst)} worst images")
+        rows_of_panels = [panels for _, panels in tally.worst]
+        heading = f"the {len(tally.worst)} worst images"
+        sheet = plots.plot_rows(rows_of_panels, heading, self._legend())
         output.write("worst.png", plots.as_png(sheet))
         return rows, totals
+
+    def _legend(self) -> list[Entry]:
+        """Of the classes in the panels of masks; none for whole images."""
+        if self.tally.boundary is None:
+            return []
+        names = self.predictor.class_names
+        is_seen = (self.tally.confusion.sum(dim=0) + self.tally.confusion.sum(dim=1)) > 0
+        present = [*is_seen.nonzero()[:, 0].tolist(), -1]
+        return class_entries(present, names, pictures.background_class(names), "ignored, no data")
 
 
 def _label_rows(scores: Tensor, counts: Tensor, names: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -380,11 +392,11 @@ def _panels(
     shown = {
         "truth": (truth, background),
         f"prediction, mIoU {miou:.3f}": (predicted, background),
-        "errors": (right, 1),
+        "errors (tinted)": (right, 1),
     }
     size = (picture.shape[0], picture.shape[1])
     overlays = [
         Panel(title, pictures.overlay_labels(picture, pictures.resize_labels(values, size), untinted=kept))
         for title, (values, kept) in shown.items()
     ]
-    return [Panel(plots.shorten(path.name, 30), picture), *overlays]
+    return [Panel(shorten(path.name, 30), picture), *overlays]

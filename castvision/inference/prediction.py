@@ -207,7 +207,7 @@ class PredictionRun:
                 write_tiff(draft, sink, nodata=math.nan, **scale)
         if self.options.overlay:
             files.append(f"overlays/{name}.png")
-            picture = overlay_preview(reader, labels, nodata=nodata, untinted=background)
+            picture = overlay_preview(reader, labels, nodata=nodata, names=names)
             with self.output.draft(files[-1]) as draft:
                 Image.fromarray(picture).save(draft, "PNG", compress_level=3)
         if self.options.geojson:
