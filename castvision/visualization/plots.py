@@ -51,13 +51,14 @@ class Panel:
     picture: RGB = field(repr=False)
 
 
-def plot_grid(panels: Sequence[Panel], heading: str, *, columns: int = 4) -> Figure:
+def plot_grid(panels: Sequence[Panel], heading: str, *, columns: int = 4, legend: Sequence[Entry] = ()) -> Figure:
     """Panels row by row under a heading.
 
     Args:
         panels: At least one.
         heading: Above the whole figure.
         columns: Panels a row, >= 1.
+        legend: Beside them, of the masks in the panels.
 
     Returns:
         The figure; `as_png` turns it into a PNG.
@@ -69,13 +70,15 @@ def plot_grid(panels: Sequence[Panel], heading: str, *, columns: int = 4) -> Fig
         raise ValueError("expected at least one panel, got none")
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = _new_figure(columns * _CELL, rows * (_CELL * _aspect(panels) + 0.5) + 0.5)
+    width = columns * _CELL + (_LEGEND if legend else 0)
+    figure = _new_figure(width, rows * (_CELL * _aspect(panels) + 0.5) + 0.5)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     for axis, panel in zip(axes, panels, strict=False):
         _draw(axis, panel)
     _set_heading(figure, heading)
+    add_legend(figure, legend)
     return figure
 
 
@@ -251,12 +254,12 @@ def plot_samples(
         mask[mask == IGNORED] = -1  # drawn dark
         overlay = overlay_mask(image, mask, untinted=background)
         panels += [Panel(caption, image), Panel(_shares(mask, class_names), overlay)]
-    figure = plot_grid(panels, heading, columns=4)
+    legend: list[Entry] = []
     if targets.ndim == 3:
         present = sorted(set(targets.flatten().tolist()) - {IGNORED})
         present += [-1] if (targets == IGNORED).any() else []
-        add_legend(figure, class_entries(present, class_names, background, "ignored (255)"))
-    return figure
+        legend = class_entries(present, class_names, background, "ignored (255)")
+    return plot_grid(panels, heading, columns=4, legend=legend)
 
 
 def _shares(mask: Labels, class_names: Sequence[str]) -> str:
@@ -264,7 +267,7 @@ def _shares(mask: Labels, class_names: Sequence[str]) -> str:
     counts = np.bincount(mask.ravel() + 1, minlength=len(class_names) + 1) / mask.size
     largest = sorted(range(len(class_names)), key=lambda label: -counts[label + 1])[:2]
     parts = [f"{shorten(class_names[label], 18)} {counts[label + 1]:.2f}" for label in largest if counts[label + 1] > 0]
-    return ", ".join([*parts, *([f"ignored {counts[0]:.2f}"] if counts[0] > 0 else [])])
+    return ",\n".join(parts) + (f", ignored {counts[0]:.2f}" if counts[0] > 0 else "")
 
 
 def as_png(figure: Figure) -> bytes:

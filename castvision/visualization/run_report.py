@@ -110,11 +110,12 @@ def _draw_confusion(axes: Any, confusion: Tensor | None, class_names: Sequence[s
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(class_names) <= 12:
+        size = 8 if len(class_names) <= 6 else 5.5
         axes.set_xticks(range(len(class_names)), class_names, rotation=30, ha="right", fontsize=8)
         axes.set_yticks(range(len(class_names)), class_names, fontsize=8)
         for row, col in ((row, col) for row in range(len(class_names)) for col in range(len(class_names))):
             colour = "white" if shares[row, col] > 0.6 else "black"
-            axes.text(col, row, f"{shares[row, col]:.2f}", ha="center", va="center", color=colour, fontsize=8)
+            axes.text(col, row, f"{shares[row, col]:.2f}", ha="center", va="center", color=colour, fontsize=size)
 
 
 def _draw_examples(figure: Any, examples: Examples, class_names: Sequence[str], rows: int) -> None:
