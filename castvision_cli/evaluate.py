@@ -16,6 +16,7 @@ from castvision_cli.arguments import (
     resolve_device,
     tile_options,
 )
+from castvision_cli.early_checks import check_given, check_model, check_output, check_sources
 
 if TYPE_CHECKING:
     import argparse
@@ -79,15 +80,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    # NOTE: imported here, so that --help and mistyped options answer at once.
-    from castvision.data.datasets.multilabel import read_label_table
-    from castvision.inference.files import ALL_SUFFIXES, OutputFolder, find_images, match_masks
-    from castvision.inference.predictor import load_model
-
     try:
         label_map = None if arguments.label_map is None else _parse_map(arguments.label_map)
         if (arguments.images is None) == (arguments.labels is None):
             raise ValueError("expected --images, or --labels, whose list names the images; give one of both")
+        check_sources([arguments.images or arguments.labels])
+        check_model(arguments.model)
+        check_output(arguments.output, is_open=arguments.overwrite)
+        check_given(arguments.masks, "mask or folder of masks")
+        # NOTE: imported here, so that --help and what is wrong so far answer at once.
+        from castvision.data.datasets.multilabel import read_label_table
+        from castvision.inference.files import ALL_SUFFIXES, OutputFolder, find_images, match_masks
+        from castvision.inference.predictor import load_model
+
         predictor = load_model(arguments.model, device=resolve_device(arguments.device))
         table = None if arguments.labels is None else read_label_table(arguments.labels, predictor.class_names)
         sources = [arguments.images] if table is None else table.images

@@ -1,4 +1,4 @@
-"""The progress bar: epoch, time elapsed, images per second, loss, time left of the whole run; plain lines where there is no terminal."""
+"""The progress bar: epoch, time, images per second, loss, time left; plain lines where there is no terminal."""
 
 from __future__ import annotations
 
