@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,10 +40,10 @@ from castvision.visualization.plots import Panel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from castvision.data import ImageReader
     from castvision.data.datasets.multilabel import LabelTable
+    from castvision.data.datasets.vector_labels import VectorMask
     from castvision.inference.files import OutputFolder
     from castvision.inference.predictor import Predictor
 
@@ -89,7 +90,8 @@ class Evaluation:
     Args:
         predictor: The model.
         images: Each image and its name.
-        masks: Each image's mask; empty for a classification, whose truth is the image's folder.
+        masks: Each image's mask, a file or drawn from polygons and points of the model's classes (see
+            `castvision.data.datasets.vector_labels`); empty for a classification, whose truth is the image's folder.
         tiles: Keywords of `tiled_inference`.
         label_map: What the masks' labels mean, see `LabelMap`; None = what they meant in training.
         table: The labels of the images, in the order of the model's classes, for a model of several labels.
@@ -107,7 +109,7 @@ class Evaluation:
         self,
         predictor: Predictor,
         images: dict[Path, str],
-        masks: dict[Path, Path],
+        masks: Mapping[Path, Path | VectorMask],
         tiles: dict[str, Any],
         label_map: Mapping[int | str, int | str] | None = None,
         table: LabelTable | None = None,
@@ -146,15 +148,16 @@ class Evaluation:
         if table is not None:
             self.present = dict(zip(table.images, torch.from_numpy(table.targets).long(), strict=True))
             self.tally.labels = MultiLabelScores(len(names)), torch.zeros(len(names), dtype=torch.int64)
-        if masks:
-            self.labels = LabelMap(names, self._meaning() if label_map is None else label_map)
+        files = [mask for mask in masks.values() if isinstance(mask, Path)]
+        if files:
+            self.labels = LabelMap(names, self._meaning(files) if label_map is None else label_map)
             if self.labels.mapping is None:
-                _check_truth(masks.values(), self.labels)
+                _check_truth(files, self.labels)
 
-    def _meaning(self) -> dict[int | str, int | str] | None:
+    def _meaning(self, files: Sequence[Path]) -> dict[int | str, int | str] | None:
         """What labels mean by the list of classes beside the folder of masks, or else by the checkpoint."""
         remembered = self.predictor.parts.label_map
-        for folder in {path.parent.parent: None for path in self.masks.values()}:
+        for folder in {path.parent.parent: None for path in files}:
             listed = read_class_names(folder / "classes.txt")
             if listed is not None:
                 found = map_by_names(listed, self.predictor.class_names, remembered, str(folder / "classes.txt"))
@@ -213,7 +216,8 @@ class Evaluation:
 
     def _segment(self, path: Path, reader: ImageReader, progress: bool | Callable[[int, int], None]) -> str | None:
         level, told = level_to_work_at(reader, self.mpp, self.predictor.parts.input)
-        with ClassReader(self.masks[path], self.labels) as stored:
+        source = self.masks[path]
+        with ClassReader(source, self.labels) if isinstance(source, Path) else source.open() as stored:
             mask = mask_at_level(stored, reader, level)
             names = self.predictor.class_names
             check_labels(mask, len(names))
