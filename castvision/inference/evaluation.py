@@ -228,8 +228,9 @@ class Evaluation:
             metrics = segmentation_metrics(compare(labels, mask, self.tally), names)
             panels = _panels(path, reader, mask, labels, names, metrics["miou"])
         mpp = None if reader.mpp is None else reader.mpp * reader.levels[level].downsample
-        facts = {"miou": round(metrics["miou"], 6), "pixel_acc": round(metrics["pixel_acc"], 6)}
-        self.tally.add(path, metrics["miou"], panels, **facts, level=level, mpp=mpp)
+        is_labelled = not math.isnan(metrics["miou"])
+        facts = {name: round(metrics[name], 6) if is_labelled else None for name in ("miou", "pixel_acc")}
+        self.tally.add(path, metrics["miou"] if is_labelled else math.inf, panels, **facts, level=level, mpp=mpp)
         told = told or remark_on_size(self.predictor, reader, level, self.fits)
         return told and f"{path}: {told}"
 

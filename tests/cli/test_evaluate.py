@@ -267,6 +267,7 @@ def test_polygons_in_place_of_masks(tmp_path, segmenter, capsys):
     """The smallest polygon is a pixel's class; the last ten rows have no label and count nowhere."""
     vector = labelled_squares(tmp_path, classes={"roof": "bright", "ground": "dark"})
     assert evaluate(tmp_path, segmenter, *vector) == 0
+    assert "NaN" not in (tmp_path / "out/metrics.json").read_text()
     content = json.loads((tmp_path / "out/metrics.json").read_text())
     assert content["confusion"] == [[30 * 30 - 110, 10], [10, 90]]
     assert content["metrics"]["iou_bright"] == pytest.approx(90 / 110)
@@ -287,3 +288,14 @@ def test_polygons_that_do_not_fit_are_refused(tmp_path, segmenter, capsys, prope
     assert evaluate(tmp_path, segmenter, *labelled_squares(tmp_path, **properties)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_image_without_labels_has_no_figure(dataset, segmenter):
+    """It is neither the worst of all, nor NaN, which is no JSON."""
+    save_image(dataset / "images/none.png", np.zeros((9, 9), np.uint8))
+    save_image(dataset / "masks/none.png", np.full((9, 9), 255, np.uint8))
+    assert evaluate(dataset, segmenter, "--masks", str(dataset / "masks")) == 0
+    text = (dataset / "out/metrics.json").read_text()
+    record = next(one for one in json.loads(text)["images"] if one["image"].endswith("none.png"))
+    assert record["miou"] is None and record["pixel_acc"] is None
+    assert "NaN" not in text
