@@ -47,7 +47,8 @@ def as_input(image):
 def test_as_a_file_and_as_a_models_input(kind, has_hole):
     image = IMAGES[kind]
     if has_hole:  # of the brightest value there is, which would leave no contrast to the rest
-        filled = np.where(HOLE[..., None], image.dtype.type(65504 if image.dtype.kind == "f" else -1), image)
+        brightest = 65504 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
+        filled = np.where(HOLE[..., None], image.dtype.type(brightest), image)
         image = mark_missing(filled, ~HOLE[..., None])
     (shown,) = visible(*as_input(image))
     as_file = display_picture(image)
@@ -104,18 +105,17 @@ def test_legends_and_colours_are_the_same_in_every_command(tmp_path, monkeypatch
     pictures = [np.asarray(Image.open(io.BytesIO(as_png(sheet))).convert("RGB")), overlay]
     for picture in pictures:
         assert has_colour(picture, cluster_colours(2)[1])
-        assert has_colour(picture, cluster_colours(2)[0]) is is_first_tinted or is_first_tinted is False
+        assert has_colour(picture, cluster_colours(2)[0]) == is_first_tinted
     first = drawn[0][0].colour
     assert (first is None) is not is_first_tinted
     assert first is None or first == tuple(cluster_colours(1)[0].tolist())
     assert [text.get_text() for text in sheet.legends[0].get_texts()] == [*names, "ignored (255)"]
 
 
-def test_the_report_shows_what_is_ignored_as_such_and_no_percent(tmp_path):
-    inputs, mean, std, known = as_input(IMAGES["12 of 16 bits"])
+def test_the_report_shows_what_is_ignored_as_such(tmp_path):
+    inputs, mean, std, _ = as_input(IMAGES["12 of 16 bits"])
     target = torch.full((1, SIDE, SIDE), 255)
-    save_report(
-        tmp_path / "a.png", "x", {}, torch.eye(2), ["water", "land"], Examples(inputs, target, target * 0, mean, std)
-    )
+    examples = Examples(inputs, target, target * 0, mean, std)
+    save_report(tmp_path / "a.png", "x", {}, torch.eye(2), ["water", "land"], examples)
     picture = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
     assert not has_colour(picture[picture.shape[0] // 3 :], cluster_colours(1)[0])  # nothing of class 0
