@@ -55,7 +55,8 @@ def _check(part: str, key: str, known: frozenset[str] | None) -> None:
     near = difflib.get_close_matches(key, sorted(known), n=1)
     full = f"{part}.{key}" if part else key
     hint = f"did you mean {full.removesuffix(key)}{near[0]}?" if near else f"expected one of {', '.join(sorted(known))}"
-    raise ValueError(f"unknown argument {full}: {hint}")
+    where = f" in {part}" if part else ""
+    raise ValueError(f"{key!r} is not accepted{where}: {hint}")
 
 
 def _class_named(part: str, words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> frozenset[str] | None:

@@ -45,9 +45,9 @@ def test_shipped_configurations_pass(config):
 @pytest.mark.parametrize(
     ("words", "change", "message"),
     [
-        (["--model.model_nam", "x"], {}, "unknown argument model.model_nam: did you mean model.model_name"),
-        (["--model.init_args.zzz=1"], {}, "unknown argument model.zzz: expected one of freeze, init_from"),
-        (["--emma", "0.9"], {}, "unknown argument emma: did you mean ema"),
+        (["--model.model_nam", "x"], {}, "'model_nam' is not accepted in model: did you mean model.model_name"),
+        (["--model.init_args.zzz=1"], {}, "'zzz' is not accepted in model: expected one of freeze, init_from"),
+        (["--emma", "0.9"], {}, "'emma' is not accepted: did you mean ema"),
         ([], {"trainer": {"max_epoch": 3}}, "did you mean trainer.max_epochs"),
         ([], {"data": {"class_path": "MazeDataModule", "init_args": {"cel": 3}}}, "did you mean data.cell"),
     ],
