@@ -49,11 +49,12 @@ def classification_metrics(confusion: Tensor, class_names: Sequence[str]) -> dic
         class_names: One for each class; with ten or fewer, each class's accuracy is given as well.
 
     Returns:
-        ``acc1`` and ``mean_acc`` in percent, ``acc_NAME`` in percent.
+        ``acc1``, ``mean_acc`` and ``macro_f1`` (means over classes that occur) and ``acc_NAME``, all 0..1.
     """
-    recall = per_class_metrics(confusion)["recall"]
-    metrics = {"acc1": _accuracy(confusion), "mean_acc": 100 * float(recall.nanmean())}
-    return metrics | (named_metrics("acc", 100 * recall, class_names) if len(class_names) <= 10 else {})
+    per_class = per_class_metrics(confusion)
+    means = {"mean_acc": float(per_class["recall"].nanmean()), "macro_f1": float(per_class["f1"].nanmean())}
+    metrics = {"acc1": _accuracy(confusion), **means}
+    return metrics | (named_metrics("acc", per_class["recall"], class_names) if len(class_names) <= 10 else {})
 
 
 def segmentation_metrics(confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
@@ -64,8 +65,8 @@ def segmentation_metrics(confusion: Tensor, class_names: Sequence[str]) -> dict[
         class_names: One for each class.
 
     Returns:
-        ``miou`` and ``macro_f1`` (means over classes that occur) and ``iou_NAME`` for each class, all 0..1;
-        ``pixel_acc`` in percent.
+        ``miou`` and ``macro_f1`` (means over classes that occur) and ``iou_NAME`` for each class, and
+        ``pixel_acc``, all 0..1.
     """
     per_class = per_class_metrics(confusion)
     means = {"miou": float(per_class["iou"].nanmean()), "macro_f1": float(per_class["f1"].nanmean())}
@@ -73,9 +74,9 @@ def segmentation_metrics(confusion: Tensor, class_names: Sequence[str]) -> dict[
 
 
 def _accuracy(confusion: Tensor) -> float:
-    """Share of the counts on the diagonal, in percent."""
+    """Share of the counts on the diagonal, 0..1."""
     counts = confusion.double().cpu()
-    return 100 * float(counts.diagonal().sum() / counts.sum().clamp(min=1))
+    return float(counts.diagonal().sum() / counts.sum().clamp(min=1))
 
 
 def per_class_metrics(confusion: Tensor) -> dict[str, Tensor]:
@@ -102,17 +103,36 @@ def per_class_metrics(confusion: Tensor) -> dict[str, Tensor]:
     }
 
 
-def class_table(confusion: Tensor, class_names: Sequence[str]) -> list[dict[str, str | float | None]]:
-    """`per_class_metrics` as one row for each class, for a report; None stands for a metric that does not exist.
+def pixel_table(confusion: Tensor, class_names: Sequence[str]) -> list[dict[str, str | float | None]]:
+    """A segmentation's metrics as one row for each class, for a report; None stands for one that does not exist.
 
     Args:
-        confusion: (classes, classes) counts, rows = truth.
+        confusion: (classes, classes) pixel counts, rows = truth.
         class_names: One for each class.
 
     Returns:
-        Rows with ``name``, ``iou``, ``f1``, ``precision``, ``recall`` and ``count``.
+        Rows with ``name``, ``iou``, ``f1``, ``precision``, ``recall``, all 0..1, and ``count``.
     """
-    columns = {key: values.tolist() for key, values in per_class_metrics(confusion).items()}
+    return _rows(per_class_metrics(confusion), class_names)
+
+
+def image_table(confusion: Tensor, class_names: Sequence[str]) -> list[dict[str, str | float | None]]:
+    """A classification's metrics as one row for each class; overlap is no measure of whole images.
+
+    Args:
+        confusion: (classes, classes) counts of images, rows = truth.
+        class_names: One for each class.
+
+    Returns:
+        Rows with ``name``, ``acc`` (the share of the class's images that are found), ``f1``, ``precision``, all 0..1,
+        and ``count``.
+    """
+    found = per_class_metrics(confusion)
+    return _rows({"acc": found["recall"], **{key: found[key] for key in ("f1", "precision", "count")}}, class_names)
+
+
+def _rows(metrics: dict[str, Tensor], class_names: Sequence[str]) -> list[dict[str, str | float | None]]:
+    columns = {key: values.tolist() for key, values in metrics.items()}
     rows: list[dict[str, str | float | None]] = []
     for label, name in enumerate(class_names):
         row = {key: None if math.isnan(values[label]) else values[label] for key, values in columns.items()}

@@ -87,8 +87,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if word not in DATA_WORDS:
             return _without_word([word, *rest] if word else [])
         module = DATA_WORDS[word]
+    if verb == "train":  # which has an answer of its own to signals
+        return _run(module, rest)
+    from castvision_cli.stopping import exit_code, terminable, told
+
+    try:
+        with terminable():
+            return _run(module, rest)
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"castvision {verb}: {told(stop)}; nothing more is written\n")
+        return exit_code(stop)
+
+
+def _run(module: str, arguments: list[str]) -> int:
     run: Callable[[list[str]], int] = importlib.import_module(f"castvision_cli.{module}").main
-    return run(rest)
+    return run(arguments)
 
 
 def _without_word(arguments: list[str]) -> int:

@@ -15,6 +15,7 @@ from castvision_cli.arguments import (
     resolve_device,
     share,
 )
+from castvision_cli.early_checks import check_model, check_output, check_sources
 
 if TYPE_CHECKING:
     import argparse
@@ -82,10 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     script = Path(sys.argv[0]).name
     parser = build_parser(script if script == "image_demo.py" else "castvision demo")
     arguments = parser.parse_args(argv)
-    # NOTE: imported here, so that --help and mistyped options answer at once.
-    from castvision.inference.files import OutputFolder, find_images
-
     try:
+        check_sources(arguments.images)
+        check_model(arguments.model)
+        check_output(arguments.output, is_open=arguments.overwrite)
+        # NOTE: imported here, so that --help and what is wrong so far answer at once.
+        from castvision.inference.files import OutputFolder, find_images
+
         images = find_images(arguments.images, outside=arguments.output)
         output = OutputFolder(arguments.output, overwrite=arguments.overwrite, protected=images)
         images = dict(list(images.items())[: arguments.limit])

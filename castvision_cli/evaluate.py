@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from castvision_cli.arguments import (
     resolve_device,
     tile_options,
 )
+from castvision_cli.early_checks import check_given, check_model, check_output, check_sources
 
 if TYPE_CHECKING:
     import argparse
@@ -25,9 +27,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _DESCRIPTION = """\
-Measure a trained model on images whose answers are known: images and masks of the same names (segmentation), or one
-folder of images for each class (classification), or a list of images and their labels (several labels for an image),
-or a folder of slides' embeddings (--images) and a list of their labels (--labels, slide,label).
+Measure a trained model on images whose answers are known: images and masks of the same names, or polygons and points
+on the ground (segmentation), or one folder of images for each class (classification), or a list of images and their
+labels (several labels for an image), or a folder of slides' embeddings (--images) and a list of their labels (--labels,
+slide,label).
 
 Written: metrics.json (metrics of the whole data set, of each class and of each image), worst.png (the 20 images it does
 worst on) and confusion.png (not for several labels). A segmentation's metrics are counted over all images' pixels.
@@ -35,9 +38,12 @@ Labels in masks mean what they meant in training, or what --label-map says; unle
 ignored.
 """
 
+_LABELS = "{0: 0, 255: 1}"
+_VECTOR = "{path: labels.geojson, attribute: landuse}"
 _EPILOG = """\
 examples:
   %(prog)s --model runs/tissue/best.ckpt --images test/images --masks test/masks --output out
+  %(prog)s --model runs/land/best.ckpt --images tiles --vector '{path: land.geojson, attribute: use}' --output out
   %(prog)s --model runs/flowers/best.ckpt --images test --output out
   %(prog)s --model runs/scenes/best.ckpt --labels test.csv --output out
   %(prog)s --model runs/slide_labels/best.ckpt --images tiles --labels test.csv --output out
@@ -63,6 +69,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="MAP",
         help="what the masks' labels mean, such as '{0: 0, 255: house}' (default: what they meant in training)",
     )
+    add(
+        "--vector",
+        metavar="MAP",
+        help="polygons and points in place of masks, as in a configuration of windows: '{path: labels.geojson, "
+        "attribute: landuse}', and if need be classes, unlabelled, point_radius, crs and layer",
+    )
     add("--labels", type=Path, metavar="LIST.csv", help="images, or slides, and their labels")
     add_bands_argument(parser)
     add_attention_argument(parser)
@@ -83,27 +95,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    # NOTE: imported here, so that --help and mistyped options answer at once.
-    from castvision.data.datasets.multilabel import read_label_table
-    from castvision.inference.files import ALL_SUFFIXES, OutputFolder, find_images, match_masks
-    from castvision.inference.predictor import load_model
-
     try:
+        label_map = None if arguments.label_map is None else _parse_map(arguments.label_map, "--label-map", _LABELS)
+        vector = None if arguments.vector is None else _parse_map(arguments.vector, "--vector", _VECTOR)
+        if vector is not None and (label_map is not None or arguments.masks is not None):
+            raise ValueError("expected --vector without --masks and --label-map: its classes say what labels mean")
+        if arguments.images is None and arguments.labels is None:
+            raise ValueError("expected --images, or --labels, whose list names the images; got neither")
+        check_sources([arguments.images or arguments.labels])
+        check_model(arguments.model)
+        check_output(arguments.output, is_open=arguments.overwrite)
+        check_given(arguments.masks, "mask or folder of masks")
+        if vector is not None:
+            check_given(Path(str(vector.get("path", ""))), "file of labels")
+        # NOTE: imported here, so that --help and what is wrong so far answer at once.
+        from castvision.data.datasets.multilabel import read_label_table
+        from castvision.inference.files import ALL_SUFFIXES, OutputFolder, find_images, match_masks
+        from castvision.inference.predictor import load_model
         from castvision.inference.slides import is_slide_model
 
         if is_slide_model(arguments.model):
             from castvision_cli.slides import evaluate_slides
 
             return evaluate_slides(arguments, parser, _print_metrics)
-        label_map = None if arguments.label_map is None else _parse_map(arguments.label_map)
-        if (arguments.images is None) == (arguments.labels is None):
+        if arguments.images is not None and arguments.labels is not None:
             raise ValueError("expected --images, or --labels, whose list names the images; give one of both")
         predictor = load_model(arguments.model, device=resolve_device(arguments.device), attention=arguments.attention)
         table = None if arguments.labels is None else read_label_table(arguments.labels, predictor.class_names)
         sources = [arguments.images] if table is None else table.images
         images = find_images(sources, outside=arguments.output, suffixes=ALL_SUFFIXES)
-        masks = match_masks(arguments.masks, images)
-        output = OutputFolder(arguments.output, overwrite=arguments.overwrite, protected=[*images, *masks.values()])
+        masks: dict[Path, Any] = {**match_masks(arguments.masks, images)}
+        truth = [*masks.values()]
+        if vector is not None:
+            masks, truth = _drawn(vector, images, predictor.class_names), [Path(str(vector["path"]))]
+        output = OutputFolder(arguments.output, overwrite=arguments.overwrite, protected=[*images, *truth])
         from rich.console import Console
 
         from castvision.inference.evaluation import Evaluation
@@ -122,8 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parse_map(text: str) -> dict[int | str, int | str]:
-    """A label map as it stands in a configuration.
+def _parse_map(text: str, option: str, example: str) -> dict[Any, Any]:
+    """A map as it stands in a configuration.
 
     Raises:
         ValueError: No map.
@@ -133,10 +158,24 @@ def _parse_map(text: str) -> dict[int | str, int | str]:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"expected --label-map such as '{{0: 0, 255: 1}}', got {text!r}") from error
+        raise ValueError(f"expected {option} such as '{example}', got {text!r}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"expected --label-map such as '{{0: 0, 255: 1}}', got {text!r}")
+        raise ValueError(f"expected {option} such as '{example}', got {text!r}")
     return content
+
+
+def _drawn(vector: dict[Any, Any], images: dict[Path, str], class_names: Sequence[str]) -> dict[Path, Any]:
+    """The mask of each image from polygons and points."""
+    from castvision.data.datasets.vector_labels import VectorLabels
+
+    known = [part.name for part in fields(VectorLabels)]
+    if not {"path", "attribute"} <= set(vector) <= set(known):
+        raise ValueError(
+            f"expected path and attribute in --vector and, if need be, {', '.join(known[2:])}, got {vector}"
+        )
+    labels = VectorLabels(**vector)
+    features, crs = labels.read(Path())
+    return dict(zip(images, labels.masks(features, crs, list(images), class_names), strict=True))
 
 
 def _print_metrics(rows: list[dict[str, Any]], totals: dict[str, float], console: Console) -> None:
@@ -148,7 +187,7 @@ def _print_metrics(rows: list[dict[str, Any]], totals: dict[str, float], console
             return "–"
         return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
-    columns = [key for key in rows[0] if key != "name"]
+    columns = [key for key in rows[0] if key != "name" and any(row[key] is not None for row in rows)]
     table = Table("class")
     for column in columns:
         table.add_column(column, justify="right")

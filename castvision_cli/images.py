@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from castvision.errors import FAILURES, one_line
-from castvision.visualization.plots import shorten
+from castvision.visualization.legend import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable

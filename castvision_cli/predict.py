@@ -22,7 +22,9 @@ from castvision_cli.arguments import (
     share,
     tile_options,
 )
+from castvision_cli.early_checks import check_given, check_model, check_output, check_sources
 from castvision_cli.resuming import RUN_FILE, open_output, settings_of_run
+from castvision_cli.stopping import exit_code, told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,20 +86,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; None = the process's.
 
     Returns:
-        0 all done, 1 some images failed, 2 wrong arguments (nothing was written), 130 interrupted.
+        0 all done, 1 some images failed, 2 wrong arguments (nothing was written), 130 interrupted, 143
+        terminated.
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    # NOTE: imported here, so that --help and mistyped options answer at once.
-    from castvision.inference.files import ALL_SUFFIXES, expand_patterns, find_images, match_masks
-
     try:
+        check_sources(arguments.inputs)
+        check_model(arguments.model)
+        check_output(arguments.output, is_open=arguments.overwrite or arguments.resume)
+        check_given(arguments.mask, "mask or folder of masks")
+        # NOTE: imported here, so that --help and what is wrong so far answer at once.
+        from castvision.inference.files import ALL_SUFFIXES, expand_patterns, find_images, match_masks
         from castvision.inference.slides import is_slide_model
 
         if is_slide_model(arguments.model):
             from castvision_cli.slides import predict_slides
 
             return predict_slides(arguments, parser)
+
         images = find_images(expand_patterns(arguments.inputs), outside=arguments.output, suffixes=ALL_SUFFIXES)
         settings = settings_of_run(arguments)
         output = open_output(arguments, settings, images)
@@ -126,9 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             lambda path, name, report: describe(run.predict(path, name, masks.get(path), report)),
             console,
         )
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; the same command with --resume goes on", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"{parser.prog}: {told(stop)}; the same command with --resume goes on", file=sys.stderr)
+        return exit_code(stop)
     run.write_tables(failed)
     return print_end(console, len(images), failed, f"done; results in {output.path}")
 
@@ -139,10 +146,10 @@ def describe(record: Record) -> str:
     line = f"{record['image']}: {height} × {width}"
     if "tiles_run" not in record:
         best = record["classes"][0]
-        return f"{line}, {best['name']} {best['probability']:.1%}"
+        return f"{line}, {best['name']} {best['probability']:.3f}"
     skipped = f" ({record['tiles_skipped']:,} skipped)" if record["tiles_skipped"] else ""
     seam = record["seam"]
-    agreement = "" if seam is None else f", tiles disagree on {seam['labels']:.2%} of overlapping pixels"
+    agreement = "" if seam is None else f", tiles disagree on {seam['labels']:.4f} of overlapping pixels"
     speed = f"{record['seconds']:.1f} s, {record['megapixels_per_second']:.2f} megapixels/s"
     told = f"; {record['scale']}" if record.get("scale") else ""
     return f"{line}, {record['tiles_run']:,} tiles{skipped}, {speed}{agreement}{told}"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from castvision_cli.arguments import new_parser, positive
 from castvision_cli.class_names import keep_class_names, quote_class_names
+from castvision_cli.early_checks import check_paths_of_run, read_config
+from castvision_cli.signatures import check_options
 from castvision_cli.train import find_config, one_line
 
 if TYPE_CHECKING:
@@ -68,7 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.output.exists() and not arguments.overwrite:
             raise FileExistsError(f"{str(arguments.output)!r} exists; name another file or pass --overwrite")
         config = find_config(arguments.config)
-        # NOTE: imported here: it takes ten seconds, and a wrong name should be said at once.
+        contents = [read_config(config)]
+        check_overrides(rest)
+        check_options("fit", rest, [{"data": contents[0].get("data")}])
+        check_paths_of_run(rest, contents)
+        # NOTE: imported here: it takes ten seconds, and what is wrong so far should be said at once.
         import torch
 
         torch.manual_seed(arguments.seed)
@@ -79,17 +85,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         picture = draw_sheet(data, arguments.split, arguments.count)
         with draft(arguments.output) as temporary:
             temporary.write_bytes(picture)
-    except _expected() as error:
+    except Exception as error:
+        # NOTE: in this order: jsonargparse takes a second to import
+        if not isinstance(error, (ValueError, TypeError, OSError, KeyError)) and not isinstance(error, _refusal()):
+            raise
         sys.stderr.write(f"{parser.prog}: error: {one_line(error)}\n")
         return stage
     sys.stdout.write(f"wrote {arguments.output}\n")
     return 0
 
 
-def _expected() -> tuple[type[Exception], ...]:
+def _refusal() -> type[Exception]:
     from jsonargparse import ArgumentError
 
-    return (ValueError, TypeError, OSError, KeyError, ArgumentError)
+    return ArgumentError
+
+
+def check_overrides(words: Sequence[str]) -> None:
+    """Refuse what is no argument of the data.
+
+    Raises:
+        ValueError: It names the word.
+    """
+    for word in words:
+        if word.startswith("-") and not word.startswith("--data.") and not _is_number(word):
+            raise ValueError(f"unknown argument {word!r}; arguments of the data begin with --data.")
 
 
 def build_data(config: Path, overrides: Sequence[str]) -> ImageDataModule:
@@ -110,9 +130,6 @@ def build_data(config: Path, overrides: Sequence[str]) -> ImageDataModule:
 
     from castvision.training import ImageDataModule  # and all others, so that configurations may name them bare
 
-    for word in overrides:
-        if word.startswith("-") and not word.startswith("--data.") and not _is_number(word):
-            raise ValueError(f"unknown argument {word!r}; arguments of the data begin with --data.")
     keep_class_names()
     content = get_loader("yaml")(config.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or "data" not in content:
@@ -155,10 +172,11 @@ def draw_sheet(data: ImageDataModule, split: str, count: int) -> bytes:
     order = iter(data.sampler(dataset)) if split == "train" else iter(range(len(dataset)))
     chosen = list(itertools.islice(order, count))
     batch = Batch(*data.collate([dataset[index] for index in chosen]))
-    images, targets, *_ = data.augment_batch(batch) if split == "train" else batch
+    batch = data.augment_batch(batch) if split == "train" else batch
+    images, targets, extras, _ = batch
     names = [_name(dataset, index) for index in chosen]
     heading = f"{type(data).__name__}, {split}: {len(chosen)} samples of {' × '.join(map(str, images.shape[1:]))}"
-    pixels = visible(images.float(), data.mean, data.std)
+    pixels = visible(images.float(), data.mean, data.std, extras.get("pixel_mask"))
     return as_png(plot_samples(pixels, targets, names, data.class_names, heading))
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castvision_cli.class_names import keep_class_names, quote_class_names
+from castvision_cli.early_checks import check_paths_of_run, read_config
+from castvision_cli.signatures import check_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,10 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     stage = 2
     try:
         line = CommandLine(arguments)
+        contents = [read_config(path) for path in line.configs]
+        check_options(line.verb, line.arguments, contents)
+        check_paths_of_run(line.arguments, contents)
         with warnings.catch_warnings():
             for noise in _NOISE:
                 warnings.filterwarnings("ignore", message=noise)
-            # NOTE: imported here: it takes ten seconds, and a wrong configuration name should be said at once.
+            # NOTE: imported here: it takes ten seconds, and what is wrong so far should be said at once.
             from jsonargparse import ArgumentError
             from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -128,7 +133,8 @@ class CommandLine:
         verb: fit, validate, test or predict; fit if none is given.
         arguments: For LightningCLI.
         is_resumed: Whether ``--resume`` stood there.
-        config: The last configuration file, or None.
+        configs: The configuration files.
+        config: The last one, or None.
         allowed_classes: Of every ``--allow-class``.
     """
 
@@ -136,7 +142,7 @@ class CommandLine:
         rest = quote_class_names(arguments)
         self.verb = rest.pop(0) if rest and rest[0] in VERBS else "fit"
         self.is_resumed = "--resume" in rest
-        self.config: Path | None = None
+        self.configs: list[Path] = []
         self.allowed_classes: list[str] = []
         self.arguments = [self.verb]
         words = iter(word for word in rest if word != "--resume")
@@ -149,14 +155,15 @@ class CommandLine:
             if not value:
                 raise ValueError(f"expected a value after {flag}")
             if flag in _CONFIG_FLAGS:
-                self.config = find_config(value)
-                self.arguments.append(f"--config={self.config}")
+                self.configs.append(find_config(value))
+                self.arguments.append(f"--config={self.configs[-1]}")
             elif flag in _ALLOW_FLAGS:
                 self.allowed_classes.append(value)
             else:
                 self.arguments.append(f"{_INIT_FLAG}={value}")
         if self.is_resumed and self.verb != "fit":
             raise ValueError(f"--resume goes on training; it has no meaning for {self.verb}")
+        self.config: Path | None = self.configs[-1] if self.configs else None
 
 
 def config_folder() -> Path:

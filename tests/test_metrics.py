@@ -8,12 +8,13 @@ from castvision.metrics import (
     BoundaryF1,
     DistanceIoU,
     MultiLabelScores,
-    class_table,
     classification_metrics,
+    image_table,
     metric_key,
     metric_keys,
     multilabel_metrics,
     per_class_metrics,
+    pixel_table,
     segmentation_metrics,
 )
 
@@ -21,7 +22,15 @@ from castvision.metrics import (
 def test_accuracy_by_hand():
     confusion = torch.tensor([[8, 2], [1, 1]])
     figures = classification_metrics(confusion, ["not connected", "connected"])
-    assert figures == pytest.approx({"acc1": 75.0, "mean_acc": 65.0, "acc_not_connected": 80.0, "acc_connected": 50.0})
+    assert figures == pytest.approx(
+        {
+            "acc1": 9 / 12,
+            "mean_acc": 0.65,
+            "macro_f1": (16 / 19 + 2 / 5) / 2,
+            "acc_not_connected": 0.8,
+            "acc_connected": 0.5,
+        }
+    )
 
 
 def test_iou_by_hand():
@@ -30,7 +39,7 @@ def test_iou_by_hand():
     assert figures["iou_background"] == pytest.approx(90 / 95)
     assert figures["iou_joining_path"] == pytest.approx(5 / 10)
     assert figures["miou"] == pytest.approx((90 / 95 + 0.5) / 2)
-    assert figures["pixel_acc"] == pytest.approx(95.0)
+    assert figures["pixel_acc"] == pytest.approx(0.95)
 
 
 def test_a_class_that_never_occurs_does_not_count():
@@ -38,7 +47,7 @@ def test_a_class_that_never_occurs_does_not_count():
     figures = segmentation_metrics(confusion, ["a", "b", "c"])
     assert figures["miou"] == 1.0
     assert "iou_c" not in figures
-    assert classification_metrics(confusion, ["a", "b", "c"])["mean_acc"] == 100.0
+    assert classification_metrics(confusion, ["a", "b", "c"])["mean_acc"] == 1.0
 
 
 def test_iou_is_of_the_data_set_not_a_mean_over_images():
@@ -92,7 +101,7 @@ def test_macro_f1_and_the_table_by_hand():
     f1 = [16 / 19, 18 / 21]
     figures = segmentation_metrics(confusion, ["a", "b", "c"])
     assert figures["macro_f1"] == pytest.approx(sum(f1) / 2)
-    first, second, third = class_table(confusion, ["a", "b", "c"])
+    first, second, third = pixel_table(confusion, ["a", "b", "c"])
     assert first == {
         "name": "a",
         "iou": pytest.approx(8 / 11),
@@ -103,6 +112,19 @@ def test_macro_f1_and_the_table_by_hand():
     }
     assert second["f1"] == pytest.approx(f1[1])
     assert third == {"name": "c", "iou": None, "f1": None, "precision": None, "recall": None, "count": 0}
+
+
+def test_a_table_of_images_shows_accuracy_and_f1_and_no_overlap():
+    first, second, third = image_table(torch.tensor([[8, 2, 0], [1, 1, 0], [0, 0, 0]]), ["a", "b", "c"])
+    assert first == {
+        "name": "a",
+        "acc": 0.8,
+        "f1": pytest.approx(16 / 19),
+        "precision": pytest.approx(8 / 9),
+        "count": 10,
+    }
+    assert second["acc"] == 0.5 and second["f1"] == pytest.approx(2 / 5)
+    assert third == {"name": "c", "acc": None, "f1": None, "precision": None, "count": 0}
 
 
 def test_figures_are_torchmetrics():

@@ -36,7 +36,7 @@ from castvision.training.data.classification import (
 )
 from castvision.training.data.multilabel import MultiLabelCsvDataModule
 from castvision.training.data.named_data import NamedDataModule
-from castvision.training.data.pixel_data import CocoDataModule, ImageFormat, SegmentationFolderDataModule
+from castvision.training.data.pixel_data import CocoDataModule, ImageFormat, SegmentationDataModule
 from castvision.training.data.windows import WindowDataModule
 from castvision.training.tasks.segmentation import SegmentationTask
 from castvision_cli import show_data
@@ -87,7 +87,7 @@ def folder_data(root, kind, pixels):
         for name in "ab":
             write_image(root / split / "images" / f"{name}.tif", kind)
             write_mask(root / split / "masks" / f"{name}.png")
-    return SegmentationFolderDataModule(str(root), NAMES, SIDE, pixels=pixels, augmentation=STILL, **HOW)
+    return SegmentationDataModule(str(root), NAMES, SIDE, pixels=pixels, augmentation=STILL, **HOW)
 
 
 def coco_data(root, kind, pixels):

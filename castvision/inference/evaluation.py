@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,20 +28,22 @@ from castvision.losses import IGNORED
 from castvision.metrics import (
     BoundaryF1,
     MultiLabelScores,
-    class_table,
     classification_metrics,
+    image_table,
     multilabel_metrics,
+    pixel_table,
     segmentation_metrics,
 )
 from castvision.visualization import pictures, plots
+from castvision.visualization.legend import Entry, class_entries, shorten
 from castvision.visualization.plots import Panel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from castvision.data import ImageReader
     from castvision.data.datasets.multilabel import LabelTable
+    from castvision.data.datasets.vector_labels import VectorMask
     from castvision.inference.files import OutputFolder
     from castvision.inference.predictor import Predictor
 
@@ -88,7 +91,8 @@ class Evaluation:
     Args:
         predictor: The model.
         images: Each image and its name.
-        masks: Each image's mask; empty for a classification, whose truth is the image's folder.
+        masks: Each image's mask, a file or drawn from polygons and points of the model's classes (see
+            `castvision.data.datasets.vector_labels`); empty for a classification, whose truth is the image's folder.
         tiles: Keywords of `tiled_inference`.
         label_map: What the masks' labels mean, see `LabelMap`; None = what they meant in training.
         table: The labels of the images, in the order of the model's classes, for a model of several labels.
@@ -106,7 +110,7 @@ class Evaluation:
         self,
         predictor: Predictor,
         images: dict[Path, str],
-        masks: dict[Path, Path],
+        masks: Mapping[Path, Path | VectorMask],
         tiles: dict[str, Any],
         label_map: Mapping[int | str, int | str] | None = None,
         table: LabelTable | None = None,
@@ -145,15 +149,16 @@ class Evaluation:
         if table is not None:
             self.present = dict(zip(table.images, torch.from_numpy(table.targets).long(), strict=True))
             self.tally.labels = MultiLabelScores(len(names)), torch.zeros(len(names), dtype=torch.int64)
-        if masks:
-            self.labels = LabelMap(names, self._meaning() if label_map is None else label_map)
+        files = [mask for mask in masks.values() if isinstance(mask, Path)]
+        if files:
+            self.labels = LabelMap(names, self._meaning(files) if label_map is None else label_map)
             if self.labels.mapping is None:
-                _check_truth(masks.values(), self.labels)
+                _check_truth(files, self.labels)
 
-    def _meaning(self) -> dict[int | str, int | str] | None:
+    def _meaning(self, files: Sequence[Path]) -> dict[int | str, int | str] | None:
         """What labels mean by the list of classes beside the folder of masks, or else by the checkpoint."""
         remembered = self.predictor.parts.label_map
-        for folder in {path.parent.parent: None for path in self.masks.values()}:
+        for folder in {path.parent.parent: None for path in files}:
             listed = read_class_names(folder / "classes.txt")
             if listed is not None:
                 found = map_by_names(listed, self.predictor.class_names, remembered, str(folder / "classes.txt"))
@@ -189,7 +194,7 @@ class Evaluation:
         names, best = self.predictor.class_names, int(probabilities.argmax())
         self.tally.confusion[truth, best] += 1
         score = float(probabilities[truth])
-        title = f"{plots.shorten(path.name, 30)}\n{names[truth]}: {score:.1%}; taken for {names[best]}"
+        title = f"{shorten(path.name, 30)}\n{names[truth]}: {score:.3f}; taken for {names[best]}"
         panel = Panel(title, pictures.display_picture(image, max_side=_PANEL))
         facts = {"truth": names[truth], "prediction": names[best], "probability_of_truth": round(score, 6)}
         self.tally.add(path, score, [panel], **facts)
@@ -205,14 +210,15 @@ class Evaluation:
             for which in (probabilities > 0.5, truth > 0)
         )
         score = 1 - float((probabilities - truth).abs().mean())
-        title = f"{plots.shorten(path.name, 30)}\n{', '.join(wanted) or 'none'}; taken for {', '.join(found) or 'none'}"
+        title = f"{shorten(path.name, 30)}\n{', '.join(wanted) or 'none'}; taken for {', '.join(found) or 'none'}"
         listed = {name: round(value, 6) for name, value in zip(names, probabilities.tolist(), strict=True)}
         panel = Panel(title, pictures.display_picture(image, max_side=_PANEL))
         self.tally.add(path, score, [panel], truth=wanted, prediction=found, probabilities=listed)
 
     def _segment(self, path: Path, reader: ImageReader, progress: bool | Callable[[int, int], None]) -> str | None:
         level, told = level_to_work_at(reader, self.mpp, self.predictor.parts.input)
-        with ClassReader(self.masks[path], self.labels) as stored:
+        source = self.masks[path]
+        with ClassReader(source, self.labels) if isinstance(source, Path) else source.open() as stored:
             mask = mask_at_level(stored, reader, level)
             names = self.predictor.class_names
             check_labels(mask, len(names))
@@ -223,8 +229,9 @@ class Evaluation:
             metrics = segmentation_metrics(compare(labels, mask, self.tally), names)
             panels = _panels(path, reader, mask, labels, names, metrics["miou"])
         mpp = None if reader.mpp is None else reader.mpp * reader.levels[level].downsample
-        facts = {"miou": round(metrics["miou"], 6), "pixel_acc": round(metrics["pixel_acc"], 4)}
-        self.tally.add(path, metrics["miou"], panels, **facts, level=level, mpp=mpp)
+        is_labelled = not math.isnan(metrics["miou"])
+        facts = {name: round(metrics[name], 6) if is_labelled else None for name in ("miou", "pixel_acc")}
+        self.tally.add(path, metrics["miou"] if is_labelled else math.inf, panels, **facts, level=level, mpp=mpp)
         told = told or remark_on_size(self.predictor, reader, level, self.fits)
         return told and f"{path}: {told}"
 
@@ -258,13 +265,15 @@ class Evaluation:
             A row of metrics for each class, and those of all images.
         """
         tally, names, name = self.tally, self.predictor.class_names, self.predictor.parts.name
-        rows: list[dict[str, Any]] = [*class_table(tally.confusion, names)]
+        rows: list[dict[str, Any]]
         if tally.labels is not None:
             values = tally.labels[0].compute()
             rows, totals = _label_rows(values, tally.labels[1], names), multilabel_metrics(values, names)
         elif tally.boundary is None:
+            rows = [*image_table(tally.confusion, names)]
             totals = classification_metrics(tally.confusion, names)
         else:
+            rows = [*pixel_table(tally.confusion, names)]
             totals = segmentation_metrics(tally.confusion, names)
             contours = tally.boundary.compute()
             totals["boundary_f1"] = float(contours.nanmean())
@@ -282,11 +291,22 @@ class Evaluation:
         }
         output.write_text("metrics.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         if tally.labels is None:
-            confusion = plots.plot_confusion(tally.confusion.numpy(), names, plots.shorten(name, 48))
+            confusion = plots.plot_confusion(tally.confusion.numpy(), names, shorten(name, 48))
             output.write("confusion.png", plots.as_png(confusion))
-        sheet = plots.plot_rows([panels for _, panels in tally.worst], f"the {len(tally.worst)} worst images")
+        rows_of_panels = [panels for _, panels in tally.worst]
+        heading = f"the {len(tally.worst)} worst images"
+        sheet = plots.plot_rows(rows_of_panels, heading, self._legend())
         output.write("worst.png", plots.as_png(sheet))
         return rows, totals
+
+    def _legend(self) -> list[Entry]:
+        """Of the classes in the panels of masks; none for whole images."""
+        if self.tally.boundary is None:
+            return []
+        names = self.predictor.class_names
+        is_seen = (self.tally.confusion.sum(dim=0) + self.tally.confusion.sum(dim=1)) > 0
+        present = [*is_seen.nonzero()[:, 0].tolist(), -1]
+        return class_entries(present, names, pictures.background_class(names), "ignored, no data")
 
 
 def _label_rows(scores: Tensor, counts: Tensor, names: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -378,11 +398,11 @@ def _panels(
     shown = {
         "truth": (truth, background),
         f"prediction, mIoU {miou:.3f}": (predicted, background),
-        "errors": (right, 1),
+        "errors (tinted)": (right, 1),
     }
     size = (picture.shape[0], picture.shape[1])
     overlays = [
         Panel(title, pictures.overlay_labels(picture, pictures.resize_labels(values, size), untinted=kept))
         for title, (values, kept) in shown.items()
     ]
-    return [Panel(plots.shorten(path.name, 30), picture), *overlays]
+    return [Panel(shorten(path.name, 30), picture), *overlays]

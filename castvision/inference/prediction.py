@@ -210,7 +210,7 @@ class PredictionRun:
                 write_tiff(draft, sink, nodata=math.nan, **scale)
         if self.options.overlay:
             files.append(f"overlays/{name}.png")
-            picture = overlay_preview(reader, labels, nodata=nodata, untinted=background)
+            picture = overlay_preview(reader, labels, nodata=nodata, names=names)
             with self.output.draft(files[-1]) as draft:
                 Image.fromarray(picture).save(draft, "PNG", compress_level=3)
         if self.options.geojson:
@@ -226,21 +226,25 @@ class PredictionRun:
         return files
 
     def write_tables(self, failed: list[dict[str, str]]) -> None:
-        """Write predictions.csv and summary.json.
+        """Write predictions.csv, without columns that would be empty, and summary.json.
 
         Args:
             failed: Image and error of the images that could not be predicted.
         """
-        text = io.StringIO()
-        columns = ["image", "class", "name", "pixels", "share", "area", "area_unit", "probability"]
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
+        rows: list[dict[str, Any]] = []
         for record in self.records:
             for entry in record["classes"]:
                 row = {"image": record["image"], **entry}
                 if record.get("pixel_area") is not None and "pixels" in entry:
                     row |= {"area": f"{entry['pixels'] * record['pixel_area']:.6g}", "area_unit": record["area_unit"]}
-                writer.writerow(row)
+                rows.append(row)
+        filled = {key for row in rows for key, value in row.items() if value is not None}
+        columns = ["image", "class", "name", "pixels", "share", "area", "area_unit", "probability"]
+        text = io.StringIO()
+        shown = [name for name in columns if name in filled]
+        writer = csv.DictWriter(text, shown, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
         self.output.write_text("predictions.csv", text.getvalue())
         summary = {
             "castvision": castvision.__version__,

@@ -15,6 +15,7 @@ import castvision
 from castvision.data.datasets.samples import load_pixels
 from castvision.data.reading.pixels import Pixels, holds_data, mark_missing, stretch_range
 from castvision.visualization import pictures, plots
+from castvision.visualization.legend import class_entries, shorten
 from castvision.visualization.plots import Panel
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Showing:
         self.predictor, self.output, self.options = predictor, output, options
         self.records: list[dict[str, Any]] = []
         self.rows: list[list[Panel]] = []
+        self.classes: set[int] = set()  # in the masks of the sheet
 
     def show(self, path: Path, name: str) -> None:
         """Write one image's pictures.
@@ -90,7 +92,7 @@ class Showing:
         maps = predictor.cluster_maps(prepared)
         seconds = time.perf_counter() - start
         picture = pictures.display_picture(image)
-        heading = f"{plots.shorten(path.name, 48)} · {plots.shorten(predictor.parts.name, 48)}"
+        heading = f"{shorten(path.name, 48)} · {shorten(predictor.parts.name, 48)}"
         files: dict[str, bytes] = {}
         layers, layer_panels = self._draw_clusters(picture, maps, heading, files)
         said, caption, prediction_panels = None, "", list[Panel]()
@@ -116,7 +118,7 @@ class Showing:
         )
         seen = " × ".join(str(side) for side in prepared.shape[-2:])
         caption = caption or f"{image.shape[0]} × {image.shape[1]}, seen at {seen}"
-        first = Panel(f"{plots.shorten(path.name, 30)}\n{caption}", picture)
+        first = Panel(f"{shorten(path.name, 30)}\n{caption}", picture)
         self.rows.append([first, *prediction_panels, *layer_panels])
 
     def _draw_clusters(
@@ -144,7 +146,7 @@ class Showing:
         names, values = [self.predictor.class_names[label] for label in classes.tolist()], scores.tolist()
         files["prediction.png"] = plots.as_png(plots.plot_classification(picture, names, values, heading))
         top = list(zip(names, values, strict=True))
-        caption = ", ".join(f"{plots.shorten(class_name, 18)} {score:.0%}" for class_name, score in top[:2])
+        caption = ", ".join(f"{shorten(class_name, 18)} {score:.2f}" for class_name, score in top[:2])
         record = [{"class": class_name, "probability": round(score, 6)} for class_name, score in top]
         return {"task": "classification", "top": record}, caption
 
@@ -166,6 +168,7 @@ class Showing:
         full = pictures.resize_labels(mask, size)
         files["mask.png"] = pictures.as_png(full.astype(np.uint8 if len(names) <= 256 else np.uint16))
         shares = np.bincount(mask.ravel(), minlength=len(names)) / mask.size
+        self.classes |= set(np.flatnonzero(shares).tolist())
         present = {name: round(float(share), 6) for name, share in zip(names, shares, strict=True) if share > 0}
         return {"task": "segmentation", "shares": present}, [Panel("prediction", overlay)]
 
@@ -177,11 +180,14 @@ class Showing:
         """
         predictor = self.predictor
         state = "" if predictor.is_trained else f" · {UNTRAINED}"
+        names = predictor.class_names
+        background = pictures.background_class(names) if self.classes else None
+        legend = class_entries(sorted(self.classes), names, background)
         pages = math.ceil(len(self.rows) / _SHEET_ROWS)
         for page in range(pages):
             part = self.rows[page * _SHEET_ROWS : (page + 1) * _SHEET_ROWS]
             count = "" if pages == 1 else f" · page {page + 1} of {pages}"
-            sheet = plots.plot_rows(part, f"{plots.shorten(predictor.parts.name, 48)}{state}{count}")
+            sheet = plots.plot_rows(part, f"{shorten(predictor.parts.name, 48)}{state}{count}", legend)
             name = "contact_sheet.png" if pages == 1 else f"contact_sheet_{page + 1:0{len(str(pages))}d}.png"
             self.output.write(name, plots.as_png(sheet))
         summary = {

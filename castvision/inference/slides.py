@@ -17,7 +17,7 @@ import castvision
 from castvision.data.datasets.slide_bags import BagFormat, bag_format, differing, find_bags
 from castvision.data.reading.bags import BAG_SUFFIXES, read_bag
 from castvision.inference.predictor import class_names_or_default
-from castvision.metrics import class_table, classification_metrics
+from castvision.metrics import classification_metrics, image_table
 from castvision.models.recipe import load, stored_facts
 from castvision.visualization import plots
 from castvision.visualization.features import enlarged, heat_map
@@ -303,7 +303,7 @@ class SlideEvaluation:
             A row of metrics for each class, and those of all slides.
         """
         names = self.predictor.class_names
-        rows, totals = class_table(self.confusion, names), classification_metrics(self.confusion, names)
+        rows, totals = image_table(self.confusion, names), classification_metrics(self.confusion, names)
         content = {
             "castvision": castvision.__version__,
             "model": self.predictor.recipe.model_name,

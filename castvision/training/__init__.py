@@ -11,7 +11,7 @@ from castvision.training.data.classification import (
 from castvision.training.data.data_module import ImageDataModule
 from castvision.training.data.multilabel import MultiLabelCsvDataModule
 from castvision.training.data.named_data import NamedDataModule
-from castvision.training.data.pixel_data import CocoDataModule, SegmentationFolderDataModule
+from castvision.training.data.pixel_data import CocoDataModule, SegmentationDataModule
 from castvision.training.data.slides import SlideDataModule
 from castvision.training.data.synthetic import (
     MazeDataModule,
@@ -42,7 +42,7 @@ __all__ = [
     "PathfinderDataModule",
     "PathfinderSegDataModule",
     "RegionDataModule",
-    "SegmentationFolderDataModule",
+    "SegmentationDataModule",
     "SegmentationTask",
     "SlideDataModule",
     "SlideTask",

@@ -237,14 +237,14 @@ def cluster_text(cluster_map: ClusterMap) -> str:
     if cluster_map.num_dead_clusters:
         notes.append(f"{cluster_map.num_dead_clusters:,} without a token")
     if count and none:
-        notes.append(f"{_percent(none)} of tokens in none")
+        notes.append(f"{_short(none)} of tokens in none")
     if several:
-        notes.append(f"{_percent(several)} in several" if none else f"{_percent(several)} of tokens in several")
+        notes.append(f"{_short(several)} in several" if none else f"{_short(several)} of tokens in several")
     return clusters + windows + ("\n" + ", ".join(notes) if notes else "")
 
 
-def _percent(share: float) -> str:
-    return f"{share:.0%}" if share in (0.0, 1.0) or 0.01 <= share <= 0.99 else f"{share:.1%}"
+def _short(share: float) -> str:
+    return f"{share:.2f}" if share in (0.0, 1.0) or 0.01 <= share <= 0.99 else f"{share:.3f}"
 
 
 def as_png(pixels: np.ndarray[Any, np.dtype[Any]]) -> bytes:

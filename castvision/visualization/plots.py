@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from castvision.data.reading.pixels import mark_missing
 from castvision.losses import IGNORED
+from castvision.visualization.legend import MOST_ENTRIES, Entry, add_legend, class_entries, shorten
 from castvision.visualization.pictures import (
     RGB,
     Labels,
@@ -29,9 +31,9 @@ if TYPE_CHECKING:
 
 Counts = np.ndarray[Any, np.dtype[Any]]
 
-_DARK = 0.25
 _DPI = 120
 _CELL = 3.0
+_LEGEND = 2.0
 _HEADING_FONT = 12
 _TITLE_FONT = 9
 
@@ -49,25 +51,14 @@ class Panel:
     picture: RGB = field(repr=False)
 
 
-def shorten(text: str, length: int) -> str:
-    """Cut the middle out of a text longer than ``length``: a file's name keeps its beginning and its end.
-
-    Bytes of it that are no text, which no font can draw, are shown as "�".
-    """
-    text = "".join(letter if letter.isprintable() or letter.isspace() else "\ufffd" for letter in text)
-    if len(text) <= length:
-        return text
-    tail = (length - 1) // 2
-    return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
-
-
-def plot_grid(panels: Sequence[Panel], heading: str, *, columns: int = 4) -> Figure:
+def plot_grid(panels: Sequence[Panel], heading: str, *, columns: int = 4, legend: Sequence[Entry] = ()) -> Figure:
     """Panels row by row under a heading.
 
     Args:
         panels: At least one.
         heading: Above the whole figure.
         columns: Panels a row, >= 1.
+        legend: Beside them, of the masks in the panels.
 
     Returns:
         The figure; `as_png` turns it into a PNG.
@@ -79,22 +70,25 @@ def plot_grid(panels: Sequence[Panel], heading: str, *, columns: int = 4) -> Fig
         raise ValueError("expected at least one panel, got none")
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = _new_figure(columns * _CELL, rows * (_CELL * _aspect(panels) + 0.5) + 0.5)
+    width = columns * _CELL + (_LEGEND if legend else 0)
+    figure = _new_figure(width, rows * (_CELL * _aspect(panels) + 0.5) + 0.5)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     for axis, panel in zip(axes, panels, strict=False):
         _draw(axis, panel)
     _set_heading(figure, heading)
+    add_legend(figure, legend)
     return figure
 
 
-def plot_rows(rows: Sequence[Sequence[Panel]], heading: str) -> Figure:
+def plot_rows(rows: Sequence[Sequence[Panel]], heading: str, legend: Sequence[Entry] = ()) -> Figure:
     """One row of panels for each image.
 
     Args:
         rows: At least one row; rows may differ in length.
         heading: Above the whole sheet.
+        legend: Beside it, of the masks in the panels.
 
     Returns:
         The figure.
@@ -106,7 +100,7 @@ def plot_rows(rows: Sequence[Sequence[Panel]], heading: str) -> Figure:
         raise ValueError(f"expected non-empty rows of panels, got lengths {[len(row) for row in rows]}")
     columns = max(len(row) for row in rows)
     heights = [_CELL * _aspect(row) + 0.45 for row in rows]
-    figure = _new_figure(columns * _CELL, sum(heights) + 0.5)
+    figure = _new_figure(columns * _CELL + (_LEGEND if legend else 0), sum(heights) + 0.5)
     axes = figure.subplots(len(rows), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
     for axis in axes.ravel():
         axis.set_axis_off()
@@ -114,6 +108,7 @@ def plot_rows(rows: Sequence[Sequence[Panel]], heading: str) -> Figure:
         for axis, panel in zip(row_axes, row, strict=False):
             _draw(axis, panel)
     _set_heading(figure, heading)
+    add_legend(figure, legend)
     return figure
 
 
@@ -137,7 +132,7 @@ def plot_classification(picture: RGB, names: Sequence[str], scores: Sequence[flo
     heights = np.arange(len(names))
     right.barh(heights, scores, height=0.42, color=[c / 255 for c in cluster_colours(len(names))], align="center")
     for height, name, score in zip(heights, names, scores, strict=True):
-        label = f"{shorten(name, 34)}  {score:.1%}"
+        label = f"{shorten(name, 34)}  {score:.3f}"
         right.text(0.008, height - 0.26, label, va="bottom", ha="left", fontsize=10, parse_math=False)
     right.set(xlim=(0, 1), ylim=(max(len(names), 3) - 0.5, -0.8), xlabel="probability")
     right.set_yticks([])
@@ -149,7 +144,7 @@ def plot_classification(picture: RGB, names: Sequence[str], scores: Sequence[flo
 def plot_segmentation(
     picture: RGB, overlay: RGB, mask: Labels, names: Sequence[str], heading: str, *, untinted: int | None = None
 ) -> Figure:
-    """The picture, the overlaid mask, and a legend with each present class's share of the pixels (the twelve largest).
+    """The picture, the overlaid mask, and beside them a legend with each present class's share of the pixels.
 
     Args:
         picture: (height, width, 3) uint8.
@@ -162,19 +157,14 @@ def plot_segmentation(
     Returns:
         The figure.
     """
-    from matplotlib.patches import Patch
-
     figure = plot_grid([Panel("image", picture), Panel("prediction", overlay)], heading, columns=2)
-    figure.set_size_inches(9.0, 4.3 * min(max(picture.shape[0] / picture.shape[1], 0.4), 1.6) + 1.2)
+    figure.set_size_inches(11.0, 4.3 * min(max(picture.shape[0] / picture.shape[1], 0.4), 1.6) + 1.2)
     classes, counts = np.unique(mask, return_counts=True)
-    handles = []
-    for index in np.argsort(counts)[::-1][:12]:
-        number, share = int(classes[index]), counts[index] / mask.size
-        label = f"{shorten(names[number], 26)} {share:.1%}"
-        colour = tuple(cluster_colours(number + 1)[number] / 255)
-        face, edge = ("none", "0.5") if number == untinted else (colour, "none")
-        handles.append(Patch(facecolor=face, edgecolor=edge, label=label))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=_TITLE_FONT, frameon=False)
+    largest = np.argsort(counts, kind="stable")[::-1]
+    shares = [f" {counts[index] / mask.size:.3f}" for index in largest]
+    entries = class_entries(classes[largest], names, untinted)
+    named = zip(entries[:MOST_ENTRIES], shares, strict=False)  # a last entry counts the classes without a line
+    add_legend(figure, [*(Entry(one.text + share, one.colour) for one, share in named), *entries[MOST_ENTRIES:]])
     return figure
 
 
@@ -206,39 +196,34 @@ def plot_confusion(confusion: Counts, names: Sequence[str], heading: str) -> Fig
         for row, col in np.argwhere(~np.isnan(shares)):
             share = shares[row, col]
             colour = "black" if share > 0.6 else "white"
-            axis.text(col, row, f"{share:.0%}", ha="center", va="center", color=colour, fontsize=_TITLE_FONT)
+            axis.text(col, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=_TITLE_FONT)
     _set_heading(figure, heading)
     return figure
 
 
-def visible(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Undo a normalisation, one range of values for all images.
-
-    The range is 0..1 where the values keep to it, give or take a change of colours; of floats in other units, and of
-    images that are dark, it is 2.5 standard deviations to both sides of the mean.
+def visible(images: Tensor, mean: Sequence[float], std: Sequence[float], pixel_mask: Tensor | None = None) -> list[RGB]:
+    """Undo a normalisation: each image as it looks in every other picture, see `to_picture`.
 
     Args:
-        images: (B, C, height, width) float32, normalised.
+        images: (B, C, height, width) float32, normalised; of more than three channels the first three are shown.
         mean: What was subtracted, per channel.
         std: What was divided by, per channel.
+        pixel_mask: (B, height, width) bool, True where a pixel holds data; None = everywhere.
 
     Returns:
-        (B, height, width, C) uint8.
+        (height, width, 3) uint8 for each image; what holds no data is black.
     """
     import torch
 
     shift, scale = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
-    values = images * scale + shift
-    low, span = torch.zeros_like(shift), torch.ones_like(scale)
-    is_dark = np.percentile(values.numpy(), 99.9) < _DARK  # such as 12 bits in 16: black to the eye
-    if values.min() < -0.5 or values.max() > 1.5 or is_dark:
-        low, span = shift - 2.5 * scale, 5 * scale
-    shown = ((values - low) / span).clamp(0, 1) * 255
-    return shown.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    values = (images.float().cpu() * scale + shift)[:, :3].permute(0, 2, 3, 1).numpy()
+    is_known = np.ones(values.shape[:-1], bool) if pixel_mask is None else pixel_mask.cpu().numpy()
+    shown = (mark_missing(image, known[..., None]) for image, known in zip(values, is_known, strict=True))
+    return [display_picture(image) for image in shown]
 
 
 def plot_samples(
-    images: np.ndarray[Any, np.dtype[np.uint8]],
+    images: Sequence[RGB],
     targets: Tensor,
     names: Sequence[str],
     class_names: Sequence[str],
@@ -247,7 +232,7 @@ def plot_samples(
     """Samples as a model gets them: images, masks laid over them, labels in the captions.
 
     Args:
-        images: (B, height, width, C) uint8, see `visible`.
+        images: (height, width, 3) uint8 each, see `visible`.
         targets: (B,) labels, (B, classes) zeros and ones, or (B, height, width) labels, 255 = ignored.
         names: One for each image.
         class_names: One for each class.
@@ -259,37 +244,30 @@ def plot_samples(
     background = background_class(class_names)
     panels: list[Panel] = []
     for image, target, name in zip(images, targets, names, strict=True):
-        shown, caption = display_picture(image), shorten(name, 34)
+        caption = shorten(name, 34)
         if target.ndim < 2:
             labels = [int(target)] if target.ndim == 0 else target.nonzero()[:, 0].tolist()
             text = ", ".join(class_names[label] for label in labels) or "no label"
-            panels.append(Panel(f"{caption}\n{shorten(text, 34)}", shown))
+            panels.append(Panel(f"{caption}\n{shorten(text, 34)}", image))
             continue
         mask = target.numpy().copy()
         mask[mask == IGNORED] = -1  # drawn dark
-        overlay = overlay_mask(shown, mask, untinted=background)
-        panels += [Panel(caption, shown), Panel(_shares(mask, class_names), overlay)]
-    figure = plot_grid(panels, heading, columns=4)
+        overlay = overlay_mask(image, mask, untinted=background)
+        panels += [Panel(caption, image), Panel(_shares(mask, class_names), overlay)]
+    legend: list[Entry] = []
     if targets.ndim == 3:
-        from matplotlib.patches import Patch
-
-        colours = cluster_colours(len(class_names)) / 255
-        handles = []
-        for label in sorted(set(targets.flatten().tolist()) - {IGNORED})[:20]:
-            face = "none" if label == background else tuple(colours[label])
-            handles.append(Patch(facecolor=face, edgecolor="0.5", label=shorten(class_names[label], 26)))
-        if (targets == IGNORED).any():
-            handles.append(Patch(facecolor="0.15", edgecolor="0.5", label="ignored (255)"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
-    return figure
+        present = sorted(set(targets.flatten().tolist()) - {IGNORED})
+        present += [-1] if (targets == IGNORED).any() else []
+        legend = class_entries(present, class_names, background, "ignored (255)")
+    return plot_grid(panels, heading, columns=4, legend=legend)
 
 
 def _shares(mask: Labels, class_names: Sequence[str]) -> str:
     """The two largest classes with their share of the pixels, and what is ignored."""
     counts = np.bincount(mask.ravel() + 1, minlength=len(class_names) + 1) / mask.size
     largest = sorted(range(len(class_names)), key=lambda label: -counts[label + 1])[:2]
-    parts = [f"{shorten(class_names[label], 18)} {counts[label + 1]:.0%}" for label in largest if counts[label + 1] > 0]
-    return ", ".join([*parts, *([f"ignored {counts[0]:.0%}"] if counts[0] > 0 else [])])
+    parts = [f"{shorten(class_names[label], 18)} {counts[label + 1]:.2f}" for label in largest if counts[label + 1] > 0]
+    return ",\n".join(parts) + (f", ignored {counts[0]:.2f}" if counts[0] > 0 else "")
 
 
 def as_png(figure: Figure) -> bytes:

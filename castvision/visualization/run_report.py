@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from castvision.files import draft
+from castvision.losses import IGNORED
+from castvision.visualization.legend import add_legend, class_entries
+from castvision.visualization.pictures import background_class, overlay_mask
+from castvision.visualization.plots import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from torch import Tensor
 
 _COLUMNS = 6
 _MOST_CURVES = 10
@@ -28,6 +33,7 @@ class Examples:
         predicted: Like ``targets``.
         mean: What was subtracted, per channel.
         std: What was divided by, per channel.
+        pixel_mask: (B, height, width) bool, True where a pixel holds data; None = everywhere.
     """
 
     images: Tensor
@@ -35,6 +41,7 @@ class Examples:
     predicted: Tensor
     mean: Sequence[float]
     std: Sequence[float]
+    pixel_mask: Tensor | None = None
 
 
 def save_report(
@@ -94,21 +101,22 @@ def _draw_curves(axes: Any, curves: Mapping[str, Sequence[tuple[int, float]]], w
 
 
 def _draw_confusion(axes: Any, confusion: Tensor | None, class_names: Sequence[str]) -> None:
-    axes.set_title("confusion, % of each true class")
+    axes.set_title("confusion, share of each true class")
     if confusion is None:
         axes.text(0.5, 0.5, "none", ha="center", va="center")
         axes.set_axis_off()
         return
-    shares = 100 * confusion.double() / confusion.sum(dim=1, keepdim=True).clamp(min=1)
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
+    shares = confusion.double() / confusion.sum(dim=1, keepdim=True).clamp(min=1)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(class_names) <= 12:
+        size = 8 if len(class_names) <= 6 else 5.5
         axes.set_xticks(range(len(class_names)), class_names, rotation=30, ha="right", fontsize=8)
         axes.set_yticks(range(len(class_names)), class_names, fontsize=8)
         for row, col in ((row, col) for row in range(len(class_names)) for col in range(len(class_names))):
-            colour = "white" if shares[row, col] > 60 else "black"
-            axes.text(col, row, f"{shares[row, col]:.1f}", ha="center", va="center", color=colour, fontsize=8)
+            colour = "white" if shares[row, col] > 0.6 else "black"
+            axes.text(col, row, f"{shares[row, col]:.2f}", ha="center", va="center", color=colour, fontsize=size)
 
 
 def _draw_examples(figure: Any, examples: Examples, class_names: Sequence[str], rows: int) -> None:
@@ -116,21 +124,27 @@ def _draw_examples(figure: Any, examples: Examples, class_names: Sequence[str], 
     for cell in axes.flat:
         cell.set_axis_off()
     has_masks = examples.targets.ndim == 3
-    height = 3 if has_masks else 1
-    for index, image in enumerate(examples.images):
-        row, col = height * (index // _COLUMNS), index % _COLUMNS
-        _show_image(axes[row, col], image, examples)
+    background = background_class(class_names)
+    seen: set[int] = set()
+    pictures = visible(examples.images, examples.mean, examples.std, examples.pixel_mask)
+    for index, picture in enumerate(pictures):
+        row, col = (3 if has_masks else 1) * (index // _COLUMNS), index % _COLUMNS
+        axes[row, col].imshow(picture, interpolation="antialiased")
         target, predicted = examples.targets[index], examples.predicted[index]
         if not has_masks:
             is_right = bool((target == predicted).all())
             text = _name(predicted, class_names) + ("" if is_right else f"\n(true: {_name(target, class_names)})")
-            axes[row, col].set_title(text, fontsize=8, color="green" if is_right else "firebrick")
+            axes[row, col].set_title(text, fontsize=8, color="green" if is_right else "firebrick", parse_math=False)
             continue
         for below, (name, mask) in enumerate((("truth", target), ("prediction", predicted)), start=1):
-            shown = torch.where(mask == 255, 0, mask)
-            cell = axes[row + below, col]
-            cell.imshow(shown.numpy(), cmap="viridis", vmin=0, vmax=len(class_names) - 1, interpolation="nearest")
-            cell.set_title(name, fontsize=7)
+            labels = mask.numpy().astype(np.int64)
+            labels[target.numpy() == IGNORED] = -1  # drawn dark
+            seen.update(np.unique(labels).tolist())
+            axes[row + below, col].imshow(overlay_mask(picture, labels, untinted=background))
+            axes[row + below, col].set_title(name, fontsize=7)
+    if has_masks:
+        present = [*sorted(seen - {-1}), *(seen & {-1})]
+        add_legend(figure, class_entries(present, class_names, background, "ignored (255)"))
 
 
 def _name(target: Tensor, class_names: Sequence[str]) -> str:
@@ -138,12 +152,3 @@ def _name(target: Tensor, class_names: Sequence[str]) -> str:
     if target.ndim == 0:
         return class_names[int(target)]
     return ", ".join(class_names[label] for label in target.nonzero()[:, 0].tolist()) or "nothing"
-
-
-def _show_image(axes: Any, image: Tensor, examples: Examples) -> None:
-    mean, std = torch.tensor(examples.mean), torch.tensor(examples.std)
-    pixels = (image.float() * std[:, None, None] + mean[:, None, None]).clamp(0, 1)  # (C, height, width)
-    if len(pixels) in (1, 2):
-        axes.imshow(pixels[0].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    else:
-        axes.imshow(pixels[:3].permute(1, 2, 0).numpy(), interpolation="nearest")

@@ -31,7 +31,7 @@ def test_names_reach_the_data_as_written(tmp_path, monkeypatch, names, by_file):
         for number in range(4):
             Image.fromarray(rng.integers(0, 2, (16, 16), dtype=np.uint8)).save(tmp_path / folder / f"{number}.png")
     config = {
-        "class_path": "SegmentationFolderDataModule",
+        "class_path": "SegmentationDataModule",
         "init_args": {"root": str(tmp_path), "img_size": 16, "batch_size": 1, "num_workers": 0},
     }
     text = yaml.safe_dump({"data": config})

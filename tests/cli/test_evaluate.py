@@ -88,7 +88,7 @@ def test_figures_are_those_of_all_pixels(dataset, segmenter, capsys):
     iou = np.diag(confusion) / (confusion.sum(0) + confusion.sum(1) - np.diag(confusion))
     assert content["metrics"]["miou"] == pytest.approx(iou.mean())
     assert [row["iou"] for row in content["classes"]] == pytest.approx(iou.tolist())
-    assert content["metrics"]["pixel_acc"] == pytest.approx(100 * np.trace(confusion) / confusion.sum())
+    assert content["metrics"]["pixel_acc"] == pytest.approx(np.trace(confusion) / confusion.sum())
     assert 0.5 < content["metrics"]["boundary_f1"] <= 1
     scores = {record["image"][-5:]: record["miou"] for record in content["images"]}
     assert scores["a.png"] == 1 > scores["c.png"] > scores["b.png"]
@@ -212,7 +212,7 @@ def test_classes_by_folder(tmp_path, classifier):
     content = json.loads((tmp_path / "out/metrics.json").read_text())
     confusion = np.asarray(content["confusion"])
     assert confusion.sum(1).tolist() == [6, 6]
-    assert content["metrics"]["acc1"] == pytest.approx(100 * np.trace(confusion) / 12)
+    assert content["metrics"]["acc1"] == pytest.approx(np.trace(confusion) / 12)
     assert all(record["truth"] in record["image"] for record in content["images"])
     assert (tmp_path / "out/worst.png").is_file()
 
@@ -228,3 +228,74 @@ def test_wrong_arguments(dataset, segmenter, classifier, capsys):
     assert evaluate(dataset, segmenter, "--masks", str(dataset / "masks")) == 2
     assert "no mask in" in capsys.readouterr().err
     assert not (dataset / "out").exists()
+
+
+def test_a_table_of_classes_has_no_overlap_and_no_empty_column(tmp_path, classifier, capsys):
+    for place in range(4):
+        pixels = np.full((32, 32), 60 * place, np.uint8)
+        save_image(tmp_path / f"images/dark/{place}.png", pixels)
+    assert evaluate(tmp_path, classifier) == 0
+    rows = json.loads((tmp_path / "out/metrics.json").read_text())["classes"]
+    assert set(rows[0]) == {"name", "acc", "f1", "precision", "count"}
+    head = next(line for line in capsys.readouterr().out.splitlines() if "count" in line)
+    assert "acc" in head and "f1" in head and "iou" not in head
+    assert main(["predict", str(tmp_path / "images"), "--model", str(classifier), "--output", str(tmp_path / "p")]) == 0
+    assert (tmp_path / "p/predictions.csv").read_text().startswith("image,class,name,probability\n")
+
+
+def labelled_squares(folder, **properties):
+    """A bright square on dark ground; a polygon of the square moved one pixel to the right, and one that is ignored."""
+    pixels = np.zeros((40, 30), np.uint8)
+    pixels[10:20, 10:20] = 255
+    save_image(folder / "images/a.png", pixels)
+
+    def feature(value, x0, y0, x1, y1):
+        ring = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
+        return {
+            "type": "Feature",
+            "properties": {"kind": value},
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+        }
+
+    features = [feature("roof", 11, 10, 21, 20), feature("ground", 0, 0, 30, 30)]
+    (folder / "labels.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    how = {"path": str(folder / "labels.geojson"), "attribute": "kind", "crs": "image", **properties}
+    return ["--vector", json.dumps(how)]
+
+
+def test_polygons_in_place_of_masks(tmp_path, segmenter, capsys):
+    """The smallest polygon is a pixel's class; the last ten rows have no label and count nowhere."""
+    vector = labelled_squares(tmp_path, classes={"roof": "bright", "ground": "dark"})
+    assert evaluate(tmp_path, segmenter, *vector) == 0
+    assert "NaN" not in (tmp_path / "out/metrics.json").read_text()
+    content = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert content["confusion"] == [[30 * 30 - 110, 10], [10, 90]]
+    assert content["metrics"]["iou_bright"] == pytest.approx(90 / 110)
+    assert evaluate(tmp_path, segmenter, *vector, "--masks", str(tmp_path / "images"), "--overwrite") == 2
+    assert "without --masks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("properties", "message"),
+    [
+        ({"classes": {"roof": "bright", "ground": "soil"}}, "expected classes dark, bright or ignore"),
+        ({"colour": "red"}, "expected path and attribute in --vector"),
+        ({"path": "gone.geojson"}, "no such file of labels: 'gone.geojson'"),
+        ({"attribute": "sort"}, "sort"),
+    ],
+)
+def test_polygons_that_do_not_fit_are_refused(tmp_path, segmenter, capsys, properties, message):
+    assert evaluate(tmp_path, segmenter, *labelled_squares(tmp_path, **properties)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_without_labels_has_no_figure(dataset, segmenter):
+    """It is neither the worst of all, nor NaN, which is no JSON."""
+    save_image(dataset / "images/none.png", np.zeros((9, 9), np.uint8))
+    save_image(dataset / "masks/none.png", np.full((9, 9), 255, np.uint8))
+    assert evaluate(dataset, segmenter, "--masks", str(dataset / "masks")) == 0
+    text = (dataset / "out/metrics.json").read_text()
+    record = next(one for one in json.loads(text)["images"] if one["image"].endswith("none.png"))
+    assert record["miou"] is None and record["pixel_acc"] is None
+    assert "NaN" not in text

@@ -84,8 +84,9 @@ def test_preview_darkens_nodata_and_tints_classes(tmp_path):
     image = np.full((3000, 1000, 3), 128, np.uint8)
     labels = np.zeros((3000, 1000), np.uint8)
     labels[:1000], labels[2000:] = 255, 1
-    picture = overlay_preview(open_array(image), stored(tmp_path, labels), nodata=255, untinted=0, max_side=600)
-    assert picture.shape == (600, 200, 3)
+    sink, names = stored(tmp_path, labels), ["background", "road"]
+    picture = overlay_preview(open_array(image), sink, nodata=255, names=names, max_side=600)
+    assert picture.shape[0] == 600 and picture.shape[1] > 300  # the legend stands beside
     assert (picture[100, 100] < 60).all()
     np.testing.assert_array_equal(picture[300, 100], (128, 128, 128))
     assert np.ptp(picture[500, 100].astype(int)) > 30

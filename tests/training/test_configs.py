@@ -27,7 +27,7 @@ SMALL = {
     "PathfinderSegDataModule": ["--data.train_length", "64", "--data.val_length", "8"],
     "LRAImageDataModule": [],
     "ImageFolderDataModule": ["--data.img_size", "32"],
-    "SegmentationFolderDataModule": ["--data.img_size", "32", "--model.model_kwargs.img_size", "32"],
+    "SegmentationDataModule": ["--data.img_size", "32", "--model.model_kwargs.img_size", "32"],
     "MultiLabelCsvDataModule": ["--data.img_size", "32"],
     "SlideDataModule": ["--model.model_kwargs.in_chans", "6"],
     "WindowDataModule": ["--data.size", "32", "--data.train_length", "8", "--model.model_kwargs.img_size", "32"],
@@ -77,7 +77,7 @@ GENERATED = {name for name, flags in SMALL.items() if "--data.train_length" in f
 WRITERS = {
     "WindowDataModule": write_rasters,
     "ImageFolderDataModule": _folder,
-    "SegmentationFolderDataModule": _pairs,
+    "SegmentationDataModule": _pairs,
     "MultiLabelCsvDataModule": _lists,
     "SlideDataModule": _slides,
     "UnlabelledFolderDataModule": _folder,

@@ -173,11 +173,11 @@ ROWS = [[0, 1, 2, 3], [0, 1, 2, 3]]
         ),
         (
             cluster_map([[0, -1, 1, 3]], None, 4, (0.25, 0.5, 0.25), attention="paper"),
-            "4 content clusters\n1 without a token, 25% of tokens in none, 25% in several",
+            "4 content clusters\n1 without a token, 0.25 of tokens in none, 0.25 in several",
         ),
         (
             cluster_map(ROWS, None, 4, (0.0, 0.999, 0.001), attention="paper"),
-            "4 content clusters\n0.1% of tokens in several",
+            "4 content clusters\n0.001 of tokens in several",
         ),
     ],
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from castvision.visualization.legend import shorten
 from castvision.visualization.plots import (
     Panel,
     as_png,
@@ -15,7 +16,6 @@ from castvision.visualization.plots import (
     plot_grid,
     plot_rows,
     plot_segmentation,
-    shorten,
 )
 
 PICTURE = np.full((40, 60, 3), (250, 20, 20), np.uint8)
@@ -70,7 +70,7 @@ def test_classification_bars_are_as_long_as_the_probabilities():
     figure = plot_classification(PICTURE, ["cat", "$dog_{"], [0.75, 0.25], "heading")
     assert [bar.get_width() for bar in figure.axes[1].patches] == [0.75, 0.25]
     shown = [text.get_text() for text in figure.axes[1].texts]
-    assert shown == ["cat  75.0%", "$dog_{  25.0%"]
+    assert shown == ["cat  0.750", "$dog_{  0.250"]
     assert texts_inside(figure)
 
 
@@ -79,7 +79,7 @@ def test_segmentation_legend_names_present_classes():
     mask[:3] = 2
     figure = plot_segmentation(PICTURE, PICTURE, mask, ["ground", "tree", "road"], "heading", untinted=0)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["ground 70.0%", "road 30.0%"]
+    assert labels == ["ground 0.700", "road 0.300"]
     assert texts_inside(figure)
 
 

@@ -28,9 +28,9 @@ def warn_of_margins(sources: ImageSources) -> None:
     if found:
         share, name = max(found)
         logger.warning(
-            "%.0f %% of pixels are exactly zero along the borders of %r (%d such image(s)); if nothing was measured "
-            "there, declare nodata, or it is learned as ground: gdal_edit.py -a_nodata 0 FILE",
-            100 * share, name, len(found),
+            "a share of %.2f of the pixels is exactly zero along the borders of %r (%d such image(s)); if nothing "
+            "was measured there, declare nodata, or it is learned as ground: gdal_edit.py -a_nodata 0 FILE",
+            share, name, len(found),
         )  # fmt: skip
 
 

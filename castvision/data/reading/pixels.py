@@ -21,7 +21,8 @@ MAX_PIXELS = 1 << 29
 LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in grey (Rec. 601)."""
 _BAND = 1 << 22
-_DARK = 64
+_DARK = 64 / 255
+_SLACK = 0.02  # of values meant for 0..1, after resampling
 _EXACT = 1 << 53  # beyond it floats skip whole numbers
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
@@ -282,24 +283,41 @@ def stretch_range(
     return _scale(values, float(low), float(high))
 
 
-def to_picture(image: Pixels) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Values as a person can see them, the same in every picture.
+def display_limits(values: Pixels) -> tuple[float, float]:
+    """The values that are black and white in every picture of an image.
 
-    8-bit images keep their values if they reach a quarter of their range; darker ones, and all others, are stretched
-    between the 0.1 and 99.9 percentiles of what holds data.
+    They are 0 and 1 where the values keep to that range and reach a quarter of it, so that an image looks the same
+    with 8 bits, with 16 and as a model's input; of darker images and of values in other units they are the 0.1 and
+    99.9 percentiles.
+
+    Args:
+        values: Any shape, unsigned whole numbers divided by the largest of their dtype; only those that hold data
+            are looked at, see `holds_data`.
+
+    Returns:
+        (low, high), high >= low.
+    """
+    known = np.ma.getdata(values)[holds_data(values)]
+    if not known.size:
+        return 0.0, 1.0
+    low, high = (float(limit) for limit in np.percentile(known.astype(np.float64), (0.1, 99.9)))
+    keeps_to_unit = low >= -_SLACK and high <= 1 + _SLACK
+    return (0.0, 1.0) if keeps_to_unit and (high >= _DARK or low == high) else (low, high)
+
+
+def to_picture(image: Pixels) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Values as a person can see them, the same in every picture: see `display_limits`.
 
     Args:
         image: Array of any shape, numeric or bool; (n, height, width, channels) are stretched together.
 
     Returns:
-        uint8, same shape; what holds no data is black, in 8-bit images as it is stored.
+        uint8, same shape; what holds no data is black.
     """
-    if image.dtype == np.uint8:
-        known = np.ma.getdata(image)[holds_data(image)]
-        if not known.size or np.percentile(known, 99.9) >= _DARK or known.max() == known.min():
-            stored: np.ndarray[Any, np.dtype[np.uint8]] = np.ma.getdata(image)
-            return stored
-    picture: np.ndarray[Any, np.dtype[np.uint8]] = np.rint(stretch_range(image) * 255).astype(np.uint8)
+    divisor = float(np.iinfo(image.dtype).max) if image.dtype.kind == "u" else 1.0
+    values = fill_missing(image.astype(np.float64) / divisor, np.nan)
+    scaled = _scale(values, *display_limits(values))
+    picture: np.ndarray[Any, np.dtype[np.uint8]] = np.rint(scaled * 255).astype(np.uint8)
     return picture
 
 

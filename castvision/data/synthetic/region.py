@@ -100,7 +100,7 @@ class RegionDataset(DenseDataset):
         _generate(field, self.start_streams(indices), (self.radius, dot_radius), batch)
         if (batch.dots < 0).any():
             raise ValueError(
-                f"found no region of {LEAST:.0%} to {MOST:.0%} of the image in {_LANDSCAPES} landscapes; "
+                f"found no region of {LEAST:.2f} to {MOST:.2f} of the image in {_LANDSCAPES} landscapes; "
                 f"take share nearer to 0.5 (got {self.share}) or another radius (got {self.radius})"
             )
         return batch

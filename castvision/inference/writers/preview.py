@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from castvision.data.reading.pixels import holds_data, mark_missing
-from castvision.visualization.pictures import RGB, Labels, display_picture, overlay_mask
+from castvision.visualization.legend import class_entries, with_legend
+from castvision.visualization.pictures import RGB, Labels, background_class, display_picture, overlay_mask
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from castvision.data import ImageReader
     from castvision.data.reading.pixels import Mask, Pixels
     from castvision.inference.sinks import FileSink
@@ -63,23 +66,25 @@ def _block_means(band: Pixels, height: int, width: int) -> tuple[Pixels, Mask]:
 
 
 def overlay_preview(
-    reader: ImageReader, sink: FileSink, *, nodata: int, untinted: int | None, max_side: int = 2048
+    reader: ImageReader, sink: FileSink, *, nodata: int, names: Sequence[str], max_side: int = 2048
 ) -> RGB:
-    """The image with each class tinted, nodata darkened.
+    """The image with each class tinted but a background, nodata darkened, and a legend beside it.
 
     Args:
         reader: The image.
         sink: (height, width) labels of any of its levels.
         nodata: Label of pixels without a class.
-        untinted: A class left as it is, such as a background.
-        max_side: Of the longer side.
+        names: One for each class.
+        max_side: Of the picture's longer side.
 
     Returns:
-        (height', width', 3) uint8.
+        (height', width', 3) uint8; the picture in the upper left corner.
     """
     picture = display_picture(read_reduced(reader, max_side), max_side=max_side)
     height, width = sink.shape[:2]
     step = max(1, max(height, width) // max(picture.shape[:2]))
     labels: Labels = sink.read(0, 0, height, width, step).astype(np.int64)
     labels[labels == nodata] = -1
-    return overlay_mask(picture, labels, untinted=untinted)
+    untinted = background_class(names)
+    entries = class_entries(np.unique(labels).tolist(), names, untinted, "no data")
+    return with_legend(overlay_mask(picture, labels, untinted=untinted), entries)

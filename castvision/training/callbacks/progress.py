@@ -1,4 +1,4 @@
-"""The progress bar: loss, images per second, time left of the whole run; plain lines where there is no terminal."""
+"""The progress bar: epoch, time, images per second, loss, time left; plain lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class TrainingBar(RichProgressBar):
         if not self.is_terminal:
             self.disable()
         self._shown: dict[str, str] = {}
+        self._began = time.perf_counter()
         self._held = 0.0  # seconds spent on held-out images, which are not training
         self._images = self._batches = 0
         self._start()
@@ -51,11 +52,14 @@ class TrainingBar(RichProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         super().on_train_start(trainer, pl_module)
+        self._began = time.perf_counter()
         self._start()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
         super().on_validation_start(trainer, pl_module)
+        if self._batches > self._marks[-1][2]:
+            self._measure(trainer, self._now())  # short epochs end before it is time for a line
         self._paused = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -79,31 +83,41 @@ class TrainingBar(RichProgressBar):
         if now - self._refreshed < (REFRESH_SECONDS if self.is_terminal else self.line_seconds):
             return
         self._refreshed = now
-        then, images, batches = self._marks[0]
-        self._marks.append((now, self._images, self._batches))
         self._shown["loss"] = f"{float(outputs['loss']):.4f}"
-        self._shown["images/s"] = f"{(self._images - images) / (now - then):,.0f}"
-        left = seconds_left(trainer, (self._batches - batches) / (now - then))
-        if left is not None:
-            self._shown["left"] = str(timedelta(seconds=round(left)))
+        self._measure(trainer, now)
         if self.is_terminal:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         else:
             logger.info("%s", self._line(trainer))
+
+    def _measure(self, trainer: Trainer, now: float) -> None:
+        """Speed and time left."""
+        then, images, batches = self._marks[0]
+        self._marks.append((now, self._images, self._batches))
+        self._shown["images/s"] = f"{(self._images - images) / (now - then):,.1f}"
+        left = seconds_left(trainer, (self._batches - batches) / (now - then))
+        if left is not None:
+            self._shown["left"] = str(timedelta(seconds=round(left)))
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
         """The epoch and its bar; Lightning's own times and speeds would leave no room for ours."""
         return [TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()]
 
     def _line(self, trainer: Trainer) -> str:
-        shown = " · ".join(f"{name} {value}" for name, value in self._shown.items())
-        return f"step {trainer.global_step:,} · {shown}"
+        last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
+        shown = " · ".join(f"{name} {value}" for name, value in self._figures().items())
+        return f"epoch {trainer.current_epoch + 1}{last} · step {trainer.global_step:,} · {shown}"
+
+    def _figures(self) -> dict[str, str]:
+        """What is shown, first the time since training began, held-out images included."""
+        elapsed = timedelta(seconds=round(time.perf_counter() - self._began))
+        return {"elapsed": str(elapsed), **self._shown}
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         """What the bar shows."""
-        return dict(self._shown)
+        return dict(self._figures())
 
 
 def seconds_left(trainer: Trainer, batches_per_second: float) -> float | None:

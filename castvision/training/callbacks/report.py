@@ -174,7 +174,7 @@ class Report(Callback):
         finally:
             task.load_state_dict(kept)
             task.train(was_training)
-        return Examples(batch.image, batch.target, predicted, data.mean, data.std)
+        return Examples(batch.image, batch.target, predicted, data.mean, data.std, batch.extras.get("pixel_mask"))
 
 
 def _counts(task: Task, confusion: Tensor | None) -> dict[str, Any]:

@@ -199,7 +199,7 @@ def check_samples(
     return running.result()
 
 
-class SegmentationFolderDataModule(PixelDataModule):
+class SegmentationDataModule(PixelDataModule):
     """Folders or lists of images and masks; see `castvision.data.find_pairs` for the layouts.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from castvision.data.datasets.batch import as_batch
-from castvision.metrics import MultiLabelScores, class_table, classification_metrics, multilabel_metrics
+from castvision.metrics import MultiLabelScores, classification_metrics, image_table, multilabel_metrics
 from castvision.models.recipe import Recipe, with_attention
 from castvision.training.tasks.task import Task
 
@@ -100,8 +100,8 @@ class ClassificationTask(Task):
         return classification_metrics(confusion, class_names)
 
     def table(self, confusion: Tensor) -> list[dict[str, Any]]:
-        """See `class_table`."""
-        return class_table(confusion, self.class_names)
+        """See `image_table`."""
+        return image_table(confusion, self.class_names)
 
 
 class MultiLabelTask(Task):

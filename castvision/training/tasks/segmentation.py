@@ -11,9 +11,9 @@ from castvision.metrics import (
     DISTANCE_EDGES,
     BoundaryF1,
     DistanceIoU,
-    class_table,
     distance_metrics,
     named_metrics,
+    pixel_table,
     segmentation_metrics,
 )
 from castvision.models.recipe import Recipe, with_attention
@@ -142,8 +142,8 @@ class SegmentationTask(Task):
         return segmentation_metrics(confusion, class_names)
 
     def table(self, confusion: Tensor) -> list[dict[str, Any]]:
-        """See `class_table`."""
-        return class_table(confusion, self.class_names)
+        """See `pixel_table`."""
+        return pixel_table(confusion, self.class_names)
 
 
 def _finish(metric: Any) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn import functional
 
-from castvision.metrics import class_table, classification_metrics
+from castvision.metrics import classification_metrics, image_table
 from castvision.models.recipe import Recipe
 from castvision.training.tasks.task import Task
 
@@ -56,5 +56,5 @@ class SlideTask(Task):
         return classification_metrics(confusion, class_names)
 
     def table(self, confusion: Tensor) -> list[dict[str, Any]]:
-        """See `class_table`."""
-        return class_table(confusion, self.class_names)
+        """See `image_table`."""
+        return image_table(confusion, self.class_names)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -15,6 +16,8 @@ def _trainer(total, step=20, accumulate=1, callbacks=()):
         global_step=step,
         accumulate_grad_batches=accumulate,
         callbacks=list(callbacks),
+        current_epoch=2,
+        max_epochs=10,
     )
 
 
@@ -31,5 +34,20 @@ def test_lines_where_there_is_no_terminal(caplog):
     with caplog.at_level(logging.INFO, logger="castvision"):
         logging.getLogger("castvision").propagate = True
         bar.on_train_batch_end(_trainer(100), None, {"loss": 0.5}, [range(16)], 0)
-    assert "step 20 · loss 0.5000 · images/s" in caplog.text
+    assert re.search(
+        r"epoch 3/10 · step 20 · elapsed 0:00:0\d · loss 0\.5000 · images/s [\d,]+\.\d · left", caplog.text
+    )
     assert "left" in caplog.text
+
+
+def test_a_short_epoch_tells_its_speed_too(caplog):
+    """Its lines come with the held-out images, before any other is due."""
+    bar = TrainingBar(line_seconds=60.0)
+    trainer = _trainer(100)
+    trainer.state, trainer.sanity_checking, trainer.callback_metrics = SimpleNamespace(fn="fit"), False, {}
+    with caplog.at_level(logging.INFO, logger="castvision"):
+        logging.getLogger("castvision").propagate = True
+        bar.on_train_batch_end(trainer, None, {"loss": 0.5}, [range(16)], 0)
+        bar.on_validation_start(trainer, None)
+        bar.on_validation_end(trainer, SimpleNamespace(monitor="val/miou"))
+    assert re.search(r"epoch 3/10 · step 20 · elapsed 0:00:0\d · images/s [\d,]+\.\d", caplog.text)

@@ -14,7 +14,7 @@ from PIL import Image
 from castvision.data.transforms.augmentation import Augmentation
 from castvision.data.transforms.batch_augmentation import BatchAugmentation
 from castvision.training.data.named_data import NamedDataModule
-from castvision.training.data.pixel_data import CocoDataModule, ImageFormat, SegmentationFolderDataModule
+from castvision.training.data.pixel_data import CocoDataModule, ImageFormat, SegmentationDataModule
 from castvision.training.tasks.segmentation import SegmentationTask
 from castvision_cli import main as castvision_main
 from castvision_cli import train as cli
@@ -45,7 +45,7 @@ def write_pairs(root, count=4, size=(24, 20), channels=3, dtype="uint8", label=1
 
 @pytest.mark.parametrize(("channels", "dtype"), [(2, "uint8"), (12, "uint16"), (5, "float32")])
 def test_folders_of_any_depth_and_their_statistics(tmp_path, channels, dtype):
-    data = SegmentationFolderDataModule(str(write_pairs(tmp_path, channels=channels, dtype=dtype)), NAMES, **SMALL)
+    data = SegmentationDataModule(str(write_pairs(tmp_path, channels=channels, dtype=dtype)), NAMES, **SMALL)
     assert data.in_chans == channels
     np.testing.assert_allclose(data.mean, 0.5)
     np.testing.assert_allclose(data.std, 0.5)
@@ -65,7 +65,7 @@ def test_folders_of_any_depth_and_their_statistics(tmp_path, channels, dtype):
 
 def test_given_statistics_and_channels(tmp_path):
     how = ImageFormat(in_chans=1, mean=[0.25], std=[0.5])
-    data = SegmentationFolderDataModule(str(write_pairs(tmp_path)), NAMES, pixels=how, **SMALL)
+    data = SegmentationDataModule(str(write_pairs(tmp_path)), NAMES, pixels=how, **SMALL)
     assert (data.in_chans, data.mean, data.std) == (1, (0.25,), (0.5,))
     wide = ImageFormat(in_chans=3, mean=[0.25], std=[0.5])
     assert wide.statistics(3).mean == (0.25, 0.25, 0.25)
@@ -79,7 +79,7 @@ def test_given_statistics_and_channels(tmp_path):
 
 def test_held_out_images_keep_their_size_without_fit(tmp_path):
     how = ImageFormat(fit=False)
-    data = SegmentationFolderDataModule(str(write_pairs(tmp_path, size=(27, 40))), NAMES, pixels=how, **SMALL)
+    data = SegmentationDataModule(str(write_pairs(tmp_path, size=(27, 40))), NAMES, pixels=how, **SMALL)
     image, mask, extras, _ = next(iter(data.val_dataloader()))
     assert (image.shape, mask.shape, extras) == ((1, 3, 27, 40), (1, 27, 40), {})
     dataset = data.dataset("val")
@@ -100,28 +100,28 @@ def test_wrong_data_are_errors_before_training(tmp_path):
         kept = bad.read_bytes()
         bad.write_bytes((tmp_path / "bad" / name).read_bytes())
         with pytest.raises(ValueError, match=message) as caught:
-            SegmentationFolderDataModule(str(root), NAMES, **SMALL)
+            SegmentationDataModule(str(root), NAMES, **SMALL)
         assert "2.tif" in str(caught.value)
         bad.write_bytes(kept)
     Image.new("L", (20, 24), 7).save(root / "train/masks/3.png")
     with pytest.raises(ValueError, match=r"3\.png' for 2 classes, got 7; translate them by label_map"):
-        SegmentationFolderDataModule(str(root), NAMES, **SMALL)
+        SegmentationDataModule(str(root), NAMES, **SMALL)
     Image.new("L", (24, 20), 0).save(root / "train/masks/3.png")
     with pytest.raises(ValueError, match=r"3\.tif' with 24 × 20 .*3\.png' with 20 × 24"):
-        SegmentationFolderDataModule(str(root), NAMES, **SMALL)
+        SegmentationDataModule(str(root), NAMES, **SMALL)
 
 
 def test_masks_of_0_and_255_are_not_taken_for_ignored_pixels(tmp_path):
     root = write_pairs(tmp_path, label=255)
     with pytest.raises(ValueError, match=r"label_map: \{0: 0, 255: 1\}"):
-        SegmentationFolderDataModule(str(root), NAMES, **SMALL)
-    data = SegmentationFolderDataModule(str(root), NAMES, label_map={0: 0, 255: "square"}, **SMALL)
+        SegmentationDataModule(str(root), NAMES, **SMALL)
+    data = SegmentationDataModule(str(root), NAMES, label_map={0: 0, 255: "square"}, **SMALL)
     assert (data.dataset("val")[0][1] == 1).sum() == 8 * 13
 
 
 def test_a_class_that_never_occurs_is_said(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        SegmentationFolderDataModule(str(write_pairs(tmp_path)), [*NAMES, "circle"], **SMALL)
+        SegmentationDataModule(str(write_pairs(tmp_path)), [*NAMES, "circle"], **SMALL)
     assert "no pixel of circle" in caplog.text
 
 
@@ -132,15 +132,15 @@ def test_numbers_are_checked(tmp_path):
         ({"batch_size": 0}, ">= 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            SegmentationFolderDataModule(root, NAMES, **{**SMALL, **changes})
+            SegmentationDataModule(root, NAMES, **{**SMALL, **changes})
     with pytest.raises(FileNotFoundError, match="'test', found train, val only"):
-        SegmentationFolderDataModule(root, NAMES, **SMALL).test_dataloader()
+        SegmentationDataModule(root, NAMES, **SMALL).test_dataloader()
 
 
 def test_batches_are_augmented_while_training_only(tmp_path):
     how = Augmentation(scale=(1, 1), hflip=0.0)
     moves = BatchAugmentation(hflip=0.0, vflip=1.0)
-    data = SegmentationFolderDataModule(
+    data = SegmentationDataModule(
         str(write_pairs(tmp_path, size=(16, 16))), NAMES, augmentation=how, batch_augmentation=moves, **SMALL
     )
     image, mask, extras, _ = next(iter(data.train_dataloader()))
@@ -164,7 +164,7 @@ def test_batches_are_augmented_while_training_only(tmp_path):
 def test_a_training_step_does_not_see_the_padding(tmp_path):
     how = Augmentation(scale=(1, 1), rot90=0.5)
     moves = BatchAugmentation(degrees=20, scale=(0.7, 1.0))
-    data = SegmentationFolderDataModule(
+    data = SegmentationDataModule(
         str(write_pairs(tmp_path)), NAMES, augmentation=how, batch_augmentation=moves, **{**SMALL, "batch_size": 4}
     )
     torch.manual_seed(0)
@@ -191,7 +191,7 @@ def test_loader_processes_draw_differently(tmp_path):
         Image.new("L", (40, 40), 1).save(root / "train/masks" / f"{path.stem}.png")
     Image.fromarray(np.eye(40, dtype=np.uint8)).save(root / "train/masks/0.png")
     how = {"img_size": 16, "batch_size": 1, "num_workers": 2}
-    data = SegmentationFolderDataModule(
+    data = SegmentationDataModule(
         str(root), NAMES, pixels=ImageFormat(fit=False), augmentation=Augmentation(scale=(1, 1), hflip=0.0), **how
     )
     seen = {image.numpy().tobytes() for image, *_ in data.train_dataloader()}
@@ -329,7 +329,7 @@ def test_a_run_learns_from_folders(tmp_path):
             },
         },
         "data": {
-            "class_path": "SegmentationFolderDataModule",
+            "class_path": "SegmentationDataModule",
             "init_args": {
                 "root": str(root),
                 "class_names": NAMES,

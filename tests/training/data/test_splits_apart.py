@@ -15,7 +15,7 @@ from PIL import Image
 from castvision.training.data.classification import ImageFolderDataModule, LRAPathfinderDataModule
 from castvision.training.data.multilabel import MultiLabelCsvDataModule
 from castvision.training.data.named_data import NamedDataModule
-from castvision.training.data.pixel_data import CocoDataModule, SegmentationFolderDataModule
+from castvision.training.data.pixel_data import CocoDataModule, SegmentationDataModule
 from castvision.training.data.window_splits import find_pairs
 from castvision.training.data.windows import WindowDataModule
 from tests.data.reading.test_folders import STRAYS
@@ -59,7 +59,7 @@ class Folders(Layout):
         save_mask(root / split / "masks" / f"{name}.png")
 
     def open(self, root):
-        return SegmentationFolderDataModule(str(root), ["a", "b"], img_size=16, **SMALL)
+        return SegmentationDataModule(str(root), ["a", "b"], img_size=16, **SMALL)
 
 
 class Lists(Layout):
@@ -70,7 +70,7 @@ class Lists(Layout):
         for split in ("train", "val"):
             rows = [f"{split}/{path.name},masks/{split}{path.name}" for path in self.images(root, split)]
             (root / f"{split}.csv").write_text("\n".join(["image,mask", *rows]))
-        return SegmentationFolderDataModule(str(root), ["a", "b"], img_size=16, **SMALL)
+        return SegmentationDataModule(str(root), ["a", "b"], img_size=16, **SMALL)
 
 
 class OneList(Lists):
@@ -81,7 +81,7 @@ class OneList(Lists):
             for path in self.images(root, split)
         ]
         (root / "all.csv").write_text("\n".join(["image,mask,split", *rows]))
-        return SegmentationFolderDataModule(str(root / "all.csv"), ["a", "b"], img_size=16, **SMALL)
+        return SegmentationDataModule(str(root / "all.csv"), ["a", "b"], img_size=16, **SMALL)
 
 
 class Coco(Layout):
@@ -168,7 +168,7 @@ def test_one_list_keeps_the_lines_of_an_image_together(tmp_path):
     (tmp_path / "all.csv").write_text("\n".join(["image,mask", *rows]))
     for seed in range(10):
         how = {"img_size": 16, "val_share": 0.4, "seed": seed, **SMALL}
-        data = SegmentationFolderDataModule(str(tmp_path / "all.csv"), ["a", "b"], **how)
+        data = SegmentationDataModule(str(tmp_path / "all.csv"), ["a", "b"], **how)
         images = [{pair.image for pair in data.dataset(split).pairs} for split in ("train", "val")]
         assert not images[0] & images[1] and len(images[0] | images[1]) == 5
 

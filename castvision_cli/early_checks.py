@@ -1,0 +1,151 @@
+"""What can be said of paths before the library is imported, which takes seconds: the errors that are made most often.
+
+The library checks all of it again, for those who call it from Python; words are the same.
+"""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+_LOCAL = "local-dir:"
+_CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
+_PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
+_HEAD = 512
+
+
+def check_sources(sources: Iterable[str | Path]) -> None:
+    """Refuse images and folders that do not exist, and images alone that are text.
+
+    Args:
+        sources: Files, folders and patterns.
+
+    Raises:
+        FileNotFoundError: A source that does not exist, or a pattern that fits nothing.
+        ValueError: Of the images none is one.
+    """
+    names = [str(source) for source in sources]
+    for name in names:
+        if not Path(name).exists() and not (glob.has_magic(name) and glob.glob(name, recursive=True)):
+            if glob.has_magic(name):
+                raise FileNotFoundError(f"no file fits the pattern {name!r}; check it")
+            raise FileNotFoundError(f"no such image or folder: {name!r}; check the path")
+    if all(Path(name).suffix.lower() in _PHOTOGRAPHS and _is_text(Path(name)) for name in names):
+        raise ValueError(f"expected an image, got text in {names[0]!r}; name an image")
+
+
+def check_model(source: str) -> None:
+    """Refuse a checkpoint that does not exist or is text, and a folder without a model.
+
+    Args:
+        source: As `castvision.inference.predictor.load_model` takes it.
+
+    Raises:
+        FileNotFoundError: No such file, or no ``config.json`` in the folder.
+        ValueError: Text.
+    """
+    path = Path(source.removeprefix(_LOCAL))
+    if source.startswith(_LOCAL) or path.is_dir():
+        if not (path / "config.json").is_file():
+            raise FileNotFoundError(
+                f"expected config.json and model.safetensors in {str(path)!r}, found no config.json"
+            )
+    elif not path.is_file():
+        if path.suffix in _CHECKPOINTS or len(path.parts) > 1:
+            raise FileNotFoundError(f"no such checkpoint or folder: {source!r}; check the path")
+    elif _is_text(path):
+        raise ValueError(f"cannot read checkpoint {source!r} (damaged, or of another program): it is text")
+
+
+def check_given(path: Path | None, what: str) -> None:
+    """Refuse a path that was given and does not exist.
+
+    Raises:
+        FileNotFoundError: It names the path.
+    """
+    if path is not None and not path.exists():
+        raise FileNotFoundError(f"no such {what}: {str(path)!r}; check the path")
+
+
+def check_output(path: Path, *, is_open: bool) -> None:
+    """Refuse an output folder that is a file or, unless it is open to new files, holds something.
+
+    Raises:
+        NotADirectoryError: A file stands there.
+        FileExistsError: The folder is not empty.
+    """
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"expected a folder for the output, got a file: {str(path)!r}; name another folder")
+    if not is_open and path.is_dir() and any(path.iterdir()):
+        raise FileExistsError(f"output folder is not empty: {str(path)!r}; name a new one or pass --overwrite")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A configuration, as far as its keys go.
+
+    Raises:
+        ValueError: No YAML, or no map.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the configuration {str(path)!r}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"expected sections such as model and data in the configuration {str(path)!r}, found none")
+    return content
+
+
+def check_paths_of_run(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse data and weights to start from that do not exist.
+
+    Args:
+        words: The command line.
+        contents: Of the configurations.
+
+    Raises:
+        FileNotFoundError: It names the path and the argument.
+    """
+    root = _value("data", "root", words, contents)
+    if isinstance(root, str) and root and not Path(root).exists() and not _downloads(words, contents):
+        raise FileNotFoundError(
+            f"no such folder or list: {root!r}; expected the data there, such as one folder for each class, or images "
+            "and masks; check data.root"
+        )
+    weights = _value("model", "init_from", words, contents)
+    if isinstance(weights, str) and weights and not Path(weights).exists():
+        raise FileNotFoundError(f"expected a checkpoint at {weights!r}, found no such file; check the path")
+
+
+def _downloads(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the folder of data may be made yet."""
+    return _value("data", "download", words, contents) not in (None, False, "false", "False")
+
+
+def _value(part: str, key: str, words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> Any:
+    """An argument as it stands on the command line, or else in the last configuration that has it."""
+    flags = (f"--{part}.{key}", f"--{part}.init_args.{key}")
+    found = None
+    for content in contents:
+        section = content.get(part)
+        if isinstance(section, dict) and isinstance(section.get("init_args"), dict):
+            found = section["init_args"].get(key, found)
+    for place, word in enumerate(words):
+        flag, is_joined, value = word.partition("=")
+        if flag in flags:
+            found = value if is_joined else next(iter(words[place + 1 : place + 2]), None)
+    return found
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file begins with nothing but text, as no image and no checkpoint does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    return bool(head) and all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head)

@@ -1,0 +1,66 @@
+"""What the source of a class says it takes is what it takes."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+from lightning.pytorch import Trainer
+
+import castvision
+from castvision import training
+from castvision_cli.signatures import arguments_of, check_options
+
+CONFIGS = sorted((Path(castvision.__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+def taken(cls):
+    found = set()
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()
+            found |= {each.name for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)}
+            if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+                break
+    return found - {"self"}
+
+
+@pytest.mark.parametrize("name", [name for name in training.__all__ if name not in ("Task", "ImageDataModule")])
+def test_arguments_are_those_of_the_class(name):
+    assert arguments_of(name) == taken(getattr(training, name))
+
+
+def test_arguments_of_the_trainer():
+    assert arguments_of("lightning.pytorch.trainer.trainer.Trainer") == taken(Trainer)
+    assert "ckpt_path" in arguments_of("lightning.pytorch.trainer.trainer.Trainer", "fit")
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configurations_pass(config):
+    check_options("fit", ["--data.num_workers=2", "--trainer.callbacks+=x"], [yaml.safe_load(config.read_text())])
+
+
+@pytest.mark.parametrize(
+    ("words", "change", "message"),
+    [
+        (["--model.model_nam", "x"], {}, "'model_nam' is not accepted in model: did you mean model.model_name"),
+        (["--model.init_args.zzz=1"], {}, "'zzz' is not accepted in model: expected one of freeze, init_from"),
+        (["--emma", "0.9"], {}, "'emma' is not accepted: did you mean ema"),
+        ([], {"trainer": {"max_epoch": 3}}, "did you mean trainer.max_epochs"),
+        ([], {"data": {"class_path": "MazeDataModule", "init_args": {"cel": 3}}}, "did you mean data.cell"),
+    ],
+)
+def test_what_no_class_takes_is_refused(words, change, message):
+    content = {"model": {"class_path": "ClassificationTask"}, "data": {"class_path": "MazeDataModule"}, **change}
+    with pytest.raises(ValueError, match=message):
+        check_options("fit", words, [content])
+
+
+def test_what_cannot_be_known_is_let_through():
+    content = {"model": {"class_path": "mine.Task", "init_args": {"x": 1}}, "data": {"class_path": "torch.Gone"}}
+    check_options("fit", ["--model.anything", "1", "--data.anything", "1"], [content])
+    check_options(
+        "fit", ["--data", "MazeDataModule", "--data.cell", "1"], [{"data": {"class_path": "RegionDataModule"}}]
+    )
