@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -24,6 +25,7 @@ from castvision.training.callbacks.clusters import ClusterStatistics
 from castvision.training.callbacks.progress import TrainingBar
 from castvision.training.callbacks.report import Report
 from castvision.training.data.data_module import ImageDataModule
+from castvision.training.from_data import complete, trial_arguments
 from castvision.training.run_folder import BEST, CONFIG, LAST, folder_to_evaluate, folder_to_train
 from castvision.training.tasks.task import Task
 
@@ -97,6 +99,25 @@ class TrainingCLI(LightningCLI):
         config.weights_only = True
         if config.ema is not None and not 0 < config.ema < 1:
             raise ValueError(f"expected 0 < ema < 1, got ema={config.ema}")
+
+    def instantiate_classes(self) -> None:
+        """The data first, whose classes, channels and sizes the model takes where the configuration leaves them open.
+
+        Before they are read, the model is built for any data: what is wrong with it need not wait for them.
+        """
+        config, parser = self.config[self.verb], self._parser(self.verb)
+        with torch.random.fork_rng(devices=[]):  # the model starts from the same weights as without this
+            trial = Namespace(model=config.model.clone())
+            trial_arguments(trial.model)
+            parser.instantiate_classes(trial)
+            data = parser.instantiate_classes(Namespace(data=config.data.clone())).data
+        complete(config.model, config.data, data)
+        whole = self.config.clone()
+        whole[self.verb].data = data
+        self.config_init = self.parser.instantiate_classes(whole)
+        self.datamodule = data
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with the run's callbacks and, unless others are configured, CSV and TensorBoard logs."""

@@ -43,7 +43,7 @@ class ImageFolderDataModule(ImageDataModule):
     Args:
         root: The folder that holds ``train`` and ``val``.
         img_size: Height and width images are brought to.
-        batch_size: Images a step and process.
+        batch_size: Images a step and process; None = 64, or fewer for few images, see `fitting_batch_size`.
         num_workers: Loader processes.
         augmentation: For ``timm.data.create_transform`` while training, such as ``{re_prob: 0.25}``.
         seed: Of the order of the images.
@@ -54,12 +54,13 @@ class ImageFolderDataModule(ImageDataModule):
     """
 
     resize = "crop"
+    largest_batch = 64
 
     def __init__(
         self,
         root: str,
         img_size: int = 224,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         num_workers: int = 4,
         augmentation: dict[str, Any] | None = None,
         seed: int = 0,
@@ -69,6 +70,7 @@ class ImageFolderDataModule(ImageDataModule):
         self._folders = {split: _open_split(self.root / split) for split in ("train", "val")}
         if (self.root / "test").is_dir():
             self._folders["test"] = _open_split(self.root / "test")
+        self.fit_batch(len(self._folders["train"]))
         names = self._folders["train"].classes
         for split, folder in self._folders.items():
             if folder.classes != names:

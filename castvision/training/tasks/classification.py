@@ -13,7 +13,7 @@ from torch.nn import functional
 from castvision.data.datasets.batch import as_batch
 from castvision.metrics import MultiLabelScores, class_table, classification_metrics, multilabel_metrics
 from castvision.models.recipe import Recipe
-from castvision.training.tasks.task import Task
+from castvision.training.tasks.task import Task, given_classes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ class ClassificationTask(Task):
 
     Args:
         model_name: A registered timm model.
-        num_classes: As many as the data have.
+        num_classes: As many as the data have; the command line may leave it out, and takes it from the data.
         model_kwargs: For ``timm.create_model``.
         label_smoothing: Share of the target spread over all classes, while training.
         mixing: Mixup and cutmix.
@@ -63,12 +63,13 @@ class ClassificationTask(Task):
     def __init__(
         self,
         model_name: str,
-        num_classes: int,
+        num_classes: int | None = None,
         model_kwargs: dict[str, Any] | None = None,
         label_smoothing: float = 0.0,
         mixing: Mixing = Mixing(),  # frozen
         **shared: Any,
     ) -> None:
+        num_classes = given_classes(num_classes)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"expected 0 <= label_smoothing < 1, got {label_smoothing=}")
         super().__init__(Recipe(self.kind, model_name, num_classes, model_kwargs=dict(model_kwargs or {})), **shared)
@@ -105,7 +106,7 @@ class MultiLabelTask(Task):
 
     Args:
         model_name: A registered timm model.
-        num_classes: As many as the data have.
+        num_classes: As many as the data have; the command line may leave it out, and takes it from the data.
         model_kwargs: For ``timm.create_model``.
         pos_weight: Weight of each class's positive images in the loss; None = all 1.
         **shared: Of every `Task`: optimizer, schedule, weight_decay, layer_decay, init_from and freeze.
@@ -121,11 +122,12 @@ class MultiLabelTask(Task):
     def __init__(
         self,
         model_name: str,
-        num_classes: int,
+        num_classes: int | None = None,
         model_kwargs: dict[str, Any] | None = None,
         pos_weight: list[float] | None = None,
         **shared: Any,
     ) -> None:
+        num_classes = given_classes(num_classes)
         if pos_weight is not None and (len(pos_weight) != num_classes or min(pos_weight) <= 0):
             raise ValueError(f"expected one weight > 0 for each class, got {pos_weight=}, {num_classes=}")
         super().__init__(Recipe(self.kind, model_name, num_classes, model_kwargs=dict(model_kwargs or {})), **shared)

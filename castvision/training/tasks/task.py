@@ -346,6 +346,17 @@ class Task(LightningModule, ABC):
         checkpoint[CHECKPOINT_KEY] = facts
 
 
+def given_classes(num_classes: int | None) -> int:
+    """The number of classes of a task.
+
+    Raises:
+        ValueError: None was given, and no data were there to take it from.
+    """
+    if num_classes is None:
+        raise ValueError("expected num_classes, got none; castvision train takes it from the data, Python does not")
+    return num_classes
+
+
 def _alpha_hint(found: int, wanted: int) -> str:
     """What else to set where an opacity channel makes the difference."""
     if found + 1 != wanted:
