@@ -190,6 +190,9 @@ class TrainingCLI(LightningCLI):
                     trainer.save_checkpoint(self.folder / name)
         if trainer.is_global_zero:
             report.write(trainer, self.model)
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by the callback connector
+                if isinstance(callback, WarmAveraging):
+                    callback.tell(trainer, self.model)
 
 
 def share_bands(config: Any) -> None:

@@ -156,16 +156,17 @@ class MultiLabelTask(Task):
         """
         return multilabel_metrics(confusion, class_names)
 
-    def _count(self, stage: str, batch: Sequence[Any]) -> None:
+    def measure(self, stage: str, batch: Sequence[Any]) -> tuple[Tensor, int]:
+        """Add a batch of held-out images to a stage's scores; its mean loss and the number of images."""
         image, target, extras, _ = as_batch(batch)
         logits = self(image, **extras)
         scores: Any = self.scores[stage]
         scores.update(logits.float().sigmoid(), target.long())
-        loss = self.loss(logits, target)
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=image.shape[0], sync_dist=True)
+        return self.loss(logits, target), image.shape[0]
 
-    def _summarise(self, stage: str) -> None:
+    def figures(self, stage: str) -> dict[str, float]:
+        """See `metrics`; counting begins anew."""
         scores: Any = self.scores[stage]
         by_name = self.metrics(scores.compute(), self.class_names)
         scores.reset()
-        self.log_dict({f"{stage}/{name}": value for name, value in by_name.items()})
+        return by_name
