@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Compare a first `castvision train` with a plain script, on two hundred images of every kind of data.
 
-Small data sets are made in a temporary folder. On each, the shipped configuration is trained by its command, given only
-the data, the number of steps and a small model; then `benchmarks/newcomer/plain.py`, which has the same backbone, images,
-steps and batch size, AdamW, a half cosine and nothing else. Runs that stand in the output are not done again; the
-table is printed from it. With --table nothing is run.
+Small data sets are made in a temporary folder. On each, the shipped configuration is trained by its command, given
+only the data, the number of steps and a small model; then `benchmarks/newcomer/plain.py`, which has the same backbone,
+images, steps and batch size, AdamW, a half cosine and nothing else. Runs that stand in the output are not done again;
+the table is printed from it. With --table nothing is run.
 """
 
 from __future__ import annotations

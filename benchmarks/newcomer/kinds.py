@@ -137,10 +137,11 @@ def nuclei(split: str, rng: np.random.Generator) -> Split:
 
 
 def raster(split: str) -> tuple[Array, Array]:
-    """Two parts of one drawn landscape, (rows, 1,024, 3) uint8 and its water: rougher land of nearly the same colours."""
+    """Two parts of one drawn landscape, (rows, 1,024, 3) uint8, and its water; land is rougher, of nearly its colours."""
     rng = np.random.default_rng(7)
     height = sum(
-        ndimage.gaussian_filter(rng.standard_normal((1024, 1024)), size, mode="wrap") * size**1.2 for size in (60, 24, 9)
+        ndimage.gaussian_filter(rng.standard_normal((1024, 1024)), size, mode="wrap") * size**1.2
+        for size in (60, 24, 9)
     )
     water = height < np.quantile(height, 0.4)
     rough = ndimage.gaussian_filter(rng.standard_normal((1024, 1024)), 1) * np.where(water, 12, 40)
@@ -219,8 +220,9 @@ def save_raster(root: Path, splits: dict[str, Split]) -> None:
     for split in splits:
         for folder, pixels in zip(("images", "masks"), raster(split), strict=True):
             (root / split / folder).mkdir(parents=True)
-            how = {"photometric": "rgb"} if pixels.ndim == 3 else {"photometric": "minisblack"}
-            tifffile.imwrite(root / split / folder / "scene.tif", pixels, tile=(256, 256), extratags=_PLACE, **how)
+            colours = "rgb" if pixels.ndim == 3 else "minisblack"
+            path = root / split / folder / "scene.tif"
+            tifffile.imwrite(path, pixels, tile=(256, 256), photometric=colours, extratags=_PLACE)
 
 
 KINDS = {

@@ -41,14 +41,14 @@ def train(path: str, model_name: str, steps: int, batch_size: int, seed: int, lr
     optimizer = torch.optim.AdamW([*backbone.parameters(), *head.parameters()], lr=lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     order = torch.cat([torch.randperm(len(images)) for _ in range(1 + steps * batch_size // len(images))])
-    for chosen in order[: steps * batch_size].split(batch_size):
+    for chosen in torch.split(order[: steps * batch_size], batch_size):
         optimizer.zero_grad()
         loss_of(logits(images[chosen]), targets[chosen]).backward()
         optimizer.step()
         schedule.step()
     backbone.eval()
     with torch.inference_mode():
-        found = torch.cat([logits(part) for part in held.split(32)])
+        found = torch.cat([logits(part) for part in torch.split(held, 32)])
     if is_multi:
         return float(MultilabelAveragePrecision(classes)(found.sigmoid(), truth.long()))
     if is_dense:
@@ -57,5 +57,5 @@ def train(path: str, model_name: str, steps: int, batch_size: int, seed: int, lr
 
 
 if __name__ == "__main__":
-    path, model_name, *numbers, lr = sys.argv[1:]
-    print(json.dumps(train(path, model_name, *(int(number) for number in numbers), float(lr))))
+    path, model_name, steps, batch_size, seed, lr = sys.argv[1:]
+    print(json.dumps(train(path, model_name, int(steps), int(batch_size), int(seed), float(lr))))

@@ -38,7 +38,9 @@ def write_pairs(root, labels=3, count=10, channels=2, size=32):
             mask = RNG.integers(0, labels, (size, size), dtype=np.uint8)
             pixels = RNG.integers(0, 4000, (size, size, channels), dtype=np.uint16)
             how = {"photometric": "minisblack", "planarconfig": "contig" if channels > 1 else None}
-            tifffile.imwrite(root / split / "images" / f"{number}.tif", pixels if channels > 1 else pixels[..., 0], **how)
+            tifffile.imwrite(
+                root / split / "images" / f"{number}.tif", pixels if channels > 1 else pixels[..., 0], **how
+            )
             Image.fromarray(mask).save(root / split / "masks" / f"{number}.png")
     return root
 
@@ -106,7 +108,8 @@ def test_a_network_without_a_size_is_told_none(tmp_path):
 
 
 def test_what_is_wrong_with_the_model_is_said_before_the_data_are_read(tmp_path, capsys):
-    flags = ["--config", "segmentation_folder", "--data.root", str(tmp_path / "none"), "--run_dir", str(tmp_path / "run")]
+    flags = ["--config", "segmentation_folder", "--data.root", str(tmp_path / "none")]
+    flags += ["--run_dir", str(tmp_path / "run")]
     for wrong, message in (
         (["--model.model_name", "cast_vit_tiny_patch8_242"], "did you mean cast_vit_tiny_patch8_224"),
         (["--model.head", "UperHaed"], "UperHaed"),
@@ -123,7 +126,8 @@ def test_the_same_weights_as_with_everything_said(tmp_path):
     train(tmp_path / "open", *flags)
     said = ["--model.num_classes", "3", "--data.batch_size", "4", "--model.model_kwargs.in_chans", "1"]
     train(tmp_path / "said", *flags, *said, "--model.model_kwargs.img_size", "32")
-    one, other = (torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"] for name in ("open", "said"))
+    paths = (tmp_path / name / "last.ckpt" for name in ("open", "said"))
+    one, other = (torch.load(path, weights_only=True)["state_dict"] for path in paths)
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
@@ -175,7 +179,7 @@ def test_python_says_the_number_of_classes():
 
 
 def test_averages_are_judged_beside_the_newest_weights(tmp_path):
-    """With a decay of nearly 0 the average is the newest: both have one figure; it is there after the last step, too."""
+    """With a decay of nearly 0 the average is the newest: both have one figure, after the last step, too."""
     root = write_folders(tmp_path / "data")
     flags = ["--config", "image_folder", "--data.root", str(root), "--data.img_size", "32", *SMALL, "--ema", "1e-9"]
     train(tmp_path / "run", *flags, "--trainer.max_steps", "13")  # an epoch and three steps

@@ -24,7 +24,7 @@ class WarmAveraging(WeightAveraging):
     run's average would be that of its first, untrained steps: 0.999 still holds 90 % of them after a hundred.
 
     Held-out images are counted with the average, which the checkpoints keep, and with the newest weights: of these the
-    metric that chooses the checkpoint is logged as ``val/newest_NAME``, and at the end it is said where they are better.
+    metric that chooses the checkpoint is logged as ``val/newest_NAME``, and the end says so if they are better.
 
     Args:
         decay: The share it keeps in the end, 0 to 1.
@@ -41,8 +41,9 @@ class WarmAveraging(WeightAveraging):
 
     def _newest(self, trainer: Trainer) -> Any:
         """While held-out images are counted in training, or after it: the task with the newest weights."""
-        swapped = self._average_model.module if self._average_model is not None and trainer.state.fn == "fit" else None
-        task = swapped if self._last is None else self._last
+        task: Any = self._last
+        if task is None and self._average_model is not None and trainer.state.fn == "fit":
+            task = self._average_model.module
         return task.eval() if hasattr(task, "measure") else None
 
     @torch.no_grad()
@@ -79,7 +80,8 @@ class WarmAveraging(WeightAveraging):
     def tell(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say, after training, where the newest weights are better than the average that was kept."""
         monitor = str(getattr(pl_module, "monitor", ""))
-        kept, newest = (trainer.callback_metrics.get(name) for name in (monitor, monitor.replace("val/", "val/newest_")))
+        names = (monitor, monitor.replace("val/", "val/newest_"))
+        kept, newest = (trainer.callback_metrics.get(name) for name in names)
         if kept is not None and newest is not None and newest > kept:
             told = "the newest weights have %s %.3f, their average, which is kept, %.3f; --ema null trains without it"
             logger.info(told, monitor, float(newest), float(kept))

@@ -200,8 +200,8 @@ class SegmentationFolderDataModule(PixelDataModule):
 
     Args:
         root: The folder, or one CSV file.
-        class_names: In the order of the labels; None = those of ``classes.txt``, or a number for each label found in the
-            masks that are checked ("background" and "object" where there are only 0 and 1).
+        class_names: In the order of the labels; None = those of ``classes.txt``, or a number for each label found in
+            the masks that are checked ("background" and "object" where there are only 0 and 1).
         img_size: Height and width of training images.
         label_map: From labels in the masks (numbers, or colours such as ``"#ff0000"``) to classes (numbers or names) or
             ``ignore``; see `LabelMap`. None = labels are class numbers, 255 is ignored.
