@@ -137,7 +137,7 @@ def nuclei(split: str, rng: np.random.Generator) -> Split:
 
 
 def raster(split: str) -> tuple[Array, Array]:
-    """Two parts of one drawn landscape, (rows, 1,024, 3) uint8, and its water; land is rougher, of nearly its colours."""
+    """Two parts of one drawn landscape, (rows, 1,024, 3) uint8, and its water; land is rougher, its colours near."""
     rng = np.random.default_rng(7)
     height = sum(
         ndimage.gaussian_filter(rng.standard_normal((1024, 1024)), size, mode="wrap") * size**1.2
