@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jsonargparse import dict_to_namespace
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -107,10 +107,11 @@ class TrainingCLI(LightningCLI):
         """
         config, parser = self.config[self.verb], self._parser(self.verb)
         with torch.random.fork_rng(devices=[]):  # the model starts from the same weights as without this
-            trial = dict_to_namespace({"model": config.model.clone()})
+            trial = Namespace(model=config.model.clone())  # type: ignore[no-untyped-call]
             trial_arguments(trial.model)
             parser.instantiate_classes(trial)
-            data = parser.instantiate_classes(dict_to_namespace({"data": config.data.clone()})).data
+            given = Namespace(data=config.data.clone())  # type: ignore[no-untyped-call]
+            data = parser.instantiate_classes(given).data
         complete(config.model, config.data, data)
         whole = self.config.clone()
         whole[self.verb].data = data
