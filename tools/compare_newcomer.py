@@ -66,7 +66,9 @@ def table(results):
     """The table of a file of results, as it stands in docs/results.md."""
     lines = ["| data | configuration | metric | plain script | `castvision train` |", "|---|---|---|---|---|"]
     for name, entry in results["kinds"].items():
-        runs = entry["runs"].values()
+        runs = [each for each in entry["runs"].values() if {"plain", "castvision"} <= each.keys()]
+        if not runs:
+            continue
         digits = 1 if entry["metric"] == "acc1" else 3
         plain, ours = (", ".join(f"{each[key]:.{digits}f}" for each in runs) for key in ("plain", "castvision"))
         lines.append(f"| {name} | `{entry['config']}` | {entry['metric']} | {plain} | {ours} |")
