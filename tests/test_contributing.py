@@ -247,7 +247,8 @@ def test_additions_are_found_by_their_names_and_train(house: House):
     results = json.loads((house.folder / "run/metrics.json").read_text(encoding="utf-8"))
     assert results["training"]["steps"] == 2
     assert results["model"]["name"] == "cast_vit_femto_patch4_32"
-    assert results["model"]["kwargs"] == {"attn_layer": "mean"}
+    of_data = {"in_chans": 1, "img_size": 32}
+    assert results["model"]["kwargs"] == {"attn_layer": "mean", **of_data}
     assert results["class_names"] == ["dark", "bright"]
     names = torch.load(house.folder / "run/best.ckpt", weights_only=True)["state_dict"].keys()
     assert {"model.backbone.blocks.0.attn.proj.weight", "model.head.classifier.weight"} <= names

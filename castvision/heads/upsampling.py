@@ -55,6 +55,9 @@ class UpsamplingHead(nn.Module):
         self.mix = nn.Conv2d(token_channels + pixel_channels, pixel_channels, kernel_size=3, padding=1)
         self.act = nn.GELU()
         self.classifier = nn.Conv2d(pixel_channels, num_classes, kernel_size=1)
+        # NOTE: torch's own scale halves what passes through each of them, so that short runs hardly see the tokens.
+        for conv in (self.to_pixels, self.look, self.mix):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
 
     def forward(self, features: Sequence[Tensor], image: Tensor) -> Tensor:
         """Decode.

@@ -21,7 +21,7 @@ from castvision.errors import FAILURES
 from castvision.inference.fitted import FittedModel, remark_on_size, whole_image
 from castvision.inference.prediction import CLASSIFIER_SIDE
 from castvision.inference.scale import level_to_work_at, mask_at_level
-from castvision.inference.tile_model import TileModel, model_range, open_for
+from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
 from castvision.inference.tiled import tiled_inference
 from castvision.inference.writers.preview import read_reduced
 from castvision.losses import IGNORED
@@ -237,9 +237,9 @@ class Evaluation:
 
     def _tiled(self, reader: ImageReader, level: int, progress: bool | Callable[[int, int], None]) -> Labels:
         model = TileModel(self.predictor, reader.channels, model_range(self.predictor, reader, level))
-        result = tiled_inference(
-            reader, model, level=level, device=self.predictor.device, progress=progress, **self.tiles
-        )
+        size = (reader.levels[level].height, reader.levels[level].width)
+        tiles = whole_in_a_tile(self.predictor, self.tiles, size)
+        result = tiled_inference(reader, model, level=level, device=self.predictor.device, progress=progress, **tiles)
         if result.labels is None:
             raise RuntimeError("tiled_inference gave no labels")
         return result.labels

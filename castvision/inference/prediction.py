@@ -21,7 +21,7 @@ from castvision.inference.fitted import FittedModel, remark_on_size, whole_image
 from castvision.inference.predictor import NO_CLASSES
 from castvision.inference.scale import level_to_work_at
 from castvision.inference.sinks import FileSink
-from castvision.inference.tile_model import TileModel, model_range, open_for
+from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
 from castvision.inference.tile_source import Skip
 from castvision.inference.tiled import TiledResult, tiled_inference
 from castvision.inference.writers.polygons import write_geojson
@@ -159,8 +159,10 @@ class PredictionRun:
         progress: bool | Callable[[int, int], None],
     ) -> Record:
         tiles, model = self.options.tiles, self._model(reader, level)
-        if self.options.fits:
-            tiles = {**tiles, **whole_image(reader, level)}
+        size = (reader.levels[level].height, reader.levels[level].width)
+        tiles = {**tiles, **whole_image(reader, level)} if self.options.fits else whole_in_a_tile(
+            self.predictor, tiles, size
+        )  # fmt: skip
         output: Literal["labels", "probabilities"] = "probabilities" if self.options.probabilities else "labels"
         store = self.output.path / "masks" / f"{name}.{output}"
         store = part_of(store)

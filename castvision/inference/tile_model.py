@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -100,3 +100,28 @@ class TileModel:
     def _to_input(self, values: Tensor) -> Tensor:
         seen = self.predictor.parts.input
         return planes_to_input(values, seen.in_chans, seen.mean, seen.std, self.limits)
+
+
+def whole_in_a_tile(predictor: Predictor, tiles: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """Keywords of `castvision.inference.tiled_inference` for an image, of which a larger tile is not padded.
+
+    Padding is in no cluster and counts nowhere, but windows and positions follow the grid of the padded tile. What is
+    not larger than in training stays: there, images smaller than the crop were padded, too.
+
+    Args:
+        predictor: The model.
+        tiles: Keywords, with "tile" as (height, width).
+        size: (height, width) of the image.
+
+    Returns:
+        Those keywords; with one tile of the size of the image, in whole patches, if it fits into a tile.
+    """
+    parts, tile = predictor.parts, tiles["tile"]
+    trained = parts.input.img_size
+    if parts.fixed_size is not None or any(side > most for side, most in zip(size, tile, strict=True)):
+        return tiles
+    whole = tuple(
+        max(min(crop, most), -(-side // patch) * patch)
+        for side, most, crop, patch in zip(size, tile, trained, parts.patch_size, strict=True)
+    )
+    return tiles if whole == tile else {**tiles, "tile": whole, "overlap": 0, "halo": 0}

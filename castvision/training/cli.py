@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -27,6 +28,7 @@ from castvision.training.callbacks.progress import TrainingBar
 from castvision.training.callbacks.report import Report
 from castvision.training.class_paths import allow_classes, check_optimizer
 from castvision.training.data.data_module import ImageDataModule
+from castvision.training.from_data import complete, trial_arguments
 from castvision.training.run_folder import BEST, CONFIG, LAST, folder_to_evaluate, folder_to_train
 from castvision.training.tasks.task import Task
 
@@ -104,6 +106,26 @@ class TrainingCLI(LightningCLI):
         config.weights_only = True
         check_ranges(config)
 
+    def instantiate_classes(self) -> None:
+        """The data first, whose classes, channels and sizes the model takes where the configuration leaves them open.
+
+        Before they are read, the model is built for any data: what is wrong with it need not wait for them.
+        """
+        config, parser = self.config[self.verb], self._parser(self.verb)
+        with torch.random.fork_rng(devices=[]):  # the model starts from the same weights as without this
+            trial = Namespace(model=config.model.clone())  # type: ignore[no-untyped-call]
+            trial_arguments(trial.model)
+            parser.instantiate_classes(trial)
+            given = Namespace(data=config.data.clone())  # type: ignore[no-untyped-call]
+            data = parser.instantiate_classes(given).data
+        complete(config.model, config.data, data)
+        whole = self.config.clone()
+        whole[self.verb].data = data
+        self.config_init = self.parser.instantiate_classes(whole)
+        self.datamodule = data
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with the run's callbacks and, unless others are configured, CSV and TensorBoard logs."""
         trainer = {**self._get(self.config_init, "trainer", default={}), **kwargs}
@@ -175,6 +197,9 @@ class TrainingCLI(LightningCLI):
                     trainer.save_checkpoint(self.folder / name)
         if trainer.is_global_zero:
             report.write(trainer, self.model)
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by the callback connector
+                if isinstance(callback, WarmAveraging):
+                    callback.tell(trainer, self.model)
 
 
 def share_bands(config: Any) -> None:

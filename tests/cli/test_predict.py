@@ -54,6 +54,20 @@ def test_one_tile_is_what_the_model_says_of_the_prepared_image(tmp_path, segment
         np.testing.assert_array_equal(pixels_of(out / f"masks/{name}.png"), expected)
 
 
+@pytest.mark.parametrize("tile", [64, 96])
+def test_a_tile_larger_than_in_training_is_the_whole_image(tmp_path, segmenter, tile):
+    """A model of images of 32 pixels works on 64 at once, also where the tile reaches beyond the image."""
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    flags = [str(tmp_path / "photo.png"), "--model", str(segmenter), "--output", str(tmp_path / "out")]
+    assert predict([*flags, "--tile", str(tile)]) == 0
+    loaded = load_model(segmenter)
+    assert loaded.parts.input.img_size == (32, 32)
+    with torch.inference_mode():
+        expected = loaded.model(loaded.prepare(pixels))[0].argmax(0)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "out/masks/photo.png"), expected)
+
+
 def test_a_model_trained_on_the_files_units_gets_them(tmp_path, segmenter):
     content = torch.load(segmenter, weights_only=True)
     content["castvision"] |= {"keeps_units": True, "mean": [285.0] * 3, "std": [10.0] * 3}

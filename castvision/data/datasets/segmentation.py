@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING
 from castvision.data.datasets.leaks import check_apart, hold_out_images
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
 from castvision.data.reading.folders import as_on_disk, images_by_name
-from castvision.data.reading.labels import check_same_size
-from castvision.data.reading.opening import IMAGE_SUFFIXES
+from castvision.data.reading.labels import check_same_size, mark_ignored
+from castvision.data.reading.opening import IMAGE_SUFFIXES, open_mask
+from castvision.losses import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from castvision.data.datasets.samples import Transform
     from castvision.data.reading.labels import LabelMap
     from castvision.data.reading.pixels import Pixels
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 _LAYOUTS = (
@@ -75,6 +79,30 @@ class SegmentationDataset(PixelDataset):
         mask = self.labels.read(pair.mask)
         check_same_size(pixels, mask, str(pair.image), str(pair.mask))
         return pixels, mask
+
+
+def found_class_names(masks: Sequence[Path]) -> list[str]:
+    """Names of the classes where nobody gave them, by the labels found.
+
+    Args:
+        masks: Of all splits, as many as are to be read.
+
+    Returns:
+        "class 0", "class 1", ... up to the largest label below 255; "background" and "object" for masks of 0 and 1.
+
+    Raises:
+        ValueError: A mask of colours or fractions.
+    """
+    largest = 0
+    for path in masks:
+        with open_mask(path) as reader:
+            stored = reader.read_masked(0, 0, reader.height, reader.width)[..., 0]
+            labels, is_unknown = mark_ignored(stored, reader.nodata, None, str(path))
+        known = labels[~is_unknown & (labels != IGNORED)]
+        largest = max(largest, int(known.max(initial=0)))
+    names = ["background", "object"] if largest <= 1 else [f"class {label}" for label in range(largest + 1)]
+    logger.info("labels up to %d in %d masks: classes %s", largest, len(masks), ", ".join(names[:8]))
+    return names
 
 
 def find_pairs(root: str | Path, *, val_share: float = 0.2, seed: int = 0) -> dict[str, list[Pair]]:

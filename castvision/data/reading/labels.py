@@ -231,6 +231,20 @@ def read_class_names(path: Path) -> list[str] | None:
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
+def numbered(label_map: Mapping[int | str, int | str] | None) -> list[str] | None:
+    """A number for each class of a label map that names none; None without a map.
+
+    Raises:
+        ValueError: The map has names.
+    """
+    if label_map is None:
+        return None
+    numbers = [value for value in label_map.values() if value not in ("ignore", IGNORED)]
+    if not numbers or not all(isinstance(value, int) for value in numbers):
+        raise ValueError(f"expected class_names (or classes.txt) for the names in {label_map=}, got none")
+    return [f"class {label}" for label in range(max(int(value) for value in numbers) + 1)]
+
+
 def map_by_names(
     listed: Sequence[str], class_names: Sequence[str], remembered: Mapping[str, int | str] | None, where: str
 ) -> dict[int | str, int | str] | None:

@@ -1,14 +1,20 @@
-"""Averaged weights that are worth something after a hundred steps, too."""
+"""Averaged weights that are worth something after a hundred steps, too, judged beside the newest ones."""
 
 from __future__ import annotations
 
+import logging
+from copy import deepcopy
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.callbacks import WeightAveraging
 
 if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 
 class WarmAveraging(WeightAveraging):
@@ -16,6 +22,9 @@ class WarmAveraging(WeightAveraging):
 
     After step t the average keeps min(decay, (1 + t) / (10 + t)) of itself. With the full decay from the start, a short
     run's average would be that of its first, untrained steps: 0.999 still holds 90 % of them after a hundred.
+
+    Held-out images are counted with the average, which the checkpoints keep, and with the newest weights: of these the
+    metric that chooses the checkpoint is logged as ``val/newest_NAME``, and the end says so if they are better.
 
     Args:
         decay: The share it keeps in the end, 0 to 1.
@@ -28,6 +37,54 @@ class WarmAveraging(WeightAveraging):
         if not 0 < decay < 1:
             raise ValueError(f"expected 0 < ema < 1, got ema={decay}")
         super().__init__(avg_fn=partial(average, decay=decay))
+        self._last: Any = None
+
+    def _newest(self, trainer: Trainer) -> Any:
+        """While held-out images are counted in training, or after it: the task with the newest weights."""
+        task: Any = self._last
+        if task is None and self._average_model is not None and trainer.state.fn == "fit":
+            task = self._average_model.module
+        return task.eval() if hasattr(task, "measure") else None
+
+    @torch.no_grad()
+    def on_validation_batch_end(  # Lightning's hook
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the batch with the newest weights, too."""
+        newest = self._newest(trainer)
+        if newest is not None:
+            with trainer.precision_plugin.forward_context():
+                newest.measure("val", batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the newest weights' metric, and put them back."""
+        newest = self._newest(trainer)
+        if newest is not None:
+            name = str(newest.monitor).removeprefix("val/")
+            pl_module.log(f"val/newest_{name}", newest.figures("val")[name])
+        super().on_validation_epoch_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the average, and the newest weights for a last round of held-out images."""
+        if self._average_model is not None:
+            self._last = deepcopy(self._average_model.module)
+            self._last.load_state_dict(pl_module.state_dict())
+        super().on_train_end(trainer, pl_module)
+
+    def tell(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say, after training, where the newest weights are better than the average that was kept."""
+        monitor = str(getattr(pl_module, "monitor", ""))
+        names = (monitor, monitor.replace("val/", "val/newest_"))
+        kept, newest = (trainer.callback_metrics.get(name) for name in names)
+        if kept is not None and newest is not None and newest > kept:
+            told = "the newest weights have %s %.3f, their average, which is kept, %.3f; --ema null trains without it"
+            logger.info(told, monitor, float(newest), float(kept))
 
 
 def average(kept: Tensor, current: Tensor, steps: Tensor | int, decay: float) -> Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from timm.data import IMAGENET_DEFAULT_MEAN, create_transform
 from torch import Tensor
 
 from castvision.data.datasets.class_folders import ClassFolders
@@ -21,6 +21,7 @@ from castvision.data.synthetic.pathfinder.dataset import CLASS_NAMES
 from castvision.data.transforms.crop import ByDepth, cropping_transform, rgb_picture, rgb_pixels
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
 from castvision.training.data.data_module import ImageDataModule, Pairs, spread
+from castvision.training.data.pixel_data import ImageFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,23 +31,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MEASURED_IMAGES = 256
-"""Training images that mean and standard deviation are measured on, where they are of more than 8 bits."""
+"""Training images that mean and standard deviation are measured on."""
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 class ImageFolderDataModule(ImageDataModule):
     """``ROOT/train/CLASS/*.png``, ``ROOT/val/CLASS/*.png`` and, if there is one, ``ROOT/test``; read as RGB.
 
-    Images of more than 8 bits keep their depth: they are normalised by their own mean and standard deviation (those of
-    8 bits by ImageNet's) and augmented without ``auto_augment``, whose operations know 8 bits only.
+    Images of more than 8 bits keep their depth: they are augmented without ``auto_augment``, whose operations know 8
+    bits only.
 
     Args:
         root: The folder that holds ``train`` and ``val``.
         img_size: Height and width images are brought to.
-        batch_size: Images a step and process.
+        batch_size: Images a step and process; None = 64, or fewer for few images, see `fitting_batch_size`.
         num_workers: Loader processes.
         augmentation: For ``timm.data.create_transform`` while training, such as ``{re_prob: 0.25}``.
         seed: Of the order of the images.
+        mean: Of red, green and blue, or one for all, 0..1; None = measured on training images, with ``std``.
+        std: Likewise.
 
     Raises:
         FileNotFoundError: A folder that is missing, or a class without images.
@@ -54,21 +57,26 @@ class ImageFolderDataModule(ImageDataModule):
     """
 
     resize = "crop"
+    largest_batch = 64
 
     def __init__(
         self,
         root: str,
         img_size: int = 224,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         num_workers: int = 4,
         augmentation: dict[str, Any] | None = None,
         seed: int = 0,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
     ) -> None:
         self.load_by(batch_size, num_workers, seed)
+        given = ImageFormat(mean=mean, std=std).statistics(3)
         self.root = Path(root)
         self._folders = {split: _open_split(self.root / split) for split in ("train", "val")}
         if (self.root / "test").is_dir():
             self._folders["test"] = _open_split(self.root / "test")
+        self.fit_batch(len(self._folders["train"]))
         names = self._folders["train"].classes
         for split, folder in self._folders.items():
             if folder.classes != names:
@@ -78,25 +86,23 @@ class ImageFolderDataModule(ImageDataModule):
                 )
         check_apart({split: [Path(path) for path, _ in folder.samples] for split, folder in self._folders.items()})
         self.augmentation = dict(augmentation or {})
-        statistics = self._deep_statistics()
-        mean, std = (statistics.mean, statistics.std) if statistics else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-        super().__init__(names, 3, (img_size, img_size), mean, std)
+        self._is_deep = read_rgb_pixels(self._folders["train"].samples[0][0]).dtype != np.uint8
+        if self._is_deep and self.augmentation.get("auto_augment"):
+            logger.warning("auto_augment is left out for images of more than 8 bits, which its operations cannot take")
+        statistics = given or self._measured()
+        super().__init__(names, 3, (img_size, img_size), statistics.mean, statistics.std)
         for split, folder in self._folders.items():
             folder.loader = partial(read_picture, mean=self.mean)
             folder.transform = self._transform(is_training=split == "train")
 
-    def _deep_statistics(self) -> ChannelStatistics | None:
-        """Of training images of more than 8 bits a channel, which seldom use their dtype's range; None: of 8 bits."""
+    def _measured(self) -> ChannelStatistics:
+        """Of training images, spread evenly; those of another depth than the first one are left out."""
         paths = [path for path, _ in self._folders["train"].samples]
-        if read_rgb_pixels(paths[0]).dtype == np.uint8:
-            return None
         running = RunningStatistics()
         for index in spread(len(paths), MEASURED_IMAGES):
             pixels = read_rgb_pixels(paths[index])
-            if pixels.dtype != np.uint8:
+            if (pixels.dtype != np.uint8) == self._is_deep:
                 running.add(pixels)
-        if self.augmentation.get("auto_augment"):
-            logger.warning("auto_augment is left out for images of more than 8 bits, which its operations cannot take")
         return running.result()
 
     def _transform(self, is_training: bool) -> Callable[[Any], Any]:

@@ -30,6 +30,10 @@ Pairs = Dataset[Sample]
 
 COUNTED_IMAGES = 256
 """Images that `count_classes` looks at."""
+STEPS_AN_EPOCH = 10
+"""That a batch size leaves at least, where it is chosen."""
+SMALLEST_BATCH = 4
+"""Chosen for a handful of images, although they make fewer steps then."""
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -44,6 +48,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     Attributes:
         batch_size: Images a step and process; see `held_out_batch_size` for the others.
+        largest_batch: The batch size of many images, where none is given.
         num_workers: Loader processes for training; held-out images have as many.
         seed: Of the order of the images.
         keeps_units: Signed and float images come in the file's own units (Kelvin, reflectance), as their mean and std;
@@ -59,6 +64,7 @@ class ImageDataModule(LightningDataModule, ABC):
     """
 
     batch_size: int = 16
+    largest_batch: int = 16
     num_workers: int = 1
     seed: int = 0
     keeps_units: bool = False
@@ -87,19 +93,34 @@ class ImageDataModule(LightningDataModule, ABC):
         self.std = std
 
     def load_by(
-        self, batch_size: int, num_workers: int, seed: int, batch_augmentation: BatchAugmentation | None = None
+        self, batch_size: int | None, num_workers: int, seed: int, batch_augmentation: BatchAugmentation | None = None
     ) -> None:
-        """Set how batches are made; constructors that read files call it before they do.
+        """Set how batches are made; constructors that read files call it before they do, and `fit_batch` after.
 
         Raises:
             ValueError: ``batch_size`` < 1 or ``num_workers`` < 0.
         """
-        if batch_size < 1 or num_workers < 0:
+        if (batch_size is not None and batch_size < 1) or num_workers < 0:
             raise ValueError(f"expected batch_size >= 1 and num_workers >= 0, got {batch_size=}, {num_workers=}")
-        self.batch_size = batch_size
+        self._is_batch_chosen = batch_size is None
+        self.batch_size = self.largest_batch if batch_size is None else batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.batch_augmentation = batch_augmentation
+
+    def fit_batch(self, images: int) -> None:
+        """Choose the batch size by the number of training images, unless it was given.
+
+        Raises:
+            ValueError: A given batch size larger than the number of images, of which no epoch would have a step.
+        """
+        if self._is_batch_chosen:
+            self.batch_size = fitting_batch_size(images, self.largest_batch)
+        elif images < self.batch_size:
+            raise ValueError(
+                f"expected at least batch_size training images, got {images} and batch_size={self.batch_size}; "
+                "set a smaller batch_size, or leave it out to have one chosen"
+            )
 
     @abstractmethod
     def dataset(self, split: str) -> Pairs:
@@ -108,6 +129,11 @@ class ImageDataModule(LightningDataModule, ABC):
     def sampler(self, dataset: Pairs) -> Sampler[int]:
         """The order of training images."""
         return ShuffledSampler(dataset, self.seed)  # type: ignore[arg-type]  # map-style data sets have a length
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Batches of one process: an incomplete last one is left out."""
+        return len(self.sampler(self.dataset("train"))) // self.batch_size  # type: ignore[arg-type]  # ours have one
 
     def description(self) -> dict[str, Any]:
         """Plain values for the checkpoint."""
@@ -172,6 +198,23 @@ class ImageDataModule(LightningDataModule, ABC):
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def fitting_batch_size(images: int, largest: int) -> int:
+    """A batch size that leaves `STEPS_AN_EPOCH` steps in an epoch, if that can be.
+
+    Args:
+        images: Training images, >= 1.
+        largest: Of many images.
+
+    Returns:
+        ``largest``, or the first half, quarter, ... of it with enough steps; not below `SMALLEST_BATCH`, unless there
+        are fewer images.
+    """
+    size = largest
+    while size >= 2 * SMALLEST_BATCH and images // size < STEPS_AN_EPOCH:
+        size //= 2
+    return max(1, min(size, images))
 
 
 def _world() -> tuple[int, int]:

@@ -22,7 +22,7 @@ class MultiLabelCsvDataModule(PixelDataModule):
         pixels: Channels, normalisation and sizes; ``fit`` must stay true.
         augmentation: What varies while training.
         batch_augmentation: What varies on the device, for whole batches.
-        batch_size: Images a step and process.
+        batch_size: Images a step and process; None = 64, or fewer for few images, see `fitting_batch_size`.
         num_workers: Loader processes.
         seed: Of the order of the images, and of what is held out.
 
@@ -33,6 +33,7 @@ class MultiLabelCsvDataModule(PixelDataModule):
     """
 
     task_kind = "multilabel"
+    largest_batch = 64
 
     def __init__(  # the signature is the configuration
         self,
@@ -43,7 +44,7 @@ class MultiLabelCsvDataModule(PixelDataModule):
         pixels: ImageFormat = ImageFormat(),  # noqa: B008  # frozen
         augmentation: Augmentation = Augmentation(scale=(0.8, 1.25)),  # noqa: B008  # frozen
         batch_augmentation: BatchAugmentation | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         num_workers: int = 4,
         seed: int = 0,
     ) -> None:

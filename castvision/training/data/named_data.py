@@ -45,7 +45,7 @@ class NamedDataModule(PixelDataModule):
         pixels: Channels, normalisation and sizes.
         augmentation: What varies while training.
         batch_augmentation: What varies on the device, for whole batches.
-        batch_size: Images a step and process.
+        batch_size: Images a step and process; None = 64, or fewer for few images, see `fitting_batch_size`.
         num_workers: Loader processes.
         seed: Of the order of the images, and of what is held out.
 
@@ -53,6 +53,8 @@ class NamedDataModule(PixelDataModule):
         FileNotFoundError: The files are not there.
         ValueError: An unknown name or argument, samples that cannot be used, or a number out of range.
     """
+
+    largest_batch = 64
 
     def __init__(  # the signature is the configuration
         self,
@@ -68,7 +70,7 @@ class NamedDataModule(PixelDataModule):
         pixels: ImageFormat = FORMAT,
         augmentation: Augmentation = AUGMENTATION,
         batch_augmentation: BatchAugmentation | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         num_workers: int = 4,
         seed: int = 0,
     ) -> None:

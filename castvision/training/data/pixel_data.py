@@ -12,8 +12,8 @@ import numpy as np
 from castvision.data.datasets.batch import Batch, Sample, drop_full_mask, pad_collate
 from castvision.data.datasets.coco import Boxes, CocoSegmentation, check_ids_apart, read_coco
 from castvision.data.datasets.leaks import check_apart
-from castvision.data.datasets.segmentation import SegmentationDataset, find_pairs
-from castvision.data.reading.labels import LabelMap, check_classes_found
+from castvision.data.datasets.segmentation import SegmentationDataset, find_pairs, found_class_names
+from castvision.data.reading.labels import LabelMap, check_classes_found, numbered, read_class_names
 from castvision.data.reading.pixels import is_empty
 from castvision.data.transforms.augmentation import Augmentation, SampleTransform
 from castvision.data.transforms.batch_augmentation import BatchAugmentation
@@ -126,7 +126,7 @@ class PixelDataModule(ImageDataModule):
             self.collate = _collate
 
     def load_by(
-        self, batch_size: int, num_workers: int, seed: int, batch_augmentation: BatchAugmentation | None = None
+        self, batch_size: int | None, num_workers: int, seed: int, batch_augmentation: BatchAugmentation | None = None
     ) -> None:
         """Set how batches are made, once the images are known.
 
@@ -134,11 +134,7 @@ class PixelDataModule(ImageDataModule):
             ValueError: A number out of range, or fewer training images than a batch has.
         """
         super().load_by(batch_size, num_workers, seed, batch_augmentation)
-        if len(self._splits["train"]) < batch_size:
-            raise ValueError(
-                f"expected at least batch_size training images, got {len(self._splits['train'])} and {batch_size=}; "
-                "set a smaller batch_size"
-            )
+        self.fit_batch(len(self._splits["train"]))
 
     @property
     def held_out_batch_size(self) -> int:
@@ -204,7 +200,8 @@ class SegmentationDataModule(PixelDataModule):
 
     Args:
         root: The folder, or one CSV file.
-        class_names: In the order of the labels.
+        class_names: In the order of the labels; None = those of ``classes.txt``, or a number for each label found in
+            the masks that are checked ("background" and "object" where there are only 0 and 1).
         img_size: Height and width of training images.
         label_map: From labels in the masks (numbers, or colours such as ``"#ff0000"``) to classes (numbers or names) or
             ``ignore``; see `LabelMap`. None = labels are class numbers, 255 is ignored.
@@ -212,7 +209,7 @@ class SegmentationDataModule(PixelDataModule):
         pixels: Channels, normalisation and sizes.
         augmentation: What varies while training.
         batch_augmentation: What varies on the device, for whole batches.
-        batch_size: Images a step and process.
+        batch_size: Images a step and process; None = 8, or fewer for few images, see `fitting_batch_size`.
         num_workers: Loader processes.
         seed: Of the order of the images, and of what is held out.
 
@@ -222,26 +219,34 @@ class SegmentationDataModule(PixelDataModule):
     """
 
     task_kind = "segmentation"
+    largest_batch = 8
 
     def __init__(  # the signature is the configuration
         self,
         root: str,
-        class_names: list[str],
+        class_names: list[str] | None = None,
         img_size: int = 512,
         label_map: dict[int | str, int | str] | None = None,
         val_share: float = 0.2,
         pixels: ImageFormat = FORMAT,
         augmentation: Augmentation = AUGMENTATION,
         batch_augmentation: BatchAugmentation | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         num_workers: int = 4,
         seed: int = 0,
     ) -> None:
-        labels = LabelMap(class_names, label_map)
-        self.label_map = labels.mapping
+        folder = Path(root) if Path(root).is_dir() else Path(root).parent
+        names = class_names or read_class_names(folder / "classes.txt") or numbered(label_map)
+        if names is not None:
+            LabelMap(names, label_map)  # what is wrong with it need not wait for files
         pairs = find_pairs(root, val_share=val_share, seed=seed)
+        if names is None:
+            checked = [some[index].mask for some in pairs.values() for index in spread(len(some), pixels.check)]
+            names = found_class_names(checked)
+        labels = LabelMap(names, label_map)
+        self.label_map = labels.mapping
         splits = {split: SegmentationDataset(some, labels) for split, some in pairs.items()}
-        super().__init__(splits, class_names, img_size, pixels, augmentation)
+        super().__init__(splits, names, img_size, pixels, augmentation)
         self.load_by(batch_size, num_workers, seed, batch_augmentation)
 
 
@@ -257,7 +262,7 @@ class CocoDataModule(PixelDataModule):
         pixels: Channels, normalisation and sizes.
         augmentation: What varies while training.
         batch_augmentation: What varies on the device, for whole batches.
-        batch_size: Images a step and process.
+        batch_size: Images a step and process; None = 8, or fewer for few images, see `fitting_batch_size`.
         num_workers: Loader processes.
         seed: Of the order of the images.
 
@@ -268,6 +273,7 @@ class CocoDataModule(PixelDataModule):
     """
 
     task_kind = "segmentation"
+    largest_batch = 8
 
     def __init__(  # the signature is the configuration
         self,
@@ -279,7 +285,7 @@ class CocoDataModule(PixelDataModule):
         pixels: ImageFormat = FORMAT,
         augmentation: Augmentation = AUGMENTATION,
         batch_augmentation: BatchAugmentation | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         num_workers: int = 4,
         seed: int = 0,
     ) -> None:

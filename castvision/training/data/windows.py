@@ -14,15 +14,14 @@ from castvision.data.datasets.margins import warn_of_margins
 from castvision.data.datasets.sources import ClassIndex, ImageSources
 from castvision.data.datasets.vector_labels import VectorLabels
 from castvision.data.datasets.windows import WindowDataset, whole_images
-from castvision.data.reading.labels import LabelMap, check_classes_found, read_class_names
+from castvision.data.reading.labels import LabelMap, check_classes_found, numbered, read_class_names
 from castvision.data.reading.reader import alpha_for
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
-from castvision.losses import IGNORED
 from castvision.training.data.data_module import FreshSampler, ImageDataModule, Pairs, warn_of_missing
 from castvision.training.data.window_splits import find_sources, split_regions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch.utils.data import Sampler
 
@@ -68,7 +67,7 @@ class WindowDataModule(ImageDataModule):
         bands: Channels to read, in this order, numbered from 1 on as GDAL does; None = all.
         mean: Per channel; see `castvision.data.ChannelStatistics`. None = measured on training windows, with ``std``.
         std: Per channel.
-        batch_size: Windows a step and process.
+        batch_size: Windows a step and process; None = 16, or fewer of a short ``train_length``.
         num_workers: Loader processes.
         seed: Of the splits and of the windows.
         vector: Labels as polygons and points on the ground, in place of masks; see
@@ -101,21 +100,22 @@ class WindowDataModule(ImageDataModule):
         bands: list[int] | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         num_workers: int = 4,
         seed: int = 0,
         vector: VectorLabels | None = None,
     ) -> None:
         self.load_by(batch_size, num_workers, seed)
-        if train_length < batch_size:
+        if train_length < (batch_size or 1):
             raise ValueError(f"expected train_length >= batch_size, got {train_length=}, {batch_size=}")
+        self.fit_batch(train_length)
         shares = shares or SHARES
         if not {"train", "val"} <= set(shares) <= {"train", "val", "test"}:
             raise ValueError(f"expected shares of train, val and, if wanted, test, got {shares}")
         if vector is not None and label_map is not None:
             raise ValueError("expected no label_map with vector labels: name their classes in vector.classes")
         pairs, owners = find_sources(root, with_masks=vector is None)
-        names = class_names or read_class_names(Path(root) / "classes.txt") or _numbered(label_map)
+        names = class_names or read_class_names(Path(root) / "classes.txt") or numbered(label_map)
         if vector is not None:
             features, crs = vector.read(Path(root))
             names = names or vector.class_names(features)
@@ -206,16 +206,6 @@ def common_scale(scales: Sequence[tuple[float, str] | None]) -> tuple[float, str
         min(sizes), max(sizes), " or ".join(sorted(units)), len(stated), len(scales),
     )  # fmt: skip
     return None
-
-
-def _numbered(label_map: Mapping[int | str, int | str] | None) -> list[str] | None:
-    """A number for each class of a label map that names none; None without a map."""
-    if label_map is None:
-        return None
-    numbers = [value for value in label_map.values() if value not in ("ignore", IGNORED)]
-    if not numbers or not all(isinstance(value, int) for value in numbers):
-        raise ValueError(f"expected class_names (or classes.txt) for the names in {label_map=}, got none")
-    return [f"class {label}" for label in range(max(int(value) for value in numbers) + 1)]
 
 
 def _measure(sources: ImageSources, regions: Sequence[Region], size: int, seed: int) -> ChannelStatistics:

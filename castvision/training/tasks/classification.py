@@ -13,7 +13,7 @@ from torch.nn import functional
 from castvision.data.datasets.batch import as_batch
 from castvision.metrics import MultiLabelScores, classification_metrics, image_table, multilabel_metrics
 from castvision.models.recipe import Recipe, with_attention
-from castvision.training.tasks.task import Task
+from castvision.training.tasks.task import Task, given_classes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ class ClassificationTask(Task):
 
     Args:
         model_name: A registered timm model.
-        num_classes: As many as the data have.
+        num_classes: As many as the data have; the command line may leave it out, and takes it from the data.
         model_kwargs: For ``timm.create_model``, and options of ``attention``.
         label_smoothing: Share of the target spread over all classes, while training.
         mixing: Mixup and cutmix.
@@ -65,13 +65,14 @@ class ClassificationTask(Task):
     def __init__(
         self,
         model_name: str,
-        num_classes: int,
+        num_classes: int | None = None,
         model_kwargs: dict[str, Any] | None = None,
         label_smoothing: float = 0.0,
         mixing: Mixing = Mixing(),  # frozen
         attention: str | None = None,
         **shared: Any,
     ) -> None:
+        num_classes = given_classes(num_classes)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"expected 0 <= label_smoothing < 1, got {label_smoothing=}")
         arguments = with_attention(model_kwargs, attention)
@@ -109,7 +110,7 @@ class MultiLabelTask(Task):
 
     Args:
         model_name: A registered timm model.
-        num_classes: As many as the data have.
+        num_classes: As many as the data have; the command line may leave it out, and takes it from the data.
         model_kwargs: For ``timm.create_model``, and options of ``attention``.
         pos_weight: Weight of each class's positive images in the loss; None = all 1.
         attention: "near_far" puts clustered attention into a pretrained ViT of timm's, "full" is its baseline, see
@@ -127,12 +128,13 @@ class MultiLabelTask(Task):
     def __init__(
         self,
         model_name: str,
-        num_classes: int,
+        num_classes: int | None = None,
         model_kwargs: dict[str, Any] | None = None,
         pos_weight: list[float] | None = None,
         attention: str | None = None,
         **shared: Any,
     ) -> None:
+        num_classes = given_classes(num_classes)
         if pos_weight is not None and (len(pos_weight) != num_classes or min(pos_weight) <= 0):
             raise ValueError(f"expected one weight > 0 for each class, got {pos_weight=}, {num_classes=}")
         arguments = with_attention(model_kwargs, attention)
@@ -162,16 +164,17 @@ class MultiLabelTask(Task):
         """
         return multilabel_metrics(confusion, class_names)
 
-    def _count(self, stage: str, batch: Sequence[Any]) -> None:
+    def measure(self, stage: str, batch: Sequence[Any]) -> tuple[Tensor, int]:
+        """Add a batch of held-out images to a stage's scores; its mean loss and the number of images."""
         image, target, extras, _ = as_batch(batch)
         logits = self(image, **extras)
         scores: Any = self.scores[stage]
         scores.update(logits.float().sigmoid(), target.long())
-        loss = self.loss(logits, target)
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=image.shape[0], sync_dist=True)
+        return self.loss(logits, target), image.shape[0]
 
-    def _summarise(self, stage: str) -> None:
+    def figures(self, stage: str) -> dict[str, float]:
+        """See `metrics`; counting begins anew."""
         scores: Any = self.scores[stage]
         by_name = self.metrics(scores.compute(), self.class_names)
         scores.reset()
-        self.log_dict({f"{stage}/{name}": value for name, value in by_name.items()})
+        return by_name

@@ -18,7 +18,7 @@ from castvision.metrics import (
 )
 from castvision.models.recipe import Recipe, with_attention
 from castvision.training.data.data_module import count_classes
-from castvision.training.tasks.task import Task
+from castvision.training.tasks.task import Task, given_classes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ class SegmentationTask(Task):
 
     Args:
         model_name: A registered timm model with feature maps.
-        num_classes: As many as the data have.
+        num_classes: As many as the data have; the command line may leave it out, and takes it from the data.
         model_kwargs: For ``timm.create_model``, and options of ``attention``.
         head: A class of `castvision.heads`.
         head_kwargs: For the head.
@@ -59,7 +59,7 @@ class SegmentationTask(Task):
     def __init__(  # the signature is the configuration
         self,
         model_name: str,
-        num_classes: int,
+        num_classes: int | None = None,
         model_kwargs: dict[str, Any] | None = None,
         head: str = "UpsamplingHead",
         head_kwargs: dict[str, Any] | None = None,
@@ -72,6 +72,7 @@ class SegmentationTask(Task):
         attention: str | None = None,
         **shared: Any,
     ) -> None:
+        num_classes = given_classes(num_classes)
         is_balanced = class_weights == "balanced"
         weights = [1.0] * num_classes if class_weights == "balanced" else class_weights
         if weights is not None and (len(weights) != num_classes or min(weights) < 0):

@@ -297,11 +297,15 @@ class Task(LightningModule, ABC):
         return logits.argmax(dim=1)
 
     def _count(self, stage: str, batch: Sequence[Any]) -> None:
+        loss, images = self.measure(stage, batch)
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=images, sync_dist=True)
+
+    def measure(self, stage: str, batch: Sequence[Any]) -> tuple[Tensor, int]:
+        """Add a batch of held-out images to a stage's counts; its mean loss and the number of images."""
         image, target, extras, truth = as_batch(batch)
         logits = self(image, **extras)
         self.count(stage, logits.argmax(dim=1), target, truth)
-        loss = self.loss(logits, target)
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=image.shape[0], sync_dist=True)
+        return self.loss(logits, target), image.shape[0]
 
     def count(self, stage: str, prediction: Tensor, target: Tensor, truth: Mapping[str, Tensor]) -> None:
         """Add a batch of predicted classes to a stage's counts; ``truth``: see `Batch`."""
@@ -317,11 +321,14 @@ class Task(LightningModule, ABC):
         self._summarise("test")
 
     def _summarise(self, stage: str) -> None:
+        self.log_dict({f"{stage}/{name}": value for name, value in self.figures(stage).items()})
+
+    def figures(self, stage: str) -> dict[str, float]:
+        """Metrics of all that `measure` counted for a stage; counting begins anew."""
         metric: Any = self.confusions[stage]
         confusion = self.last_confusion = metric.compute().detach().cpu()
         metric.reset()
-        by_name = {**self.metrics(confusion, self.class_names), **self.other_metrics(stage)}
-        self.log_dict({f"{stage}/{name}": value for name, value in by_name.items()})
+        return {**self.metrics(confusion, self.class_names), **self.other_metrics(stage)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The injected optimiser on timm's groups, layer decay multiplied in, and the schedule of each step."""
@@ -376,6 +383,17 @@ class Task(LightningModule, ABC):
         if data is not None:
             facts = Recipe.from_dict({**facts, **data.description()}).to_dict()
         checkpoint[CHECKPOINT_KEY] = facts
+
+
+def given_classes(num_classes: int | None) -> int:
+    """The number of classes of a task.
+
+    Raises:
+        ValueError: None was given, and no data were there to take it from.
+    """
+    if num_classes is None:
+        raise ValueError("expected num_classes, got none; castvision train takes it from the data, Python does not")
+    return num_classes
 
 
 def _alpha_hint(found: int, wanted: int) -> str:

@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match="shares of train, val"):
         WindowDataModule(str(root), shares={"train": 1, "validation": 1})
     with pytest.raises(ValueError, match="train_length=4"):
-        WindowDataModule(str(root), train_length=4)
+        WindowDataModule(str(root), train_length=4, batch_size=8)
     (root / "images" / "odd.tif").write_bytes((root / "images" / "0.tif").read_bytes())
     with pytest.raises(ValueError, match="only one of each of: odd"):
         find_pairs(root)
