@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import zipfile
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from castvision.errors import CheckpointError
+from castvision.models import checkpoint_file
 from castvision.models.recipe import CHECKPOINT_KEY
 from castvision.models.segmenter import Segmenter
 
@@ -33,8 +34,8 @@ def stored_class_names(path: str | Path) -> list[str] | None:
     if not zipfile.is_zipfile(path):
         return None
     try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError):
+        content = checkpoint_file.read(path, is_mapped=True)
+    except (CheckpointError, FileNotFoundError):
         return None  # whoever reads the weights says what is wrong with it
     return class_names_in(content) if isinstance(content, dict) else None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import pickle
+import math
 import re
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import timm
 import torch
 
-from castvision.errors import one_line
+from castvision.errors import CheckpointError, one_line
+from castvision.models import checkpoint_file
 from castvision.models.cast_vit import CastVisionTransformer
 from castvision.models.checkpoint import task_weights
 from castvision.models.context import create_context_segmenter
@@ -165,7 +166,7 @@ class Recipe:
 
 def _input_format(facts: Mapping[str, Any]) -> InputFormat:
     mpp, mpp_unit, bands = facts.get("mpp"), facts.get("mpp_unit"), facts.get("bands")
-    return InputFormat(
+    found = InputFormat(
         in_chans=int(facts["in_chans"]),
         img_size=_pair(facts["img_size"]),
         mean=tuple(float(value) for value in facts["mean"]),
@@ -177,6 +178,13 @@ def _input_format(facts: Mapping[str, Any]) -> InputFormat:
         resize=_resize(facts.get("resize", "none")),
         bands=None if bands is None else tuple(int(band) for band in bands),
     )
+    finite = all(math.isfinite(value) for value in (*found.mean, *found.std))
+    if not finite or min(found.std, default=0) <= 0 or min(found.in_chans, *found.img_size) < 1:
+        raise ValueError(
+            f"expected finite means, deviations > 0 and a size and number of channels >= 1, got mean={found.mean}, "
+            f"std={found.std}, img_size={found.img_size}, in_chans={found.in_chans}"
+        )
+    return found
 
 
 def _resize(value: Any) -> Resize:
@@ -260,7 +268,7 @@ def save(path: str | Path, recipe: Recipe, model: nn.Module) -> None:
         model: Built by it.
     """
     weights = {f"model.{key}": value for key, value in model.state_dict().items()}
-    torch.save({CHECKPOINT_KEY: recipe.to_dict(), "state_dict": weights}, path)
+    checkpoint_file.write({CHECKPOINT_KEY: recipe.to_dict(), "state_dict": weights}, path)
 
 
 def load(path: str | Path) -> tuple[Recipe, nn.Module]:
@@ -275,20 +283,14 @@ def load(path: str | Path) -> tuple[Recipe, nn.Module]:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A damaged file, one of another program, or of another architecture than it says.
+        CheckpointError: A damaged file, one of another program, of another architecture than it says, or with values
+            that no training gives.
     """
     path = str(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"cannot read checkpoint {path!r} (damaged, or of another program): {one_line(error, 120)}"
-        ) from error
+    content = checkpoint_file.read(path)
     facts = content.get(CHECKPOINT_KEY) if isinstance(content, dict) else None
-    if not isinstance(facts, dict) or "state_dict" not in content:
-        raise ValueError(
+    if not isinstance(facts, dict) or not isinstance(content.get("state_dict"), dict):
+        raise CheckpointError(
             f"expected a checkpoint written by castvision train, got {path!r} without its facts; "
             "export other models with timm.models.save_for_hf and give that folder"
         )
@@ -301,9 +303,13 @@ def load(path: str | Path) -> tuple[Recipe, nn.Module]:
             )
         with torch.random.fork_rng(devices=[]):  # all weights come from the checkpoint: no download
             model = build(replace(recipe, model_kwargs={**recipe.model_kwargs, "pretrained": False}))
-        _load_all(model, task_weights(content["state_dict"]))
+        weights = task_weights(content["state_dict"])
+        checkpoint_file.check_finite(weights, path)
+        _load_all(model, weights)
+    except CheckpointError:
+        raise
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"cannot use checkpoint {path!r}: {one_line(error, 300)}") from error
+        raise CheckpointError(f"cannot use checkpoint {path!r}: {one_line(error, 300)}") from error
     return recipe, model
 
 

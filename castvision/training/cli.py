@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -17,14 +18,18 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from castvision.data.reading.reader import alpha_for
 from castvision.files import draft
+from castvision.models import checkpoint_file
 from castvision.models.checkpoint import load_state_dict
 from castvision.models.class_names import check_same_classes, stored_class_names
 from castvision.training.callbacks.averaging import WarmAveraging
 from castvision.training.callbacks.clusters import ClusterStatistics
+from castvision.training.callbacks.interruption import Interruption
 from castvision.training.callbacks.progress import TrainingBar
 from castvision.training.callbacks.report import Report
+from castvision.training.callbacks.seeds import StepSeeds
+from castvision.training.checkpoint_io import DurableCheckpointIO
 from castvision.training.data.data_module import ImageDataModule
-from castvision.training.run_folder import BEST, CONFIG, LAST, folder_to_evaluate, folder_to_train
+from castvision.training.run_folder import BEST, CONFIG, LAST, folder_to_evaluate, folder_to_train, forget_after
 from castvision.training.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -54,6 +59,7 @@ class TrainingCLI(LightningCLI):
         self.config_file = config
         self.is_resumed = is_resumed
         self.folder = Path()
+        self.resumed_step = 0
         quiet = {"exit_on_error": False, "allow_abbrev": False}  # an abbreviation is a typo
         super().__init__(
             Task,
@@ -118,7 +124,10 @@ class TrainingCLI(LightningCLI):
         if is_fit:
             saves = trainer.get("enable_checkpointing") is not False and not is_trial
             callbacks = self._training_callbacks(callbacks, saves)
-        return self._instantiate_trainer(trainer, callbacks)
+        built = self._instantiate_trainer(trainer, callbacks)
+        if type(built.strategy.checkpoint_io) is TorchCheckpointIO:  # none of the user's, or of a strategy's
+            built.strategy.checkpoint_io = DurableCheckpointIO()
+        return built
 
     def _training_callbacks(self, callbacks: list[Callback], saves: bool) -> list[Callback]:
         config, monitor = self.config[self.verb], self.model.monitor
@@ -127,7 +136,8 @@ class TrainingCLI(LightningCLI):
         if config.early_stopping is not None:
             patience = config.early_stopping
             callbacks += [EarlyStopping(monitor, patience=patience, mode="max", check_on_train_epoch_end=False)]
-        callbacks += [ClusterStatistics()]
+        self.interruption = Interruption(self.folder / LAST if saves else None)
+        callbacks += [ClusterStatistics(), StepSeeds(), self.interruption]
         if saves:
             # NOTE: two callbacks: one with ``save_last`` writes the last only where it was the best.
             save = partial(ModelCheckpoint, self.folder, enable_version_counter=False, save_on_train_epoch_end=False)
@@ -151,12 +161,23 @@ class TrainingCLI(LightningCLI):
             check_checkpoint(self.model, checkpoint)
             check_same_classes(stored_class_names(checkpoint), self.model.class_names, checkpoint)
             if self.verb == "fit":
-                check_budget(self.trainer, checkpoint, is_resumed=self.is_resumed)
+                self.resumed_step = check_budget(self.trainer, checkpoint, is_resumed=self.is_resumed)
 
     def run_verb(self) -> None:
-        """Run what was asked for; after training, count the held-out images a last time, and write the report."""
-        super()._run_subcommand(self.verb)
+        """Run what was asked for; after training, count the held-out images a last time, and write the report.
+
+        Raises:
+            SystemExit: A signal stopped training, see `castvision.training.callbacks.interruption` for its code.
+        """
         trainer, report = self.trainer, self.report
+        if self.is_resumed and trainer.is_global_zero:
+            forget_after(self.folder, self.resumed_step)
+        try:
+            super()._run_subcommand(self.verb)
+        except SystemExit as end:
+            if self.verb != "fit" or not trainer.interrupted:
+                raise
+            raise SystemExit(self.interruption.exit_code) from end
         if self.verb != "fit" or trainer.interrupted or self._get(self.config, "trainer")["fast_dev_run"]:
             return
         if report.validated_step != trainer.global_step and trainer.limit_val_batches != 0:
@@ -205,7 +226,7 @@ def check_checkpoint(model: LightningModule, path: str) -> None:
         )
 
 
-def check_budget(trainer: Trainer, path: str, *, is_resumed: bool) -> None:
+def check_budget(trainer: Trainer, path: str, *, is_resumed: bool) -> int:
     """Refuse to go on from a checkpoint that has trained as long as was asked for, or longer.
 
     Args:
@@ -213,10 +234,13 @@ def check_budget(trainer: Trainer, path: str, *, is_resumed: bool) -> None:
         path: A Lightning checkpoint.
         is_resumed: Whether an unfinished run goes on, which may have stopped after its last epoch, before its report.
 
+    Returns:
+        Steps done.
+
     Raises:
         ValueError: Nothing would be trained; it names the epochs or steps done.
     """
-    saved = torch.load(path, map_location="cpu", weights_only=True)
+    saved = checkpoint_file.read(path, is_mapped=True)
     batches = saved.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
     epochs = int(saved.get("epoch", 0)) + bool(batches.get("is_last_batch"))
     steps = int(saved.get("global_step", 0))
@@ -228,6 +252,7 @@ def check_budget(trainer: Trainer, path: str, *, is_resumed: bool) -> None:
             f"expected trainer.{name} of more than {told}, got {name}={wanted}: nothing would be trained; set a larger "
             f"{name}, or start a new run with --init-from"
         )
+    return steps
 
 
 class SaveConfig(SaveConfigCallback):

@@ -18,7 +18,8 @@ from castvision.data.reading.labels import LabelMap, check_classes_found, read_c
 from castvision.data.reading.reader import alpha_for
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
 from castvision.losses import IGNORED
-from castvision.training.data.data_module import FreshSampler, ImageDataModule, Pairs, warn_of_missing
+from castvision.training.data.data_module import ImageDataModule, Pairs, warn_of_missing
+from castvision.training.data.resumable import FreshSampler
 from castvision.training.data.window_splits import find_sources, split_regions
 
 if TYPE_CHECKING:
