@@ -16,8 +16,16 @@ from castvision.training.run_folder import forget_after, log_parts
 from castvision_cli import train as cli
 from tests.training.conftest import recipe
 
+pytestmark = pytest.mark.usefixtures("no_picture")
+
 CHECKED = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "castvision")
 FLAGS = ("--ema", "0.9", "--early_stopping", "9", "--trainer.enable_progress_bar", "false")
+
+
+@pytest.fixture
+def no_picture(monkeypatch):
+    """A report's picture takes longer than these runs."""
+    monkeypatch.setattr("castvision.training.callbacks.report.save_report", lambda *_: None)
 
 
 def configuration(folder, workers=0, **trainer):
@@ -46,7 +54,7 @@ def same(first, second):
 
 def logged(folder):
     """All rows, without the empty cells that another part's columns would fill."""
-    rows = [row for part in log_parts(folder) for row in csv.DictReader(part.open(newline=""))]
+    rows = [row for part in log_parts(folder) for row in csv.DictReader(part.read_text().splitlines())]
     return [{name: value for name, value in row.items() if value} for row in rows]
 
 
@@ -104,3 +112,84 @@ def test_three_signals_in_a_row(tmp_path, monkeypatch, capsys, workers):
     assert train(config, folder, "--resume") == 0
     assert len(log_parts(folder)) == 4
     assert_same_run(tmp_path / "whole", folder)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rounds_of_held_out_images_are_broken_off_and_repeated(tmp_path, monkeypatch, workers):
+    config = configuration(tmp_path, workers, max_epochs=2, val_check_interval=0.5, accumulate_grad_batches=4)
+    assert train(config, tmp_path / "whole") == 0
+    folder, held_out = tmp_path / "cut", {"hook": "on_validation_batch_start"}
+    assert stopped(monkeypatch, config, folder, (0, 6), **held_out) == 143  # with the gradients of 3 batches waiting
+    assert stopped(monkeypatch, config, folder, (0, 13), "--resume", **held_out) == 143
+    assert stopped(monkeypatch, config, folder, (1, 8), "--resume", number=signal.SIGUSR1) == 143
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 7  # not before the next optimiser step
+    assert train(config, folder, "--resume") == 0
+    assert_same_run(tmp_path / "whole", folder)
+
+
+def test_the_number_of_loader_processes_changes_nothing(tmp_path):
+    for workers in (0, 2):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        assert train(configuration(folder, workers, max_epochs=2), folder / "run") == 0
+    assert_same_run(tmp_path / "0/run", tmp_path / "2/run")
+
+
+class Killed(BaseException):
+    """As sudden as SIGKILL for what is on disk."""
+
+
+def test_rows_after_the_checkpoint_are_logged_once(tmp_path, monkeypatch):
+    """Killed five steps after a checkpoint: those steps are trained, and logged, anew."""
+    config = configuration(tmp_path, max_epochs=2)
+    assert train(config, tmp_path / "whole") == 0
+    original = Report.on_train_batch_end
+
+    def die(self, trainer, *rest):
+        original(self, trainer, *rest)
+        if trainer.global_step == 20:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Report, "on_train_batch_end", die)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "cut")
+    assert len(logged(tmp_path / "cut")) == 15 + 1 + 4
+    assert train(config, tmp_path / "cut", "--resume") == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_killed_before_the_report(tmp_path, monkeypatch):
+    config = configuration(tmp_path, max_epochs=1)
+    assert train(config, tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Report, "write", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        assert train(config, tmp_path / "cut") == 130
+    assert train(config, tmp_path / "cut", "--resume") == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_second_control_c_does_not_wait(tmp_path, monkeypatch):
+    config = configuration(tmp_path, max_epochs=1)
+    original = Report.on_train_batch_end
+
+    def twice(self, trainer, *rest):
+        original(self, trainer, *rest)
+        for _ in range(2 * (trainer.global_step == 4)):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Report, "on_train_batch_end", twice)
+    assert train(config, tmp_path / "cut") == 130
+    assert not (tmp_path / "cut/last.ckpt").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_only_later_rows_are_forgotten(tmp_path):
+    part = tmp_path / "logs/version_0/metrics.csv"
+    part.parent.mkdir(parents=True)
+    part.write_text("step,train/loss,val/loss\n3,0.5,\n4,,0.25\n5,0.125,\n")
+    forget_after(tmp_path, 5)
+    assert part.read_text().split() == ["step,train/loss,val/loss", "3,0.5,", "4,,0.25"]
+    before = part.stat().st_mtime_ns
+    forget_after(tmp_path, 5)
+    assert part.stat().st_mtime_ns == before

@@ -86,6 +86,12 @@ class Interruption(Callback):
         if self._is_asked(trainer) and not trainer.fit_loop._should_accumulate():
             trainer._signal_connector.received_sigterm = True
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A round that is repeated leaves no mark of the one that was broken off."""
+        total: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+        if total.processed != total.ready:
+            total.reset()
+
     def on_validation_batch_start(  # Lightning's hook
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:

@@ -1,7 +1,8 @@
 """Training images in an order, and with random changes, that an interruption does not alter.
 
-The order depends on the seed and the epoch, an image's augmentation on the seed, the epoch and its index: neither on the
-loader process that reads it nor on what came before. So the state of a loader is how many batches of which epoch it gave.
+The order depends on the seed and the epoch, an image's augmentation on the seed, the epoch and its index: neither on
+the loader process that reads it nor on what came before. So the state of a loader is how many batches of which epoch it
+gave.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ class SeededItems(Dataset[Sample]):
     def __init__(self, dataset: Dataset[Sample], seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.epoch = torch.zeros((), dtype=torch.int64)
+        self.epoch.share_memory_()  # type: ignore[no-untyped-call]  # of torch
 
     def __len__(self) -> int:
         sized: Any = self.dataset  # map-style data sets have a length, which their type does not say
