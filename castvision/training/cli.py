@@ -170,7 +170,7 @@ class TrainingCLI(LightningCLI):
             SystemExit: A signal stopped training, see `castvision.training.callbacks.interruption` for its code.
         """
         trainer, report = self.trainer, self.report
-        if self.is_resumed and trainer.is_global_zero:
+        if self.verb == "fit" and trainer.loggers and trainer.is_global_zero:
             forget_after(self.folder, self.resumed_step)
         try:
             super()._run_subcommand(self.verb)

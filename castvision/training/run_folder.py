@@ -30,14 +30,15 @@ def folder_to_train(given: str | None, config: Path | None, *, is_resumed: bool)
         is_resumed: Go on with an unfinished run.
 
     Returns:
-        (run folder, its last checkpoint or None for a new run).
+        (run folder, its last checkpoint or None for a new run). A run killed while it wrote its very first ones has a
+        best one only, which is as good.
 
     Raises:
         FileExistsError: A finished run, or one that can be resumed but is not.
         FileNotFoundError: Nothing to resume.
     """
     folder = Path(given) if given else default_folder(config)
-    last = folder / LAST
+    last = folder / LAST if (folder / LAST).exists() else folder / BEST
     if is_resumed:
         if (folder / METRICS).exists():
             raise FileExistsError(
@@ -51,7 +52,7 @@ def folder_to_train(given: str | None, config: Path | None, *, is_resumed: bool)
         return folder, last
     if (folder / METRICS).exists():
         raise FileExistsError(f"{str(folder)!r} holds a finished run; choose another --run_dir, or move it away")
-    if last.exists() or (folder / BEST).exists():
+    if last.exists():
         raise FileExistsError(
             f"{str(folder)!r} holds an unfinished run; go on with --resume, choose another --run_dir, or move it away"
         )

@@ -6,6 +6,9 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -193,3 +196,13 @@ def test_only_later_rows_are_forgotten(tmp_path):
     before = part.stat().st_mtime_ns
     forget_after(tmp_path, 5)
     assert part.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_ten_kills_lose_at_most_an_interval_each():
+    """With 50: ``python tools/kill_training.py``."""
+    script = Path(__file__).parents[2] / "tools/kill_training.py"
+    done = subprocess.run([sys.executable, script, "--kills", "10"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "10 kills" in done.stdout
