@@ -1,8 +1,8 @@
 """Kill training runs without notice, again and again, and see what is lost: `python tools/kill_training.py --kills 50`.
 
 A small run is killed (SIGKILL) at random times and resumed each time. After each kill, the checkpoint must be whole and
-at most one interval older than the newest row of the log; when the run is finished, its weights and its log must be, bit
-for bit, those of a run that nobody killed. Where one finishes before it has been killed often enough, the next starts.
+at most one interval older than the newest row of the log; when the run is finished, its weights and its log must be
+those of a run that nobody killed, bit for bit. Where one finishes before all kills are done, the next starts.
 """
 
 from __future__ import annotations
