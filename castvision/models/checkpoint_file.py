@@ -68,9 +68,7 @@ def reading(path: str | Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:  # a reader of damaged bytes raises anything
-        raise CheckpointError(
-            f"cannot read the checkpoint {str(path)!r}, is it damaged? {one_line(error, 200)}"
-        ) from error
+        raise CheckpointError(f"cannot read checkpoint {str(path)!r}, is it damaged? {one_line(error, 200)}") from error
 
 
 def check_intact(path: str | Path) -> None:
