@@ -6,6 +6,10 @@ FAILURES = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryErr
 """What the work on one file may end with while the others go on; RuntimeError includes torch's out of memory."""
 
 
+class CheckpointError(ValueError):
+    """A file of weights that cannot be used: damaged, of another program or architecture, or with impossible values."""
+
+
 def one_line(error: BaseException, limit: int | None = None) -> str:
     """An error's message on one line.
 

@@ -27,13 +27,14 @@ def part_of(path: Path) -> Path:
 
 
 @contextmanager
-def draft(path: Path) -> Iterator[Path]:
+def draft(path: Path, *, is_durable: bool = False) -> Iterator[Path]:
     """A temporary file to write to; it takes its place when the block ends well, and is deleted when it does not.
 
     A folder may be made in its place, such as a zarr store.
 
     Args:
         path: Of the file in the end; its folder is made.
+        is_durable: Wait until the disk has it, so that a machine that loses power keeps the old file or the new one.
 
     Yields:
         `part_of` the path, not there yet.
@@ -49,7 +50,11 @@ def draft(path: Path) -> Iterator[Path]:
             yield temporary
             if temporary.is_dir():
                 remove(path)  # no system puts a folder in the place of one that is not empty
+            if is_durable:
+                flush(temporary)
             temporary.replace(path)
+            if is_durable:
+                flush(path.parent)
     except BaseException:
         remove(temporary)
         raise
@@ -61,6 +66,17 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until the disk has the content of a file, or the names in a folder (where the system can be asked that)."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

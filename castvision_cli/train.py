@@ -9,6 +9,8 @@ import difflib
 import logging
 import os
 import re
+import shlex
+import signal
 import sys
 import warnings
 from importlib.util import find_spec
@@ -41,6 +43,8 @@ fit is meant if no verb is given. castvision train fit --help lists every option
 shipped configurations: {names}
 """
 VERBS = ("fit", "validate", "test", "predict")
+_SIGNALLED = 128
+"""Exit codes beyond it, less it, are numbers of signals."""
 _CONFIG_FLAGS = ("-c", "--config")
 _ALLOW_FLAGS = ("--allow-class", "--allow_class")
 _INIT_FLAG = "--model.init_args.init_from"
@@ -78,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 done, 1 failed while running, 2 refused before any work; the reason is one line on the standard error stream.
+        130 after Ctrl-C, 143 after SIGTERM or SIGUSR1: training can be resumed, by what one line says.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -109,14 +114,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             stage = 1
             cli.run_verb()
-    except SystemExit as end:  # argparse's --help
-        return int(end.code or 0)
+    except SystemExit as end:  # argparse's --help, or training was stopped
+        code = int(end.code or 0)
+        if code > _SIGNALLED:
+            sys.stderr.write(f"castvision train: stopped; to go on: {shlex.join(_resuming(arguments))}\n")
+        return code
+    except KeyboardInterrupt:
+        sys.stderr.write("castvision train: stopped before training; there is nothing to resume\n")
+        return _SIGNALLED + signal.SIGINT
     except expected as error:
         if os.environ.get("CASTVISION_TRACEBACK"):
             raise
         sys.stderr.write(f"castvision train: {one_line(error)}\n")
         return stage
     return 0
+
+
+def _resuming(arguments: Sequence[str]) -> list[str]:
+    """The words that go on with what was called with ``arguments``."""
+    return ["castvision", "train", *(word for word in arguments if word != "--resume"), "--resume"]
 
 
 class CommandLine:

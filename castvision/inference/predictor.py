@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 
 from castvision.data.reading.overview import make_context
 from castvision.data.transforms.model_input import to_model_input
-from castvision.errors import one_line
+from castvision.errors import CheckpointError, one_line
+from castvision.models.checkpoint_file import check_finite
 from castvision.models.convert import change_attention
 from castvision.models.recipe import InputFormat, TaskName, load, near_misses
 from castvision.models.segmenter import unwrap
@@ -297,8 +297,9 @@ def _from_folder(folder: Path, attention: str | None) -> LoadedParts:
         raise FileNotFoundError(f"expected config.json and model.safetensors in {str(folder)!r}, found no config.json")
     try:
         model = timm.create_model(f"{LOCAL}{folder}", pretrained=True)
-    except (RuntimeError, ValueError, KeyError, TypeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"cannot load a model from {str(folder)!r}: {one_line(error, 300)}") from error
+    except Exception as error:  # a reader of damaged bytes raises anything
+        raise CheckpointError(f"cannot load a model from {str(folder)!r}: {one_line(error, 300)}") from error
+    check_finite(model.state_dict(), folder)
     names = model.pretrained_cfg.get("label_names") or ()
     name = f"{model.pretrained_cfg.get('architecture', type(model).__name__)} ({folder.resolve().name})"
     classes = tuple(str(name) for name in names)

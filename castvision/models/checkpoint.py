@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
-import pickle
 import sys
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm.models
-import torch
-from safetensors import SafetensorError
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import checkpoint_filter_fn as vit_filter_fn
 from torch import Tensor
 
+from castvision.errors import CheckpointError, one_line
+from castvision.models import checkpoint_file
 from castvision.models.onnx_weights import read_weights
 from castvision.models.segmenter import Segmenter, unwrap
 from castvision.ops import resample_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from torch import nn
 
@@ -122,22 +121,20 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Damaged, or no weights inside.
+        CheckpointError: Damaged, no weights inside, or some that are not finite.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a checkpoint at {str(path)!r}, found no such file; check the path")
-    if path.suffix == ".onnx":
+    if Path(path).suffix == ".onnx" and Path(path).is_file():
         return read_weights(path)[0]
-    try:
-        state = task_weights(timm.models.load_state_dict(str(path), device="cpu", weights_only=True))
-    except AttributeError as error:
-        raise ValueError(f"expected weights in {str(path)!r}, found none: {' '.join(str(error).split())}") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"cannot read the checkpoint {str(path)!r}, is it damaged? {reason}") from error
+    with checkpoint_file.reading(path):
+        checkpoint_file.check_intact(path)
+        try:
+            state = task_weights(timm.models.load_state_dict(str(path), device="cpu", weights_only=True))
+        except AttributeError as error:
+            told = one_line(error, 200)
+            raise CheckpointError(f"expected weights in {str(path)!r}, found none: {told}") from error
     if not state:
-        raise ValueError(f"expected weights in {str(path)!r}, found none in a dict")
+        raise CheckpointError(f"expected weights in {str(path)!r}, found none in a dict")
+    checkpoint_file.check_finite(state, path)
     return state
 
 
@@ -222,8 +219,8 @@ def _resampled_positions(state: dict[str, Tensor], target: nn.Module, path: str 
 def _stored_grid(path: str | Path, patch_size: tuple[int, int]) -> tuple[int, int] | None:
     """The grid of patches (rows, columns) of the size that a checkpoint of ours says its model was built with."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError):  # no file of torch
+        content = checkpoint_file.read(path, is_mapped=True)
+    except CheckpointError:  # no file of torch
         return None
     facts = content.get("castvision") if isinstance(content, dict) else None
     size = (facts.get("model_kwargs") or {}).get("img_size") if isinstance(facts, dict) else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import pickle
+import math
 import re
 import zipfile
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import timm
 import torch
 
-from castvision.errors import one_line
+from castvision.errors import CheckpointError, one_line
+from castvision.models import checkpoint_file
 from castvision.models.cast_vit import CastVisionTransformer
 from castvision.models.checkpoint import task_weights
 from castvision.models.context import create_context_segmenter
@@ -182,7 +183,7 @@ class Recipe:
 
 def _input_format(facts: Mapping[str, Any]) -> InputFormat:
     mpp, mpp_unit, bands = facts.get("mpp"), facts.get("mpp_unit"), facts.get("bands")
-    return InputFormat(
+    found = InputFormat(
         in_chans=int(facts["in_chans"]),
         img_size=_pair(facts["img_size"]),
         mean=tuple(float(value) for value in facts["mean"]),
@@ -195,6 +196,13 @@ def _input_format(facts: Mapping[str, Any]) -> InputFormat:
         bands=None if bands is None else tuple(int(band) for band in bands),
         encoder=None if facts.get("encoder") is None else str(facts["encoder"]),
     )
+    finite = all(math.isfinite(value) for value in (*found.mean, *found.std))
+    if not finite or min(found.std, default=0) <= 0 or min(found.in_chans, *found.img_size) < 1:
+        raise ValueError(
+            f"expected finite means, deviations > 0 and a size and number of channels >= 1, got mean={found.mean}, "
+            f"std={found.std}, img_size={found.img_size}, in_chans={found.in_chans}"
+        )
+    return found
 
 
 def _resize(value: Any) -> Resize:
@@ -319,7 +327,7 @@ def save(path: str | Path, recipe: Recipe, model: nn.Module) -> None:
         model: Built by it.
     """
     weights = {f"model.{key}": value for key, value in model.state_dict().items()}
-    torch.save({CHECKPOINT_KEY: recipe.to_dict(), "state_dict": weights}, path)
+    checkpoint_file.write({CHECKPOINT_KEY: recipe.to_dict(), "state_dict": weights}, path)
 
 
 def stored_facts(path: str | Path) -> Mapping[str, Any] | None:
@@ -334,8 +342,8 @@ def stored_facts(path: str | Path) -> Mapping[str, Any] | None:
     if not zipfile.is_zipfile(path):
         return None
     try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError):
+        content = checkpoint_file.read(path, is_mapped=True)
+    except (CheckpointError, FileNotFoundError):
         return None  # whoever reads the weights says what is wrong with it
     facts = content.get(CHECKPOINT_KEY) if isinstance(content, dict) else None
     return facts if isinstance(facts, dict) else None
@@ -353,20 +361,14 @@ def load(path: str | Path) -> tuple[Recipe, nn.Module]:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A damaged file, one of another program, or of another architecture than it says.
+        CheckpointError: A damaged file, one of another program, of another architecture than it says, or with values
+            that no training gives.
     """
     path = str(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"cannot read checkpoint {path!r} (damaged, or of another program): {one_line(error, 120)}"
-        ) from error
+    content = checkpoint_file.read(path)
     facts = content.get(CHECKPOINT_KEY) if isinstance(content, dict) else None
-    if not isinstance(facts, dict) or "state_dict" not in content:
-        raise ValueError(
+    if not isinstance(facts, dict) or not isinstance(content.get("state_dict"), dict):
+        raise CheckpointError(
             f"expected a checkpoint written by castvision train, got {path!r} without its facts; "
             "export other models with timm.models.save_for_hf and give that folder"
         )
@@ -379,9 +381,13 @@ def load(path: str | Path) -> tuple[Recipe, nn.Module]:
             )
         with torch.random.fork_rng(devices=[]):  # all weights come from the checkpoint: no download
             model = build(replace(recipe, model_kwargs={**recipe.model_kwargs, "pretrained": False}))
-        _load_all(model, task_weights(content["state_dict"]))
+        weights = task_weights(content["state_dict"])
+        checkpoint_file.check_finite(weights, path)
+        _load_all(model, weights)
+    except CheckpointError:
+        raise
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"cannot use checkpoint {path!r}: {one_line(error, 300)}") from error
+        raise CheckpointError(f"cannot use checkpoint {path!r}: {one_line(error, 300)}") from error
     return recipe, model
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jsonargparse import Namespace
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -19,17 +20,21 @@ from torch.optim import AdamW
 
 from castvision.data.reading.reader import alpha_for
 from castvision.files import draft
+from castvision.models import checkpoint_file
 from castvision.models.checkpoint import load_state_dict
 from castvision.models.class_names import check_same_classes, stored_class_names
 from castvision.training.callbacks.averaging import WarmAveraging
 from castvision.training.callbacks.clusters import ClusterStatistics
 from castvision.training.callbacks.finite import StopWhereNotFinite
+from castvision.training.callbacks.interruption import Interruption
 from castvision.training.callbacks.progress import TrainingBar
 from castvision.training.callbacks.report import Report
+from castvision.training.callbacks.seeds import StepSeeds
+from castvision.training.checkpoint_io import DurableCheckpointIO
 from castvision.training.class_paths import allow_classes, check_optimizer
 from castvision.training.data.data_module import ImageDataModule
 from castvision.training.from_data import complete, trial_arguments
-from castvision.training.run_folder import BEST, CONFIG, LAST, folder_to_evaluate, folder_to_train
+from castvision.training.run_folder import BEST, CONFIG, LAST, folder_to_evaluate, folder_to_train, forget_after
 from castvision.training.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -62,6 +67,7 @@ class TrainingCLI(LightningCLI):
         self.config_file = config
         self.is_resumed = is_resumed
         self.folder = Path()
+        self.resumed_step = 0
         quiet = {"exit_on_error": False, "allow_abbrev": False}  # an abbreviation is a typo
         super().__init__(
             Task,
@@ -146,7 +152,10 @@ class TrainingCLI(LightningCLI):
         if is_fit:
             saves = trainer.get("enable_checkpointing") is not False and not is_trial
             callbacks = self._training_callbacks(callbacks, saves)
-        return self._instantiate_trainer(trainer, callbacks)
+        built = self._instantiate_trainer(trainer, callbacks)
+        if type(built.strategy.checkpoint_io) is TorchCheckpointIO:  # none of the user's, or of a strategy's
+            built.strategy.checkpoint_io = DurableCheckpointIO()
+        return built
 
     def _training_callbacks(self, callbacks: list[Callback], saves: bool) -> list[Callback]:
         config, monitor = self.config[self.verb], self.model.monitor
@@ -155,7 +164,8 @@ class TrainingCLI(LightningCLI):
         if config.early_stopping is not None:
             patience = config.early_stopping
             callbacks += [EarlyStopping(monitor, patience=patience, mode="max", check_on_train_epoch_end=False)]
-        callbacks += [ClusterStatistics(), StopWhereNotFinite(self.folder)]
+        self.interruption = Interruption(self.folder / LAST if saves else None)
+        callbacks += [ClusterStatistics(), StopWhereNotFinite(self.folder), StepSeeds(), self.interruption]
         if saves:
             # NOTE: two callbacks: one with ``save_last`` writes the last only where it was the best.
             save = partial(ModelCheckpoint, self.folder, enable_version_counter=False, save_on_train_epoch_end=False)
@@ -179,12 +189,18 @@ class TrainingCLI(LightningCLI):
             check_checkpoint(self.model, checkpoint)
             check_same_classes(stored_class_names(checkpoint), self.model.class_names, checkpoint)
             if self.verb == "fit":
-                check_budget(self.trainer, checkpoint, is_resumed=self.is_resumed)
+                self.resumed_step = check_budget(self.trainer, checkpoint, is_resumed=self.is_resumed)
 
     def run_verb(self) -> None:
-        """Run what was asked for; after training, count the held-out images a last time, and write the report."""
-        super()._run_subcommand(self.verb)
+        """Run what was asked for; after training, count the held-out images a last time, and write the report.
+
+        Raises:
+            SystemExit: A signal stopped training, see `castvision.training.callbacks.interruption` for its code.
+        """
         trainer, report = self.trainer, self.report
+        if self.verb == "fit" and trainer.loggers and trainer.is_global_zero:
+            forget_after(self.folder, self.resumed_step)
+        self._run_by_lightning()
         if self.verb != "fit" or trainer.interrupted or self._get(self.config, "trainer")["fast_dev_run"]:
             return
         if report.validated_step != trainer.global_step and trainer.limit_val_batches != 0:
@@ -200,6 +216,14 @@ class TrainingCLI(LightningCLI):
             for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by the callback connector
                 if isinstance(callback, WarmAveraging):
                     callback.tell(trainer, self.model)
+
+    def _run_by_lightning(self) -> None:
+        try:
+            super()._run_subcommand(self.verb)
+        except SystemExit as end:
+            if self.verb != "fit" or not self.trainer.interrupted:
+                raise
+            raise SystemExit(self.interruption.exit_code) from end
 
 
 def share_bands(config: Any) -> None:
@@ -227,11 +251,7 @@ def check_ranges(config: Any) -> None:
     clip, interval = config.trainer.gradient_clip_val, config.trainer.val_check_interval
     time = config.trainer.max_time
     limits = (
-        (
-            not isinstance(time, str) or any(digit in "123456789" for digit in time),
-            "a trainer.max_time above zero",
-            time,
-        ),
+        (not isinstance(time, str) or time.strip("0:") != "", "a trainer.max_time above zero", time),
         (config.ema is None or 0 < config.ema < 1, "0 < ema < 1", config.ema),
         (config.early_stopping is None or config.early_stopping >= 1, "early_stopping >= 1", config.early_stopping),
         (clip is None or 0 <= clip < float("inf"), "a finite trainer.gradient_clip_val >= 0", clip),
@@ -263,7 +283,7 @@ def check_checkpoint(model: LightningModule, path: str) -> None:
         )
 
 
-def check_budget(trainer: Trainer, path: str, *, is_resumed: bool) -> None:
+def check_budget(trainer: Trainer, path: str, *, is_resumed: bool) -> int:
     """Refuse to go on from a checkpoint that has trained as long as was asked for, or longer.
 
     Args:
@@ -271,10 +291,13 @@ def check_budget(trainer: Trainer, path: str, *, is_resumed: bool) -> None:
         path: A Lightning checkpoint.
         is_resumed: Whether an unfinished run goes on, which may have stopped after its last epoch, before its report.
 
+    Returns:
+        Steps done.
+
     Raises:
         ValueError: Nothing would be trained; it names the epochs or steps done.
     """
-    saved = torch.load(path, map_location="cpu", weights_only=True)
+    saved = checkpoint_file.read(path, is_mapped=True)
     batches = saved.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
     epochs = int(saved.get("epoch", 0)) + bool(batches.get("is_last_batch"))
     steps = int(saved.get("global_step", 0))
@@ -286,6 +309,7 @@ def check_budget(trainer: Trainer, path: str, *, is_resumed: bool) -> None:
             f"expected trainer.{name} of more than {told}, got {name}={wanted}: nothing would be trained; set a larger "
             f"{name}, or start a new run with --init-from"
         )
+    return steps
 
 
 class SaveConfig(SaveConfigCallback):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
+from castvision.files import draft
 
 BEST = "best.ckpt"
 LAST = "last.ckpt"
@@ -31,14 +30,15 @@ def folder_to_train(given: str | None, config: Path | None, *, is_resumed: bool)
         is_resumed: Go on with an unfinished run.
 
     Returns:
-        (run folder, its last checkpoint or None for a new run).
+        (run folder, its last checkpoint or None for a new run). A run killed while it wrote its very first ones has a
+        best one only, which is as good.
 
     Raises:
         FileExistsError: A finished run, or one that can be resumed but is not.
         FileNotFoundError: Nothing to resume.
     """
     folder = Path(given) if given else default_folder(config)
-    last = folder / LAST
+    last = folder / LAST if (folder / LAST).exists() else folder / BEST
     if is_resumed:
         if (folder / METRICS).exists():
             raise FileExistsError(
@@ -52,7 +52,7 @@ def folder_to_train(given: str | None, config: Path | None, *, is_resumed: bool)
         return folder, last
     if (folder / METRICS).exists():
         raise FileExistsError(f"{str(folder)!r} holds a finished run; choose another --run_dir, or move it away")
-    if last.exists() or (folder / BEST).exists():
+    if last.exists():
         raise FileExistsError(
             f"{str(folder)!r} holds an unfinished run; go on with --resume, choose another --run_dir, or move it away"
         )
@@ -83,3 +83,28 @@ def folder_to_evaluate(given: str | None, config: Path | None, ckpt_path: str | 
     if not Path(ckpt_path).is_file():
         raise FileNotFoundError(f"expected a checkpoint at {ckpt_path!r}, found no such file")
     return (folder if given else Path(ckpt_path).parent), Path(ckpt_path)
+
+
+def log_parts(folder: Path) -> list[Path]:
+    """The metrics that a run logged, as CSV files: one for each part of a run that was resumed, in order."""
+    return sorted(folder.glob("logs/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Take out of a run's logs what was logged after the checkpoint it goes on from, and will be logged again.
+
+    Args:
+        folder: The run's.
+        step: Steps that are in the checkpoint; rows count from 0.
+    """
+    for part in log_parts(folder):
+        with part.open(newline="") as file:
+            reader = csv.DictReader(file)
+            names, rows = reader.fieldnames or [], list(reader)
+        kept = [row for row in rows if row["step"] and int(row["step"]) < step]
+        if len(kept) == len(rows):
+            continue
+        with draft(part) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(kept)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from torch.utils.data import Dataset
 
+from castvision.data.transforms.batch_augmentation import BatchAugmentation
 from castvision.training.class_paths import allow_classes
-from castvision.training.data.data_module import FreshSampler, ImageDataModule
+from castvision.training.data.data_module import ImageDataModule
+from castvision.training.data.resumable import FreshSampler, ShuffledSampler
 
 allow_classes([__name__])  # configurations of these tests name the data module below
 
@@ -55,6 +58,30 @@ class NoiseDataModule(ImageDataModule):
 
     def sampler(self, dataset: Noise) -> FreshSampler:
         return FreshSampler(self.train_length)
+
+
+class ShakenNoise(Noise):
+    """A set with an end, whose images change at random each time, on the CPU."""
+
+    def __getitem__(self, index: int):
+        image, target = super().__getitem__(index)
+        return image + 0.3 * torch.rand(()) + 0.1 * float(np.random.rand()), target
+
+
+class ShuffledNoiseDataModule(NoiseDataModule):
+    """Shuffled, augmented one by one and by the batch."""
+
+    def __init__(self, task: str = "pixel", train_length: int = 60, batch_size: int = 4, num_workers: int = 0) -> None:
+        super().__init__(task, train_length, batch_size, num_workers)
+        self.batch_augmentation = BatchAugmentation(hflip=0.0, color=0.3)
+
+    def dataset(self, split: str) -> Noise:
+        if split == "train":
+            return ShakenNoise(self.task, 0, self.train_length)
+        return Noise(self.task, {"val": 1 << 31, "test": 1 << 32}[split], 40)
+
+    def sampler(self, dataset: Noise) -> ShuffledSampler:
+        return ShuffledSampler(dataset, self.seed)
 
 
 def recipe(task: str = "pixel", **changes) -> dict:

@@ -18,10 +18,13 @@ from lightning.pytorch import Callback
 import castvision
 from castvision.data.datasets.batch import Batch
 from castvision.files import draft
-from castvision.training.run_folder import BEST, METRICS, REPORT
+from castvision.models import checkpoint_file
+from castvision.training.run_folder import BEST, METRICS, REPORT, log_parts
 from castvision.visualization.run_report import Examples, save_report
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
 
@@ -51,6 +54,7 @@ class Report(Callback):
         self.seconds = 0.0
         self._started = 0.0
         self._validating = 0.0
+        self._last: dict[str, float] = {}
         self._best: dict[str, float] = {}
         self._best_confusion: Tensor | None = None
 
@@ -61,12 +65,15 @@ class Report(Callback):
             "seconds": self._elapsed(),
             "best": self._best,
             "best_confusion": self._best_confusion,
+            "validated_step": self.validated_step,
+            "last": self._last,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.images, self.seconds = state_dict["images"], state_dict["seconds"]
         self._best, self._best_confusion = state_dict["best"], state_dict["best_confusion"]
+        self.validated_step, self._last = state_dict.get("validated_step", -1), state_dict.get("last", {})
 
     @property
     def best_step(self) -> int:
@@ -93,6 +100,7 @@ class Report(Callback):
         self.validated_step = trainer.global_step
         task: Task = pl_module  # type: ignore[assignment]
         metrics = _metrics(trainer, "val/")
+        self._last = {**metrics, **_metrics(trainer, "clusters/")}
         if metrics.get(task.monitor, float("-inf")) > self._best.get(task.monitor, float("-inf")):
             self._best = {**metrics, "step": trainer.global_step}
             self._best_confusion = task.last_confusion
@@ -132,8 +140,7 @@ class Report(Callback):
         parameters = sum(parameter.numel() for parameter in task.model.parameters())
         return {
             "best": self._best,
-            "last": _metrics(trainer, "val/"),
-            "clusters": _metrics(trainer, "clusters/"),
+            **{name: _below(prefix, self._last) for name, prefix in (("last", "val/"), ("clusters", "clusters/"))},
             **_counts(task, self._best_confusion),
             "class_names": task.class_names,
             "training": {
@@ -167,7 +174,7 @@ class Report(Callback):
         was_training = task.training
         try:
             if best.is_file():
-                task.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+                task.load_state_dict(checkpoint_file.read(best)["state_dict"])
             task.eval()
             with torch.inference_mode():
                 predicted = task.predict_step(move_data_to_device(batch, task.device), 0).cpu()
@@ -185,7 +192,11 @@ def _counts(task: Task, confusion: Tensor | None) -> dict[str, Any]:
 
 
 def _metrics(trainer: Trainer, prefix: str) -> dict[str, float]:
-    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
+    return {name: float(value) for name, value in _below(prefix, trainer.callback_metrics).items()}
+
+
+def _below(prefix: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if name.startswith(prefix)}
 
 
 def _hardware(trainer: Trainer) -> str:
@@ -205,8 +216,7 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
         (step, value) pairs by name.
     """
     curves: dict[str, list[tuple[int, float]]] = {}
-    parts = sorted(folder.glob("logs/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
-    for part in parts:
+    for part in log_parts(folder):
         with part.open(newline="") as file:
             for row in csv.DictReader(file):
                 for name, value in row.items():

@@ -7,17 +7,18 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from castvision.data.datasets.batch import Batch, Sample, as_batch
 from castvision.data.reading.labels import check_class_names
 from castvision.losses import IGNORED
+from castvision.training.data.resumable import ResumableLoader, SeededItems, ShuffledSampler, outlive_signals
+from castvision.training.randomness import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence, Sized
+    from collections.abc import Callable, Sequence
 
     from torch.utils.data import Sampler
 
@@ -91,6 +92,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.img_size = img_size
         self.mean = mean
         self.std = std
+        self._train_loader: ResumableLoader | None = None
+        self._position: dict[str, int] | None = None
 
     def load_by(
         self, batch_size: int | None, num_workers: int, seed: int, batch_augmentation: BatchAugmentation | None = None
@@ -160,8 +163,13 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Lightning's hook: training batches are augmented on the device."""
-        is_training = self.trainer is not None and self.trainer.training
-        return self.augment_batch(as_batch(batch)) if is_training else batch
+        trainer = self.trainer
+        if trainer is None or not trainer.training:
+            return batch
+        if self.batch_augmentation is None:
+            return as_batch(batch)
+        with seeded(self.seed, trainer.fit_loop.total_batch_idx, trainer.global_rank):
+            return self.augment_batch(as_batch(batch))
 
     @property
     def held_out_batch_size(self) -> int:
@@ -171,7 +179,22 @@ class ImageDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Batches of training images; an incomplete last one is dropped."""
         dataset = self.dataset("train")
-        return self._loader(dataset, self.batch_size, sampler=self.sampler(dataset), drop_last=True)
+        items, sampler = SeededItems(dataset, self.seed), self.sampler(dataset)
+        loader = ResumableLoader(items, sampler, batch_size=self.batch_size, drop_last=True, **self._loading())
+        if self._position is not None:
+            loader.load_state_dict(self._position)
+        self._train_loader, self._position = loader, None
+        return loader
+
+    # NOTE: Lightning would give a loader its own state back, but not to one that it made to count the steps of a
+    # schedule, before it read the checkpoint's state.
+    def state_dict(self) -> dict[str, Any]:
+        """How far training images have been read, for the checkpoint."""
+        return {} if self._train_loader is None else self._train_loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Training images made ready after this go on from there."""
+        self._position = state_dict or None
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Batches of the held-out images that choose the checkpoint."""
@@ -185,19 +208,18 @@ class ImageDataModule(LightningDataModule, ABC):
         """The test images."""
         return self.test_dataloader()
 
-    def _loader(
-        self, dataset: Pairs, batch_size: int, sampler: Sampler[int] | None = None, drop_last: bool = False
-    ) -> DataLoader[Sample]:
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=self.collate,
-            drop_last=drop_last,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def _loader(self, dataset: Pairs, batch_size: int) -> DataLoader[Sample]:
+        return DataLoader(dataset, batch_size=batch_size, **self._loading())
+
+    def _loading(self) -> dict[str, Any]:
+        """Arguments of all loaders."""
+        return {
+            "num_workers": self.num_workers,
+            "collate_fn": self.collate,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": outlive_signals,
+        }
 
 
 def fitting_batch_size(images: int, largest: int) -> int:
@@ -215,45 +237,6 @@ def fitting_batch_size(images: int, largest: int) -> int:
     while size >= 2 * SMALLEST_BATCH and images // size < STEPS_AN_EPOCH:
         size //= 2
     return max(1, min(size, images))
-
-
-def _world() -> tuple[int, int]:
-    """(number of processes, rank of this one)."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_world_size(), dist.get_rank()
-    return 1, 0
-
-
-class ShuffledSampler(DistributedSampler[int]):
-    """A new order each epoch, the same one in every run with this seed; each process gets its share.
-
-    The order depends on the epoch alone, here and in `FreshSampler`, so that a resumed run sees what an uninterrupted
-    one sees.
-
-    Args:
-        dataset: Anything with a length.
-        seed: Of the orders.
-    """
-
-    def __init__(self, dataset: Sized, seed: int = 0) -> None:
-        super().__init__(dataset, *_world(), shuffle=True, seed=seed)  # type: ignore[arg-type]  # uses len only
-
-
-class FreshSampler(DistributedSampler[int]):
-    """Indices never seen before: epoch e takes ``length`` of them from e * length on. For data sets without end.
-
-    Args:
-        length: Images an epoch.
-    """
-
-    def __init__(self, length: int) -> None:
-        super().__init__(range(length), *_world(), shuffle=False, drop_last=True)  # type: ignore[arg-type]
-        self.length = length
-
-    def __iter__(self) -> Iterator[int]:
-        """This process's indices of the current epoch."""
-        start = self.epoch * self.length + self.rank
-        return iter(range(start, start + self.num_samples * self.num_replicas, self.num_replicas))
 
 
 def count_classes(dataset: Pairs, num_classes: int, sample: int = COUNTED_IMAGES) -> Tensor:

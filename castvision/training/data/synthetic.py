@@ -9,7 +9,8 @@ from castvision.data.datasets.batch import ENDLESS
 from castvision.data.synthetic import DenseDataset, MazeDataset, PathfinderSegDataset, RegionDataset
 from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec
 from castvision.data.synthetic.pathfinder.spec import segmentation_spec
-from castvision.training.data.data_module import FreshSampler, ImageDataModule, Pairs
+from castvision.training.data.data_module import ImageDataModule, Pairs
+from castvision.training.data.resumable import FreshSampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable

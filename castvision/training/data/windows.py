@@ -17,7 +17,8 @@ from castvision.data.datasets.windows import WindowDataset, whole_images
 from castvision.data.reading.labels import LabelMap, check_classes_found, numbered, read_class_names
 from castvision.data.reading.reader import alpha_for
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
-from castvision.training.data.data_module import FreshSampler, ImageDataModule, Pairs, warn_of_missing
+from castvision.training.data.data_module import ImageDataModule, Pairs, warn_of_missing
+from castvision.training.data.resumable import FreshSampler
 from castvision.training.data.window_splits import find_sources, split_regions
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from castvision.training.data.data_module import FreshSampler, ShuffledSampler, spread
+from castvision.training.data.data_module import spread
+from castvision.training.data.resumable import FreshSampler, ShuffledSampler
 
 
 def test_fresh_indices_never_repeat():

@@ -146,10 +146,7 @@ def test_batches_are_augmented_while_training_only(tmp_path):
     image, mask, extras, _ = next(iter(data.train_dataloader()))
     assert extras == {}  # no padding in it
 
-    class Trainer:
-        training = True
-
-    data.trainer = Trainer()
+    data.trainer = SimpleNamespace(training=True, global_rank=0, fit_loop=SimpleNamespace(total_batch_idx=0))
     moved, target, extras, _ = data.on_after_batch_transfer([image, mask], 0)
     assert extras == {}
     assert torch.equal(target, mask.flip(-2))

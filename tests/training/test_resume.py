@@ -1,0 +1,208 @@
+"""A run that is stopped and goes on ends with the bits of one that was not, wherever and however it is stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from castvision.training.callbacks.report import Report
+from castvision.training.run_folder import forget_after, log_parts
+from castvision_cli import train as cli
+from tests.training.conftest import recipe
+
+pytestmark = pytest.mark.usefixtures("no_picture")
+
+CHECKED = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "castvision")
+FLAGS = ("--ema", "0.9", "--early_stopping", "9", "--trainer.enable_progress_bar", "false")
+
+
+@pytest.fixture
+def no_picture(monkeypatch):
+    """A report's picture takes longer than these runs."""
+    monkeypatch.setattr("castvision.training.callbacks.report.save_report", lambda *_: None)
+
+
+def configuration(folder, workers=0, **trainer):
+    content = recipe("pixel")
+    content["model"]["init_args"]["model_kwargs"] |= {"proj_drop_rate": 0.1, "drop_path_rate": 0.1}
+    content["data"] = {"class_path": "ShuffledNoiseDataModule", "init_args": {"num_workers": workers}}
+    content["trainer"] |= {"log_every_n_steps": 1, "max_epochs": 3, **trainer}
+    path = folder / "shuffled.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def train(config, folder, *flags):
+    return cli.main(["--config", str(config), "--run_dir", str(folder), *FLAGS, *flags])
+
+
+def same(first, second):
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+def logged(folder):
+    """All rows, without the empty cells that another part's columns would fill."""
+    rows = [row for part in log_parts(folder) for row in csv.DictReader(part.read_text().splitlines())]
+    return [{name: value for name, value in row.items() if value} for row in rows]
+
+
+def results(folder):
+    content = json.loads((folder / "metrics.json").read_text())
+    timed = ("seconds", "images_per_second")
+    return {**content, "training": {key: of for key, of in content["training"].items() if key not in timed}}
+
+
+def assert_same_run(whole, resumed):
+    for name in ("last.ckpt", "best.ckpt"):
+        first, second = (torch.load(folder / name, weights_only=True) for folder in (whole, resumed))
+        for key in CHECKED:
+            assert (key in first) == (key in second) and same(first.get(key), second.get(key)), (name, key)
+        assert (first["global_step"], first["epoch"]) == (second["global_step"], second["epoch"])
+        assert same(*({**each["loops"]["fit_loop"]} for each in (first, second)))
+    assert logged(whole) == logged(resumed)
+    assert results(whole) == results(resumed)
+
+
+def send(number, moment, hook="on_train_batch_end"):
+    """A patch of the report's hook that sends this process a signal once, at ``moment`` = (epoch, batch)."""
+    original = getattr(Report, hook, None)
+    sent = []
+
+    def patched(self, trainer, module, *rest, **more):
+        if original is not None:
+            original(self, trainer, module, *rest, **more)
+        at = trainer.current_epoch, trainer.fit_loop.batch_idx
+        if at == moment and not sent and not trainer.sanity_checking:
+            sent.append(at)
+            os.kill(os.getpid(), number)
+
+    return patched
+
+
+def stopped(monkeypatch, config, folder, moment, *flags, number=signal.SIGTERM, hook="on_train_batch_end"):
+    with monkeypatch.context() as patch:
+        patch.setattr(Report, hook, send(number, moment, hook), raising=False)
+        return train(config, folder, *flags)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_three_signals_in_a_row(tmp_path, monkeypatch, capsys, workers):
+    config = configuration(tmp_path, workers)
+    assert train(config, tmp_path / "whole") == 0
+    folder = tmp_path / "cut"
+    assert stopped(monkeypatch, config, folder, (0, 6)) == 143
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 7
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"castvision train: stopped; to go on: castvision train --config {config}")
+    assert told.endswith("--resume")
+    assert stopped(monkeypatch, config, folder, (1, 14), "--resume") == 143  # the last batch: images are held out next
+    assert stopped(monkeypatch, config, folder, (2, 0), "--resume", number=signal.SIGINT) == 130
+    assert train(config, folder, "--resume") == 0
+    assert len(log_parts(folder)) == 4
+    assert_same_run(tmp_path / "whole", folder)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rounds_of_held_out_images_are_broken_off_and_repeated(tmp_path, monkeypatch, workers):
+    config = configuration(tmp_path, workers, max_epochs=2, val_check_interval=0.5, accumulate_grad_batches=4)
+    assert train(config, tmp_path / "whole") == 0
+    folder, held_out = tmp_path / "cut", {"hook": "on_validation_batch_start"}
+    assert stopped(monkeypatch, config, folder, (0, 6), **held_out) == 143  # with the gradients of 3 batches waiting
+    assert stopped(monkeypatch, config, folder, (0, 13), "--resume", **held_out) == 143
+    assert stopped(monkeypatch, config, folder, (1, 8), "--resume", number=signal.SIGUSR1) == 143
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 7  # not before the next optimiser step
+    assert train(config, folder, "--resume") == 0
+    assert_same_run(tmp_path / "whole", folder)
+
+
+def test_the_number_of_loader_processes_changes_nothing(tmp_path):
+    for workers in (0, 2):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        assert train(configuration(folder, workers, max_epochs=2), folder / "run") == 0
+    assert_same_run(tmp_path / "0/run", tmp_path / "2/run")
+
+
+class Killed(BaseException):
+    """As sudden as SIGKILL for what is on disk."""
+
+
+def test_rows_after_the_checkpoint_are_logged_once(tmp_path, monkeypatch):
+    """Killed five steps after a checkpoint: those steps are trained, and logged, anew."""
+    config = configuration(tmp_path, max_epochs=2)
+    assert train(config, tmp_path / "whole") == 0
+    original = Report.on_train_batch_end
+
+    def die(self, trainer, *rest):
+        original(self, trainer, *rest)
+        if trainer.global_step == 20:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Report, "on_train_batch_end", die)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "cut")
+    assert len(logged(tmp_path / "cut")) == 15 + 1 + 4
+    assert train(config, tmp_path / "cut", "--resume") == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_killed_before_the_report(tmp_path, monkeypatch):
+    config = configuration(tmp_path, max_epochs=1)
+    assert train(config, tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Report, "write", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        assert train(config, tmp_path / "cut") == 130
+    assert train(config, tmp_path / "cut", "--resume") == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_second_control_c_does_not_wait(tmp_path, monkeypatch):
+    config = configuration(tmp_path, max_epochs=1)
+    original = Report.on_train_batch_end
+
+    def twice(self, trainer, *rest):
+        original(self, trainer, *rest)
+        for _ in range(2 * (trainer.global_step == 4)):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Report, "on_train_batch_end", twice)
+    assert train(config, tmp_path / "cut") == 130
+    assert not (tmp_path / "cut/last.ckpt").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_only_later_rows_are_forgotten(tmp_path):
+    part = tmp_path / "logs/version_0/metrics.csv"
+    part.parent.mkdir(parents=True)
+    part.write_text("step,train/loss,val/loss\n3,0.5,\n4,,0.25\n5,0.125,\n")
+    forget_after(tmp_path, 5)
+    assert part.read_text().split() == ["step,train/loss,val/loss", "3,0.5,", "4,,0.25"]
+    before = part.stat().st_mtime_ns
+    forget_after(tmp_path, 5)
+    assert part.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_ten_kills_lose_at_most_an_interval_each():
+    """With 50: ``python tools/kill_training.py``."""
+    script = Path(__file__).parents[2] / "tools/kill_training.py"
+    done = subprocess.run([sys.executable, script, "--kills", "10"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "10 kills" in done.stdout
