@@ -47,6 +47,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--count", type=positive, default=16, metavar="N", help="samples (default: 16)")
     add("--split", choices=("train", "val", "test"), default="train", help="which images (default: train)")
     add("--seed", type=int, default=0, help="of the augmentation (default: 0)")
+    add(
+        "--allow-class", action="append", default=[], metavar="PREFIX",
+        help="let the configuration name classes of another package; it runs their code",
+    )  # fmt: skip
     add("--overwrite", action="store_true", help="allow an output that exists")
     return parser
 
@@ -78,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import torch
 
         torch.manual_seed(arguments.seed)
-        data = build_data(config, rest)
+        data = build_data(config, rest, arguments.allow_class)
         stage = 1
         from castvision.files import draft
 
@@ -112,12 +116,13 @@ def check_overrides(words: Sequence[str]) -> None:
             raise ValueError(f"unknown argument {word!r}; arguments of the data begin with --data.")
 
 
-def build_data(config: Path, overrides: Sequence[str]) -> ImageDataModule:
+def build_data(config: Path, overrides: Sequence[str], allowed: Sequence[str] = ()) -> ImageDataModule:
     """Build a configuration's data module, and nothing else of it.
 
     Args:
         config: The configuration.
         overrides: ``--data.KEY VALUE`` words.
+        allowed: Import paths that the configuration may name beside the usual ones.
 
     Returns:
         The data module.
@@ -129,12 +134,14 @@ def build_data(config: Path, overrides: Sequence[str]) -> ImageDataModule:
     from jsonargparse import ArgumentParser, get_loader
 
     from castvision.training import ImageDataModule  # and all others, so that configurations may name them bare
+    from castvision.training.class_paths import allow_classes
 
     keep_class_names()
     content = get_loader("yaml")(config.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or "data" not in content:
         raise ValueError(f"expected a section 'data' in {str(config)!r}, found none")
     logging.getLogger("castvision").setLevel(logging.WARNING)
+    allow_classes(allowed)
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_subclass_arguments(ImageDataModule, "data", required=True)
     parsed = parser.parse_args([f"--data={json.dumps(content['data'])}", *quote_class_names(overrides)])

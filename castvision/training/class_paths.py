@@ -34,7 +34,12 @@ def allow_classes(more: Sequence[str] = ()) -> None:
     for prefix in more:
         if not all(part.isidentifier() for part in prefix.split(".")):
             raise ValueError(f"expected --allow-class PREFIX of import paths, such as my_package.data, got {prefix!r}")
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*ALLOWED, *more])
+    set_parsing_settings(
+        import_path_denylist=["*"],
+        import_path_allowlist=[*ALLOWED, *more],
+        instantiate_subclass_spec_in_any=False,  # model_kwargs: {…: {class_path: …}} stays what it is, a dict
+        config_read_mode_fsspec_enabled=False,  # Lightning lets the value of an option be a file on a network
+    )
 
 
 def check_optimizer(value: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from castvision.training.class_paths import check_optimizer
+from castvision_cli import show_data
 from castvision_cli import train as cli
 
 STRANGER = """
@@ -94,3 +95,13 @@ def test_a_flag_allows_a_package(write_config, stranger, tmp_path) -> None:
 
 def test_a_flag_needs_a_prefix(write_config, capsys) -> None:
     assert "expected --allow-class PREFIX" in refused(write_config(), capsys, "--allow-class", "my package")
+
+
+def test_data_show_is_held_to_the_same(write_config, tmp_path, capsys) -> None:
+    path = Path(write_config())
+    config = yaml.safe_load(path.read_text())
+    config["data"] = {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", str(tmp_path / "run")]}}
+    path.write_text(yaml.safe_dump(config))
+    assert show_data.main(["--config", str(path), "--output", str(tmp_path / "out.png")]) == 2
+    assert "add --allow-class subprocess" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

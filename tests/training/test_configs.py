@@ -134,6 +134,31 @@ def test_two_steps(name, tmp_path, monkeypatch):
     assert bool(metrics["clusters"]) == has_clusters
 
 
+PRECISIONS = ("64-true", "32-true", "bf16-true", "bf16-mixed")
+"""All that Lightning offers on a CPU, beside 16-true; bf16, 32 and 64 are other names of these."""
+
+
+def _slow_unless(is_fast: bool, *values: str):
+    return pytest.param(*values, marks=[] if is_fast else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        # a fused optimiser, and gradients that are clipped
+        _slow_unless(name == "quickstart" and precision != "32-true", name, precision)
+        for name in config_names()
+        for precision in PRECISIONS
+    ],
+)
+def test_every_precision_trains(name, precision, tmp_path, monkeypatch):
+    flags = [*_flags(name, tmp_path, monkeypatch), "--data.batch_size", "4", "--trainer.precision", precision]
+    flags += ["--trainer.max_steps", "2", "--trainer.limit_val_batches", "1"]
+    assert cli.main(["--config", name, "--run_dir", str(tmp_path / "run"), *flags]) == 0
+    weights = torch.load(tmp_path / "run/best.ckpt", weights_only=True)["state_dict"]
+    assert all(value.isfinite().all() for value in weights.values())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", config_names())

@@ -177,7 +177,8 @@ class Report(Callback):
                 task.load_state_dict(checkpoint_file.read(best)["state_dict"])
             task.eval()
             with torch.inference_mode():
-                predicted = task.predict_step(move_data_to_device(batch, task.device), 0).cpu()
+                inputs = trainer.precision_plugin.convert_input(move_data_to_device(batch, task.device))
+                predicted = task.predict_step(inputs, 0).cpu()
         finally:
             task.load_state_dict(kept)
             task.train(was_training)
