@@ -7,6 +7,7 @@ import math
 import sys
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm.models
@@ -22,7 +23,6 @@ from castvision.ops import resample_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from torch import nn
 

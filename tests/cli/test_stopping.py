@@ -27,6 +27,7 @@ def raising(number):
 @pytest.mark.parametrize("verb", ["predict", "evaluate", "demo", "benchmark"])
 def test_a_signal_ends_a_command_in_one_line(monkeypatch, capsys, verb, number, code, word):
     before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may have been told to ignore it
     monkeypatch.setattr(f"castvision_cli.{cli.VERBS[verb]}.main", raising(number))
     assert cli.main([verb]) == code
     assert capsys.readouterr().err == f"castvision {verb}: {word}; nothing more is written\n"
