@@ -46,7 +46,7 @@ def test_shipped_configurations_pass(config):
     ("words", "change", "message"),
     [
         (["--model.model_nam", "x"], {}, "'model_nam' is not accepted in model: did you mean model.model_name"),
-        (["--model.init_args.zzz=1"], {}, "'zzz' is not accepted in model: expected one of attention, freeze, init_from"),
+        (["--model.init_args.zzz=1"], {}, "'zzz' is not accepted in model: expected one of attention, freeze"),
         (["--emma", "0.9"], {}, "'emma' is not accepted: did you mean ema"),
         ([], {"trainer": {"max_epoch": 3}}, "did you mean trainer.max_epochs"),
         ([], {"data": {"class_path": "MazeDataModule", "init_args": {"cel": 3}}}, "did you mean data.cell"),
