@@ -10,6 +10,7 @@ import numpy as np
 from castvision.data.reading.georeference import Georeference, epsg_keys, georeference_of
 from castvision.data.reading.pixels import Decoded, Mask, Pixels, nodata_number, resolve_missing
 from castvision.data.reading.reader import ImageReader, make_levels, missing_package
+from castvision.data.reading.references import check_references
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +28,7 @@ class RasterReader(ImageReader):
             from rasterio.errors import NotGeoreferencedWarning, RasterioError
         except ImportError as error:
             raise missing_package(self.path, "rasterio") from error
+        check_references(self.path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             try:
