@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # works without an installation
 
 NAMES = (
-    "full attention", "near-far 2√N, 64 anchors", "windows of 18, every third block full", "tiles, overlapping",
+    "full attention", "near-far 2√N, 144 anchors", "windows of 18, every third block full", "tiles, overlapping",
     "half the size",
 )  # fmt: skip
 

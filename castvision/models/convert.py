@@ -26,7 +26,7 @@ CHOICES = ("near_far", "full")
 """What ``attention`` may be."""
 
 _BLOCKS = (Block, ResPostBlock, ParallelThingsBlock, EvaBlock, EvaBlockPostNorm)
-PRESET: dict[str, Any] = {"summaries": "query_weighted", "cluster_factor": 4.0, "anchors": 64}
+PRESET: dict[str, Any] = {"summaries": "query_weighted", "cluster_factor": 2.0, "anchors": 144}
 """Options for weights trained with full attention, where none are given."""
 
 OPTIONS = (*AttentionOptions._fields, "blocks", "rope_in_routing")
@@ -64,8 +64,8 @@ def convert(
             ``create_model(features_only=True)`` or transformers' ``TimmWrapperModel``.
         attention: "near_far", or "full" for full attention at any image size, the baseline.
         window_size: Side of a window in tokens; None: an even number of about N ** (1/4), for each image of N tokens.
-        num_clusters: Number of clusters; None: about 4 sqrt(N), for each image.
-        anchors: Tokens whose rows are exact; None: 64, fewer where an image has fewer tokens.
+        num_clusters: Number of clusters; None: about 2 sqrt(N), for each image.
+        anchors: Tokens whose rows are exact; None: 144, fewer where an image has fewer tokens.
         blocks: Numbers of the blocks to convert, negative ones from the end, e.g. ``range(4, 12)``; the others keep
             full attention. None: all.
         rope_in_routing: Form clusters on keys after rotary positions: of places more than of content.

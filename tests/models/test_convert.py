@@ -108,12 +108,12 @@ def test_it_differs_from_full_attention_where_clusters_do_leave_something_out() 
 
 
 def test_the_numbers_follow_the_image() -> None:
-    """About 4 sqrt(N) clusters, 64 anchors, for each image; every option can be given."""
+    """About 2 sqrt(N) clusters, 144 anchors, for each image; every option can be given."""
     model = castvision.convert(make("vit_tiny_patch16_224"), rope_in_routing=True, refinements=2, shift_windows=True)
     first, second = (block.attn.options for block in model.blocks)
     assert first._replace(shift_windows=True) == second
-    assert (first.summaries, first.anchors, first.refinements) == ("query_weighted", 64, 2)
-    assert (first.cluster_factor, first.num_clusters, first.window_size) == (4.0, None, None)
+    assert (first.summaries, first.anchors, first.refinements) == ("query_weighted", 144, 2)
+    assert (first.cluster_factor, first.num_clusters, first.window_size) == (2.0, None, None)
 
 
 def test_blocks_that_are_not_named_keep_full_attention() -> None:

@@ -56,7 +56,7 @@ def test_configuration_and_keys_are_timms(name: str) -> None:
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_options_are_those_for_pretrained_weights_and_can_be_given(name: str) -> None:
     options = timm.create_model(name, device="meta").blocks[0].attn.options
-    assert (options.summaries, options.cluster_factor, options.anchors) == ("query_weighted", 4.0, 64)
+    assert (options.summaries, options.cluster_factor, options.anchors) == ("query_weighted", 2.0, 144)
     given = timm.create_model(name, device="meta", anchors=3, num_clusters=7).blocks[0].attn.options
     assert (given.anchors, given.num_clusters, given.summaries) == (3, 7, "query_weighted")
     with pytest.raises(TypeError, match="not_an_argument"):
