@@ -184,9 +184,11 @@ def test_class_folders_go_through_timm_to_the_same_values(tmp_path):
     """Its crops aside: a crop of the whole image in training, the middle at the image's own scale in evaluation."""
     class_folders(tmp_path)
     still = {"scale": [1.0, 1.0], "ratio": [1.0, 1.0], "hflip": 0.0, "color_jitter": None}
-    data = ImageFolderDataModule(str(tmp_path), SIDE, augmentation=still, **HOW)
+    mean, std = STATISTICS["uint8"]
+    given = {"mean": list(mean), "std": list(std), **HOW}
+    data = ImageFolderDataModule(str(tmp_path), SIDE, augmentation=still, **given)
     assert torch.equal(data.dataset("train")[0][0], expected("uint8"))
-    middle = ImageFolderDataModule(str(tmp_path), 28, **HOW).dataset("val")[0][0]
+    middle = ImageFolderDataModule(str(tmp_path), 28, **given).dataset("val")[0][0]
     assert torch.equal(middle, expected("uint8")[:, 2:30, 2:30])
     assert data.description()["keeps_units"] is False  # makes no difference to unsigned integers
     assert torch.equal(to_model_input(IMAGES["uint8"], 3, data.mean, data.std), expected("uint8"))

@@ -18,13 +18,6 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-import torch
-import yaml
-
-from castvision.models import checkpoint_file
-from castvision.training.run_folder import log_parts
-from castvision_cli import train
-
 INTERVAL = 10
 """Steps between two rounds of held-out images, and so between two checkpoints."""
 EPOCHS = 6
@@ -64,6 +57,8 @@ def start(config: Path, folder: Path) -> int:
     Returns:
         Its id.
     """
+    from castvision_cli import train
+
     child = os.fork()
     if child:
         return child
@@ -91,6 +86,8 @@ def finish(config: Path, folder: Path) -> None:
 
 def rows(folder: Path) -> list[dict[str, str]]:
     """What a run has logged."""
+    from castvision.training.run_folder import log_parts
+
     found = [row for part in log_parts(folder) for row in csv.DictReader(part.read_text().splitlines())]
     return [{name: value for name, value in row.items() if value} for row in found]
 
@@ -101,6 +98,8 @@ def lost(folder: Path) -> int:
     Raises:
         ValueError: The checkpoint is damaged.
     """
+    from castvision.models import checkpoint_file
+
     last = folder / "last.ckpt"
     saved = checkpoint_file.read(last)["global_step"] if last.exists() else 0
     return max([int(row["step"]) + 1 for row in rows(folder) if "step" in row], default=0) - saved
@@ -108,6 +107,10 @@ def lost(folder: Path) -> int:
 
 def is_same(first: Path, second: Path) -> bool:
     """Whether two runs ended with the same weights, averages, optimiser and log."""
+    import torch
+
+    from castvision.models import checkpoint_file
+
     one, other = (checkpoint_file.read(folder / "last.ckpt") for folder in (first, second))
     equal = [
         torch.equal(one[key][name], other[key][name])
@@ -126,6 +129,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=6.0, help="the longest life of a process")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
+    # NOTE: imported here and above, so that --help answers at once.
+    import yaml
+
     chance = random.Random(arguments.seed)
     import_module("castvision.training.cli")  # once; every run is a fork
     with tempfile.TemporaryDirectory() as place:

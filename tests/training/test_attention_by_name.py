@@ -43,7 +43,7 @@ def test_a_converted_model_goes_through_every_command(tmp_path, config):
     assert call("train", *words, "--run_dir", tmp_path / "run") == 0
     best = tmp_path / "run/best.ckpt"
     recipe, model = load(best)
-    assert recipe.model_kwargs == {**SMALL, "attention": "near_far"} and is_converted(unwrap(model))
+    assert recipe.model_kwargs == {**SMALL, "attention": "near_far", "in_chans": 3} and is_converted(unwrap(model))
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert {name.split("/")[1] for name in metrics["clusters"]} == {"blocks.0.attn", "blocks.1.attn"}
     saved = (tmp_path / "run/config.yaml").read_text()

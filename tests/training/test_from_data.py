@@ -108,13 +108,14 @@ def test_a_network_without_a_size_is_told_none(tmp_path):
 
 
 def test_what_is_wrong_with_the_model_is_said_before_the_data_are_read(tmp_path, capsys):
+    (tmp_path / "none").mkdir()
     flags = ["--config", "segmentation_folder", "--data.root", str(tmp_path / "none")]
     flags += ["--run_dir", str(tmp_path / "run")]
     for wrong, message in (
         (["--model.model_name", "cast_vit_tiny_patch8_242"], "did you mean cast_vit_tiny_patch8_224"),
         (["--model.head", "UperHaed"], "UperHaed"),
         (["--model.model_kwargs.window_sise", "8"], "window_size"),
-        (SMALL, "no such folder"),
+        (SMALL, "expected"),
     ):
         assert cli.main([*flags, *wrong]) == 2
         assert message in capsys.readouterr().err

@@ -102,7 +102,7 @@ def test_other_embeddings_and_images_are_refused_in_one_line(trained, tmp_path, 
     bags = str(root / "test_out/tiles")
     for words, message in (
         (["predict", str(root / "test/s1000.png")], "expected embeddings of slides (*.h5) for this model"),
-        (["predict", "no.h5"], "no such file of embeddings: 'no.h5'"),
+        (["predict", "no.h5"], "no such image or folder: 'no.h5'"),
         (["predict", bags, "--tile", "64"], "expected no --tile with embeddings of slides"),
         (["evaluate", "--images", bags], "expected --images DIR, the folder of embeddings (*.h5), and --labels"),
         (["evaluate", "--labels", str(root / "test.csv")], "give both"),

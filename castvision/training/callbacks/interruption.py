@@ -111,8 +111,8 @@ class Interruption(Callback):
     def _save(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
         if self._is_broken_off:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by the callback connector
-                if isinstance(callback, WeightAveraging):  # the averages stand in the model's place
-                    callback.on_validation_epoch_end(trainer, pl_module)
+                if isinstance(callback, WeightAveraging):  # the averages stand in the model's place; nothing to log
+                    WeightAveraging.on_validation_epoch_end(callback, trainer, pl_module)
         if self.saved_step != trainer.global_step:
             trainer.save_checkpoint(path)
 

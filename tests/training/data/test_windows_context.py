@@ -173,7 +173,6 @@ def test_evaluate_shows_each_tile_the_whole_image(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--model.context_size", "null"), "got model.context_size=None, data.context_size=(32, 32)"),
         (("--data.context_size", "null"), "got model.context_size=(32, 32), data.context_size=None"),
         (("--data.context_size", "[32, 64]"), "square context_size with symmetries"),
         (("--model.context_size", "[0, 32]"), "context_size >= 1"),

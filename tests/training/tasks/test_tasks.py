@@ -309,7 +309,7 @@ def test_layer_decay_is_for_trained_weights(is_trained, tmp_path):
     """Random weights all learn at the full rate; the groups are the same, so that a resumed run finds its own."""
     torch.save(_classification().model.state_dict(), tmp_path / "weights.pt")
     task = _classification(layer_decay=0.5, init_from=str(tmp_path / "weights.pt") if is_trained else None)
-    task.trainer = SimpleNamespace(estimated_stepping_batches=10, callbacks=[])
+    task.trainer = SimpleNamespace(estimated_stepping_batches=10, callbacks=[], precision_plugin=None)
     groups = task.configure_optimizers()["optimizer"].param_groups
     rates = {group["initial_lr"] for group in groups}
     assert len(rates) == (3 if is_trained else 1)  # embedding, block, head
