@@ -30,8 +30,8 @@ STRIP = 6
 
 NAMES = (
     "near-far 2√N, plain means", "near-far 2√N", "near-far √N, 64 anchors", "near-far 2√N, 64 anchors",
-    "near-far 4√N, 64 anchors", "windows of 18", "windows of 18, every third block full", "tiles, overlapping",
-    "half the size",
+    "near-far 4√N, 64 anchors", "near-far 2√N, 144 anchors", "near-far 2√N, plain means, 144 anchors", "windows of 18",
+    "windows of 18, every third block full", "tiles, overlapping", "half the size",
 )  # fmt: skip
 """Settings that matter, beside full attention."""
 
