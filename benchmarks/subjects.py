@@ -251,8 +251,9 @@ def near_far_flops(
 ) -> int:
     """Near and far on a grid of tokens, routing included, projections not.
 
-    A token sees prefix tokens, its window of w² and M summaries. R anchors cost 2 R more: N keys for each of them, and
-    R keys for each of N. Sums over clusters are left out: they are additions, a few for each number.
+    A token sees prefix tokens, its window of w² and M summaries. R anchors cost 2 R more, N keys for each of them and R
+    keys for each of N, and the fit over them products of R x R. Left out are sums over clusters, additions, a few for
+    each number, and the choice of anchors.
 
     Raises:
         ValueError: Not near and far over nearest clusters.
@@ -264,7 +265,8 @@ def near_far_flops(
     clusters = math.prod(cluster_grid(rows, cols, options.num_clusters, options.cluster_factor))
     seen = attend_flops(tokens, prefix + size**2, clusters + 2 * options.anchors, width)
     to_all = attend_flops(prefix, prefix + tokens, 0, width)
-    return seen + to_all + route_flops(tokens, clusters, width // num_heads, 1 + options.refinements)
+    fit = 2 * options.anchors**2 * (9 * width + 7 * options.anchors * num_heads)  # nine with vectors, seven squarings
+    return seen + to_all + fit + route_flops(tokens, clusters, width // num_heads, 1 + options.refinements)
 
 
 def layer_flops(tokens: int, width: int, num_heads: int, options: AttentionOptions) -> int:

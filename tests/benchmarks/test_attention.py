@@ -31,7 +31,8 @@ def test_a_vit_of_timms_is_measured_converted():
     full, parameters = count_flops(Key("model", "vit_tiny_patch16_224+full", 224))
     assert (full, parameters) == count_flops(Key("model", "vit_tiny_patch16_224", 224))
     ours, _ = count_flops(Key("model", "vit_tiny_patch16_224+near_far", 224))
-    # windows of 4 x 4, 7 x 8 clusters for 4 sqrt(196), 64 anchors twice, the class token seen by all and seeing all
-    clusters = 4 * tokens * (1 + 16 + 56 + 128) * width + 2 * 2 * tokens * 56 * 64
-    core = clusters + 4 * (tokens + 1) * width
+    # windows of 4 x 4, 5 x 6 clusters for 2 sqrt(196), 144 anchors twice, the class token seen by all and seeing all
+    clusters = 4 * tokens * (1 + 16 + 30 + 288) * width + 2 * 2 * tokens * 30 * 64
+    fit = 2 * 144**2 * (9 * width + 7 * 144 * 3)
+    core = clusters + fit + 4 * (tokens + 1) * width
     assert full - ours == 12 * (4 * (tokens + 1) ** 2 * width - core)

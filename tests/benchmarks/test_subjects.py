@@ -122,7 +122,10 @@ def test_arithmetic_of_a_small_layer():
     assert attend_flops(16, 4, 9, 6) == 2 * 2 * 16 * (4 + 9) * 6
     near_far = 2 * 2 * 16 * (4 + 9) * 6 + 2 * 2 * 16 * 9 * 3
     assert near_far_flops(4, 4, 6, 2, make_options()) == near_far
-    assert near_far_flops(4, 4, 6, 2, make_options(anchors=5)) == near_far + 2 * (2 * 2 * 5 * 16 * 6)
+    assert (
+        near_far_flops(4, 4, 6, 2, make_options(anchors=5))
+        == near_far + 2 * (2 * 2 * 5 * 16 * 6) + 18 * 25 * 6 + 14 * 125 * 2
+    )
     assert layer_flops(16, 6, 2, make_options()) == near_far + 4 * 2 * 16 * 6 * 6
     with pytest.raises(ValueError, match="expected windows and nearest clusters"):
         near_far_flops(4, 4, 6, 2, make_options("paper"))
