@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from castvision.data.datasets.leaks import check_apart, hold_out_images
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
 from castvision.data.reading.folders import as_on_disk, images_by_name
-from castvision.data.reading.labels import check_same_size, mark_ignored
+from castvision.data.reading.labels import check_same_size, mark_ignored, names_up_to
 from castvision.data.reading.opening import IMAGE_SUFFIXES, open_mask
 from castvision.losses import IGNORED
 
@@ -88,7 +88,7 @@ def found_class_names(masks: Sequence[Path]) -> list[str]:
         masks: Of all splits, as many as are to be read.
 
     Returns:
-        "class 0", "class 1", ... up to the largest label below 255; "background" and "object" for masks of 0 and 1.
+        `names_up_to` the largest label below 255.
 
     Raises:
         ValueError: A mask of colours or fractions.
@@ -100,7 +100,7 @@ def found_class_names(masks: Sequence[Path]) -> list[str]:
             labels, is_unknown = mark_ignored(stored, reader.nodata, None, str(path))
         known = labels[~is_unknown & (labels != IGNORED)]
         largest = max(largest, int(known.max(initial=0)))
-    names = ["background", "object"] if largest <= 1 else [f"class {label}" for label in range(largest + 1)]
+    names = names_up_to(largest)
     logger.info("labels up to %d in %d masks: classes %s", largest, len(masks), ", ".join(names[:8]))
     return names
 

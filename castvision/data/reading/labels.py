@@ -232,7 +232,7 @@ def read_class_names(path: Path) -> list[str] | None:
 
 
 def numbered(label_map: Mapping[int | str, int | str] | None) -> list[str] | None:
-    """A number for each class of a label map that names none; None without a map.
+    """Names by `names_up_to` for the classes of a label map that names none; None without a map.
 
     Raises:
         ValueError: The map has names.
@@ -242,7 +242,12 @@ def numbered(label_map: Mapping[int | str, int | str] | None) -> list[str] | Non
     numbers = [value for value in label_map.values() if value not in ("ignore", IGNORED)]
     if not numbers or not all(isinstance(value, int) for value in numbers):
         raise ValueError(f"expected class_names (or classes.txt) for the names in {label_map=}, got none")
-    return [f"class {label}" for label in range(max(int(value) for value in numbers) + 1)]
+    return names_up_to(max(int(value) for value in numbers))
+
+
+def names_up_to(largest: int) -> list[str]:
+    """Names of classes that nobody named: background and object of two, else a number for each label."""
+    return ["background", "object"] if largest <= 1 else [f"class {label}" for label in range(largest + 1)]
 
 
 def map_by_names(

@@ -14,7 +14,7 @@ from castvision.data.datasets.margins import warn_of_margins
 from castvision.data.datasets.sources import ClassIndex, ImageSources
 from castvision.data.datasets.vector_labels import VectorLabels
 from castvision.data.datasets.windows import WindowDataset, whole_images
-from castvision.data.reading.labels import LabelMap, check_classes_found, numbered, read_class_names
+from castvision.data.reading.labels import LabelMap, check_classes_found, names_up_to, numbered, read_class_names
 from castvision.data.reading.reader import alpha_for
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
 from castvision.training.data.data_module import ImageDataModule, Pairs, warn_of_missing
@@ -145,7 +145,7 @@ class WindowDataModule(ImageDataModule):
         )
         if names is None:
             present = ClassIndex(sources, whole_images(sources)).present
-            names = [f"class {label}" for label in range(max([*present, 1]) + 1)]
+            names = names_up_to(max([*present, 1]))
         drawn = self._datasets["train"].index or ClassIndex(sources, regions["train"])
         sources.close()
         warn_of_missing(check_classes_found(drawn.counts, names, f"the training masks in {root!r}"))

@@ -45,7 +45,7 @@ def write_rasters(root, count: int = 10, size: tuple[int, int] = (90, 130), chan
 
 def test_facts_and_batches_by_source(tmp_path):
     data = WindowDataModule(str(write_rasters(tmp_path)), size=32, train_length=40, batch_size=4, num_workers=0)
-    assert data.class_names == ["class 0", "class 1"]
+    assert data.class_names == ["background", "object"]
     assert (data.in_chans, data.img_size) == (3, (32, 32))
     assert np.allclose(data.mean, 0.5, atol=0.05) and np.allclose(data.std, 0.29, atol=0.03)
     owners = [{source for source, _ in data.dataset(split).regions} for split in ("train", "val", "test")]
@@ -191,7 +191,7 @@ def test_masks_of_0_and_255_are_refused_and_mapped(tmp_path, balance, names):
     with pytest.raises(ValueError, match=r"found 0 .*ignored pixels \(255\).*label_map: \{0: 0, 255: 1\}"):
         WindowDataModule(root, **how)
     data = WindowDataModule(root, label_map={0: 0, 255: 1}, **how)
-    assert data.class_names == (names or ["class 0", "class 1"])
+    assert data.class_names == (names or ["background", "object"])
     assert data.description()["label_map"] == {"0": 0, "255": 1}
     for split in ("train", "val"):
         assert set(data.dataset(split)[0][1].unique().tolist()) == {0, 1}
