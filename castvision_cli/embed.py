@@ -19,7 +19,9 @@ from castvision_cli.arguments import (
     resolve_device,
     share,
 )
+from castvision_cli.early_checks import check_given, check_output, check_sources
 from castvision_cli.resuming import RUN_FILE, open_output, settings_of_run
+from castvision_cli.stopping import exit_code, told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,15 +104,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; None = the process's.
 
     Returns:
-        0 all done, 1 some images failed, 2 wrong arguments (nothing was written), 130 interrupted.
+        0 all done, 1 some images failed, 2 wrong arguments (nothing was written), 130 interrupted, 143
+        terminated.
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    # NOTE: imported here, so that --help and mistyped options answer at once.
-    from castvision.errors import one_line
-    from castvision.inference.files import ALL_SUFFIXES, expand_patterns, find_images, match_masks
-
     try:
+        check_sources(arguments.inputs)
+        check_output(arguments.output, is_open=arguments.overwrite or arguments.resume)
+        check_given(arguments.mask, "mask or folder of masks")
+        check_given(arguments.weights, "file of weights")
+        # NOTE: imported here, so that --help and what is wrong so far answer at once.
+        from castvision.inference.files import ALL_SUFFIXES, expand_patterns, find_images, match_masks
+
         images = find_images(expand_patterns(arguments.inputs), outside=arguments.output, suffixes=ALL_SUFFIXES)
         settings = settings_of_run(arguments)
         output = open_output(arguments, settings, images)
@@ -132,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = EmbeddingRun(model, output, options)
         output.write(RUN_FILE, json.dumps(settings, indent=1).encode())
     except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"{parser.prog}: error: {one_line(error)}", file=sys.stderr)
+        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     from rich.console import Console
 
@@ -145,9 +151,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             lambda path, name, report: describe(run.embed(path, name, masks.get(path), report)),
             console,
         )
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; the same command with --resume goes on", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"{parser.prog}: {told(stop)}; the same command with --resume goes on", file=sys.stderr)
+        return exit_code(stop)
     run.write_tables(failed)
     return print_end(console, len(images), failed, f"done; results in {output.path}")
 

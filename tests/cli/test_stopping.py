@@ -24,7 +24,7 @@ def raising(number):
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )
-@pytest.mark.parametrize("verb", ["predict", "evaluate", "demo", "benchmark"])
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "embed", "demo", "benchmark"])
 def test_a_signal_ends_a_command_in_one_line(monkeypatch, capsys, verb, number, code, word):
     before = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may have been told to ignore it
