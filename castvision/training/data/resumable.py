@@ -98,7 +98,7 @@ class SeededItems(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """An item of the current epoch."""
-        purpose = self.seed, int(self.epoch), index
+        purpose = int(self.epoch), index, self.seed
         if get_worker_info() is not None:  # a loader process draws for nothing else
             seed_all(*purpose, with_devices=False)
             return self.dataset[index]
