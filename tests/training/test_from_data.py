@@ -115,7 +115,7 @@ def test_what_is_wrong_with_the_model_is_said_before_the_data_are_read(tmp_path,
         (["--model.model_name", "cast_vit_tiny_patch8_242"], "did you mean cast_vit_tiny_patch8_224"),
         (["--model.head", "UperHaed"], "UperHaed"),
         (["--model.model_kwargs.window_sise", "8"], "window_size"),
-        (SMALL, "expected"),
+        (SMALL, "found no images and masks in"),
     ):
         assert cli.main([*flags, *wrong]) == 2
         assert message in capsys.readouterr().err
