@@ -69,8 +69,7 @@ def table(results):
         runs = [each for each in entry["runs"].values() if {"plain", "castvision"} <= each.keys()]
         if not runs:
             continue
-        digits = 1 if entry["metric"] == "acc1" else 3
-        plain, ours = (", ".join(f"{each[key]:.{digits}f}" for each in runs) for key in ("plain", "castvision"))
+        plain, ours = (", ".join(f"{each[key]:.3f}" for each in runs) for key in ("plain", "castvision"))
         lines.append(f"| {name} | `{entry['config']}` | {entry['metric']} | {plain} | {ours} |")
     return "\n".join(lines)
 

@@ -36,7 +36,7 @@ class Kind:
 
     Attributes:
         config: The shipped configuration that trains on it.
-        metric: What the configuration's task is judged by; 0..1, or percent for acc1.
+        metric: What the configuration's task is judged by, 0..1.
         make: Draws one split, images (N, channels, side, side) and their targets.
         save: Writes both splits as files below a folder.
         size_flag: Of the configuration, for the side of images.

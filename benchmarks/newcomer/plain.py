@@ -17,7 +17,7 @@ import castvision  # noqa: F401  # registers the models
 
 
 def train(path: str, model_name: str, steps: int, batch_size: int, seed: int, lr: float) -> float:
-    """Train on ``arrays.npz`` and judge the held-out images: accuracy in percent, average precision or mean IoU."""
+    """Train on ``arrays.npz`` and judge the held-out images: accuracy, average precision or mean IoU, all 0..1."""
     torch.manual_seed(seed)
     data = {name: torch.from_numpy(values) for name, values in np.load(path).items()}
     images, held = data["images"].float(), data["held_images"].float()
@@ -53,7 +53,7 @@ def train(path: str, model_name: str, steps: int, batch_size: int, seed: int, lr
         return float(MultilabelAveragePrecision(classes)(found.sigmoid(), truth.long()))
     if is_dense:
         return float(MulticlassJaccardIndex(classes)(found.argmax(1), truth))
-    return 100 * float(MulticlassAccuracy(classes, average="micro")(found, truth))
+    return float(MulticlassAccuracy(classes, average="micro")(found, truth))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 class UpsamplingHead(nn.Module):
     """Tokens say what, the image says where.
 
-    Each token is mapped to ``token_channels`` values for each of its pixels (a 1×1 convolution and PixelShuffle) and
-    concatenated with a 3×3 convolution of the image at full resolution; a 3×3 and a 1×1 convolution follow.
+    The sum of two maps. Coarse: the logits of `LinearHead`, one linear map for each token, enlarged. Fine: each token
+    is mapped to ``token_channels`` values for each of its pixels (a 1×1 convolution and PixelShuffle) and concatenated
+    with a 3×3 convolution of the image at full resolution; a 3×3 and a 1×1 convolution follow. The first is what short
+    runs learn by, the second finds the contours.
 
     Args:
         channels: Channels of each feature map.
@@ -48,13 +50,14 @@ class UpsamplingHead(nn.Module):
         if min(token_channels, pixel_channels) < 1:
             raise ValueError(f"expected widths >= 1, got {token_channels=}, {pixel_channels=}")
         self.maps = FeatureMaps(channels, strides)
-        stride = min(strides)
-        self.to_pixels = nn.Conv2d(sum(channels), token_channels * stride * stride, kernel_size=1)
-        self.shuffle = nn.PixelShuffle(stride)
+        self.stride = min(strides)
+        self.to_pixels = nn.Conv2d(sum(channels), token_channels * self.stride**2, kernel_size=1)
+        self.shuffle = nn.PixelShuffle(self.stride)
         self.look = nn.Conv2d(in_chans, pixel_channels, kernel_size=3, padding=1)
         self.mix = nn.Conv2d(token_channels + pixel_channels, pixel_channels, kernel_size=3, padding=1)
         self.act = nn.GELU()
-        self.classifier = nn.Conv2d(pixel_channels, num_classes, kernel_size=1)
+        widths = {"coarse": sum(channels), "fine": pixel_channels}
+        self.classifier = nn.ModuleDict({name: nn.Conv2d(width, num_classes, 1) for name, width in widths.items()})
         # NOTE: torch's own scale halves what passes through each of them, so that short runs hardly see the tokens.
         for conv in (self.to_pixels, self.look, self.mix):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
@@ -69,10 +72,12 @@ class UpsamplingHead(nn.Module):
         Returns:
             (B, num_classes, height, width) logits.
         """
-        tokens = self.to_pixels(self.maps(features))  # (B, token_channels * stride², rows, cols)
-        pixels = self.shuffle(tokens)  # (B, token_channels, rows * stride, cols * stride)
-        pixels = resample(pixels, 1, 1, (image.shape[-2], image.shape[-1]))
+        size = (image.shape[-2], image.shape[-1])
+        tokens = self.maps(features)
+        pixels = self.shuffle(self.to_pixels(tokens))  # (B, token_channels, rows * stride, cols * stride)
+        pixels = resample(pixels, 1, 1, size)
         seen = self.act(self.look(image))  # (B, pixel_channels, height, width)
         mixed = self.act(self.mix(torch.cat([pixels, seen], dim=1)))
-        logits: Tensor = self.classifier(mixed)
+        coarse: Tensor = self.classifier["coarse"](tokens)  # (B, num_classes, rows, cols)
+        logits: Tensor = self.classifier["fine"](mixed) + resample(coarse, self.stride, 1, size)
         return logits

@@ -52,8 +52,15 @@ def test_images_of_a_batch_do_not_see_each_other(head_class):
     torch.testing.assert_close(together[:1], alone)
 
 
+def _upsampling_head(strides, *, silent):
+    head = UpsamplingHead((8,), strides, num_classes=2).eval()
+    for parameter in head.classifier[silent].parameters():
+        torch.nn.init.zeros_(parameter)
+    return head
+
+
 def test_upsampling_head_keeps_a_tokens_values_in_its_own_pixels():
-    head = UpsamplingHead((8,), (4,), num_classes=2).eval()
+    head = _upsampling_head((4,), silent="coarse")
     features, image = _features((16, 16), (8,), (4,), batch=1), torch.zeros(1, 3, 16, 16)
     changed = [features[0].clone()]
     changed[0][0, :, 1, 2] += torch.randn(8)
@@ -61,6 +68,13 @@ def test_upsampling_head_keeps_a_tokens_values_in_its_own_pixels():
     rows, cols = moved.nonzero().unbind(dim=1)
     # its 4×4 pixels, and one more around them by the 3×3 convolution after
     assert (rows.min(), rows.max(), cols.min(), cols.max()) == (3, 8, 7, 12)
+
+
+def test_upsampling_heads_coarse_map_is_the_linear_heads():
+    head, linear = _upsampling_head((4,), silent="fine"), LinearHead((8,), (4,), num_classes=2).eval()
+    linear.classifier.load_state_dict(head.classifier["coarse"].state_dict())
+    features, image = _features((18, 16), (8,), (4,), batch=2), torch.randn(2, 3, 18, 16)
+    torch.testing.assert_close(head(features, image), linear(features, image))
 
 
 def test_upsampling_head_sees_single_pixels():
