@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_sources(arguments.images)
         check_model(arguments.model)
         check_output(arguments.output, is_open=arguments.overwrite)
+        device = resolve_device(arguments.device)
         # NOTE: imported here, so that --help and what is wrong so far answer at once.
         from castvision.inference.files import OutputFolder, find_images
 
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from castvision.inference.showing import UNTRAINED, Options, Showing
 
         how = {"seed": arguments.seed, "attention": arguments.attention}
-        predictor = load_model(arguments.model, device=resolve_device(arguments.device), **how)
+        predictor = load_model(arguments.model, device=device, **how)
         options = Options(arguments.max_size, arguments.stretch, arguments.opacity, arguments.seed)
         showing = Showing(predictor, output, options)
     except (ValueError, TypeError, OSError) as error:

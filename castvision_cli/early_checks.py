@@ -6,6 +6,8 @@ The library checks all of it again, for those who call it from Python; words are
 from __future__ import annotations
 
 import glob
+import json
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +41,14 @@ def check_sources(sources: Iterable[str | Path]) -> None:
 
 
 def check_model(source: str) -> None:
-    """Refuse a checkpoint that does not exist or is text, and a folder without a model.
+    """Refuse a checkpoint that does not exist, is text or was cut short, and a folder without a model.
 
     Args:
         source: As `castvision.inference.predictor.load_model` takes it.
 
     Raises:
         FileNotFoundError: No such file, or no ``config.json`` in the folder.
-        ValueError: Text.
+        ValueError: Text, or a file without the parts its kind begins and ends with.
     """
     path = Path(source.removeprefix(_LOCAL))
     if source.startswith(_LOCAL) or path.is_dir():
@@ -59,6 +61,27 @@ def check_model(source: str) -> None:
             raise FileNotFoundError(f"no such checkpoint or folder: {source!r}; check the path")
     elif _is_text(path):
         raise ValueError(f"cannot read checkpoint {source!r} (damaged, or of another program): it is text")
+    elif path.suffix in _CHECKPOINTS and not _is_container(path):
+        raise ValueError(f"cannot read checkpoint {source!r}, is it damaged? it does not begin or end as its kind does")
+
+
+def check_run_folder(words: Sequence[str], configs: Sequence[Path], contents: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to train into the folder of a finished run.
+
+    Args:
+        words: The command line.
+        configs: The configurations.
+        contents: Theirs.
+
+    Raises:
+        FileExistsError: It holds a finished run.
+    """
+    found = str(Path("runs") / configs[-1].stem) if configs else None  # as `castvision.training.run_folder` has it
+    for content in contents:
+        found = content.get("run_dir") or found
+    folder = _value_of(("--run_dir",), words, found)
+    if isinstance(folder, str) and (Path(folder) / "metrics.json").exists():
+        raise FileExistsError(f"{folder!r} holds a finished run; choose another --run_dir, or move it away")
 
 
 def check_given(path: Path | None, what: str) -> None:
@@ -135,11 +158,32 @@ def _value(part: str, key: str, words: Sequence[str], contents: Sequence[Mapping
         section = content.get(part)
         if isinstance(section, dict) and isinstance(section.get("init_args"), dict):
             found = section["init_args"].get(key, found)
+    return _value_of(flags, words, found)
+
+
+def _value_of(flags: Sequence[str], words: Sequence[str], default: Any) -> Any:
+    """The last value of any of these flags on the command line."""
+    found = default
     for place, word in enumerate(words):
         flag, is_joined, value = word.partition("=")
         if flag in flags:
             found = value if is_joined else next(iter(words[place + 1 : place + 2]), None)
     return found
+
+
+def _is_container(path: Path) -> bool:
+    """Whether a file of weights has its outer parts: a zip's directory, safetensors' table, a pickle's first byte."""
+    if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= path.stat().st_size - 8:
+                return False
+            try:
+                return isinstance(json.loads(file.read(length)), dict)
+            except ValueError:
+                return False
+    with path.open("rb") as file:
+        return zipfile.is_zipfile(path) or file.read(1) == b"\x80"  # torch's files before 1.6 are pickles
 
 
 def _is_text(path: Path) -> bool:

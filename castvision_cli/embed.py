@@ -114,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_output(arguments.output, is_open=arguments.overwrite or arguments.resume)
         check_given(arguments.mask, "mask or folder of masks")
         check_given(arguments.weights, "file of weights")
+        device = resolve_device(arguments.device)
         # NOTE: imported here, so that --help and what is wrong so far answer at once.
         from castvision.inference.files import ALL_SUFFIXES, expand_patterns, find_images, match_masks
 
@@ -128,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.model,
             weights=arguments.weights,
             attention=arguments.attention,
-            device=resolve_device(arguments.device),
+            device=device,
         )
         same = (
             "dtype tile overlap mpp bands tissue min_foreground pool batch_size precision pca similar_to resume".split()

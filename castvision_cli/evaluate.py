@@ -108,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_given(arguments.masks, "mask or folder of masks")
         if vector is not None:
             check_given(Path(str(vector.get("path", ""))), "file of labels")
+        device = resolve_device(arguments.device)
         # NOTE: imported here, so that --help and what is wrong so far answer at once.
         from castvision.data.datasets.multilabel import read_label_table
         from castvision.inference.files import ALL_SUFFIXES, OutputFolder, find_images, match_masks
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return evaluate_slides(arguments, parser, _print_metrics)
         if arguments.images is not None and arguments.labels is not None:
             raise ValueError("expected --images, or --labels, whose list names the images; give one of both")
-        predictor = load_model(arguments.model, device=resolve_device(arguments.device), attention=arguments.attention)
+        predictor = load_model(arguments.model, device=device, attention=arguments.attention)
         table = None if arguments.labels is None else read_label_table(arguments.labels, predictor.class_names)
         sources = [arguments.images] if table is None else table.images
         images = find_images(sources, outside=arguments.output, suffixes=ALL_SUFFIXES)

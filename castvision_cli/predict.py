@@ -96,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_model(arguments.model)
         check_output(arguments.output, is_open=arguments.overwrite or arguments.resume)
         check_given(arguments.mask, "mask or folder of masks")
+        device = resolve_device(arguments.device)
         # NOTE: imported here, so that --help and what is wrong so far answer at once.
         from castvision.inference.files import ALL_SUFFIXES, expand_patterns, find_images, match_masks
         from castvision.inference.slides import is_slide_model
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from castvision.inference.prediction import Options, PredictionRun
         from castvision.inference.predictor import load_model
 
-        predictor = load_model(arguments.model, device=resolve_device(arguments.device), attention=arguments.attention)
+        predictor = load_model(arguments.model, device=device, attention=arguments.attention)
         tiles = tile_options(arguments, predictor)
         fits = fits_images(arguments, predictor)
         same = "mpp bands min_foreground overlay geojson min_area simplify probabilities top resume".split()

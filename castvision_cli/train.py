@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castvision_cli.class_names import keep_class_names, quote_class_names
-from castvision_cli.early_checks import check_paths_of_run, read_config
+from castvision_cli.early_checks import check_paths_of_run, check_run_folder, read_config
 from castvision_cli.signatures import check_options
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         contents = [read_config(path) for path in line.configs]
         check_options(line.verb, line.arguments, contents)
         check_paths_of_run(line.arguments, contents)
+        if line.verb == "fit" and not line.is_resumed:
+            check_run_folder(line.arguments, line.configs, contents)
         with warnings.catch_warnings():
             for noise in _NOISE:
                 warnings.filterwarnings("ignore", message=noise)
