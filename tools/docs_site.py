@@ -22,6 +22,7 @@ SHOWN = (
     "docs/**/*.png",
     "demo/*.png",
     "demo/*.jpg",
+    "demo/*.ipynb",
     "benchmarks/results/**/*.png",
 )
 
