@@ -56,6 +56,8 @@ _UNION = re.compile(
 _DENIED = re.compile(
     r".*Importing '([\w.]+)' is not allowed, denied by .*? entry of the import path denylist.*", re.DOTALL
 )
+# What torch and numpy say, also from loader processes, whose errors come as other classes.
+_NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|MemoryError")
 # Lightning's advice that does not apply: small data sets need no more workers; we hand arguments over ourselves.
 _NOISE = (
     ".*does not have many workers.*",
@@ -124,6 +126,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("castvision train: stopped before training; there is nothing to resume\n")
         return _SIGNALLED + signal.SIGINT
+    except (MemoryError, RuntimeError) as error:
+        if (
+            isinstance(error, RuntimeError)
+            and not _NO_MEMORY.search(str(error))
+            or os.environ.get("CASTVISION_TRACEBACK")
+        ):
+            raise
+        remedy = "set a smaller data.batch_size or data.img_size"
+        sys.stderr.write(f"castvision train: out of memory: {one_line(error)}; {remedy}\n")
+        return stage
     except expected as error:
         if os.environ.get("CASTVISION_TRACEBACK"):
             raise
