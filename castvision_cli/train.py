@@ -126,22 +126,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("castvision train: stopped before training; there is nothing to resume\n")
         return _SIGNALLED + signal.SIGINT
-    except (MemoryError, RuntimeError) as error:
-        if (
-            isinstance(error, RuntimeError)
-            and not _NO_MEMORY.search(str(error))
-            or os.environ.get("CASTVISION_TRACEBACK")
-        ):
+    except Exception as error:
+        is_short = _is_short_of_memory(error)
+        if os.environ.get("CASTVISION_TRACEBACK") or not (is_short or isinstance(error, expected)):
             raise
-        remedy = "set a smaller data.batch_size or data.img_size"
-        sys.stderr.write(f"castvision train: out of memory: {one_line(error)}; {remedy}\n")
-        return stage
-    except expected as error:
-        if os.environ.get("CASTVISION_TRACEBACK"):
-            raise
-        sys.stderr.write(f"castvision train: {one_line(error)}\n")
+        remedy = "; out of memory: set a smaller data.batch_size or data.img_size" if is_short else ""
+        sys.stderr.write(f"castvision train: {one_line(error)}{remedy}\n")
         return stage
     return 0
+
+
+def _is_short_of_memory(error: Exception) -> bool:
+    """Whether there is too little memory, of the machine or of its accelerator."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
 
 
 def _resuming(arguments: Sequence[str]) -> list[str]:

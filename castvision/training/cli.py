@@ -249,12 +249,15 @@ def check_ranges(config: Any) -> None:
         ValueError: Naming the key, what it may be and what it is.
     """
     clip, interval = config.trainer.gradient_clip_val, config.trainer.val_check_interval
+    batches, epochs = config.trainer.accumulate_grad_batches, config.trainer.check_val_every_n_epoch
     time = config.trainer.max_time
     limits = (
         (not isinstance(time, str) or time.strip("0:") != "", "a trainer.max_time above zero", time),
         (config.ema is None or 0 < config.ema < 1, "0 < ema < 1", config.ema),
         (config.early_stopping is None or config.early_stopping >= 1, "early_stopping >= 1", config.early_stopping),
         (clip is None or 0 <= clip < float("inf"), "a finite trainer.gradient_clip_val >= 0", clip),
+        (batches >= 1, "trainer.accumulate_grad_batches >= 1", batches),
+        (epochs is None or epochs >= 1, "trainer.check_val_every_n_epoch >= 1", epochs),
         (not isinstance(interval, int | float) or interval > 0, "trainer.val_check_interval > 0", interval),
     )
     for holds, wanted, got in limits:

@@ -236,8 +236,8 @@ def check_img_size(img_size: Sequence[int]) -> None:
     """
     if min(img_size) < 1 or img_size[0] * img_size[1] > MAX_PIXELS:
         raise ValueError(
-            f"expected img_size from 1 to {math.isqrt(MAX_PIXELS):,}, got {img_size[0]}; images larger than img_size are "
-            "cut or made smaller"
+            f"expected img_size from 1 to {math.isqrt(MAX_PIXELS):,}, got {img_size[0]}; "
+            "larger images are cut or made smaller"
         )
 
 
