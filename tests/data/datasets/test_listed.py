@@ -58,9 +58,7 @@ def test_it_counts_where_a_file_lies_in_the_end(root, tmp_path):
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_outside_is_refused_with_the_way_out(root, name):
     name = name.format(absolute=root.parent / "data-of-others/x.png")
-    with pytest.raises(
-        ValueError, match=r"line 7: expected a file in '.*data' or below it .*--data\.allow_outside_root true"
-    ):
+    with pytest.raises(ValueError, match=r"line 7: expected a file in '.*data' .*--data\.allow_outside_root true"):
         listed_files(root, ["a.png", name], ["line 6", "line 7"], [root])
     assert listed_files(root, [name], ["line"], None) == [root / name]
 
@@ -75,11 +73,11 @@ def write_lists(root, name):
 
 def test_every_kind_of_list(root):
     write_lists(root, "../data-of-others/x.png")
-    with pytest.raises(ValueError, match=r"pairs\.csv, line 3: expected a file in '.*data' or below it"):
+    with pytest.raises(ValueError, match=r"pairs\.csv, line 3: expected a file in '.*data'"):
         find_pairs(root / "pairs.csv")
-    with pytest.raises(ValueError, match=r"labels\.csv, line 3: expected a file in '.*data' or below it"):
+    with pytest.raises(ValueError, match=r"labels\.csv, line 3: expected a file in '.*data'"):
         read_label_table(root / "labels.csv")
-    with pytest.raises(ValueError, match=r"coco\.json, image 1: expected a file in '.*data' or below it"):
+    with pytest.raises(ValueError, match=r"coco\.json, image 1: expected a file in '.*data'"):
         read_coco(root / "coco.json")
     assert len(find_pairs(root / "pairs.csv", allow_outside_root=True)["train"]) == 1
     assert read_label_table(root / "labels.csv", allow_outside_root=True).class_names == ["cat", "dog"]
