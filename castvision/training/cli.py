@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.optim import AdamW
 
 from castvision.data.reading.reader import alpha_for
+from castvision.errors import CheckpointError, one_line
 from castvision.files import draft
 from castvision.models import checkpoint_file
 from castvision.models.checkpoint import load_state_dict
@@ -218,12 +219,20 @@ class TrainingCLI(LightningCLI):
                     callback.tell(trainer, self.model)
 
     def _run_by_lightning(self) -> None:
+        checkpoint = self.config[self.verb].ckpt_path
         try:
             super()._run_subcommand(self.verb)
         except SystemExit as end:
             if self.verb != "fit" or not self.trainer.interrupted:
                 raise
             raise SystemExit(self.interruption.exit_code) from end
+        except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+            if self.verb != "fit" or checkpoint is None or self.interruption.has_begun:
+                raise
+            raise CheckpointError(
+                f"cannot go on from {checkpoint!r}: its state of training is malformed "
+                f"({type(error).__name__}: {one_line(error, 200)}); start from its weights with --init-from"
+            ) from error
 
 
 def share_bands(config: Any) -> None:
@@ -301,9 +310,15 @@ def check_budget(trainer: Trainer, path: str, *, is_resumed: bool) -> int:
         ValueError: Nothing would be trained; it names the epochs or steps done.
     """
     saved = checkpoint_file.read(path, is_mapped=True)
-    batches = saved.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
-    epochs = int(saved.get("epoch", 0)) + bool(batches.get("is_last_batch"))
-    steps = int(saved.get("global_step", 0))
+    try:
+        batches = saved.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+        epochs = int(saved.get("epoch", 0)) + bool(batches.get("is_last_batch"))
+        steps = int(saved.get("global_step", 0))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot go on from {path!r}: its count of steps is malformed ({error}); start from its weights with "
+            "--init-from"
+        ) from error
     for name, wanted, done in (("max_epochs", trainer.max_epochs, epochs), ("max_steps", trainer.max_steps, steps)):
         if wanted in (None, -1) or wanted > done or (wanted == done and is_resumed):
             continue
