@@ -27,7 +27,8 @@ _EPILOG = """\
 examples:
   castvision data convert photos --output data
   castvision data convert annotations.xml --images frames --output data --class-names background crack stain
-  castvision train --config segmentation_folder --data.root data/images.csv --data.class_names "[background, crack]"
+  castvision train --config segmentation_folder --data.root data/images.csv --data.class_names "[background, crack]" \\
+      --data.allow_outside_root true
 
 writes: DIR/masks/NAME.png, DIR/images.csv (image, mask), DIR/classes.txt
 exit code: 0 written, 1 failed while writing, 2 wrong arguments or annotations, nothing written
@@ -104,10 +105,11 @@ def report(done: Conversion, output: Path) -> str:
             "convert again with --rectangles ignore"
         )
     names = f"--data.class_names '{json.dumps(done.class_names, ensure_ascii=False)}'"
+    outside = " --data.allow_outside_root true" if done.names_outside else ""
     lines += [
         "train with:",
         f"  castvision train --config segmentation_folder --data.root {output / 'images.csv'} {names} "
-        f"--model.num_classes {len(done.class_names)}",
+        f"--model.num_classes {len(done.class_names)}{outside}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         "attribute: landuse}', and if need be classes, unlabelled, point_radius, crs and layer",
     )
     add("--labels", type=Path, metavar="LIST.csv", help="images, or slides, and their labels")
+    add("--allow-outside-root", action="store_true", help="let the list name files outside its folder; if you trust it")
     add_bands_argument(parser)
     add_attention_argument(parser)
     add_output_arguments(parser)
@@ -122,7 +123,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.images is not None and arguments.labels is not None:
             raise ValueError("expected --images, or --labels, whose list names the images; give one of both")
         predictor = load_model(arguments.model, device=device, attention=arguments.attention)
-        table = None if arguments.labels is None else read_label_table(arguments.labels, predictor.class_names)
+        trusted = arguments.allow_outside_root
+        table = None
+        if arguments.labels is not None:
+            table = read_label_table(arguments.labels, predictor.class_names, allow_outside_root=trusted)
         sources = [arguments.images] if table is None else table.images
         images = find_images(sources, outside=arguments.output, suffixes=ALL_SUFFIXES)
         masks: dict[Path, Any] = {**match_masks(arguments.masks, images)}

@@ -26,10 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.progress import Progress
 
     from castvision.data.synthetic.pathfinder import PathfinderSpec
+    from castvision.data.synthetic.pathfinder.engine import check_room
     from castvision.data.synthetic.pathfinder.writing import write_pathfinder
 
     try:
         spec = PathfinderSpec.lra(args.img_size, args.contour_length, args.mode)
+        check_room(spec)
         with Progress(transient=True) as progress:
             task = progress.add_task("images", total=args.num_images)
             write_pathfinder(

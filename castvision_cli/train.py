@@ -56,6 +56,8 @@ _UNION = re.compile(
 _DENIED = re.compile(
     r".*Importing '([\w.]+)' is not allowed, denied by .*? entry of the import path denylist.*", re.DOTALL
 )
+# What torch and numpy say, also from loader processes, whose errors come as other classes.
+_NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|MemoryError")
 # Lightning's advice that does not apply: small data sets need no more workers; we hand arguments over ourselves.
 _NOISE = (
     ".*does not have many workers.*",
@@ -124,12 +126,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("castvision train: stopped before training; there is nothing to resume\n")
         return _SIGNALLED + signal.SIGINT
-    except expected as error:
-        if os.environ.get("CASTVISION_TRACEBACK"):
+    except Exception as error:
+        is_short = _is_short_of_memory(error)
+        if os.environ.get("CASTVISION_TRACEBACK") or not (is_short or isinstance(error, expected)):
             raise
-        sys.stderr.write(f"castvision train: {one_line(error)}\n")
+        remedy = "; out of memory: set a smaller data.batch_size or data.img_size" if is_short else ""
+        sys.stderr.write(f"castvision train: {one_line(error)}{remedy}\n")
         return stage
     return 0
+
+
+def _is_short_of_memory(error: Exception) -> bool:
+    """Whether there is too little memory, of the machine or of its accelerator."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
 
 
 def _resuming(arguments: Sequence[str]) -> list[str]:

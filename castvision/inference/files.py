@@ -15,6 +15,7 @@ from castvision.data.reading import folders
 from castvision.data.reading.folders import STORE, is_store, name_of, nfc, walk_images
 from castvision.data.reading.opening import IMAGE_SUFFIXES
 from castvision.files import draft
+from castvision.inference.folder_lock import FolderLock, lock_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -182,6 +183,7 @@ class OutputFolder:
     Raises:
         FileExistsError: The folder holds something and ``overwrite`` is false.
         NotADirectoryError: A file stands there.
+        BlockingIOError: Another process writes into the folder; it is refused from the first file on.
     """
 
     def __init__(self, path: str | Path, *, overwrite: bool = False, protected: Iterable[Path] = ()) -> None:
@@ -190,6 +192,7 @@ class OutputFolder:
             raise NotADirectoryError(
                 f"expected a folder for the output, got a file: {str(path)!r}; name another folder"
             )
+        self._lock: FolderLock | None = lock_of(self.path) if self.path.is_dir() else None
         if self.path.is_dir() and any(self.path.iterdir()) and not overwrite:
             raise FileExistsError(f"output folder is not empty: {str(path)!r}; name a new one or pass --overwrite")
         self._overwrite = overwrite
@@ -242,6 +245,9 @@ class OutputFolder:
             FileExistsError: See `write`.
             OSError: Of the block; it names the file.
         """
+        if self._lock is None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_of(self.path)
         target = self.path / name
         if target.exists() and target not in self._written and not self._overwrite:
             raise FileExistsError(f"will not replace {str(target)!r}, which this run did not write; pass --overwrite")

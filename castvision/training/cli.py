@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.optim import AdamW
 
 from castvision.data.reading.reader import alpha_for
+from castvision.errors import CheckpointError, one_line
 from castvision.files import draft
 from castvision.models import checkpoint_file
 from castvision.models.checkpoint import load_state_dict
@@ -218,12 +219,20 @@ class TrainingCLI(LightningCLI):
                     callback.tell(trainer, self.model)
 
     def _run_by_lightning(self) -> None:
+        checkpoint = self.config[self.verb].ckpt_path
         try:
             super()._run_subcommand(self.verb)
         except SystemExit as end:
             if self.verb != "fit" or not self.trainer.interrupted:
                 raise
             raise SystemExit(self.interruption.exit_code) from end
+        except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+            if self.verb != "fit" or checkpoint is None or self.interruption.has_begun:
+                raise
+            raise CheckpointError(
+                f"cannot go on from {checkpoint!r}: its state of training is malformed "
+                f"({type(error).__name__}: {one_line(error, 200)}); start from its weights with --init-from"
+            ) from error
 
 
 def share_bands(config: Any) -> None:
@@ -249,12 +258,15 @@ def check_ranges(config: Any) -> None:
         ValueError: Naming the key, what it may be and what it is.
     """
     clip, interval = config.trainer.gradient_clip_val, config.trainer.val_check_interval
+    batches, epochs = config.trainer.accumulate_grad_batches, config.trainer.check_val_every_n_epoch
     time = config.trainer.max_time
     limits = (
         (not isinstance(time, str) or time.strip("0:") != "", "a trainer.max_time above zero", time),
         (config.ema is None or 0 < config.ema < 1, "0 < ema < 1", config.ema),
         (config.early_stopping is None or config.early_stopping >= 1, "early_stopping >= 1", config.early_stopping),
         (clip is None or 0 <= clip < float("inf"), "a finite trainer.gradient_clip_val >= 0", clip),
+        (batches >= 1, "trainer.accumulate_grad_batches >= 1", batches),
+        (epochs is None or epochs >= 1, "trainer.check_val_every_n_epoch >= 1", epochs),
         (not isinstance(interval, int | float) or interval > 0, "trainer.val_check_interval > 0", interval),
     )
     for holds, wanted, got in limits:
@@ -298,9 +310,15 @@ def check_budget(trainer: Trainer, path: str, *, is_resumed: bool) -> int:
         ValueError: Nothing would be trained; it names the epochs or steps done.
     """
     saved = checkpoint_file.read(path, is_mapped=True)
-    batches = saved.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
-    epochs = int(saved.get("epoch", 0)) + bool(batches.get("is_last_batch"))
-    steps = int(saved.get("global_step", 0))
+    try:
+        batches = saved.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+        epochs = int(saved.get("epoch", 0)) + bool(batches.get("is_last_batch"))
+        steps = int(saved.get("global_step", 0))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot go on from {path!r}: its count of steps is malformed ({error}); start from its weights with "
+            "--init-from"
+        ) from error
     for name, wanted, done in (("max_epochs", trainer.max_epochs, epochs), ("max_steps", trainer.max_steps, steps)):
         if wanted in (None, -1) or wanted > done or (wanted == done and is_resumed):
             continue

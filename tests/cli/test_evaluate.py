@@ -195,6 +195,12 @@ def test_several_labels_by_a_list(tmp_path, capsys):
     assert main(["predict", str(tmp_path / "images/0.png"), "--model", str(path), "--output", str(tmp_path / "p")]) == 0
     predictions = (tmp_path / "p/predictions.csv").read_text()
     assert all(f",{name}," in predictions for name in NAMES)
+    arguments[-1] = str(tmp_path / "lists/list.csv")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/list.csv").write_text("\n".join(rows).replace("images/", "../images/") + "\n")
+    assert main([*arguments, "--output", str(tmp_path / "o")]) == 2
+    assert "line 2: expected a file in" in capsys.readouterr().err
+    assert main([*arguments, "--output", str(tmp_path / "o"), "--allow-outside-root"]) == 0
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ class Conversion:
         without_pixels: Shapes, by class, that cover no pixel of their image (no area, or outside).
         hidden: Shapes, by class, that lie wholly under later ones.
         left_out: Entries that are no areas, by kind.
+        names_outside: Whether the list names images outside its folder: where they are.
     """
 
     class_names: list[str]
@@ -59,6 +60,7 @@ class Conversion:
     without_pixels: Counter[str] = field(default_factory=Counter)
     hidden: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    names_outside: bool = False
 
 
 def convert_annotations(
@@ -119,6 +121,7 @@ def convert_annotations(
         place = output / "masks" / PurePosixPath(image.name).with_suffix(".png")
         _write_mask(place, mask, len(names))
         where = _place_image(image, output, copy_images)
+        done.names_outside |= where.startswith("../") or Path(where).is_absolute()
         row = [where, place.relative_to(output).as_posix()]
         rows.append([*row, image.split] if with_splits else row)
     with draft(output / "images.csv") as path, path.open("w", encoding="utf-8", errors="surrogateescape") as file:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from castvision.data.datasets.coco_shapes import decode_compressed, decode_runs, fill_polygon, has_no_area
+from castvision.data.datasets.listed import listed_files
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
-from castvision.data.reading.folders import as_on_disk
 from castvision.data.reading.labels import check_same_size
 from castvision.files import read_json
 from castvision.losses import IGNORED
@@ -54,7 +54,14 @@ class CocoFile:
     ids: list[Id] = field(repr=False)
 
 
-def read_coco(path: str | Path, images: str | Path | None = None, *, boxes: Boxes = "refuse") -> CocoFile:
+def read_coco(
+    path: str | Path,
+    images: str | Path | None = None,
+    *,
+    boxes: Boxes = "refuse",
+    root: str | Path | None = None,
+    allow_outside_root: bool = False,
+) -> CocoFile:
     """Read an annotation file.
 
     Ids are numbers or text; "7" and 7 are one. Shapes that cover nothing (fewer than three points, or all on a line)
@@ -65,6 +72,8 @@ def read_coco(path: str | Path, images: str | Path | None = None, *, boxes: Boxe
         images: The folder of the images; None for the annotation file's.
         boxes: What becomes of objects that have a box and no outline: an error, pixels that are ignored, or the whole
             box painted.
+        root: A folder that images may lie in beside ``images``.
+        allow_outside_root: Take images from anywhere; a list from a stranger may name any file.
 
     Returns:
         Its content, checked.
@@ -72,7 +81,7 @@ def read_coco(path: str | Path, images: str | Path | None = None, *, boxes: Boxe
     Raises:
         FileNotFoundError: No such file, or an image that is missing.
         ValueError: Not such a file, an annotation of an unknown image or category, an outline that is none, objects
-            without outline, or one image with two sizes.
+            without outline, one image with two sizes, or images outside their folder.
     """
     path = Path(path)
     content = _load(path)
@@ -81,7 +90,8 @@ def read_coco(path: str | Path, images: str | Path | None = None, *, boxes: Boxe
     label_of = {_id(category["id"]): label for label, category in enumerate(categories, start=1)}
     if len(label_of) != len(categories) or not 1 <= len(categories) <= _MAX_CATEGORIES:
         raise ValueError(f"expected 1..{_MAX_CATEGORIES} categories of different ids in {str(path)!r}")
-    files, ids, index_of = _images(path, content["images"], folder)
+    inside = None if allow_outside_root else [folder, *([] if root is None else [Path(root)])]
+    files, ids, index_of = _images(path, content["images"], folder, inside)
     objects: list[list[dict[str, Any]]] = [[] for _ in files]
     without_area: list[Any] = []
     for annotation in content["annotations"]:
@@ -123,10 +133,11 @@ def _order(one: Id) -> tuple[bool, int, str]:
 
 
 def _images(
-    path: Path, entries: Sequence[Mapping[str, Any]], folder: Path
+    path: Path, entries: Sequence[Mapping[str, Any]], folder: Path, inside: Sequence[Path] | None
 ) -> tuple[list[tuple[Path, int, int]], list[Id], dict[Id, int]]:
     """Each file once with its size, its id, and the index of every id."""
-    paths = as_on_disk([folder / str(entry["file_name"]) for entry in entries])
+    names, told = [str(entry["file_name"]) for entry in entries], [f"{path}, image {one['id']}" for one in entries]
+    paths = listed_files(folder, names, told, inside)
     check_files(paths)
     files: list[tuple[Path, int, int]] = []
     ids: list[Id] = []

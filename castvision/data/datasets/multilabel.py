@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from castvision.data.datasets.listed import listed_files
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
 from castvision.data.datasets.segmentation import read_rows
-from castvision.data.reading.folders import as_on_disk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,9 @@ class LabelTable:
     targets: np.ndarray[Any, np.dtype[np.float32]] = field(repr=False)
 
 
-def read_label_table(path: str | Path, class_names: Sequence[str] | None = None) -> LabelTable:
+def read_label_table(
+    path: str | Path, class_names: Sequence[str] | None = None, *, allow_outside_root: bool = False
+) -> LabelTable:
     """Read a list of images and their labels.
 
     Two forms: the header ``path,NAME1,NAME2,…`` with 0 or 1 in every column, or the header ``path,labels`` with names
@@ -47,13 +49,15 @@ def read_label_table(path: str | Path, class_names: Sequence[str] | None = None)
     Args:
         path: The CSV file.
         class_names: The classes, in order; None for the columns, or all names of the list in alphabetical order.
+        allow_outside_root: Take files from outside the list's folder, too; a list from a stranger may name any file.
 
     Returns:
         The table.
 
     Raises:
         FileNotFoundError: No such list, or an image that is missing.
-        ValueError: A wrong header, value or name, with the line's number; an image listed twice; an empty file.
+        ValueError: A wrong header, value or name, with the line's number; an image listed twice, or
+            outside the list's folder; an empty file.
     """
     path = Path(path)
     rows = list(read_rows(path, (_PATH,)))
@@ -73,7 +77,8 @@ def read_label_table(path: str | Path, class_names: Sequence[str] | None = None)
             if name not in column_of:
                 raise ValueError(f"{line}: unknown label {name!r}; expected some of {', '.join(class_names)}")
             targets[number, column_of[name]] = 1
-    images = as_on_disk([path.parent / row[_PATH] for _, row in rows])
+    names, lines = [row[_PATH] for _, row in rows], [line for line, _ in rows]
+    images = listed_files(path.parent, names, lines, None if allow_outside_root else [path.parent])
     _check_unique(rows, images)
     check_files(images)
     return LabelTable(images, list(class_names), targets)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from castvision.data.datasets.batch import Sample
 from castvision.data.reading.opening import open_image
 from castvision.data.reading.pixels import Mask, Pixels, check_size, holds_data, is_empty, mark_missing, match_channels
-from castvision.data.reading.reader import alpha_for
+from castvision.data.reading.reader import UnreadableImageError, alpha_for
 from castvision.data.transforms.model_input import to_model_input
 from castvision.losses import IGNORED
 
@@ -107,7 +107,10 @@ def load_pixels(path: str | Path, in_chans: int | None = None, bands: Sequence[i
         ValueError: Not an image, damaged, too large, or of other channels; the message names it.
     """
     with open_image(path, alpha=alpha_for(in_chans), bands=bands) as reader:
-        check_size(reader.height, reader.width)
+        try:
+            check_size(reader.height, reader.width)
+        except ValueError as error:
+            raise UnreadableImageError(f"cannot read image {str(path)!r}: {error}") from None
         pixels = reader.read_masked(0, 0, reader.height, reader.width)
     return to_channels(pixels, in_chans, str(path))
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castvision.data.datasets.leaks import check_apart, hold_out_images
+from castvision.data.datasets.listed import listed_files
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
-from castvision.data.reading.folders import as_on_disk, images_by_name
+from castvision.data.reading.folders import images_by_name
 from castvision.data.reading.labels import check_same_size, mark_ignored, names_up_to
 from castvision.data.reading.opening import IMAGE_SUFFIXES, open_mask
 from castvision.losses import IGNORED
@@ -105,7 +106,9 @@ def found_class_names(masks: Sequence[Path]) -> list[str]:
     return names
 
 
-def find_pairs(root: str | Path, *, val_share: float = 0.2, seed: int = 0) -> dict[str, list[Pair]]:
+def find_pairs(
+    root: str | Path, *, val_share: float = 0.2, seed: int = 0, allow_outside_root: bool = False
+) -> dict[str, list[Pair]]:
     """Find the images and masks of each split.
 
     Args:
@@ -114,19 +117,21 @@ def find_pairs(root: str | Path, *, val_share: float = 0.2, seed: int = 0) -> di
             in folders have the same name but for its suffix; paths in a list are relative to the list.
         val_share: Share of the images held out where no split is named.
         seed: Of that choice.
+        allow_outside_root: Take files from outside the list's folder, too; a list from a stranger may name any file.
 
     Returns:
         Pairs by split: "train", "val" and, if there is one, "test".
 
     Raises:
         FileNotFoundError: No such layout, or a file that is missing.
-        ValueError: An image without mask, a mask without image, an empty file, a wrong line in a list, or one image in
-            two splits.
+        ValueError: An image without mask, a mask without image, an empty file, a wrong line in a list, a listed
+            file outside the list's folder, or one image in two splits.
     """
     root = Path(root)
     if not root.exists():
         raise FileNotFoundError(f"no such folder or list: {str(root)!r}; expected {_LAYOUTS}")
-    found = _from_lists(root) if root.is_file() or (root / "train.csv").is_file() else _from_folders(root)
+    is_listed = root.is_file() or (root / "train.csv").is_file()
+    found = _from_lists(root, allow_outside_root) if is_listed else _from_folders(root)
     check_files([path for pairs in found.values() for pair in pairs for path in (pair.image, pair.mask)])
     if set(found) == {""}:
         pairs = found[""]
@@ -170,20 +175,23 @@ def match_folders(images: Path, masks: Path) -> list[Pair]:
     return [Pair(image, mask_of[name]) for name, image in image_of.items()]
 
 
-def _from_lists(root: Path) -> dict[str, list[Pair]]:
+def _from_lists(root: Path, allow_outside: bool) -> dict[str, list[Pair]]:
     if root.is_dir():
         lists = {split: root / f"{split}.csv" for split in SPLITS}
-        return {split: _read_list(path)[""] for split, path in lists.items() if path.is_file()}
-    found = _read_list(root)
+        return {split: _read_list(path, allow_outside)[""] for split, path in lists.items() if path.is_file()}
+    found = _read_list(root, allow_outside)
     if "" in found and len(found) > 1:
         raise ValueError(f"expected a split on every line of {str(root)!r} or on none")
     return found
 
 
-def _read_list(path: Path) -> dict[str, list[Pair]]:
+def _read_list(path: Path, allow_outside: bool) -> dict[str, list[Pair]]:
     found: dict[str, list[Pair]] = {}
     rows = list(read_rows(path, ("image", "mask")))
-    images, masks = (as_on_disk([path.parent / row[column] for _, row in rows]) for column in ("image", "mask"))
+    lines, inside = [line for line, _ in rows], None if allow_outside else [path.parent]
+    images, masks = (
+        listed_files(path.parent, [row[column] for _, row in rows], lines, inside) for column in ("image", "mask")
+    )
     for (line, row), image, mask in zip(rows, images, masks, strict=True):
         split = "" if path.stem in SPLITS else row.get("split", "")
         if split not in ("", *SPLITS):

@@ -171,10 +171,11 @@ class ImageReader(ABC):
         self._beside: ImageReader | None = None
         try:
             self._open()
-        except (FileNotFoundError, UnreadableImageError):  # these name the file themselves
-            raise
         except DECODER_ERRORS as error:
             self.close()
+            is_missing = isinstance(error, FileNotFoundError) and path is not None and not path.exists()
+            if is_missing or isinstance(error, UnreadableImageError):  # these name the file themselves
+                raise
             raise ValueError(f"cannot read image {self.name!r}: {one_line(error)}") from error
         if options.is_mask:
             try:
@@ -413,7 +414,14 @@ def read_nearest(mask: ImageReader, level: Level, window: tuple[int, int, int, i
 
 
 def make_levels(sizes: list[tuple[int, int]]) -> tuple[Level, ...]:
-    """Levels from (height, width), full size first; the longer side, which is rounded least, gives the factor."""
+    """Levels from (height, width), full size first; the longer side, which is rounded least, gives the factor.
+
+    Raises:
+        ValueError: A level without a pixel.
+    """
+    for number, size in enumerate(sizes):
+        if min(size) < 1:
+            raise ValueError(f"expected at least one pixel, got {size[0]} x {size[1]} at level {number}")
     longest = [max(size) for size in sizes]
     return tuple(Level(*size, longest[0] / length) for size, length in zip(sizes, longest, strict=True))
 

@@ -36,12 +36,14 @@ class Interruption(Callback):
     Attributes:
         signal: The number of the signal that came first, or None.
         saved_step: The step of the newest checkpoint written.
+        has_begun: Whether all that a checkpoint holds has been taken over, and training begins.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.signal: int | None = None
         self.saved_step = -1
+        self.has_begun = False
         self._is_broken_off = False
         self._gradients: dict[str, Any] = {}
         self._handlers: dict[int, Any] = {}
@@ -65,6 +67,7 @@ class Interruption(Callback):
             if name in self._gradients:
                 parameter.grad = self._gradients[name].to(parameter)
         self._gradients = {}
+        self.has_begun = True
 
     def _take(self, number: int, _: Any) -> None:
         if number == signal.SIGINT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from castvision.data.datasets.batch import Batch, Sample, as_batch
 from castvision.data.reading.labels import check_class_names
+from castvision.data.reading.pixels import MAX_PIXELS
 from castvision.losses import IGNORED
 from castvision.training.data.resumable import ResumableLoader, SeededItems, ShuffledSampler, outlive_signals
 from castvision.training.randomness import seeded
@@ -87,6 +89,7 @@ class ImageDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         check_class_names(class_names)
+        check_img_size(img_size)
         self.class_names = list(class_names)
         self.in_chans = in_chans
         self.img_size = img_size
@@ -220,6 +223,22 @@ class ImageDataModule(LightningDataModule, ABC):
             "pin_memory": torch.cuda.is_available(),
             "worker_init_fn": outlive_signals,
         }
+
+
+def check_img_size(img_size: Sequence[int]) -> None:
+    """Refuse sizes of training images that no memory holds.
+
+    Args:
+        img_size: (height, width).
+
+    Raises:
+        ValueError: None, or more than `MAX_PIXELS` pixels.
+    """
+    if min(img_size) < 1 or img_size[0] * img_size[1] > MAX_PIXELS:
+        raise ValueError(
+            f"expected img_size from 1 to {math.isqrt(MAX_PIXELS):,}, got {img_size[0]}; "
+            "larger images are cut or made smaller"
+        )
 
 
 def fitting_batch_size(images: int, largest: int) -> int:

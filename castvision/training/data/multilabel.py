@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from castvision.data.datasets.leaks import check_apart, hold_out_images
@@ -25,6 +26,7 @@ class MultiLabelCsvDataModule(PixelDataModule):
         batch_size: Images a step and process; None = 64, or fewer for few images, see `fitting_batch_size`.
         num_workers: Loader processes.
         seed: Of the order of the images, and of what is held out.
+        allow_outside_root: Let lists name files outside their folder; a list from a stranger may name any file.
 
     Raises:
         FileNotFoundError: A list or an image that is missing.
@@ -47,25 +49,29 @@ class MultiLabelCsvDataModule(PixelDataModule):
         batch_size: int | None = None,
         num_workers: int = 4,
         seed: int = 0,
+        allow_outside_root: bool = False,
     ) -> None:
         if not pixels.fit:
             raise ValueError("expected fit: true: the labels are of whole images")
-        tables = _read_tables(Path(root), class_names, val_share, seed)
+        tables = _read_tables(Path(root), class_names, val_share, seed, allow_outside_root)
         splits = {split: MultiLabelDataset(table) for split, table in tables.items()}
         super().__init__(splits, tables["train"].class_names, img_size, pixels, augmentation)
         self.load_by(batch_size, num_workers, seed, batch_augmentation)
 
 
-def _read_tables(root: Path, class_names: list[str] | None, val_share: float, seed: int) -> dict[str, LabelTable]:
+def _read_tables(
+    root: Path, class_names: list[str] | None, val_share: float, seed: int, allow_outside_root: bool
+) -> dict[str, LabelTable]:
+    read = partial(read_label_table, allow_outside_root=allow_outside_root)
     if root.suffix.lower() == ".csv":
-        table = read_label_table(root, class_names)
+        table = read(root, class_names)
         return {
             split: LabelTable([table.images[index] for index in indices], table.class_names, table.targets[indices])
             for split, indices in hold_out_images(table.images, val_share, seed)
         }
-    train = read_label_table(root / "train.csv", class_names)
+    train = read(root / "train.csv", class_names)
     others = {split: root / f"{split}.csv" for split in ("val", "test")}
     found = {split: path for split, path in others.items() if split == "val" or path.is_file()}
-    tables = {"train": train, **{split: read_label_table(path, train.class_names) for split, path in found.items()}}
+    tables = {"train": train, **{split: read(path, train.class_names) for split, path in found.items()}}
     check_apart({split: table.images for split, table in tables.items()})
     return tables

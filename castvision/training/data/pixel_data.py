@@ -19,7 +19,7 @@ from castvision.data.transforms.augmentation import Augmentation, SampleTransfor
 from castvision.data.transforms.batch_augmentation import BatchAugmentation
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
 from castvision.losses import IGNORED
-from castvision.training.data.data_module import ImageDataModule, Pairs, spread, warn_of_missing
+from castvision.training.data.data_module import ImageDataModule, Pairs, check_img_size, spread, warn_of_missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,6 +105,7 @@ class PixelDataModule(ImageDataModule):
         pixels: ImageFormat,
         augmentation: Augmentation,
     ) -> None:
+        check_img_size((img_size, img_size))  # before anything is read
         train = splits["train"]
         self.bands = pixels.bands
         for dataset in splits.values():
@@ -212,6 +213,7 @@ class SegmentationDataModule(PixelDataModule):
         batch_size: Images a step and process; None = 8, or fewer for few images, see `fitting_batch_size`.
         num_workers: Loader processes.
         seed: Of the order of the images, and of what is held out.
+        allow_outside_root: Let lists name files outside their folder; a list from a stranger may name any file.
 
     Raises:
         FileNotFoundError: A folder, list or file that is missing.
@@ -234,12 +236,13 @@ class SegmentationDataModule(PixelDataModule):
         batch_size: int | None = None,
         num_workers: int = 4,
         seed: int = 0,
+        allow_outside_root: bool = False,
     ) -> None:
         folder = Path(root) if Path(root).is_dir() else Path(root).parent
         names = class_names or read_class_names(folder / "classes.txt") or numbered(label_map)
         if names is not None:
             LabelMap(names, label_map)  # what is wrong with it need not wait for files
-        pairs = find_pairs(root, val_share=val_share, seed=seed)
+        pairs = find_pairs(root, val_share=val_share, seed=seed, allow_outside_root=allow_outside_root)
         if names is None:
             checked = [some[index].mask for some in pairs.values() for index in spread(len(some), pixels.check)]
             names = found_class_names(checked)
@@ -265,6 +268,7 @@ class CocoDataModule(PixelDataModule):
         batch_size: Images a step and process; None = 8, or fewer for few images, see `fitting_batch_size`.
         num_workers: Loader processes.
         seed: Of the order of the images.
+        allow_outside_root: Let lists name files outside their folder; a list from a stranger may name any file.
 
     Raises:
         FileNotFoundError: A file that is missing.
@@ -288,13 +292,17 @@ class CocoDataModule(PixelDataModule):
         batch_size: int | None = None,
         num_workers: int = 4,
         seed: int = 0,
+        allow_outside_root: bool = False,
     ) -> None:
         if not {"train", "val"} <= set(annotations) <= {"train", "val", "test"}:
             raise ValueError(f"expected annotations for train and val (and test), got {sorted(annotations)}")
         files = {}
         for split, path in annotations.items():
             folder = (folders or {}).get(split)
-            files[split] = read_coco(Path(root) / path, None if folder is None else Path(root) / folder, boxes=boxes)
+            images = None if folder is None else Path(root) / folder
+            files[split] = read_coco(
+                Path(root) / path, images, boxes=boxes, root=root, allow_outside_root=allow_outside_root
+            )
         names = files["train"].class_names
         for split, file in files.items():
             if file.class_names != names or file.label_of != files["train"].label_of:

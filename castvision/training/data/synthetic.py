@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from castvision.data.datasets.batch import ENDLESS
 from castvision.data.synthetic import DenseDataset, MazeDataset, PathfinderSegDataset, RegionDataset
 from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec
+from castvision.data.synthetic.pathfinder.engine import check_room
 from castvision.data.synthetic.pathfinder.spec import segmentation_spec
 from castvision.training.data.data_module import ImageDataModule, Pairs
 from castvision.training.data.resumable import FreshSampler
@@ -89,6 +90,7 @@ class PathfinderDataModule(EndlessDataModule):
     ) -> None:
         self.load_by(batch_size, num_workers, seed)
         spec = PathfinderSpec.lra(img_size, contour_length=contour_length, mode=mode)
+        check_room(spec)
         make = partial(PathfinderDataset, spec, task=task)
         super().__init__(make, img_size, (train_length, val_length, test_length))
 
@@ -195,5 +197,6 @@ class PathfinderSegDataModule(EndlessDataModule):
     ) -> None:
         self.load_by(batch_size, num_workers, seed)
         spec = segmentation_spec(img_size, contour_length)
+        check_room(spec)
         make = partial(PathfinderSegDataset, img_size=img_size, form=form, spec=spec)
         super().__init__(make, img_size, (train_length, val_length, test_length))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from castvision.data.synthetic.compiled import SOURCES, below, entry_kernel, kernel, start_streams
+from castvision.data.synthetic.compiled import SOURCES, SPLITS, below, entry_kernel, kernel, start_streams
 from castvision.data.synthetic.pathfinder.search import (
     NUM_COLUMNS,
     SNAKE,
@@ -23,6 +24,7 @@ from castvision.data.synthetic.pathfinder.tables import Tables, make_tables
 
 MAX_TRIES = 3_000_000
 """Pairs of paths drawn for one image before the generator gives up (LRA's hardest set needs about 1500 on average)."""
+_PILOT_TRIES, _PILOT_IMAGES = 200_000, 4
 
 
 class PathfinderBatch(NamedTuple):
@@ -53,6 +55,47 @@ def make_batch(
     Raises:
         ValueError: If the paths do not fit into the image within :data:`MAX_TRIES` tries.
     """
+    batch = _draw_batch(spec, (seed, split), indices, label, MAX_TRIES)
+    if (batch.tries < 0).any():
+        raise ValueError(
+            f"found no room for two paths of {spec.contour_length} paddles at {spec.img_size} pixels in {MAX_TRIES} "
+            f"tries; lower contour_length or seed_distance, or raise img_size"
+        )
+    return batch
+
+
+def check_room(spec: PathfinderSpec) -> None:
+    """Refuse paths that find room so seldom that an image would take seconds, or for ever; a few images are tried.
+
+    Raises:
+        ValueError: It names a length that does find room.
+    """
+
+    def finds_room(length: int, tries: int) -> bool:
+        some = np.arange(_PILOT_IMAGES)
+        batch = _draw_batch(replace(spec, contour_length=length), (0, SPLITS["train"]), some, None, tries)
+        return bool((batch.tries > 0).all())
+
+    if finds_room(spec.contour_length, _PILOT_TRIES):
+        return
+    length = spec.contour_length
+    while length > 2:
+        length = max(2, min(length - 1, length * 4 // 5))
+        if finds_room(length, _PILOT_TRIES // 10):
+            remedy = f"lower contour_length to {length}, or raise img_size"
+            break
+    else:
+        remedy = "lower seed_distance, or raise img_size"
+    raise ValueError(
+        f"expected room for two paths of contour_length={spec.contour_length} at {spec.img_size} pixels, found none in "
+        f"{_PILOT_TRIES:,} tries; {remedy}"
+    )
+
+
+def _draw_batch(
+    spec: PathfinderSpec, stream: tuple[int, int], indices: NDArray[np.int64], label: int | None, tries: int
+) -> PathfinderBatch:
+    """See `make_batch`; from the first sample without room on there are none."""
     count, size = len(indices), spec.img_size
     rows = 2 * spec.contour_length + spec.num_distractors * spec.distractor_length + spec.distractor_length
     batch = PathfinderBatch(
@@ -65,16 +108,13 @@ def make_batch(
         np.zeros(count, np.int64),
         np.zeros(count, np.int64),
     )
-    streams = start_streams(seed, split, indices)
+    streams = start_streams(*stream, indices)
     for which, margin in enumerate(spec.paddle_margins):
         tables = make_tables(spec, margin)
-        wanted = (which, len(spec.paddle_margins), -1 if label is None else label, MAX_TRIES)
+        wanted = (which, len(spec.paddle_margins), -1 if label is None else label, tries)
         _generate(tables, make_work(tables, rows), streams, wanted, batch)
-    if (batch.tries < 0).any():
-        raise ValueError(
-            f"found no room for two paths of {spec.contour_length} paddles at {spec.img_size} pixels in {MAX_TRIES} "
-            f"tries; lower contour_length or seed_distance, or raise img_size"
-        )
+        if (batch.tries < 0).any():
+            break
     return batch
 
 
@@ -201,6 +241,8 @@ def _generate(
         batch.labels[i] = label if wanted_label < 0 else wanted_label
         batch.paths[i] = below(work.rng, 2)
         make_sample(tables, work, max_tries, batch, i)
+        if batch.tries[i] < 0:
+            return
 
 
 @entry_kernel

@@ -19,6 +19,9 @@ Mode = Literal["lra", "clean"]
 SUPERSAMPLING = 2
 """Paddles and dots are drawn this many times larger, then reduced."""
 
+LARGEST = 1 << 13
+"""Pixels along a side."""
+
 _MOST_DISTRACTORS = 253  # instance masks are 8-bit, and hold the background and both paths too
 
 _SEGMENTATION_LENGTHS = {32: 6, 64: 9, 128: 14, 256: 14, 512: 28, 1024: 40}
@@ -33,8 +36,8 @@ class PathfinderSpec:
     mark ends: of one path (label 1, connected) or of both (label 0).
 
     Attributes:
-        img_size: Height and width, at least 24.
-        contour_length: Paddles in each long path (LRA: 6 easy, 9 intermediate, 14 hard), at least 2.
+        img_size: Height and width, 24 to 8192.
+        contour_length: Paddles in each long path (LRA: 6 easy, 9 intermediate, 14 hard), 2 to ``img_size``.
         distractor_length: Paddles in a distractor.
         num_distractors: Distractors tried; those that find no room are left out.
         paddle_length: Length of a paddle.
@@ -94,6 +97,8 @@ class PathfinderSpec:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive number, got {name}={value!r}")
+        check_range("img_size", self.img_size, 24, LARGEST)
+        check_range("contour_length", self.contour_length, 2, self.img_size)
         self._check_room()
 
     def _check_room(self) -> None:
@@ -168,7 +173,7 @@ def segmentation_spec(img_size: int, contour_length: int | None = None) -> Pathf
     Raises:
         ValueError: Out of range.
     """
-    check_range("img_size", img_size, 32, 1 << 13)
+    check_range("img_size", img_size, 32, LARGEST)
     least = max(size for size in _SEGMENTATION_LENGTHS if size <= img_size)
     length = _SEGMENTATION_LENGTHS[least] if contour_length is None else contour_length
     spec = PathfinderSpec.lra(img_size, length, "clean")

@@ -1,0 +1,58 @@
+"""One run at a time writes into a folder: two would take each other's temporary files away and mix their tables."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary, finalize
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has none; there a folder is not locked
+    fcntl = None  # type: ignore[assignment]
+
+_held: WeakValueDictionary[str, FolderLock] = WeakValueDictionary()
+
+
+class FolderLock:
+    """A folder of which no other process can have one; it ends with the object, or with the process, however it ends.
+
+    Args:
+        folder: Exists.
+
+    Raises:
+        BlockingIOError: Another process has it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if fcntl is None:
+            return
+        handle = os.open(folder, os.O_RDONLY)
+        finalize(self, os.close, handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"another run writes into {str(folder)!r}; wait for its end, or name another output folder"
+            ) from None
+        except OSError:  # some network file systems have no locks
+            return
+
+
+def lock_of(folder: Path) -> FolderLock:
+    """The lock of a folder; parts of one process share it.
+
+    Args:
+        folder: Exists.
+
+    Raises:
+        BlockingIOError: Another process has it.
+    """
+    place = os.path.realpath(folder)
+    lock = _held.get(place)
+    if lock is None:
+        lock = _held[place] = FolderLock(folder)
+    return lock

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from castvision.inference.files import OutputFolder
+from castvision.inference.folder_lock import lock_of
+
+pytest.importorskip("fcntl")
+
+_HOLD = """
+import sys
+from pathlib import Path
+from castvision.inference.folder_lock import lock_of
+lock = lock_of(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that has the folder, until it is closed."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield folder, process
+
+
+def test_another_process_is_refused_until_the_first_ends(holder):
+    folder, process = holder
+    with pytest.raises(BlockingIOError, match=r"another run writes into '.*out'; wait for its end"):
+        OutputFolder(folder, overwrite=True)
+    process.communicate()
+    OutputFolder(folder, overwrite=True).write("a.txt", b"a")
+
+
+def test_a_folder_that_is_made_later_is_refused_at_the_first_file(tmp_path):
+    output = OutputFolder(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, tmp_path / "out"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(BlockingIOError, match="another run writes into"):
+            output.write("a.txt", b"a")
+        process.communicate()
+    output.write("a.txt", b"a")
+
+
+def test_parts_of_one_process_share_a_folder_and_give_it_back(tmp_path):
+    first, second = lock_of(tmp_path), lock_of(tmp_path / ".")
+    assert first is second
+    one = OutputFolder(tmp_path)
+    one.write("a", b"")
+    OutputFolder(tmp_path, overwrite=True).write("b", b"")
+    del one, first, second
+    code = "import sys; from pathlib import Path; from castvision.inference.folder_lock import lock_of; lock_of(Path(sys.argv[1]))"
+    assert subprocess.run([sys.executable, "-c", code, tmp_path], check=False).returncode == 0
