@@ -38,6 +38,8 @@ def magnitudes(case: Drawn) -> dict[str, float]:
     """How large the terms of each result are, which cancel and round: tolerances are relative to these."""
     most = {name: float(x.double().abs().max()) if x.numel() else 0.0 for name, x in case.operands.items()}
     weight, value = float(case.weight.abs().sum()) + 1e-3, most["v"] + 1e-3
+    if case.options.activation == "laplace" and not case.options.laplace_norm:  # sums over keys, and sums of these
+        value *= case.weight.shape[1] ** 2
     through_logits = 4 * weight * value * case.scale
     query, key = (max(most[n], most.get(f"{n}_route", 0), most.get("surrogate_tokens", 0)) + 1e-3 for n in ("q", "k"))
     either = 4 * max(query, key)

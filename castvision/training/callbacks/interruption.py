@@ -7,6 +7,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -43,6 +44,7 @@ class Interruption(Callback):
         self.signal: int | None = None
         self.saved_step = -1
         self._is_broken_off = False
+        self._common_batches = 0.0
         self._gradients: dict[str, Any] = {}
         self._handlers: dict[int, Any] = {}
 
@@ -87,7 +89,9 @@ class Interruption(Callback):
             trainer._signal_connector.received_sigterm = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A round that is repeated leaves no mark of the one that was broken off."""
+        """Ask how many batches all processes have; a repeated round leaves no mark of the one that was broken off."""
+        own = torch.tensor(float(sum(trainer.num_val_batches)), device=trainer.strategy.root_device)
+        self._common_batches = float(trainer.strategy.reduce(own, reduce_op="min"))
         total: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
         if total.processed != total.ready:
             total.reset()
@@ -96,7 +100,8 @@ class Interruption(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Break off a round of held-out images."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._is_asked(trainer):
+        is_common = batch_idx < self._common_batches  # processes ask each other, and one may have a batch more
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and is_common and self._is_asked(trainer):
             self._is_broken_off = True
             raise SIGTERMException
 
