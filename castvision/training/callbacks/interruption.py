@@ -78,8 +78,11 @@ class Interruption(Callback):
             self.signal = number
 
     def _is_asked(self, trainer: Trainer) -> bool:
-        """Whether any process got a signal: all must stop at the same step."""
-        return trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
+        """Whether any process got a signal: all must stop at the same step, and say the same."""
+        if trainer.world_size > 1:
+            own = torch.tensor(float(self.signal or 0), device=trainer.strategy.root_device)
+            self.signal = int(trainer.strategy.reduce(own, reduce_op="max")) or None
+        return self.signal is not None
 
     def on_train_batch_end(  # Lightning's hook
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
