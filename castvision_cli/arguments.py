@@ -72,6 +72,12 @@ def add_device_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
 
 
+def add_cluster_argument(parser: argparse._ActionsContainer) -> None:
+    """Whether other processes work, see `castvision.inference.cluster`."""
+    told = "work in N processes of this machine (default: one a core), or on the Dask cluster of a scheduler"
+    parser.add_argument("--cluster", metavar="local[:N]|tcp://HOST:PORT", help=told)
+
+
 def add_attention_argument(parser: argparse._ActionsContainer) -> None:
     """Which attention a ViT of timm's runs with."""
     told = "of a ViT of timm's, which then takes images of any size: near_far, or full (default: as it was trained)"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from castvision_cli.arguments import (
     add_bands_argument,
+    add_cluster_argument,
     add_device_argument,
     add_output_arguments,
     add_scale_argument,
@@ -66,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     told = "of a ViT of timm: near_far, or full, the baseline (default: near_far; of a checkpoint that of its training)"
     add("--attention", choices=["near_far", "full"], help=told)
     add_output_arguments(parser, "features")
+    add_cluster_argument(parser)
     add("--resume", action="store_true", help="go on with a run that was interrupted: images already done are skipped")
     group = parser.add_argument_group("what is written")
     add = group.add_argument
@@ -125,6 +127,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from castvision.inference.embedding import EmbeddingRun, Options
         from castvision.inference.feature_model import load_feature_model
 
+        if arguments.cluster is not None:
+            from castvision_cli import clustered
+
+            clustered.check_address(arguments.cluster)
         model = load_feature_model(
             arguments.model,
             weights=arguments.weights,
@@ -147,11 +153,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     console = Console()
     try:
-        failed = each_image(
-            images,
-            lambda path, name, report: describe(run.embed(path, name, masks.get(path), report)),
-            console,
-        )
+        if arguments.cluster is not None:
+            weights = None if arguments.weights is None else arguments.weights.resolve()
+            device = str(resolve_device(arguments.device))
+            work = clustered.Embedding(
+                arguments.model, weights, arguments.attention, device, output.path.resolve(), options
+            )
+            if not arguments.resume:
+                clustered.forget(work, images)
+            failed = clustered.each_image_on(
+                arguments.cluster, work, images, masks, lambda path, name: describe(run.take(path, name)), console
+            )
+        else:
+            failed = each_image(
+                images,
+                lambda path, name, report: describe(run.embed(path, name, masks.get(path), report)),
+                console,
+            )
+    except OSError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
         print(f"{parser.prog}: {told(stop)}; the same command with --resume goes on", file=sys.stderr)
         return exit_code(stop)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from castvision_cli.arguments import (
     add_attention_argument,
     add_bands_argument,
+    add_cluster_argument,
     add_output_arguments,
     add_scale_argument,
     add_tile_arguments,
@@ -59,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model", required=True, help="a checkpoint, or a folder in timm's layout")
     add_attention_argument(parser)
     add_output_arguments(parser)
+    add_cluster_argument(parser)
     add("--resume", action="store_true", help="go on with a run that was interrupted, also within an image")
     add_tile_arguments(parser)
     group = parser.add_argument_group("what is predicted")
@@ -113,12 +115,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         from castvision.inference.prediction import Options, PredictionRun
         from castvision.inference.predictor import load_model
 
+<<<<<<< HEAD
         predictor = load_model(arguments.model, device=device, attention=arguments.attention)
+=======
+        if arguments.cluster is not None:
+            from castvision_cli import clustered
+
+            clustered.check_address(arguments.cluster)
+        predictor = load_model(arguments.model, device=resolve_device(arguments.device), attention=arguments.attention)
+>>>>>>> trust_scale
         tiles = tile_options(arguments, predictor)
         fits = fits_images(arguments, predictor)
         same = "mpp bands min_foreground overlay geojson min_area simplify probabilities top resume".split()
         chosen = {name: getattr(arguments, name) for name in same}
-        run = PredictionRun(predictor, output, Options(tiles=tiles, fits=fits, blank=arguments.skip_blank, **chosen))
+        options = Options(tiles=tiles, fits=fits, blank=arguments.skip_blank, **chosen)
+        run = PredictionRun(predictor, output, options)
         output.write(RUN_FILE, json.dumps(settings, indent=1).encode())
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
@@ -129,11 +140,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     console = Console()
     try:
-        failed = each_image(
-            images,
-            lambda path, name, report: describe(run.predict(path, name, masks.get(path), report)),
-            console,
-        )
+        if arguments.cluster is not None:
+            work = clustered.Prediction(
+                arguments.model, arguments.attention, str(predictor.device), output.path.resolve(), options
+            )
+            if not arguments.resume:
+                clustered.forget(work, images)
+            failed = clustered.each_image_on(
+                arguments.cluster, work, images, masks, lambda path, name: describe(run.take(path, name)), console
+            )
+        else:
+            failed = each_image(
+                images,
+                lambda path, name, report: describe(run.predict(path, name, masks.get(path), report)),
+                console,
+            )
+    except OSError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
         print(f"{parser.prog}: {told(stop)}; the same command with --resume goes on", file=sys.stderr)
         return exit_code(stop)

@@ -16,7 +16,7 @@ RUN_FILE = "run.json"
 
 def settings_of_run(arguments: argparse.Namespace) -> dict[str, Any]:
     """What must not change between a run and its continuation."""
-    passing = {"inputs", "output", "overwrite", "resume", "device"}
+    passing = {"inputs", "output", "overwrite", "resume", "device", "cluster"}
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
     settings = {key: value for key, value in settings.items() if key not in passing}
     for name in ("model", "weights"):

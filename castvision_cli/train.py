@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     _show_messages()
     expected: tuple[type[Exception], ...] = (ValueError, TypeError, OSError, KeyError, ImportError)
-    stage = 2
+    stage, is_first = 2, True
     try:
         line = CommandLine(arguments)
         contents = [read_config(path) for path in line.configs]
@@ -106,12 +106,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             # NOTE: imported here: it takes ten seconds, and what is wrong so far should be said at once.
             from jsonargparse import ArgumentError
             from lightning.fabric.utilities.exceptions import MisconfigurationException
+            from lightning.fabric.utilities.rank_zero import rank_zero_only
 
             from castvision.training.cli import TrainingCLI
 
             expected = (*expected, ArgumentError, MisconfigurationException)
             for name in ("lightning.pytorch", "lightning.fabric"):  # after the import, which sets them to INFO
                 logging.getLogger(name).setLevel(logging.WARNING)
+            is_first = not getattr(rank_zero_only, "rank", 0)
+            if not is_first:  # of several processes one speaks
+                logging.getLogger("castvision").setLevel(logging.ERROR)
             keep_class_names()
             cli = TrainingCLI(
                 line.arguments, line.verb, line.config, is_resumed=line.is_resumed, allowed_classes=line.allowed_classes
@@ -120,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             cli.run_verb()
     except SystemExit as end:  # argparse's --help, or training was stopped
         code = int(end.code or 0)
-        if code > _SIGNALLED:
+        if code > _SIGNALLED and is_first:
             sys.stderr.write(f"castvision train: stopped; to go on: {shlex.join(_resuming(arguments))}\n")
         return code
     except KeyboardInterrupt:

@@ -109,6 +109,21 @@ class EmbeddingRun:
         self.model, self.output, self.options = model, output, options
         self.records: list[Record] = []
 
+    def take(self, path: Path, name: str) -> Record:
+        """The record of an image that another process embedded.
+
+        Raises:
+            FileNotFoundError: None did.
+        """
+        stored = self.output.path / "records" / f"{name}.json"
+        if not stored.is_file():
+            raise FileNotFoundError(
+                f"expected {str(stored)!r} of {str(path)!r}, found none; do workers see this folder?"
+            )
+        record: Record = json.loads(stored.read_text(encoding="utf-8"))
+        self.records.append(record)
+        return record
+
     def embed(
         self,
         path: Path,

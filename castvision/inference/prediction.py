@@ -23,7 +23,8 @@ from castvision.inference.scale import level_to_work_at
 from castvision.inference.sinks import FileSink
 from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
 from castvision.inference.tile_source import Skip
-from castvision.inference.tiled import TiledResult, tiled_inference
+from castvision.inference.tiled import TiledResult, bands_at_once, tiled_inference
+from castvision.inference.tiling import make_grid
 from castvision.inference.writers.polygons import write_geojson
 from castvision.inference.writers.preview import overlay_preview, read_reduced
 from castvision.inference.writers.raster import write_png, write_tiff
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from castvision.data import Georeference, ImageReader
     from castvision.inference.files import OutputFolder
     from castvision.inference.predictor import Predictor
+    from castvision.inference.sinks import Sink
+    from castvision.inference.tiling import TileGrid
 
 Record = dict[str, Any]
 _PNG_PIXELS = 1 << 24
@@ -126,7 +129,7 @@ class PredictionRun:
             is_classifier = self.predictor.parts.task != "segmentation"
             level, told = 0, None
             if not is_classifier:
-                level, told = level_to_work_at(reader, self.options.mpp, self.predictor.parts.input)
+                level, told = self._level(reader)
                 told = told or remark_on_size(self.predictor, reader, level, self.options.fits)
             size = reader.levels[level]
             down, across = reader.pixels_across(level)
@@ -136,6 +139,21 @@ class PredictionRun:
             record |= {"pixel_area": area, "area_unit": reader.area_unit, "scale": told}
             record |= self._classify(reader) if is_classifier else self._segment(reader, level, name, mask, progress)
         self.output.write_text(file_name, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        self.records.append(record)
+        return record
+
+    def take(self, path: Path, name: str) -> Record:
+        """The record of an image that another process predicted.
+
+        Raises:
+            FileNotFoundError: None did.
+        """
+        stored = self.output.path / "records" / f"{name}.json"
+        if not stored.is_file():
+            raise FileNotFoundError(
+                f"expected {str(stored)!r} of {str(path)!r}, found none; do workers see this folder?"
+            )
+        record: Record = json.loads(stored.read_text(encoding="utf-8"))
         self.records.append(record)
         return record
 
@@ -158,23 +176,11 @@ class PredictionRun:
         mask_path: Path | None,
         progress: bool | Callable[[int, int], None],
     ) -> Record:
-        tiles, model = self.options.tiles, self._model(reader, level)
-        size = (reader.levels[level].height, reader.levels[level].width)
-        tiles = {**tiles, **whole_image(reader, level)} if self.options.fits else whole_in_a_tile(
-            self.predictor, tiles, size
-        )  # fmt: skip
-        output: Literal["labels", "probabilities"] = "probabilities" if self.options.probabilities else "labels"
-        store = self.output.path / "masks" / f"{name}.{output}"
-        store = part_of(store)
+        store = self.store(name)
         store.parent.mkdir(parents=True, exist_ok=True)
         sink = FileSink(store, resume=self.options.resume)
-        mask = None if mask_path is None else open_image(mask_path)
-        skip = Skip(mask, self.options.min_foreground, self.options.blank)
         try:
-            result = tiled_inference(
-                reader, model, level=level, output=output, skip=skip, sink=sink, device=self.predictor.device,
-                progress=progress, **tiles,
-            )  # fmt: skip
+            result = self._tiled(reader, level, mask_path, sink, progress)
             labels = sink.argmax() if self.options.probabilities else sink
             try:
                 files = self._write(reader, level, name, labels, sink)
@@ -183,11 +189,69 @@ class PredictionRun:
         except FAILURES:
             sink.discard()  # a stopped process leaves it, a failure that would come again does not
             raise
+        sink.discard()
+        return {**_facts(result, self.predictor.class_names), "files": files}
+
+    @property
+    def _kind(self) -> Literal["labels", "probabilities"]:
+        return "probabilities" if self.options.probabilities else "labels"
+
+    def store(self, name: str) -> Path:
+        """Where an image's classes, or probabilities, stay until its files are written."""
+        return part_of(self.output.path / "masks" / f"{name}.{self._kind}")
+
+    def _level(self, reader: ImageReader) -> tuple[int, str | None]:
+        return level_to_work_at(reader, self.options.mpp, self.predictor.parts.input)
+
+    def _tiles(self, reader: ImageReader, level: int) -> dict[str, Any]:
+        if self.options.fits:
+            return {**self.options.tiles, **whole_image(reader, level)}
+        size = (reader.levels[level].height, reader.levels[level].width)
+        return whole_in_a_tile(self.predictor, self.options.tiles, size)
+
+    def _tiled(
+        self,
+        reader: ImageReader,
+        level: int,
+        mask_path: Path | None,
+        sink: Sink,
+        progress: bool | Callable[[int, int], None],
+    ) -> TiledResult:
+        mask = None if mask_path is None else open_image(mask_path)
+        skip = Skip(mask, self.options.min_foreground, self.options.blank)
+        try:
+            return tiled_inference(
+                reader, self._model(reader, level), level=level, output=self._kind, skip=skip, sink=sink,
+                device=self.predictor.device, progress=progress, **self._tiles(reader, level),
+            )  # fmt: skip
         finally:
             if mask is not None:
                 mask.close()
-        sink.discard()
-        return {**_facts(result, self.predictor.class_names), "files": files}
+
+    def bands(self, path: Path) -> tuple[TileGrid, int] | None:
+        """Where the tiles of an image lie and how many bands are worked on together; None where there are no tiles.
+
+        Raises:
+            Exception: Any of `castvision.errors.FAILURES`.
+        """
+        if self.predictor.parts.task != "segmentation" or self.options.fits:
+            return None
+        with open_for(self.predictor, path, self.options.bands) as reader:
+            level, _ = self._level(reader)
+            tiles = self._tiles(reader, level)
+            halo = tiles["overlap"] // 4 if tiles["halo"] is None else tiles["halo"]
+            size = (reader.levels[level].height, reader.levels[level].width)
+            grid = make_grid(size, tiles["tile"], tiles["overlap"], halo)
+            return grid, bands_at_once(grid, tiles["batch_size"])
+
+    def predict_bands(self, path: Path, mask: Path | None, sink: Sink) -> TiledResult:
+        """Predict the part of an image that a sink asks for, and write no file.
+
+        Raises:
+            Exception: Any of `castvision.errors.FAILURES`.
+        """
+        with open_for(self.predictor, path, self.options.bands) as reader:
+            return self._tiled(reader, self._level(reader)[0], mask, sink, False)
 
     def _model(self, reader: ImageReader, level: int) -> FittedModel | TileModel:
         if self.options.fits:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -253,6 +253,24 @@ class Totals:
         """The reverse of ``dataclasses.asdict``."""
         return cls(**{**state, "seam": SeamSums(**state["seam"])})
 
+    def fresh(self) -> Totals:
+        """Zeros for as many channels."""
+        sums = [0] * len(self.class_pixels), [0.0] * len(self.class_probability)
+        return Totals(self.channels, 0, 0, *sums)
+
+    def plus(self, more: Totals) -> Totals:
+        """The sums of both: bands are added up in order, so that sums of floats do not depend on who worked on what."""
+        pixels = [a + b for a, b in zip_longest(self.class_pixels, more.class_pixels, fillvalue=0)]
+        probability = [a + b for a, b in zip_longest(self.class_probability, more.class_probability, fillvalue=0.0)]
+        seam = SeamSums(*(a + b for a, b in zip(*map(dataclasses.astuple, (self.seam, more.seam)), strict=True)))
+        runs = self.tiles_run + more.tiles_run, self.tiles_skipped + more.tiles_skipped
+        return Totals(more.channels or self.channels, *runs, pixels, probability, seam)
+
+
+def bands_at_once(grid: TileGrid, batch_size: int) -> int:
+    """Bands of a narrow image are worked through together, or its batches would never be full."""
+    return max(1, batch_size // len(grid.cols))
+
 
 class TiledRun:
     """One image through one predictor.
@@ -277,11 +295,10 @@ class TiledRun:
         self.totals = Totals()
         self.joiner: BandJoiner | None = None
         self.is_replaying = False
-        # bands of a narrow image are worked through together, or its batches would never be full
-        self._step = max(1, settings.batch_size // len(grid.cols))
+        self._step = bands_at_once(grid, settings.batch_size)
 
     def __call__(self, predictor: TilePredictor, report: Callable[[int, int], None]) -> tuple[Totals, int]:
-        """Run all bands that no earlier run finished.
+        """Run all bands that no earlier run finished, up to the one where the sink's state says to stop, if it does.
 
         Returns:
             The totals and the rows finished before.
@@ -290,17 +307,22 @@ class TiledRun:
         first, rows = 0, len(self.grid.rows)
         if state is not None:
             first, self.totals = state["bands"], Totals.from_state(state["totals"])
+            rows = state.get("stop", rows)
         with ThreadPoolExecutor(1) as pool, torch.inference_mode():
             if 0 < first < rows:
                 self._replay(range(first - self._step, first), predictor, pool)
             for row in range(first, rows, self._step):
                 bands = range(row, min(row + self._step, rows))
+                before, self.totals = self.totals, self.totals.fresh()
+                if self.joiner is not None:
+                    self.joiner.seam = self.totals.seam
                 for done in self._run_bands(bands, predictor, pool):
                     report(row * len(self.grid.cols) + done, len(self.grid))
-                self._commit(bands.stop)
-        if not self.totals.channels:  # every tile was skipped
+                latest, self.totals = self.totals, before.plus(self.totals)
+                self._commit(bands.stop, latest)
+        if not self.totals.channels and rows == len(self.grid.rows) and not first:  # every tile was skipped
             self._allocate(1)
-            self._commit(len(self.grid.rows))
+            self._commit(len(self.grid.rows), self.totals)
         return self.totals, self.grid.rows[first - 1].done if first else 0
 
     def _fingerprint(self) -> dict[str, Any]:
@@ -311,9 +333,10 @@ class TiledRun:
         left_out = {"masked": skip.mask is not None, "min_foreground": skip.min_foreground, "blank": skip.blank}
         return {"image": image.name, "level": self.source.level, **grid, **left_out, **settings}
 
-    def _commit(self, bands: int) -> None:
+    def _commit(self, bands: int, latest: Totals) -> None:
         if self.totals.channels:
-            self.sink.commit({"bands": bands, "totals": dataclasses.asdict(self.totals)})
+            totals, latest_totals = map(dataclasses.asdict, (self.totals, latest))
+            self.sink.commit({"bands": bands, "totals": totals, "latest": latest_totals})
 
     def _replay(self, bands: range, predictor: TilePredictor, pool: ThreadPoolExecutor) -> None:
         """Compute finished bands again for the strip they leave to the next one; nothing is written or counted."""

@@ -287,7 +287,7 @@ class CastAttention(nn.Module):
             down, across = cluster_grid(
                 grid_size[0], grid_size[1], self.options.num_clusters, self.options.cluster_factor
             )
-            wanted = down * across
+            wanted = down * across + int(len(grid_size) > 2)  # the tokens of further grids are a block
         if wanted == tokens.shape[1]:
             return tokens, lean
         return torch.einsum("nm,hmd->hnd", resampling_matrix(tokens.detach(), wanted), tokens), lean

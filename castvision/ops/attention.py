@@ -85,11 +85,22 @@ def cast_attention(
                     q, k, v, options, grid_size, p, token_mask, q_route, k_route, surrogate_tokens, phi, routing, scale,
                     dropout_p, seed, backend,
                 )  # fmt: skip
+        if is_eager() and q.shape[0] == 0:
+            return _of_no_image(
+                q, k, v, options, grid_size, p, token_mask, q_route, k_route, surrogate_tokens, phi, routing, backend
+            )
     dtype, working = v.dtype, arithmetic_dtype(v)
     q, k, v = q.to(working), k.to(working), v.to(working)
     if token_mask is not None:  # whatever masked tokens hold, NaN too, reaches nobody
         hidden = ~F.pad(token_mask, (p, 0), value=1.0)[:, :, None, None]
         q, k, v = q.masked_fill(hidden, 0.0), k.masked_fill(hidden, 0.0), v.masked_fill(hidden, 0.0)
+        blank = ~token_mask[:, :, None]
+        if q_route is not None:
+            q_route = q_route.masked_fill(blank[..., None], 0.0)
+        if k_route is not None:
+            k_route = k_route.masked_fill(blank[..., None], 0.0)
+        if phi is not None:
+            phi = phi.masked_fill(blank, 0.0)
     x, exact_q = _split(q, k, v, p, token_mask, float(q.shape[3]) ** -0.5 if scale is None else scale)
     grid = [1, x.q.shape[1]]
     if grid_size is not None:
@@ -118,6 +129,37 @@ def cast_attention(
                 out = out.masked_fill(~token_mask[:, :, None, None], 0.0)
         out = torch.cat([exact[:, :p], out], 1)
     return out.to(dtype), clusters
+
+
+def _of_no_image(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    options: AttentionOptions,
+    grid_size: list[int] | None,
+    num_prefix_tokens: int,
+    token_mask: Tensor | None,
+    q_route: Tensor | None,
+    k_route: Tensor | None,
+    surrogate_tokens: Tensor | None,
+    phi: Tensor | None,
+    routing: Routing | None,
+    backend: str,
+) -> tuple[Tensor, Routing]:
+    """B = 0: what one blank image gives, without it, so that shapes and gradients are those of other batches."""
+
+    def padded(x: Tensor) -> Tensor:
+        return F.pad(x, [0] * (2 * x.ndim - 1) + [1])
+
+    mask, lean, first, second = (None if x is None else padded(x) for x in (token_mask, phi, q_route, k_route))
+    out, clusters = cast_attention(
+        padded(q), padded(k), padded(v), options, grid_size, num_prefix_tokens, mask, first, second, surrogate_tokens,
+        lean, backend=backend,
+    )  # fmt: skip
+    if routing is None:
+        labels, index = (None if x is None else x[:0] for x in (clusters.labels, clusters.index))
+        routing = clusters._replace(labels=labels, index=index)
+    return out[:0], routing
 
 
 def _split(
@@ -275,10 +317,11 @@ def _check(
     if surrogate_tokens is not None and options.assignment == "blocks":
         rows, cols = (1, num_tokens) if grid_size is None else grid_size[:2]
         down, across = cluster_grid(rows, cols, options.num_clusters, options.cluster_factor)
-        if down * across != surrogate_tokens.shape[-2]:
+        further = int(grid_size is not None and len(grid_size) > 2)  # the tokens of all further grids are one block
+        if down * across + further != surrogate_tokens.shape[-2]:
             raise ValueError(
-                f"expected as many surrogate tokens as blocks, {down} x {across}, got {surrogate_tokens.shape[-2]}; "
-                "resample_surrogates makes them"
+                f"expected as many surrogate tokens as blocks, {down} x {across}{' + 1' * further}, got "
+                f"{surrogate_tokens.shape[-2]}; resample_surrogates makes them"
             )
     size, clusters = (
         options.cluster_size,

@@ -108,8 +108,9 @@ def _attention_gradient(
     # sum over queries of P (dP - delta): the fused kernel gives P'dP as dv.v, and P'delta takes one more product
     first = call.num_prefix + size
     delta = (part.to(call.wide) * out.to(call.wide)).sum(-1, keepdim=True)  # G, H, K, 1
-    logits = (q * call.scale @ keys[:, :, first:].transpose(-1, -2)).to(call.wide)
-    weight = torch.exp(logits + mask[..., first:] - lse[..., None])  # G, H, K, M
+    # in the precision of the kernel, whose log-sum-exp this is compared with; never above 1, though the two may differ
+    logits = q.to(call.wide) * call.scale @ keys[:, :, first:].transpose(-1, -2).to(call.wide)
+    weight = torch.exp((logits + mask[..., first:] - lse[..., None]).clamp(max=0.0))  # G, H, K, M
     d_bias = (dv[:, first:] * values.transpose(1, 2)[:, first:]).sum(-1).to(call.wide)
     return dq, dk, dv, d_bias - (weight * delta).sum(2).transpose(1, 2)
 

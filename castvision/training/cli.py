@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins import DoublePrecision, HalfPrecision
 from torch.optim import AdamW
 
 from castvision.data.reading.reader import alpha_for
@@ -35,6 +36,7 @@ from castvision.training.checkpoint_io import DurableCheckpointIO
 from castvision.training.class_paths import allow_classes, check_optimizer
 from castvision.training.data.data_module import ImageDataModule
 from castvision.training.from_data import complete, trial_arguments
+from castvision.training.processes import LOST, check_processes, is_lost_process
 from castvision.training.run_folder import BEST, CONFIG, LAST, folder_to_evaluate, folder_to_train, forget_after
 from castvision.training.tasks.task import Task
 
@@ -185,6 +187,11 @@ class TrainingCLI(LightningCLI):
             FileNotFoundError: No such checkpoint.
         """
         self.model.take_over(self.datamodule)
+        shared = bool(self.config[self.verb].trainer.sync_batchnorm)
+        if isinstance(self.trainer.precision_plugin, DoublePrecision | HalfPrecision):
+            # NOTE: Lightning would convert it after weights were read from a checkpoint, and copied for averages
+            self.trainer.precision_plugin.convert_module(self.model)
+        check_processes(self.trainer, self.model.get_submodule("model"), self.verb, sync_batchnorm=shared)
         checkpoint = self.config[self.verb].ckpt_path
         if checkpoint is not None:
             check_checkpoint(self.model, checkpoint)
@@ -226,6 +233,7 @@ class TrainingCLI(LightningCLI):
             if self.verb != "fit" or not self.trainer.interrupted:
                 raise
             raise SystemExit(self.interruption.exit_code) from end
+<<<<<<< HEAD
         except (AttributeError, LookupError, RuntimeError, TypeError) as error:
             if self.verb != "fit" or checkpoint is None or self.interruption.has_begun:
                 raise
@@ -233,6 +241,12 @@ class TrainingCLI(LightningCLI):
                 f"cannot go on from {checkpoint!r}: its state of training is malformed "
                 f"({type(error).__name__}: {one_line(error, 200)}); start from its weights with --init-from"
             ) from error
+=======
+        except RuntimeError as error:
+            if not is_lost_process(error):
+                raise
+            raise ConnectionError(LOST) from error
+>>>>>>> trust_scale
 
 
 def share_bands(config: Any) -> None:

@@ -67,7 +67,7 @@ class WarmAveraging(WeightAveraging):
         newest = self._newest(trainer)
         if newest is not None:
             name = str(newest.monitor).removeprefix("val/")
-            pl_module.log(f"val/newest_{name}", newest.figures("val")[name])
+            pl_module.log(f"val/newest_{name}", newest.figures("val")[name], sync_dist=True)
         super().on_validation_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

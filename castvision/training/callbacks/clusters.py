@@ -27,7 +27,7 @@ class ClusterStatistics(Callback):
     object, the share in no cluster.
 
     Args:
-        num_images: How many held-out images are looked at.
+        num_images: How many held-out images are looked at, by each process.
     """
 
     def __init__(self, num_images: int = 8) -> None:
@@ -48,7 +48,7 @@ class ClusterStatistics(Callback):
         backbone = getattr(pl_module, "backbone", None)
         if self._batch is None or backbone is None or trainer.sanity_checking:
             return
-        pl_module.log_dict(cluster_metrics(backbone, *self._batch))
+        pl_module.log_dict(cluster_metrics(backbone, *self._batch), sync_dist=True)
         self._batch = None
 
 

@@ -7,6 +7,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -45,6 +46,7 @@ class Interruption(Callback):
         self.saved_step = -1
         self.has_begun = False
         self._is_broken_off = False
+        self._common_batches = 0.0
         self._gradients: dict[str, Any] = {}
         self._handlers: dict[int, Any] = {}
 
@@ -79,8 +81,11 @@ class Interruption(Callback):
             self.signal = number
 
     def _is_asked(self, trainer: Trainer) -> bool:
-        """Whether any process got a signal: all must stop at the same step."""
-        return trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
+        """Whether any process got a signal: all must stop at the same step, and say the same."""
+        if trainer.world_size > 1:
+            own = torch.tensor(float(self.signal or 0), device=trainer.strategy.root_device)
+            self.signal = int(trainer.strategy.reduce(own, reduce_op="max")) or None
+        return self.signal is not None
 
     def on_train_batch_end(  # Lightning's hook
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -90,7 +95,9 @@ class Interruption(Callback):
             trainer._signal_connector.received_sigterm = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A round that is repeated leaves no mark of the one that was broken off."""
+        """Ask how many batches all processes have; a repeated round leaves no mark of the one that was broken off."""
+        own = torch.tensor(float(sum(trainer.num_val_batches)), device=trainer.strategy.root_device)
+        self._common_batches = float(trainer.strategy.reduce(own, reduce_op="min"))
         total: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
         if total.processed != total.ready:
             total.reset()
@@ -99,7 +106,8 @@ class Interruption(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Break off a round of held-out images."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._is_asked(trainer):
+        is_common = batch_idx < self._common_batches  # processes ask each other, and one may have a batch more
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and is_common and self._is_asked(trainer):
             self._is_broken_off = True
             raise SIGTERMException
 

@@ -71,13 +71,13 @@ class TrainingBar(RichProgressBar):
             if monitor in trainer.callback_metrics:
                 self._shown[monitor] = f"{float(trainer.callback_metrics[monitor]):.3f}"
             if not self.is_terminal:
-                logger.info("%s", self._line(trainer))
+                self._tell(trainer)
 
     def on_train_batch_end(  # Lightning's hook
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count; show only when it is time."""
-        self._images += len(batch[0])
+        self._images += len(batch[0]) * trainer.world_size
         self._batches += 1
         now = self._now()
         if now - self._refreshed < (REFRESH_SECONDS if self.is_terminal else self.line_seconds):
@@ -88,7 +88,7 @@ class TrainingBar(RichProgressBar):
         if self.is_terminal:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         else:
-            logger.info("%s", self._line(trainer))
+            self._tell(trainer)
 
     def _measure(self, trainer: Trainer, now: float) -> None:
         """Speed and time left."""
@@ -102,6 +102,11 @@ class TrainingBar(RichProgressBar):
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
         """The epoch and its bar; Lightning's own times and speeds would leave no room for ours."""
         return [TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()]
+
+    def _tell(self, trainer: Trainer) -> None:
+        """A line, by one of the processes."""
+        if trainer.is_global_zero:
+            logger.info("%s", self._line(trainer))
 
     def _line(self, trainer: Trainer) -> str:
         last = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"

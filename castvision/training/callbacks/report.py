@@ -108,8 +108,8 @@ class Report(Callback):
     def on_train_batch_end(  # Lightning's hook
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count images."""
-        self.images += len(batch[0])
+        """Count images, of all processes: each has as many."""
+        self.images += len(batch[0]) * trainer.world_size
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -204,7 +204,8 @@ def _hardware(trainer: Trainer) -> str:
     """One line: the device and how many threads."""
     if trainer.strategy.root_device.type == "cuda":
         return f"{trainer.num_devices} × {torch.cuda.get_device_name(trainer.strategy.root_device)}"
-    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
+    processes = f"{trainer.world_size} processes on " if trainer.world_size > 1 else ""
+    return f"{processes}{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -16,7 +16,14 @@ from castvision.data.datasets.batch import Batch, Sample, as_batch
 from castvision.data.reading.labels import check_class_names
 from castvision.data.reading.pixels import MAX_PIXELS
 from castvision.losses import IGNORED
-from castvision.training.data.resumable import ResumableLoader, SeededItems, ShuffledSampler, outlive_signals
+from castvision.training.data.resumable import (
+    HeldOutSampler,
+    ResumableLoader,
+    SeededItems,
+    ShuffledSampler,
+    outlive_signals,
+    world,
+)
 from castvision.training.randomness import seeded
 
 if TYPE_CHECKING:
@@ -212,7 +219,8 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.test_dataloader()
 
     def _loader(self, dataset: Pairs, batch_size: int) -> DataLoader[Sample]:
-        return DataLoader(dataset, batch_size=batch_size, **self._loading())
+        sampler = HeldOutSampler(dataset) if world()[0] > 1 else None  # type: ignore[arg-type]  # ours have a length
+        return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **self._loading())
 
     def _loading(self) -> dict[str, Any]:
         """Arguments of all loaders."""

@@ -34,6 +34,8 @@ def world() -> tuple[int, int]:
 class ShuffledSampler(DistributedSampler[int]):
     """A new order each epoch, the same one in every run with this seed; each process gets its share.
 
+    Processes share no image: where their number does not divide that of the images, the last few are left out.
+
     Args:
         dataset: Anything with a length.
         seed: Of the orders.
@@ -43,7 +45,7 @@ class ShuffledSampler(DistributedSampler[int]):
     """
 
     def __init__(self, dataset: Sized, seed: int = 0) -> None:
-        super().__init__(dataset, *world(), shuffle=True, seed=seed)  # type: ignore[arg-type]  # uses len only
+        super().__init__(dataset, *world(), shuffle=True, seed=seed, drop_last=True)  # type: ignore[arg-type]  # uses len only
         self.start = 0
 
     def __iter__(self) -> Iterator[int]:
@@ -73,6 +75,31 @@ class FreshSampler(DistributedSampler[int]):
         first = self.epoch * self.length + self.rank
         every = self.num_replicas
         return iter(range(first + start * every, first + self.num_samples * every, every))
+
+
+class HeldOutSampler(DistributedSampler[int]):
+    """Every image once, by one of the processes: torch's own sampler repeats some to make all shares of one length.
+
+    Args:
+        dataset: With at least as many images as there are processes.
+
+    Raises:
+        ValueError: Fewer images, so that a process would have none.
+    """
+
+    def __init__(self, dataset: Sized) -> None:
+        super().__init__(dataset, *world(), shuffle=False)  # type: ignore[arg-type]  # uses len only
+        if len(dataset) < self.num_replicas:
+            raise ValueError(
+                f"expected at least as many held-out images as processes, got {len(dataset)} for {self.num_replicas}; "
+                "set a smaller trainer.devices"
+            )
+        self._share = range(self.rank, len(dataset), self.num_replicas)
+        self.num_samples = len(self._share)
+
+    def __iter__(self) -> Iterator[int]:
+        """This process's indices."""
+        return iter(self._share)
 
 
 class SeededItems(Dataset[Sample]):

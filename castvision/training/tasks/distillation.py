@@ -165,7 +165,7 @@ class DistillationTask(Task):
         wanted, found = self._both(image)
         loss = self.distance(found, wanted)
         if self.trainer._logger_connector.should_update_logs:
-            self.log("train/loss", loss.detach(), batch_size=image.shape[0])
+            self.log("train/loss", loss.detach(), batch_size=image.shape[0], sync_dist=True)
             self.log("train/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
         return loss
 
@@ -186,7 +186,7 @@ class DistillationTask(Task):
 
     def _count(self, stage: str, batch: Sequence[Any]) -> None:
         loss = self._measure(stage, batch)
-        size = as_batch(batch, needs_target=False).image.shape[0]
+        size = as_batch(batch, needs_target=False).image.shape[0] * self.trainer.world_size  # see `Task`
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
 
     def _measure(self, stage: str, batch: Sequence[Any]) -> Tensor:
@@ -212,7 +212,7 @@ class DistillationTask(Task):
         values = self._measured(stage)
         before = {f"before_{name}": value for name, value in self.before.items()}
         by_name = {**values, "explained": 1 - values["unexplained"], **before}
-        self.log_dict({f"{stage}/{name}": value for name, value in by_name.items()})
+        self.log_dict({f"{stage}/{name}": value for name, value in by_name.items()}, sync_dist=True)
 
     def on_fit_end(self) -> None:
         """Say so if held-out images are no closer than before."""

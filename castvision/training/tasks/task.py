@@ -275,7 +275,7 @@ class Task(LightningModule, ABC):
         image, target = self.augment(image, target)
         loss = self.loss(self(image, **extras), target)
         if self.trainer._logger_connector.should_update_logs:
-            self.log("train/loss", loss.detach(), batch_size=image.shape[0])
+            self.log("train/loss", loss.detach(), batch_size=image.shape[0], sync_dist=True)
             self.log("train/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
         return loss
 
@@ -298,7 +298,8 @@ class Task(LightningModule, ABC):
 
     def _count(self, stage: str, batch: Sequence[Any]) -> None:
         loss, images = self.measure(stage, batch)
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=images, sync_dist=True)
+        weight = images * self.trainer.world_size  # Lightning rounds the mean weight of the processes down
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=weight, sync_dist=True)
 
     def measure(self, stage: str, batch: Sequence[Any]) -> tuple[Tensor, int]:
         """Add a batch of held-out images to a stage's counts; its mean loss and the number of images."""
@@ -321,7 +322,8 @@ class Task(LightningModule, ABC):
         self._summarise("test")
 
     def _summarise(self, stage: str) -> None:
-        self.log_dict({f"{stage}/{name}": value for name, value in self.figures(stage).items()})
+        by_name = {f"{stage}/{name}": value for name, value in self.figures(stage).items()}
+        self.log_dict(by_name, sync_dist=True)
 
     def figures(self, stage: str) -> dict[str, float]:
         """Metrics of all that `measure` counted for a stage; counting begins anew."""

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from castvision.data.synthetic import MazeDataset, PathfinderSegDataset, RegionDataset
 from castvision.data.synthetic.dataset import geodesic_distance
+from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec
 
 MAKERS = {
     "maze": lambda **key: MazeDataset(64, 8, 0.5, **key),
@@ -35,6 +36,36 @@ def test_the_first_images_never_change(name: str) -> None:
     batch = MAKERS[name]().make_batch(np.arange(64))
     digest = hashlib.sha256(batch.images.tobytes() + batch.targets.tobytes()).hexdigest()[:16]
     assert digest == HASHES[name]
+
+
+ITEMS = {
+    **{name: lambda make=make, **key: make(**key) for name, make in MAKERS.items()},
+    "classify": lambda **key: PathfinderDataset(PathfinderSpec(32, contour_length=6), **key),
+    "join": lambda **key: PathfinderDataset(PathfinderSpec(32, contour_length=6), "join", **key),
+}
+KEYS = [(0, "train"), (0, "val"), (7, "test")]
+HASHES_BY_KEY = {
+    "maze": ["06ec871ad381b4d9", "ff95388067416016", "74e863144283c43f"],
+    "maze, small cells": ["743949c8b5b74232", "fb360ae977a6e11d", "b5cb25c3ab97c9d5"],
+    "region": ["b4d0a3182ac23c9a", "ffc86b09c8561094", "348eead7f617be61"],
+    "three-class": ["f64c101e581f6821", "32dbec0f15e51036", "20ab21f83ab68c66"],
+    "one-dot": ["9f864b82df44df0a", "38fcc8a023814e4d", "af7dab45a11987ed"],
+    "classify": ["3f0efeb92bc9e658", "f3d431064b9e30c0", "0a4cffda7cef6467"],
+    "join": ["f17c13a40e455192", "66872c08d6b84a12", "d58cad9becb8b23b"],
+}
+
+
+@pytest.mark.parametrize("name", ITEMS)
+def test_seed_split_and_index_decide_an_item_for_ever(name: str) -> None:
+    """Items as models get them, one at a time and late ones too, of several seeds and splits."""
+    found = []
+    for seed, split in KEYS:
+        data, digest = ITEMS[name](seed=seed, split=split), hashlib.sha256()
+        for index in (0, 1, 1000, 2**30):
+            for part in data[index][:2]:
+                digest.update(torch.as_tensor(part).numpy().tobytes())
+        found.append(digest.hexdigest()[:16])
+    assert found == HASHES_BY_KEY[name]
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -1,0 +1,58 @@
+"""What several processes that train together would get wrong, refused before they start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch.distributed import DistError
+from torch.nn.modules.batchnorm import _BatchNorm
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+    from torch import nn
+
+LOST = (
+    "another process of the run has ended, and this one with it; what it said stands above, if it said anything; "
+    "the same command with --resume goes on from the newest checkpoint"
+)
+
+
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether an error says that another process does not answer; gloo has no class of its own for it."""
+    return isinstance(error, DistError) or "Connection closed by peer" in str(error) or "gloo" in str(error)
+
+
+def check_processes(trainer: Trainer, model: nn.Module, verb: str, *, sync_batchnorm: bool) -> None:
+    """Refuse a model or a verb that several processes would not share.
+
+    Args:
+        trainer: Made for one process or several.
+        model: What is trained.
+        verb: "fit", "validate", "test" or "predict".
+        sync_batchnorm: Whether the trainer has batch statistics taken over all processes.
+
+    Raises:
+        ValueError: Statistics of batches that each process would take over its own images alone, or predictions, which
+            all would write to one file; it says what to do instead.
+    """
+    if trainer.num_nodes * trainer.num_devices == 1:
+        return
+    if verb == "predict":
+        raise ValueError(
+            f"expected one process for predict, which writes one file, got {trainer.num_nodes * trainer.num_devices}; "
+            "set trainer.devices: 1, or let castvision predict --cluster share the images out"
+        )
+    first = next((name for name, module in model.named_modules() if isinstance(module, _BatchNorm)), None)
+    if verb != "fit" or first is None:
+        return
+    if trainer.strategy.root_device.type != "cuda":
+        raise ValueError(
+            f"expected a model without batch normalisation in several processes on CPUs, got {first}: torch takes its "
+            "statistics over all processes on GPUs only; set trainer.devices: 1, or take a model with layer "
+            "normalisation, such as a cast_vit"
+        )
+    if not sync_batchnorm:
+        raise ValueError(
+            f"expected trainer.sync_batchnorm: true for a model with batch normalisation ({first}) in several "
+            "processes: each would take the statistics of its own images alone"
+        )
