@@ -91,15 +91,15 @@ def weights(studio: Studio, session: Session, number: int, point: Point) -> tupl
     shares = shares_of_point(found, chosen, row, col)
     picture = marked(lit(session.chosen.picture, chosen, shares, row, col), point)
     colours = cluster_colours(max(chosen.num_clusters, 1)).tolist()
-    sizes = chosen.cluster_sizes.tolist()
     order = shares.clusters.argsort(descending=True).tolist()
     own = int(chosen.membership[row, col])
     rows: list[list[str | tuple[int, ...]]] = []
-    inside = int((chosen.windows == chosen.windows[row, col]).sum())
-    rows.append([(255, 255, 255), "its window, token by token", f"{inside:,}", f"{shares.window:.3f}"])
+    inside = chosen.windows == chosen.windows[row, col]
+    outside = chosen.membership[~inside & (chosen.membership >= 0)].bincount(minlength=len(order)).tolist()
+    rows.append([(255, 255, 255), "its window", f"{int(inside.sum()):,}", f"{shares.window:.3f}"])
     for cluster in order[:_LISTED]:
-        name = f"cluster {cluster}{', its own' if cluster == own else ''}, outside the window"
-        rows.append([tuple(colours[cluster]), name, f"{sizes[cluster]:,}", f"{shares.clusters[cluster]:.3f}"])
+        name = f"cluster {cluster}{', its own' if cluster == own else ''}"
+        rows.append([tuple(colours[cluster]), name, f"{outside[cluster]:,}", f"{shares.clusters[cluster]:.3f}"])
     if len(order) > _LISTED:
         rest = float(shares.clusters[order[_LISTED:]].sum())
         rows.append([(), f"{len(order) - _LISTED:,} more clusters", "", f"{rest:.3f}"])
@@ -107,5 +107,8 @@ def weights(studio: Studio, session: Session, number: int, point: Point) -> tupl
         rows.append([(), "tokens in no cluster", "", f"{shares.unclustered:.3f}"])
     if shares.elsewhere:
         rows.append([(), "class and register tokens", "", f"{shares.elsewhere:.3f}"])
-    caption = f"{layer_name(chosen)}, token in row {row}, column {col}: weights, mean over heads; their sum is 1"
+    caption = (
+        f"{layer_name(chosen)}, token in row {row}, column {col}: the weight of its window's tokens, and of each "
+        "cluster's tokens outside it; mean over heads, their sum is 1"
+    )
     return picture, table(["", "what", "tokens", "weight"], rows, caption)

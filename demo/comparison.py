@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import threading
+import ctypes
 import time
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from .sessions import Session
     from .studio import Studio
 
-_STATM, _STEP = Path("/proc/self/statm"), 0.005
+_STATUS, _MARKS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Measured(NamedTuple):
@@ -35,7 +34,7 @@ class Measured(NamedTuple):
     Attributes:
         value: What it gave.
         seconds: By the wall.
-        memory: How far the process grew while it ran, in bytes, looked at every 5 ms; None where no one can tell.
+        memory: How far the process's memory rose at most while it ran, in bytes; None where no one can tell.
     """
 
     value: Tensor
@@ -45,30 +44,28 @@ class Measured(NamedTuple):
 
 def measure(call: Callable[[], Tensor]) -> Measured:
     """Run a call once and measure it."""
-    before, done, most = _resident(), threading.Event(), [0]
-
-    def watch() -> None:
-        while not done.wait(_STEP):
-            most[0] = max(most[0], (_resident() or 0) - (before or 0))
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    before = _reset_peak()
     start = time.perf_counter()
-    try:
-        value = call()
-    finally:
-        seconds = time.perf_counter() - start
-        done.set()
-        watcher.join()
-    return Measured(value, seconds, None if before is None else most[0])
+    value = call()
+    seconds = time.perf_counter() - start
+    return Measured(value, seconds, None if before is None else max(0, _status("VmHWM") - before))
 
 
-def _resident() -> int | None:
-    """Bytes of this process in memory; None but on Linux."""
+def _reset_peak() -> int | None:
+    """Begin a new peak of this process's memory, and give the bytes it holds now; None but on Linux."""
     try:
-        return int(_STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:  # glibc: what earlier work left must not hide what comes
+            trim(0)
+        _MARKS.write_text("5", encoding="ascii")
+        return _status("VmRSS")
+    except (OSError, TypeError, StopIteration):
         return None
+
+
+def _status(field: str) -> int:
+    lines = _STATUS.read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1]) * 1024
 
 
 def agreement(found: Tensor, wanted: Tensor) -> tuple[float, float]:

@@ -24,17 +24,23 @@ _HEAVY = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "
 _LIGHT: dict[str, Any] = {"queue": False, "api_visibility": "undocumented", "show_progress": "hidden"}
 
 CSS = """
-.gradio-container { max-width: 1180px !important; padding: 12px !important; }
-.told { margin: 4px 0; overflow-wrap: anywhere; }
-.error { color: #b91c1c; font-weight: 600; }
-.dark .error { color: #fca5a5; }
+.gradio-container { max-width: 1180px !important; }
+.gradio-container main, .gradio-container > .main { padding: 12px !important; }
+#status { position: sticky; top: 0; z-index: 20; background: var(--body-background-fill); padding: 2px 0; }
+.told { margin: 4px 0 !important; overflow-wrap: anywhere; }
+.error { color: #b91c1c !important; font-weight: 600; }
+.dark .error { color: #fca5a5 !important; }
 .wide { overflow-x: auto; }
-.wide table { border-collapse: collapse; width: 100%; font-size: 14px; }
+.wide table { border-collapse: collapse; width: 100%; font-size: 14px; border: 0 !important; }
 .wide caption { text-align: left; padding: 4px 0; overflow-wrap: anywhere; }
-.wide th, .wide td { text-align: left; padding: 3px 8px; border-bottom: 1px solid #8884; }
+.wide th, .wide td { text-align: left; padding: 3px 8px; border: 0 !important; }
+.wide tr { border-bottom: 1px solid #8884 !important; }
 .swatch { display: inline-block; width: 16px; height: 16px; border: 1px solid #888; vertical-align: middle; }
 :focus-visible { outline: 3px solid #2563eb !important; outline-offset: 2px; }
-@media (max-width: 480px) { .gradio-container { padding: 4px !important; } .wide table { font-size: 12px; } }
+@media (max-width: 480px) {
+  .gradio-container main, .gradio-container > .main { padding: 6px !important; }
+  .wide table { font-size: 13px; }
+}
 """
 
 
@@ -44,12 +50,13 @@ def build(studio: Studio) -> gr.Blocks:
     with page:
         gr.Markdown(f"# castvision\nNear and far attention on your photograph. Model: {_plain(studio.told)}")
         with gr.Row():
-            upload = gr.File(label="Your photograph", file_count="single", height=140, elem_id="upload")
             with gr.Column():
+                upload = gr.File(label="Your photograph", file_count="single", height=130, elem_id="upload")
                 names = list(studio.examples)
                 example = gr.Dropdown(names, value=None, label="or an example", elem_id="example")
-                status = gr.HTML(line("Upload a photograph or pick an example."), elem_id="status")
-        photograph = gr.Image(**_picture("The photograph", "photograph"), visible=False)
+            with gr.Column():
+                photograph = gr.Image(**_picture("The photograph", "photograph"), height=250, visible=False)
+        status = gr.HTML(line("Upload a photograph or pick an example."), elem_id="status")
         with gr.Tabs():
             cleared = [
                 *_add_features(studio, status),
