@@ -137,9 +137,9 @@ def test_every_tab_with_one_upload_and_no_request_elsewhere(page, address, photo
     page.press("features_show")
     page.until(lambda: page.source("features_colours"))
     assert "12 × 18 tokens" in page.status
-    page.click("features_colours", 0.97, 0.03)
+    page.click("features_colours", 0.97, 0.97)
     page.until(lambda: page.source("features_heat"))
-    assert "row 0, column 17" in page.status
+    assert "row 11, column 17" in page.status
 
     page.tab("Clusters")
     page.press("clusters_show")
