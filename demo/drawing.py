@@ -63,7 +63,8 @@ def lit(picture: RGB, cluster_map: ClusterMap, shares: PointShares, row: int, co
     result[window] = base[window]
     frame = _border(window, max(2, max(size) // 250))
     result[frame] = 255
-    return np.rint(result).clip(0, 255).astype(np.uint8)
+    shown: RGB = np.rint(result).clip(0, 255).astype(np.uint8)
+    return shown
 
 
 def _border(

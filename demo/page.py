@@ -34,7 +34,7 @@ CSS = """
 .wide table { border-collapse: collapse; width: 100%; font-size: 14px; border: 0 !important; }
 .wide caption { text-align: left; padding: 4px 0; overflow-wrap: anywhere; }
 .wide th, .wide td { text-align: left; padding: 3px 8px; border: 0 !important; }
-.wide tr { border-bottom: 1px solid #8884 !important; }
+.wide tr { border: 0 !important; border-bottom: 1px solid #8884 !important; }
 .swatch { display: inline-block; width: 16px; height: 16px; border: 1px solid #888; vertical-align: middle; }
 :focus-visible { outline: 3px solid #2563eb !important; outline-offset: 2px; }
 @media (max-width: 480px) {
@@ -283,7 +283,10 @@ def _add_segments(studio: Studio, status: gr.HTML) -> list[Any]:
 
     def on_opacity(share: float, kept: Any, request: gr.Request) -> Any:
         def work(session: Session) -> Any:
-            return gr.skip(), gr.skip() if kept is None else segments.tinted(studio, session, *kept, share)
+            if kept is None:  # moved before there is anything to show
+                return gr.skip(), gr.skip()
+            name, labels = kept
+            return gr.skip(), segments.tinted(studio, session, name, labels, share)
 
         return _answered(studio, request, work, [gr.skip()])
 

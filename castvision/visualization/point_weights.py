@@ -184,7 +184,7 @@ def _derivative(module: Any, inputs: tuple[Any, ...], keywords: dict[str, Any], 
         module.train(was_training)
         for handle in handles:
             handle.remove()
-    of_values = found[0, :, -wide:].unflatten(-1, (heads, wide // heads))[..., 0]
+    of_values: Tensor = found[0, :, -wide:].reshape(-1, heads, wide // heads)[..., 0]
     return of_values.float().mean(1).cpu()
 
 
