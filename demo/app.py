@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 
 from .page import CSS, build
-from .sessions import SessionStore
+from .sessions import SessionStore, sweep
 from .studio import Studio, find_examples, load_backbone, load_segmenters
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ _ONLY_HERE = (
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
     "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
+_SWEPT_EVERY, _KEPT = 30.0, 600.0
 _HEADERS = {
     "content-security-policy": _ONLY_HERE,
     "referrer-policy": "no-referrer",
@@ -132,7 +134,15 @@ def served(
         app_kwargs={"middleware": [Middleware(OnlyHere)]}, footer_links=[], run_history=False, show_error=False,
         enable_monitoring=False, css=CSS, theme=theme, **quiet,
     )  # fmt: skip
+    over = threading.Event()
+
+    def keep_clean() -> None:
+        while not over.wait(_SWEPT_EVERY):
+            sweep(studio.store.root, _KEPT)
+
+    threading.Thread(target=keep_clean, daemon=True).start()
     try:
         yield str(address)
     finally:
+        over.set()
         page.close(verbose=False)

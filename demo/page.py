@@ -46,7 +46,7 @@ CSS = """
 
 def build(studio: Studio) -> gr.Blocks:
     """The page of a studio, whose every visitor has a session of their own."""
-    page = gr.Blocks(title="castvision", analytics_enabled=False, delete_cache=(60, 600))
+    page = gr.Blocks(title="castvision", analytics_enabled=False)
     with page:
         gr.Markdown(f"# castvision\nNear and far attention on your photograph. Model: {_plain(studio.told)}")
         with gr.Row():

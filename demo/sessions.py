@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 Point = tuple[float, float]
 """A place in a photograph: how far down and how far across, 0..1."""
+
+
+_PAGE = "page_"
 
 
 class Stopped(ValueError):
@@ -112,7 +116,7 @@ class SessionStore:
         """The session of a page, a new one for a new page."""
         with self._lock:
             if name not in self._sessions:
-                self._sessions[name] = Session(Path(tempfile.mkdtemp(prefix="page_", dir=self.root)))
+                self._sessions[name] = Session(Path(tempfile.mkdtemp(prefix=_PAGE, dir=self.root)))
             self._sessions.move_to_end(name)
             too_many = [key for key in self._sessions if key != name][: max(0, len(self._sessions) - self.most)]
             session, dropped = self._sessions[name], [self._sessions.pop(key) for key in too_many]
@@ -129,6 +133,24 @@ class SessionStore:
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+
+def sweep(root: Path, seconds: float) -> None:
+    """Delete what gradio left and has not touched for so long: its copies of uploads, and pictures that were shown.
+
+    Args:
+        root: All files of the demo; the folders of open pages are left alone.
+        seconds: How long.
+    """
+    for path in root.rglob("*"):
+        if path.relative_to(root).parts[0].startswith(_PAGE):
+            continue
+        try:
+            if path.is_file() and time.time() - path.stat().st_ctime >= seconds:
+                path.unlink()
+                path.parent.rmdir()
+        except OSError:  # gone already, or its folder holds more
+            continue
 
 
 def _end(session: Session) -> None:

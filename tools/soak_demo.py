@@ -97,7 +97,7 @@ def visit(address: str, good: list[Path], bad: list[Path], end: float, tally: Ta
     draw = random.Random(seed)
     while time.monotonic() < end:
         try:
-            client = Client(address, verbose=False, download_files=False)
+            client = Client(address, verbose=False, download_files=False, httpx_kwargs={"timeout": 180})
         except Exception as error:
             tally.error(f"page: {type(error).__name__}: {error}")
             time.sleep(1)
@@ -237,7 +237,7 @@ def main() -> None:
         finally:
             server.send_signal(signal.SIGINT)
             try:
-                code = server.wait(30)
+                code = server.wait(120)
             except subprocess.TimeoutExpired:
                 server.kill()
                 code = None

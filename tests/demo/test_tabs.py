@@ -14,7 +14,7 @@ from castvision.inference.feature_model import FeatureModel
 from castvision.inference.predictor import load_parts
 from demo import clusters, comparison, drawing, features, segments
 from demo import studio as studios
-from demo.sessions import SessionStore, Stopped
+from demo.sessions import SessionStore, Stopped, sweep
 from demo.studio import Studio, find_examples, load_backbone, load_segmenters, take_example, take_upload
 
 
@@ -99,6 +99,19 @@ def test_the_oldest_page_goes_where_there_are_too_many(tmp_path):
     assert len(store) == 2
     assert not second.folder.exists()
     assert store.get("1") is first
+
+
+def test_what_gradio_leaves_is_swept_and_pages_are_not(tmp_path):
+    page = SessionStore(tmp_path).get("1").folder / "upload.png"
+    old = tmp_path / "hash" / "image.webp"
+    old.parent.mkdir()
+    for each in (page, old):
+        each.write_bytes(b"1")
+    sweep(tmp_path, 60)
+    assert old.is_file()
+    sweep(tmp_path, 0)
+    assert page.is_file()
+    assert not old.parent.exists()
 
 
 def test_features_are_the_models_and_the_point_is_most_similar_to_itself(studio, session):
