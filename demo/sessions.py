@@ -142,7 +142,11 @@ def sweep(root: Path, seconds: float) -> None:
         root: All files of the demo; the folders of open pages are left alone.
         seconds: How long.
     """
-    for path in root.rglob("*"):
+    try:
+        found = list(root.rglob("*"))
+    except OSError:  # a folder went while it was listed: next time
+        return
+    for path in found:
         if path.relative_to(root).parts[0].startswith(_PAGE):
             continue
         try:
