@@ -235,7 +235,7 @@ def main() -> None:
                 each.join(60)
             alive = server.poll() is None
         finally:
-            server.send_signal(signal.SIGINT)
+            server.send_signal(signal.SIGTERM)
             try:
                 code = server.wait(120)
             except subprocess.TimeoutExpired:
@@ -248,7 +248,7 @@ def main() -> None:
         "clients": arguments.clients,
         "model": arguments.model,
         "server_lived": alive,
-        "exit_code_after_interrupt": code,
+        "exit_code_after_sigterm": code,
         "files_left": left,
         "calls": dict(sorted(tally.calls.items())),
         "refused": dict(sorted(tally.refused.items())),
