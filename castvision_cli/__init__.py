@@ -24,6 +24,7 @@ usage: castvision VERB [ARGUMENTS]
                     masks of what was annotated in other tools            castvision data convert IN --output DIR
   make-pathfinder   write a Pathfinder data set                           castvision make-pathfinder OUT --img-size 32
   demo              predictions and cluster maps as pictures            castvision demo photo.jpg --model M --output DIR
+                    a page in the browser                               castvision demo --web
   predict           masks, tables, polygons of images of any size         castvision predict IN --model M --output DIR
   embed             features of images by a pretrained ViT          castvision embed IN --model M --output DIR
   evaluate          metrics of a model on images with known answers       castvision evaluate --model M --images DIR

@@ -34,6 +34,9 @@ _EPILOG = """\
 examples:
   %(prog)s photo.jpg --model cast_vit_tiny_patch16_224 --output out
   %(prog)s photos/ --model runs/quickstart/best.ckpt --output out --limit 12
+  %(prog)s --web
+
+--web: a page in the browser instead (castvision demo --web --help tells more)
 
 exit code: 0 all images done, 1 some images could not be read (named at the end), 2 wrong arguments, nothing written
 """
@@ -80,9 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 all done, 1 some images were skipped, 2 wrong arguments (nothing was written).
     """
+    given = list(sys.argv[1:] if argv is None else argv)
+    if "--web" in given:
+        from castvision_cli.web_demo import main as serve
+
+        return serve([each for each in given if each != "--web"])
     script = Path(sys.argv[0]).name
     parser = build_parser(script if script == "image_demo.py" else "castvision demo")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(given)
     try:
         check_sources(arguments.images)
         check_model(arguments.model)

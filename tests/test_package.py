@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("build")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
-    for name in ("castvision", "castvision_cli", "configs"):
+    for name in ("castvision", "castvision_cli", "configs", "demo"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder / "dist")]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
@@ -60,7 +60,7 @@ def test_setup_cfg_lists_every_package():
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     listed = set(config["options"]["packages"].split())
     folders = {path.parent.relative_to(ROOT) for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
-    assert listed == {".".join(folder.parts) for folder in folders} | {"castvision.configs"}
+    assert listed == {".".join(folder.parts) for folder in folders} | {"castvision.configs", "castvision_demo"}
 
 
 def test_requirements_have_one_home():
@@ -73,6 +73,7 @@ def test_wheel_holds_the_package_and_its_configurations(wheel: Path):
     expected = {str(path.relative_to(ROOT)) for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
     expected |= {f"castvision/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
     expected |= {"castvision/py.typed", "castvision/configs/__init__.py"}
+    expected |= {f"castvision_demo/{path.name}" for path in (ROOT / "demo").glob("*.py")}
     packaged = {name for name in names if ".dist-info/" not in name}
     assert packaged == expected
     assert any(name.endswith("licenses/LICENSE") for name in names)
@@ -93,6 +94,8 @@ def test_installed_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Pat
     assert version == castvision.__version__
     help_text = run_python("from castvision_cli import main; main(['train', '--help'])", elsewhere, site)
     assert "quickstart" in help_text
+    demo = run_python("import castvision_demo.studio as studio; print(studio.__file__)", elsewhere, site)
+    assert Path(demo.strip()) == site / "castvision_demo" / "studio.py"
 
 
 PUBLIC = {
