@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from castvision.data.reading.overview import make_context
 from castvision.data.transforms.model_input import to_model_input
 from castvision.errors import CheckpointError, one_line
+from castvision.files import read_json
 from castvision.models.checkpoint_file import check_finite
-from castvision.models.convert import change_attention
-from castvision.models.recipe import InputFormat, TaskName, load, near_misses
+from castvision.models.convert import change_attention, convert, split_options
+from castvision.models.recipe import CHECKPOINT_KEY, InputFormat, Recipe, TaskName, load, near_misses
 from castvision.models.segmenter import unwrap
 from castvision.visualization.clusters import cluster_maps, clustered_layers
 
@@ -300,10 +301,27 @@ def _from_folder(folder: Path, attention: str | None) -> LoadedParts:
     except Exception as error:  # a reader of damaged bytes raises anything
         raise CheckpointError(f"cannot load a model from {str(folder)!r}: {one_line(error, 300)}") from error
     check_finite(model.state_dict(), folder)
+    facts = read_json(config_file).get(CHECKPOINT_KEY)
+    if facts is not None:
+        return _with_facts(model, facts, folder, attention)
     names = model.pretrained_cfg.get("label_names") or ()
     name = f"{model.pretrained_cfg.get('architecture', type(model).__name__)} ({folder.resolve().name})"
     classes = tuple(str(name) for name in names)
     return describe(model, name, "classification", classes, attention=attention)
+
+
+def _with_facts(model: nn.Module, facts: Mapping[str, Any], folder: Path, attention: str | None) -> LoadedParts:
+    """A folder that castvision wrote: timm knows neither of near and far in its own ViTs nor of how images were shown."""
+    own = {key: value for key, value in facts.items() if key not in ("patch_size", "fixed_size")}
+    try:
+        recipe = Recipe.from_dict(own)
+        _, conversion = split_options(recipe.model_name, recipe.model_kwargs)
+        if conversion is not None:
+            convert(model, **conversion)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"cannot use config.json in {str(folder)!r}: {one_line(error, 300)}") from error
+    name = f"{recipe.model_name} ({folder.resolve().name})"
+    return describe(model, name, recipe.task, recipe.class_names, recipe.input, attention)
 
 
 def _from_checkpoint(path: Path, attention: str | None) -> LoadedParts:
