@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from castvision.export.program import quiet
 from castvision.inference.prediction import CLASSIFIER_SIDE
 from castvision.inference.predictor import Predictor
 from castvision.inference.tile_model import open_for
@@ -113,7 +114,8 @@ def quantise(source: Path, target: Path) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(str(source), str(target), weight_type=QuantType.QInt8, op_types_to_quantize=_PRODUCTS)
+    with quiet():
+        quantize_dynamic(str(source), str(target), weight_type=QuantType.QInt8, op_types_to_quantize=_PRODUCTS)
     # the quantiser drops what it does not know
     before, after = onnx.load(str(source), load_external_data=False), onnx.load(str(target))
     known = {entry.key for entry in after.metadata_props}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -102,8 +104,11 @@ class Program:
         Raises:
             ValueError: It differs by more than `TOLERANCE`.
         """
-        torch.export.save(self.exported, path, extra_files={FACTS: self.facts()})
-        program = torch.export.load(path).module()
+        # NOTE: by open files: torch warns of names that do not end in .pt2, such as a file's that is not whole yet
+        with quiet(), path.open("wb") as file:
+            torch.export.save(self.exported, file, extra_files={FACTS: self.facts()})
+        with quiet(), path.open("rb") as file:
+            program = torch.export.load(io.BytesIO(file.read())).module()
         with torch.no_grad():
             found = max(float((program(*inputs) - expected).abs().max()) for inputs, expected in self.checks())
         return checked(found, path)
@@ -121,7 +126,7 @@ class Program:
             ImportError: onnx, onnxscript or onnxruntime is missing.
             ValueError: It differs by more than `TOLERANCE`.
         """
-        with _quiet():
+        with quiet():
             written = torch.onnx.export(self.exported, dynamo=True, verbose=False)
         if written is None:
             raise RuntimeError("torch wrote no ONNX program")
@@ -193,13 +198,18 @@ def _exported(module: nn.Module, example: tuple[Tensor, ...], is_fixed: bool) ->
     for value in example:
         axes = [0] if is_fixed else [0, value.ndim - 2, value.ndim - 1]
         shapes.append(dict.fromkeys(axes, dynamic))
-    with _quiet():
+    with quiet():
         return torch.export.export(module, example, dynamic_shapes=tuple(shapes), strict=False)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """torch warns of its own insides while it exports."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def quiet() -> Iterator[None]:
+    """Exporters warn of their own insides, of which a user can change nothing; what matters is measured afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
