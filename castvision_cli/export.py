@@ -90,9 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         images = images[: arguments.most_images]
         source = load_source(arguments.checkpoint)
         timm_folder.check_fits(source) if arguments.format == "hf" else check_program(source)
-        output = OutputFolder(
-            arguments.output, overwrite=arguments.overwrite, protected=[Path(arguments.checkpoint)]
-        )
+        output = OutputFolder(arguments.output, overwrite=arguments.overwrite, protected=[Path(arguments.checkpoint)])
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2

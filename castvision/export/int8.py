@@ -125,7 +125,9 @@ def quantise(source: Path, target: Path) -> None:
     onnx.save(after, str(target))
 
 
-def agreement(source: Path, target: Path, inputs: Iterable[dict[str, Pixels]], *, several: bool, is_noise: bool) -> Agreement:
+def agreement(
+    source: Path, target: Path, inputs: Iterable[dict[str, Pixels]], *, several: bool, is_noise: bool
+) -> Agreement:
     """Run both files and compare what they decide.
 
     Args:

@@ -1,4 +1,4 @@
-"""README.md of an exported folder: what the model is, what its run measured, and how to load it. Nothing is invented."""
+"""README.md of an exported folder: what the model is, what its run measured, how to load it. Nothing is invented."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
     from castvision.export.source import Source
 
-_PIPELINES = {"classification": "image-classification", "multilabel": "image-classification", "segmentation": "image-segmentation"}
+_PIPELINES = {
+    "classification": "image-classification",
+    "multilabel": "image-classification",
+    "segmentation": "image-segmentation",
+}
 _MOST_CLASSES = 100
 _USAGE = {
     "hf": """\

@@ -43,6 +43,23 @@ class MaskedSegmenter(nn.Module):
         return logits
 
 
+class OfWholes(nn.Module):
+    """A classifier, or a model of features, whose input is called "image", whatever timm calls it.
+
+    Args:
+        model: Of timm or of ours.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, height, width) to (B, num_classes)."""
+        logits: Tensor = self.model(image)
+        return logits
+
+
 class Program:
     """A model traced once; both formats are written from it.
 
@@ -56,8 +73,8 @@ class Program:
     def __init__(self, source: Source) -> None:
         check_program(source)
         self.source, self.parts = source, source.parts
-        is_segmenter = self.parts.task == "segmentation"
-        self.module: nn.Module = MaskedSegmenter(source.model).eval() if is_segmenter else source.model
+        kind = MaskedSegmenter if self.parts.task == "segmentation" else OfWholes
+        self.module: nn.Module = kind(source.model).eval()
         self.exported = _exported(self.module, self.example(self.sizes()[1]), self.parts.fixed_size is not None)
 
     def sizes(self) -> list[tuple[int, int, int]]:

@@ -11,6 +11,7 @@ from castvision.errors import CheckpointError
 from castvision.files import read_json
 from castvision.inference.predictor import LoadedParts, describe
 from castvision.models.recipe import Recipe, load
+from castvision.models.segmenter import native_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,6 +59,7 @@ class Source:
             **self.recipe.to_dict(),
             "class_names": list(parts.class_names),
             "patch_size": list(parts.patch_size),
+            "native_size": list(native_size(parts.backbone)),
             "fixed_size": None if parts.fixed_size is None else list(parts.fixed_size),
         }
 

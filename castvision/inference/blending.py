@@ -88,10 +88,13 @@ def blend(old: Tensor, new: Tensor, weight: Tensor) -> Tensor:
     Returns:
         The same shape.
     """
-    if isinstance(old, np.ndarray):  # as torch.lerp has it
+    xp = namespace(old)
+    mixed: Tensor
+    if xp is np:  # as torch.lerp has it
         step = new - old
-        return np.where(weight < 0.5, old + weight * step, new - step * (1 - weight))
-    mixed: Tensor = namespace(old).lerp(old, new, weight)
+        mixed = xp.where(weight < 0.5, old + weight * step, new - step * (1 - weight))
+    else:
+        mixed = xp.lerp(old, new, weight)
     return mixed
 
 
