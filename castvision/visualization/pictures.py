@@ -92,7 +92,7 @@ def _palette() -> RGB:
 
 
 def _lab(rgb: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Colours (n, 3) of sRGB, 0..1, in CIELAB under D65: the standard's formulas, as kornia has them, without its torch."""
+    """Colours (n, 3) of sRGB, 0..1, in CIELAB under D65: the standard's formulas, as kornia has them."""
     linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     to_xyz = [
         [0.412453, 0.357580, 0.180423],
