@@ -27,6 +27,7 @@ usage: castvision VERB [ARGUMENTS]
   predict           masks, tables, polygons of images of any size         castvision predict IN --model M --output DIR
   embed             features of images by a pretrained ViT          castvision embed IN --model M --output DIR
   evaluate          metrics of a model on images with known answers       castvision evaluate --model M --images DIR
+  models            registered models and what each costs                castvision models '*dinov2*'
   export            a model for timm, transformers, ONNX, torch       castvision export CKPT --format hf --output DIR
   benchmark         speed and memory on this machine, and the goals      castvision benchmark layer --quick
   timm              one of timm's own scripts, with our models            castvision timm validate.py --model M
@@ -52,6 +53,7 @@ VERBS = {
     "embed": "embed",
     "evaluate": "evaluate",
     "export": "export",
+    "models": "models",
     "benchmark": "benchmark",
     "timm": "timm_scripts",
 }

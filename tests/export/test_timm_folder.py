@@ -81,8 +81,14 @@ def test_the_card_has_the_runs_own_figures_and_no_others(classifier: Path, tmp_p
     assert export(run / "best.ckpt", tmp_path / "out") == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: timm\n")
-    for line in ("| val/acc1 | 0.7500 |", "| val/loss | 0.6250 |", "| path \\| way | 0.1250 |", "| parameters | 1,234,567 |",
-                 "| hardware | a CPU |", "background, path, dot"):  # fmt: skip
+    for line in (
+        "| val/acc1 | 0.7500 |",
+        "| val/loss | 0.6250 |",
+        "| path \\| way | 0.1250 |",
+        "| parameters | 1,234,567 |",
+        "| hardware | a CPU |",
+        "background, path, dot",
+    ):
         assert line in card
     assert "0.5000" not in card and "step |" not in card
     assert export(run / "epoch3.ckpt", tmp_path / "other") == 0
