@@ -20,7 +20,8 @@ import torch
 from benchmarks.levels import Outcome, Settings, Task
 from benchmarks.measuring import run_alone
 from benchmarks.record import Key, single_measurement
-from castvision.models.recipe import InputFormat, Recipe, build, save
+from castvision.data.input_format import InputFormat
+from castvision.models.recipe import Recipe, build, save
 
 SUBJECT = "predict, vit_tiny_patch16 of width 32"
 _SIZES = (1024, 20_000)

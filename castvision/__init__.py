@@ -3,9 +3,13 @@
 Importing the package registers its models: afterwards ``timm.create_model("cast_vit_small_patch16_224")`` works.
 """
 
-from castvision import models
-from castvision.models.convert import convert, revert
+import os
 
 __version__ = "0.1.0"
 
 __all__ = ["__version__", "convert", "models", "revert"]
+
+# Reading images and running exported models needs no torch: set CASTVISION_WITHOUT_TORCH=1 before the first import.
+if "CASTVISION_WITHOUT_TORCH" not in os.environ:
+    from castvision import models
+    from castvision.models.convert import convert, revert

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from castvision.inference.onnx_model import OnnxPredictor
     from castvision.inference.predictor import Predictor
 
 
@@ -105,7 +106,7 @@ def add_tile_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tta", choices=["none", "flips", "d4"], default="none", help="average over 4 flips or 8 flips and turns")
 
 
-def tile_options(arguments: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
+def tile_options(arguments: argparse.Namespace, predictor: Predictor | OnnxPredictor) -> dict[str, Any]:
     """Keywords for `castvision.inference.tiled_inference`: what was given, else what suits the model.
 
     Raises:
@@ -124,7 +125,7 @@ def tile_options(arguments: argparse.Namespace, predictor: Predictor) -> dict[st
     return {"tile": tile, "overlap": overlap, "context_size": parts.context_size, "mask_nodata": True, **same}
 
 
-def fits_images(arguments: argparse.Namespace, predictor: Predictor) -> bool:
+def fits_images(arguments: argparse.Namespace, predictor: Predictor | OnnxPredictor) -> bool:
     """Whether a model is shown whole images brought to one size: it was trained so, and no tile is asked for."""
     parts = predictor.parts
     return parts.task == "segmentation" and parts.input.resize == "fit" and arguments.tile is None

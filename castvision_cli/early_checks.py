@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 _LOCAL = "local-dir:"
-_CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
+_CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors", ".onnx")
 _PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
 _HEAD = 512
 
@@ -182,6 +182,8 @@ def _is_container(path: Path) -> bool:
                 return isinstance(json.loads(file.read(length)), dict)
             except ValueError:
                 return False
+    if path.suffix == ".onnx":
+        return path.stat().st_size > 0  # a file of ONNX begins with any field
     with path.open("rb") as file:
         return zipfile.is_zipfile(path) or file.read(1) == b"\x80"  # torch's files before 1.6 are pickles
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from castvision_cli.arguments import (
     add_attention_argument,
@@ -30,7 +31,11 @@ from castvision_cli.stopping import exit_code, told
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from castvision.inference.onnx_model import OnnxPredictor
     from castvision.inference.prediction import Record
+    from castvision.inference.predictor import Predictor
+
+ONNX = ".onnx"
 
 _DESCRIPTION = """\
 Predict images of any size: photographs, GeoTIFFs, whole slides. Large ones are read and written tile by tile.
@@ -57,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = new_parser("castvision predict", _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="images, folders of images, patterns such as 'scans/*.tif'")
-    add("--model", required=True, help="a checkpoint, or a folder in timm's layout")
+    add("--model", required=True, help="a checkpoint, a folder in timm's layout, or .onnx of castvision export")
     add_attention_argument(parser)
     add_output_arguments(parser)
     add_cluster_argument(parser)
@@ -98,12 +103,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_model(arguments.model)
         check_output(arguments.output, is_open=arguments.overwrite or arguments.resume)
         check_given(arguments.mask, "mask or folder of masks")
-        device = resolve_device(arguments.device)
+        is_onnx = Path(arguments.model).suffix == ONNX
+        device = check_onnx_options(arguments) if is_onnx else resolve_device(arguments.device)
         # NOTE: imported here, so that --help and what is wrong so far answer at once.
         from castvision.inference.files import ALL_SUFFIXES, expand_patterns, find_images, match_masks
-        from castvision.inference.slides import is_slide_model
 
-        if is_slide_model(arguments.model):
+        if not is_onnx and _is_of_slides(arguments.model):
             from castvision_cli.slides import predict_slides
 
             return predict_slides(arguments, parser)
@@ -113,8 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = open_output(arguments, settings, images)
         masks = match_masks(arguments.mask, images)
         from castvision.inference.prediction import Options, PredictionRun
-        from castvision.inference.predictor import load_model
 
+<<<<<<< HEAD
 <<<<<<< HEAD
         predictor = load_model(arguments.model, device=device, attention=arguments.attention)
 =======
@@ -124,6 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             clustered.check_address(arguments.cluster)
         predictor = load_model(arguments.model, device=resolve_device(arguments.device), attention=arguments.attention)
 >>>>>>> trust_scale
+=======
+        predictor = _load(arguments, device)
+>>>>>>> export_cmd
         tiles = tile_options(arguments, predictor)
         fits = fits_images(arguments, predictor)
         same = "mpp bands min_foreground overlay geojson min_area simplify probabilities top resume".split()
@@ -163,6 +171,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_code(stop)
     run.write_tables(failed)
     return print_end(console, len(images), failed, f"done; results in {output.path}")
+
+
+def check_onnx_options(arguments: argparse.Namespace) -> str:
+    """Refuse what a model in ONNX has no part in, and see to it that torch is not imported.
+
+    Raises:
+        ValueError: It names the option.
+    """
+    asked = [
+        name
+        for name, is_asked in (
+            ("--attention", arguments.attention is not None),
+            (f"--precision {arguments.precision}", arguments.precision != "fp32"),
+            (f"--device {arguments.device}", arguments.device not in ("auto", "cpu")),
+        )
+        if is_asked
+    ]
+    if asked:
+        raise ValueError(
+            f"a model in ONNX is run as it was exported, on the CPU, got {', '.join(asked)}; leave it out, or give the "
+            "checkpoint"
+        )
+    os.environ["CASTVISION_WITHOUT_TORCH"] = "1"
+    return "cpu"
+
+
+def _is_of_slides(model: str) -> bool:
+    from castvision.inference.slides import is_slide_model
+
+    return is_slide_model(model)
+
+
+def _load(arguments: argparse.Namespace, device: Any) -> Predictor | OnnxPredictor:
+    if Path(arguments.model).suffix == ONNX:
+        from castvision.inference.onnx_model import OnnxPredictor
+
+        return OnnxPredictor(Path(arguments.model))
+    from castvision.inference.predictor import load_model
+
+    return load_model(arguments.model, device=device, attention=arguments.attention)
 
 
 def describe(record: Record) -> str:

@@ -14,15 +14,13 @@ BEGIN, END = "<!-- models: begin (python tools/model_table.py --write) -->\n", "
 
 def make_row(name: str) -> str:
     """One model: input, tokens at that size and parameters, counted on a model without storage."""
-    import timm
+    from castvision.models.census import census
 
-    model = timm.create_model(name, device="meta")
-    channels, height, width = model.default_cfg["input_size"]
-    rows, cols = model.patch_embed.grid_size
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    classes = f", {model.num_classes} classes" if model.num_classes != 1000 else ""
-    image = f"{channels} × {height} × {width}"
-    return f"| `{name}` | {image} | {rows} × {cols} = {rows * cols:,} | {parameters / 1e6:.2f} M{classes} |"
+    row = census(name, runs=False)
+    rows, cols = row.grid
+    classes = f", {row.num_classes} classes" if row.num_classes != 1000 else ""
+    image = " × ".join(map(str, row.input_size))
+    return f"| `{name}` | {image} | {rows} × {cols} = {rows * cols:,} | {row.parameters / 1e6:.2f} M{classes} |"
 
 
 def make_table() -> str:

@@ -5,9 +5,16 @@
 `castvision.visualization.plots` (plots; needs matplotlib).
 """
 
-from castvision.inference.sinks import FileSink, Sink
-from castvision.inference.tile_source import Skip
-from castvision.inference.tiled import Seam, TiledResult, tiled_inference
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from castvision.deferred import deferred
+
+if TYPE_CHECKING:
+    from castvision.inference.sinks import FileSink, Sink
+    from castvision.inference.tile_source import Skip
+    from castvision.inference.tiled import Seam, TiledResult, tiled_inference
 
 __all__ = [
     "FileSink",
@@ -17,3 +24,15 @@ __all__ = [
     "TiledResult",
     "tiled_inference",
 ]
+
+__getattr__ = deferred(
+    __name__,
+    {
+        "FileSink": "castvision.inference.sinks",
+        "Seam": "castvision.inference.tiled",
+        "Sink": "castvision.inference.sinks",
+        "Skip": "castvision.inference.tile_source",
+        "TiledResult": "castvision.inference.tiled",
+        "tiled_inference": "castvision.inference.tiled",
+    },
+)

@@ -8,17 +8,22 @@ height, width), not even of (classes, tile, width).
 
 from __future__ import annotations
 
+import importlib
+import math
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from castvision.arrays import namespace
 from castvision.data.transforms.symmetries import Symmetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import torch
+    from torch import Tensor
 
     from castvision.inference.tiling import Tile, TileGrid
 
@@ -52,7 +57,7 @@ def averaged(predict: Callable[[Tensor, Symmetry], Tensor], batch: Tensor, kind:
     return mean
 
 
-def hann_ramp(width: int, device: torch.device | str = "cpu") -> Tensor:
+def hann_ramp(width: int, device: torch.device | str = "cpu", xp: Any = None) -> Tensor:
     """Weights of the newer of two tiles across their common strip; the older one's are one minus these.
 
     Rounded to multiples of 2**-23, so that both weights are float32 and their sum is exactly 1.
@@ -60,13 +65,16 @@ def hann_ramp(width: int, device: torch.device | str = "cpu") -> Tensor:
     Args:
         width: Of the strip, >= 0.
         device: Where it is wanted.
+        xp: torch or numpy; None = torch.
 
     Returns:
         (width,) float32, rising within 0..1; the reversed ramp is one minus the ramp.
     """
-    step = (torch.arange(width, dtype=torch.float64) + 0.5) / max(width, 1)
-    ramp = torch.sin(step * torch.pi / 2).square()
-    return ((ramp * 2**23).round() / 2**23).to(device, torch.float32)
+    xp = xp or importlib.import_module("torch")
+    step = (xp.arange(width, dtype=xp.float64) + 0.5) / max(width, 1)
+    ramp = xp.square(xp.sin(step * math.pi / 2))
+    rounded: Tensor = xp.asarray(xp.round(ramp * 2**23) / 2**23, dtype=xp.float32, device=device)
+    return rounded
 
 
 def blend(old: Tensor, new: Tensor, weight: Tensor) -> Tensor:
@@ -80,7 +88,14 @@ def blend(old: Tensor, new: Tensor, weight: Tensor) -> Tensor:
     Returns:
         The same shape.
     """
-    return torch.lerp(old, new, weight)
+    xp = namespace(old)
+    mixed: Tensor
+    if xp is np:  # as torch.lerp has it
+        step = new - old
+        mixed = xp.where(weight < 0.5, old + weight * step, new - step * (1 - weight))
+    else:
+        mixed = xp.lerp(old, new, weight)
+    return mixed
 
 
 @dataclass
@@ -99,9 +114,10 @@ class SeamSums:
 
     def add(self, old: Tensor, new: Tensor) -> None:
         """Compare two (C, height, width)."""
-        self.pixels += old[0].numel()
-        self.labels += int((old.argmax(dim=0) != new.argmax(dim=0)).sum())
-        self.difference += float((old - new).abs().mean(dim=0).sum(dtype=torch.float64))
+        xp = namespace(old)
+        self.pixels += math.prod(old[0].shape)
+        self.labels += int((old.argmax(0) != new.argmax(0)).sum())
+        self.difference += float(xp.sum(abs(old - new).mean(0), dtype=xp.float64))
 
 
 @dataclass(frozen=True)
@@ -125,16 +141,33 @@ class BandJoiner:
         channels: Of the values.
         device: Where the values are.
         seam: Adds up how far neighbours disagree.
+        xp: torch or numpy, whose arrays the values are; None = torch.
     """
 
-    def __init__(self, grid: TileGrid, channels: int, device: torch.device, seam: SeamSums) -> None:
+    def __init__(
+        self, grid: TileGrid, channels: int, device: torch.device | str, seam: SeamSums, xp: Any = None
+    ) -> None:
         self.grid, self.seam = grid, seam
-        self._ramp = hann_ramp(grid.zone, device)
+        self._xp: Any = xp or importlib.import_module("torch")
+        self._device = device
+        self._ramp = hann_ramp(grid.zone, device, self._xp)
         has_bands, has_cols = len(grid.rows) > 1, len(grid.cols) > 1
-        self._above = torch.zeros(channels, grid.zone if has_bands else 0, grid.width, device=device)
-        self._above_known = torch.zeros(grid.width, dtype=torch.bool, device=device)
-        self._left = torch.zeros(channels, grid.tile[0], grid.zone if has_cols else 0, device=device)
-        self._left_known = torch.zeros(self._left.shape[2], dtype=torch.bool, device=device)
+        self._above = self._zeros(channels, grid.zone if has_bands else 0, grid.width)
+        self._above_known = self._filled(grid.width, False)
+        self._left = self._zeros(channels, grid.tile[0], grid.zone if has_cols else 0)
+        self._left_known = self._filled(self._left.shape[2], False)
+
+    def _zeros(self, *shape: int) -> Tensor:
+        zeros: Tensor = self._xp.zeros(shape, dtype=self._xp.float32, device=self._device)
+        return zeros
+
+    def _filled(self, length: int, value: bool) -> Tensor:
+        filled: Tensor = self._xp.full((length,), value, dtype=self._xp.bool, device=self._device)
+        return filled
+
+    def _copy(self, values: Tensor) -> Tensor:
+        copied: Tensor = self._xp.asarray(values, copy=True)
+        return copied
 
     def join(self, tile: Tile, values: Tensor | None) -> Block:
         """Join the next tile.
@@ -148,38 +181,38 @@ class BandJoiner:
         """
         y, x = tile.y, tile.x
         used = self._used(tile, values)
-        known = torch.full((x.high - x.low,), values is not None, device=used.device)
+        known = self._filled(x.high - x.low, values is not None)
         if tile.col:
             strip = used[:, :, : self.grid.zone]
             left = self._left[:, : used.shape[1]]
-            strip.copy_(self._mix(left, strip, self._left_known, known[: self.grid.zone], self._ramp))
+            strip[:] = self._mix(left, strip, self._left_known, known[: self.grid.zone], self._ramp)
             known[: self.grid.zone] |= self._left_known
         if x.high > x.done:
             self._left[:, : used.shape[1]] = used[:, :, x.done - x.low :]
-            self._left_known = known[x.done - x.low :].clone()
+            self._left_known = self._copy(known[x.done - x.low :])
         return self._join_above(tile, used[:, :, : x.done - x.low], known[: x.done - x.low], y.done - y.low)
 
     def _used(self, tile: Tile, values: Tensor | None) -> Tensor:
         y, x = tile.y, tile.x
         if values is None:
-            return self._above.new_zeros(len(self._above), y.high - y.low, x.high - x.low)
+            return self._zeros(len(self._above), y.high - y.low, x.high - x.low)
         top, left, _, _ = tile.margins
-        return values[:, top : top + y.high - y.low, left : left + x.high - x.low].clone()
+        return self._copy(values[:, top : top + y.high - y.low, left : left + x.high - x.low])
 
     def _join_above(self, tile: Tile, used: Tensor, known: Tensor, rows: int) -> Block:
         zone = self.grid.zone
         columns = slice(tile.x.low, tile.x.done)
         above, above_known = self._above[:, :, columns], self._above_known[columns]
-        known_map = known.expand(rows, -1)
+        known_map = self._xp.broadcast_to(known, (rows, known.shape[0]))
         if tile.row:
             strip = used[:, :zone]
-            strip.copy_(self._mix(above, strip, above_known, known, self._ramp[:, None]))
+            strip[:] = self._mix(above, strip, above_known, known, self._ramp[:, None])
             if not known.all():
-                known_map = known_map.clone()
+                known_map = self._copy(known_map)
                 known_map[:zone] |= above_known
         if tile.y.high > tile.y.done:
-            above.copy_(used[:, rows:])
-            above_known.copy_(known)
+            above[:] = used[:, rows:]
+            above_known[:] = known
         return Block(used[:, :rows], known_map)
 
     def _mix(self, old: Tensor, new: Tensor, old_known: Tensor, new_known: Tensor, weight: Tensor) -> Tensor:
@@ -190,4 +223,6 @@ class BandJoiner:
             return blend(old, new, weight)
         if both.any():
             self.seam.add(old[:, :, both], new[:, :, both])
-        return torch.where(both, blend(old, new, weight), torch.where(new_known, new, old))
+        where = self._xp.where
+        mixed: Tensor = where(both, blend(old, new, weight), where(new_known, new, old))
+        return mixed

@@ -18,11 +18,12 @@ from castvision.data import open_array
 from castvision.data.reading.folders import nfc
 from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found, map_by_names, read_class_names
 from castvision.errors import FAILURES
-from castvision.inference.fitted import FittedModel, remark_on_size, whole_image
+from castvision.inference.fitted import FittedModel
 from castvision.inference.prediction import CLASSIFIER_SIDE
 from castvision.inference.scale import level_to_work_at, mask_at_level
 from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
 from castvision.inference.tiled import tiled_inference
+from castvision.inference.whole_images import remark_on_size, whole_image
 from castvision.inference.writers.preview import read_reduced
 from castvision.losses import IGNORED
 from castvision.metrics import (

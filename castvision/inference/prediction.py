@@ -14,17 +14,20 @@ import numpy as np
 from PIL import Image
 
 import castvision
-from castvision.data import open_image
+from castvision.data.reading import open_image
 from castvision.errors import FAILURES
 from castvision.files import part_of
-from castvision.inference.fitted import FittedModel, remark_on_size, whole_image
-from castvision.inference.predictor import NO_CLASSES
 from castvision.inference.scale import level_to_work_at
 from castvision.inference.sinks import FileSink
 from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
 from castvision.inference.tile_source import Skip
+<<<<<<< HEAD
 from castvision.inference.tiled import TiledResult, bands_at_once, tiled_inference
 from castvision.inference.tiling import make_grid
+=======
+from castvision.inference.tiled import TiledResult, tiled_inference
+from castvision.inference.whole_images import remark_on_size, whole_image
+>>>>>>> export_cmd
 from castvision.inference.writers.polygons import write_geojson
 from castvision.inference.writers.preview import overlay_preview, read_reduced
 from castvision.inference.writers.raster import write_png, write_tiff
@@ -36,11 +39,13 @@ if TYPE_CHECKING:
 
     from castvision.data import Georeference, ImageReader
     from castvision.inference.files import OutputFolder
+    from castvision.inference.onnx_model import OnnxPredictor
     from castvision.inference.predictor import Predictor
     from castvision.inference.sinks import Sink
     from castvision.inference.tiling import TileGrid
 
 Record = dict[str, Any]
+NO_CLASSES = "was trained for its features and has no classes; train a classifier or segmenter with --init-from it"
 _PNG_PIXELS = 1 << 24
 CLASSIFIER_SIDE = 8192
 """Longer side of what a classifier is given of an image; larger ones are averaged over blocks first."""
@@ -93,7 +98,7 @@ class PredictionRun:
         ValueError: An untrained model, or one without classes.
     """
 
-    def __init__(self, predictor: Predictor, output: OutputFolder, options: Options) -> None:
+    def __init__(self, predictor: Predictor | OnnxPredictor, output: OutputFolder, options: Options) -> None:
         if not predictor.is_trained:
             raise ValueError(f"{predictor.parts.name} is untrained: its predictions mean nothing; give a checkpoint")
         if not predictor.has_classes:
@@ -161,10 +166,11 @@ class PredictionRun:
         prediction = self.predictor.predict(self.predictor.prepare_whole(read_reduced(reader, CLASSIFIER_SIDE)))
         count = len(prediction.probabilities)
         top = count if prediction.task == "multilabel" else min(self.options.top, count)  # each label is an answer
-        scores, classes = prediction.probabilities.topk(top)
+        scores = np.asarray(prediction.probabilities)
+        classes = np.argsort(-scores, kind="stable")[:top]
         listed = [
             {"class": label, "name": self.predictor.class_names[label], "probability": round(score, 6)}
-            for label, score in zip(classes.tolist(), scores.tolist(), strict=True)
+            for label, score in zip(classes.tolist(), scores[classes].tolist(), strict=True)
         ]
         return {"classes": listed, "files": []}
 
@@ -253,9 +259,9 @@ class PredictionRun:
         with open_for(self.predictor, path, self.options.bands) as reader:
             return self._tiled(reader, self._level(reader)[0], mask, sink, False)
 
-    def _model(self, reader: ImageReader, level: int) -> FittedModel | TileModel:
+    def _model(self, reader: ImageReader, level: int) -> Callable[..., Any]:
         if self.options.fits:
-            return FittedModel(self.predictor, reader.dtype, reader.name)
+            return self.predictor.fitted(reader.dtype, reader.name)
         return TileModel(self.predictor, reader.channels, model_range(self.predictor, reader, level))
 
     def _write(self, reader: ImageReader, level: int, name: str, labels: FileSink, sink: FileSink) -> list[str]:

@@ -10,25 +10,29 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from castvision.data.input_format import InputFormat
 from castvision.data.reading.overview import make_context
 from castvision.data.transforms.model_input import to_model_input
 from castvision.errors import CheckpointError, one_line
+from castvision.files import read_json
 from castvision.models.checkpoint_file import check_finite
-from castvision.models.convert import change_attention
-from castvision.models.recipe import InputFormat, TaskName, load, near_misses
+from castvision.models.convert import change_attention, convert, split_options
+from castvision.models.recipe import CHECKPOINT_KEY, Recipe, TaskName, load, near_misses
 from castvision.models.segmenter import unwrap
 from castvision.visualization.clusters import cluster_maps, clustered_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
+
     from castvision.data.reading.pixels import Pixels
+    from castvision.inference.fitted import FittedModel
     from castvision.visualization.clusters import ClusterMap
 
 DEFAULT_PATCHES = 64
 """Patches along the longer side of the largest input by default: at most 4,096 tokens, seconds on a CPU."""
 LOCAL = "local-dir:"
-NO_CLASSES = "was trained for its features and has no classes; train a classifier or segmenter with --init-from it"
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,9 @@ class Predictor:
         parts: The model and its facts.
         device: Where it runs.
     """
+
+    takes_arrays = False
+    """The model is given tensors."""
 
     def __init__(self, parts: LoadedParts, device: torch.device | str = "cpu") -> None:
         self.parts = parts
@@ -202,6 +209,8 @@ class Predictor:
         if self.parts.task is None:
             raise ValueError(f"{self.parts.name} is untrained: its prediction would mean nothing; give a checkpoint")
         if self.parts.task == "features":
+            from castvision.inference.prediction import NO_CLASSES
+
             raise ValueError(f"{self.parts.name} {NO_CLASSES}")
         logits = self.model(prepared, **self._surroundings(prepared)).float()[0].cpu()  # (num_classes[, height, width])
         if self.parts.task == "multilabel":
@@ -210,6 +219,17 @@ class Predictor:
         if self.parts.task == "classification":
             return Prediction("classification", probabilities)
         return Prediction("segmentation", probabilities.mean(dim=(1, 2)), probabilities.argmax(dim=0))
+
+    def fitted(self, dtype: np.dtype[Any], name: str) -> FittedModel:
+        """The predictor of tiles whose one tile is a whole image brought to the size of training.
+
+        Args:
+            dtype: Of the image's pixels.
+            name: Of the image, for messages.
+        """
+        from castvision.inference.fitted import FittedModel
+
+        return FittedModel(self, dtype, name)
 
     def _surroundings(self, prepared: Tensor) -> dict[str, Tensor]:
         """For a model that wants the whole image beside a tile: here the tile is the whole image."""
@@ -300,10 +320,27 @@ def _from_folder(folder: Path, attention: str | None) -> LoadedParts:
     except Exception as error:  # a reader of damaged bytes raises anything
         raise CheckpointError(f"cannot load a model from {str(folder)!r}: {one_line(error, 300)}") from error
     check_finite(model.state_dict(), folder)
+    facts = read_json(config_file).get(CHECKPOINT_KEY)
+    if facts is not None:
+        return _with_facts(model, facts, folder, attention)
     names = model.pretrained_cfg.get("label_names") or ()
     name = f"{model.pretrained_cfg.get('architecture', type(model).__name__)} ({folder.resolve().name})"
     classes = tuple(str(name) for name in names)
     return describe(model, name, "classification", classes, attention=attention)
+
+
+def _with_facts(model: nn.Module, facts: Mapping[str, Any], folder: Path, attention: str | None) -> LoadedParts:
+    """A folder that castvision wrote: it says how images were shown, and whether near and far was put in."""
+    own = {key: value for key, value in facts.items() if key not in ("patch_size", "native_size", "fixed_size")}
+    try:
+        recipe = Recipe.from_dict(own)
+        _, conversion = split_options(recipe.model_name, recipe.model_kwargs)
+        if conversion is not None:
+            convert(model, **conversion)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"cannot use config.json in {str(folder)!r}: {one_line(error, 300)}") from error
+    name = f"{recipe.model_name} ({folder.resolve().name})"
+    return describe(model, name, recipe.task, recipe.class_names, recipe.input, attention)
 
 
 def _from_checkpoint(path: Path, attention: str | None) -> LoadedParts:

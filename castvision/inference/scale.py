@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from castvision.data import open_array
+from castvision.data.reading import open_array
 
 if TYPE_CHECKING:
     from castvision.data import ImageReader
+    from castvision.data.input_format import InputFormat
     from castvision.data.reading.labels import ClassReader
-    from castvision.models.recipe import InputFormat
 
 _LARGEST_FACTOR = 2.0
 _SAME_FACTOR = 1.1

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from castvision.data import open_image
+from castvision.data.reading import open_image
 from castvision.data.reading.reader import alpha_for
 from castvision.data.transforms.model_input import planes_to_input, value_limits
 
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
     from castvision.data import ImageReader
     from castvision.data.reading.pixels import Pixels
+    from castvision.inference.onnx_model import OnnxPredictor
     from castvision.inference.predictor import Predictor
+
+    AnyPredictor: TypeAlias = Predictor | OnnxPredictor
 
 _BAND_BYTES = 1 << 25
 
 
-def open_for(predictor: Predictor, path: str | os.PathLike[str], bands: Sequence[int] | None = None) -> ImageReader:
+def open_for(predictor: AnyPredictor, path: str | os.PathLike[str], bands: Sequence[int] | None = None) -> ImageReader:
     """Open an image as those were opened that the model was trained on.
 
     Args:
@@ -42,7 +45,7 @@ def open_for(predictor: Predictor, path: str | os.PathLike[str], bands: Sequence
     return open_image(path, alpha=alpha_for(seen.in_chans), bands=seen.bands if bands is None else bands)
 
 
-def model_range(predictor: Predictor, reader: ImageReader, level: int = 0) -> tuple[float, float] | None:
+def model_range(predictor: AnyPredictor, reader: ImageReader, level: int = 0) -> tuple[float, float] | None:
     """The values that become 0 and 1, of an image read in bands; see `value_limits`.
 
     Args:
@@ -81,7 +84,7 @@ class TileModel:
 
     missing = float("nan")
 
-    def __init__(self, predictor: Predictor, channels: int, limits: tuple[float, float] | None) -> None:
+    def __init__(self, predictor: AnyPredictor, channels: int, limits: tuple[float, float] | None) -> None:
         in_chans = predictor.parts.input.in_chans
         if channels != in_chans and {channels, in_chans} != {1, 3}:
             raise ValueError(
@@ -89,6 +92,7 @@ class TileModel:
                 f"choose channels with --bands, or train with in_chans={channels}"
             )
         self.predictor, self.limits = predictor, limits
+        self.takes_arrays = predictor.takes_arrays
 
     def __call__(self, batch: Tensor, *, context: Tensor | None = None, **where: Tensor) -> Tensor:
         """(B, channels, height, width) float32 to (B, classes, height, width); see `ContextSegmenter` for the rest."""
@@ -102,7 +106,7 @@ class TileModel:
         return planes_to_input(values, seen.in_chans, seen.mean, seen.std, self.limits)
 
 
-def whole_in_a_tile(predictor: Predictor, tiles: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+def whole_in_a_tile(predictor: AnyPredictor, tiles: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """Keywords of `castvision.inference.tiled_inference` for an image, of which a larger tile is not padded.
 
     Padding is in no cluster and counts nowhere, but windows and positions follow the grid of the padded tile. What is

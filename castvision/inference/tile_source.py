@@ -6,16 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from castvision.data import ImageReader, open_array, open_image
-from castvision.data.reading.overview import read_overview
+from castvision.data.reading import ImageReader, open_array, open_image
 from castvision.data.reading.pixels import fill_missing, holds_data, is_empty
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
+
+    from torch import Tensor
 
     from castvision.data.transforms.symmetries import Symmetry
     from castvision.inference.tiling import Tile
@@ -138,7 +137,7 @@ class Informed:
             (B, 4): top, left, height and width of each tile as fractions of the image, and ``pixel_mask=``
             (B, height, width) bool, where some pixel of the batch has no data.
         source: Reads the image.
-        device: Where the tiles go.
+        put: Brings arrays to where the tiles are.
         context_size: (height, width) of the overview; None = no context and no windows.
         mask_nodata: Whether it takes a ``pixel_mask``.
     """
@@ -147,25 +146,27 @@ class Informed:
         self,
         predictor: Callable[..., Tensor],
         source: TileSource,
-        device: torch.device,
+        put: Callable[[Pixels], Tensor],
         *,
         context_size: tuple[int, int] | None = None,
         mask_nodata: bool = False,
     ) -> None:
-        self.predictor, self.size, self.mask_nodata = predictor, source.size, mask_nodata
+        self.predictor, self.size, self.mask_nodata, self.put = predictor, source.size, mask_nodata, put
         self.context: Tensor | None = None
         if context_size is not None:
-            self.context = read_overview(source.image, context_size)[None].to(device)
+            from castvision.data.reading.overview import read_overview  # by torch
+
+            self.context = put(read_overview(source.image, context_size)[None].numpy())
 
     def __call__(self, batch: Tensor, placed: Sequence[tuple[Tile, TileInput]], view: Symmetry) -> Tensor:
         """(B, classes, height, width) of the tiles of a batch, which were mirrored and turned as ``view`` says."""
         told: dict[str, Tensor] = {}
         if self.context is not None:
-            window = torch.tensor([self._window(tile) for tile, _ in placed], device=batch.device)
+            window = self.put(np.array([self._window(tile) for tile, _ in placed], dtype=np.float32))
             told |= {"context": view.of(self.context), "window": view.of_window(window)}
         masks = [taken.has_data for _, taken in placed]
         if self.mask_nodata and any(mask is not None for mask in masks):
-            told["pixel_mask"] = view.of(_stacked(masks).to(batch.device))
+            told["pixel_mask"] = view.of(self.put(_stacked(masks)))
         return self.predictor(batch, **told)
 
     def _window(self, tile: Tile) -> tuple[float, float, float, float]:
@@ -178,7 +179,7 @@ class Informed:
         )
 
 
-def _stacked(masks: Sequence[Mask | None]) -> Tensor:
+def _stacked(masks: Sequence[Mask | None]) -> Mask:
     """(B, height, width) bool; None = True everywhere; one at least is not None."""
     size = next(mask.shape for mask in masks if mask is not None)
-    return torch.from_numpy(np.stack([np.ones(size, dtype=bool) if mask is None else mask for mask in masks]))
+    return np.stack([np.ones(size, dtype=bool) if mask is None else mask for mask in masks])

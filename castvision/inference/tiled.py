@@ -17,11 +17,9 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from castvision.data.transforms.symmetries import Symmetry
 from castvision.inference.blending import VIEWS, BandJoiner, Block, SeamSums, averaged
+from castvision.inference.runtimes import NumpyRuntime, Runtime
 from castvision.inference.sinks import ArraySink, Sink, label_dtype
 from castvision.inference.tile_source import Informed, Skip, TileSource, as_reader
 from castvision.inference.tiling import make_grid
@@ -30,12 +28,16 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping, Sequence
 
+    import torch
+    from torch import Tensor
+
     from castvision.data import ImageReader
+    from castvision.data.transforms.symmetries import Symmetry
     from castvision.inference.tile_source import Mask, TileInput
     from castvision.inference.tiling import Tile, TileGrid
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
-TilePredictor = Callable[[Tensor, "Sequence[tuple[Tile, TileInput]]", Symmetry], Tensor]
+TilePredictor = Callable[["Tensor", "Sequence[tuple[Tile, TileInput]]", "Symmetry"], "Tensor"]
 """Turns tiles (B, C, height, width), where they lie, and how they were turned, into (B, classes, height, width)."""
 
 
@@ -114,7 +116,8 @@ def tiled_inference(
     Args:
         image: A path, an open reader, or an array (height, width) or (height, width, C) of any real dtype.
         predictor: (B, C, tile, tile) float32 in the image's own range to (B, classes, tile, tile); any module or
-            callable that MONAI's ``sliding_window_inference`` takes. It normalises by itself.
+            callable that MONAI's ``sliding_window_inference`` takes. It normalises by itself. One with an attribute
+            ``takes_arrays`` that is true is given arrays of numpy, and gives some.
         tile: Side of a tile, or (height, width). Smaller images are continued by reflection and cropped.
         overlap: Pixels neighbouring tiles share.
         halo: Pixels of each tile discarded on every side that has a neighbour; the rest of the overlap is blended.
@@ -152,9 +155,9 @@ def tiled_inference(
     try:
         source = TileSource(reader, level, skip or Skip(), missing=getattr(predictor, "missing", 0.0))
         grid = make_grid(source.size, tile, overlap, overlap // 4 if halo is None else halo)
-        where = _device_of(predictor, device)
-        run = TiledRun(source, grid, settings, sink, where)
-        informed = Informed(predictor, source, where, context_size=context_size, mask_nodata=mask_nodata)
+        runtime = _runtime(predictor, device, precision)
+        run = TiledRun(source, grid, settings, sink, runtime)
+        informed = Informed(predictor, source, runtime.put, context_size=context_size, mask_nodata=mask_nodata)
         with _shown(progress) as report:
             totals, resumed_rows = run(informed, report)
     finally:
@@ -178,11 +181,14 @@ def tiled_inference(
     )
 
 
-def _device_of(predictor: Callable[..., Tensor], device: torch.device | str | None) -> torch.device:
-    if device is not None:
-        return torch.device(device)
-    parameter = next(predictor.parameters(), None) if isinstance(predictor, nn.Module) else None
-    return torch.device("cpu") if parameter is None else parameter.device
+def _runtime(predictor: Callable[..., Tensor], device: torch.device | str | None, precision: str) -> Runtime:
+    if getattr(predictor, "takes_arrays", False):
+        if precision != "fp32":
+            raise ValueError(f"expected precision='fp32' of a model that runs without torch, got {precision=}")
+        return NumpyRuntime()
+    from castvision.inference.torch_runtime import runtime_of
+
+    return runtime_of(predictor, device, precision)
 
 
 @contextmanager
@@ -280,18 +286,16 @@ class TiledRun:
         grid: Where they lie.
         settings: How.
         sink: Where the output goes.
-        device: Where the predictor is.
+        runtime: What the predictor runs in.
 
     Raises:
         ValueError: Quarter turns of tiles that are not square.
     """
 
-    def __init__(
-        self, source: TileSource, grid: TileGrid, settings: Settings, sink: Sink, device: torch.device
-    ) -> None:
+    def __init__(self, source: TileSource, grid: TileGrid, settings: Settings, sink: Sink, runtime: Runtime) -> None:
         if settings.tta == "d4" and grid.tile[0] != grid.tile[1]:
             raise ValueError(f"expected square tiles for quarter turns (tta='d4'), got {grid.tile=}")
-        self.source, self.grid, self.settings, self.sink, self.device = source, grid, settings, sink, device
+        self.source, self.grid, self.settings, self.sink, self.runtime = source, grid, settings, sink, runtime
         self.totals = Totals()
         self.joiner: BandJoiner | None = None
         self.is_replaying = False
@@ -307,8 +311,12 @@ class TiledRun:
         first, rows = 0, len(self.grid.rows)
         if state is not None:
             first, self.totals = state["bands"], Totals.from_state(state["totals"])
+<<<<<<< HEAD
             rows = state.get("stop", rows)
         with ThreadPoolExecutor(1) as pool, torch.inference_mode():
+=======
+        with ThreadPoolExecutor(1) as pool, self.runtime.session():
+>>>>>>> export_cmd
             if 0 < first < rows:
                 self._replay(range(first - self._step, first), predictor, pool)
             for row in range(first, rows, self._step):
@@ -359,7 +367,8 @@ class TiledRun:
                 if not self.totals.channels:
                     self._allocate(len(values))
                 if self.joiner is None:
-                    self.joiner = BandJoiner(self.grid, len(values), self.device, self.totals.seam)
+                    runtime = self.runtime
+                    self.joiner = BandJoiner(self.grid, len(values), runtime.device, self.totals.seam, runtime.xp)
             if self.joiner is not None:
                 self._hand_out(tile, self.joiner.join(tile, values), taken.valid)
             yield done
@@ -374,7 +383,7 @@ class TiledRun:
         def predict() -> Iterator[tuple[Tile, TileInput, Tensor | None]]:
             outputs: Iterator[Tensor] = iter(())
             if batch:
-                pixels = torch.from_numpy(np.stack([taken.pixels for _, taken in batch])).to(self.device)  # type: ignore[misc]
+                pixels = self.runtime.put(np.stack([taken.pixels for _, taken in batch if taken.pixels is not None]))
                 outputs = iter(averaged(partial(self._activated, predictor, batch), pixels, self.settings.tta))
             for tile, taken in waiting:
                 yield tile, taken, None if taken.pixels is None else next(outputs)
@@ -402,10 +411,8 @@ class TiledRun:
     def _activated(
         self, predictor: TilePredictor, placed: Sequence[tuple[Tile, TileInput]], batch: Tensor, view: Symmetry
     ) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            output = predictor(batch, placed, view)
-        if not isinstance(output, Tensor):
-            raise TypeError(f"expected the predictor to return a tensor, got {type(output).__name__}; wrap it")
+        output = self.runtime.run(partial(predictor, batch, placed, view))
+        self.runtime.check(output)
         if output.ndim != 4 or output.shape[2:] != batch.shape[2:] or len(output) != len(batch):
             raise ValueError(
                 f"expected the predictor to turn {tuple(batch.shape)} into (B, classes, height, width) of the same "
@@ -413,8 +420,9 @@ class TiledRun:
             )
         if self.totals.channels not in (0, output.shape[1]):
             raise ValueError(f"expected {self.totals.channels} classes as before, got {output.shape[1]}")
-        output = output.float()
-        return output.softmax(dim=1) if self.settings.activation == "softmax" else output
+        output = self.runtime.single(output)
+        activated: Tensor = self.runtime.softmax(output) if self.settings.activation == "softmax" else output
+        return activated
 
     def _allocate(self, channels: int) -> None:
         self.totals.channels = channels
@@ -428,21 +436,21 @@ class TiledRun:
             self.sink.allocate((*size, channels), np.dtype(np.float32), float("nan"))
 
     def _hand_out(self, tile: Tile, block: Block, valid: Mask | None) -> None:
-        if self.is_replaying or not block.values.numel():
+        if self.is_replaying or not all(block.values.shape):
             return
-        known = block.known.cpu().numpy()
+        known = self.runtime.take(block.known)
         if valid is not None:
             known = known & valid[: known.shape[0], : known.shape[1]]
         if self.settings.output != "image":
             result = self._labels(block.values, known)
         if self.settings.output != "labels":
-            result = block.values.permute(1, 2, 0).cpu().numpy()
+            result = self.runtime.take(block.values).transpose(1, 2, 0)
             result = np.where(known[..., None], result, np.float32(np.nan))
         self.sink.write(tile.y.low, tile.x.low, result)
 
     def _labels(self, values: Tensor, known: Mask) -> np.ndarray[Any, np.dtype[Any]]:
-        best, label = values.max(dim=0)
-        labels, best_of = label.cpu().numpy(), best.cpu().numpy()[known].astype(np.float64)
+        best, labels = self.runtime.best(values)
+        best_of = best[known].astype(np.float64)
         chosen, classes = labels[known], len(values)
         for number, pixels in enumerate(np.bincount(chosen, minlength=classes).tolist()):
             self.totals.class_pixels[number] += pixels

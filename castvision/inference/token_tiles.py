@@ -18,6 +18,7 @@ from castvision.inference.sinks import FileSink
 from castvision.inference.tile_source import Skip, TileInput, TileSource
 from castvision.inference.tiled import Settings, TiledRun
 from castvision.inference.tiling import Span, Tile, make_grid
+from castvision.inference.torch_runtime import TorchRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -242,7 +243,7 @@ def embed_tokens(
             raise ValueError(f"expected --overlap a multiple of {patch[0]}, the patch, got {overlap}")
     grid = make_grid(source.size, sides, shared, shared // 4)
     settings = Settings(batch_size, "none", "fp32", "none", "image")
-    run = TiledRun(source, grid, settings, sink, predictor.model.predictor.device)
+    run = TiledRun(source, grid, settings, sink, TorchRuntime(predictor.model.predictor.device, settings.precision))
     totals, _ = run(lambda batch, placed, view: predictor(batch), progress)
     if not totals.tiles_run:
         raise ValueError(f"no tile of {reader.name!r} holds anything to embed; check its mask and its nodata")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
 import re
 import zipfile
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import timm
 import torch
 
+from castvision.data.input_format import InputFormat, input_format, pair
 from castvision.errors import CheckpointError, one_line
 from castvision.models import checkpoint_file
 from castvision.models.cast_vit import CastVisionTransformer
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 TaskName = Literal["classification", "multilabel", "segmentation", "slides", "features"]
-Resize = Literal["none", "fit", "crop"]
 CHECKPOINT_KEY = "castvision"
 _FORMAT = 1
 _OPTIONAL = {
@@ -52,39 +51,6 @@ _OPTIONAL = {
 }
 _OF_INPUT = {"in_chans", "img_size", "mean", "std"}
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
-
-
-@dataclass(frozen=True)
-class InputFormat:
-    """What the images looked like that a model was trained on.
-
-    Attributes:
-        in_chans: Channels.
-        img_size: (height, width).
-        mean: Per channel, in units of 0..1, or of the file (``keeps_units``).
-        std: Per channel, likewise, > 0.
-        keeps_units: Signed and float images come in the file's own units (Kelvin, reflectance); otherwise each image
-            is brought to 0..1.
-        level: Of the images' pyramids that was read.
-        mpp: Microns or ground units per pixel of that level; None where the images state none, or different ones.
-        mpp_unit: "microns" or "ground units", of ``mpp``.
-        resize: How files become ``img_size``: "fit" brings the longer side to it, "crop" resizes and crops as timm
-            does, "none" leaves pixels their size.
-        bands: Channels read of the files, numbered from 1 on; None = all.
-        encoder: Of bags of embeddings: the model that made them; None = not known, or images.
-    """
-
-    in_chans: int
-    img_size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    keeps_units: bool = False
-    level: int = 0
-    mpp: float | None = None
-    mpp_unit: str | None = None
-    resize: Resize = "none"
-    bands: tuple[int, ...] | None = None
-    encoder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +125,7 @@ class Recipe:
         if facts["task"] not in get_args(TaskName):
             raise ValueError(f"expected task in {get_args(TaskName)}, got {facts['task']!r}")
         try:
-            input_format = _input_format(facts) if has_input else None
+            seen = input_format(facts) if has_input else None
             context_size, out_indices = facts.get("context_size"), facts["out_indices"]
             label_map = facts.get("label_map")
             return cls(
@@ -171,49 +137,14 @@ class Recipe:
                 head=facts["head"],
                 head_kwargs=dict(facts["head_kwargs"] or {}),
                 out_indices=None if out_indices is None else tuple(int(index) for index in out_indices),
-                context_size=None if context_size is None else _pair(context_size),
-                input=input_format,
+                context_size=None if context_size is None else pair(context_size),
+                input=seen,
                 label_map=None if label_map is None else {str(label): of for label, of in label_map.items()},
             )
         except (TypeError, ValueError, IndexError, AttributeError) as error:
             raise ValueError(
                 f"expected the facts of a castvision checkpoint, got others: {one_line(error, 300)}"
             ) from error
-
-
-def _input_format(facts: Mapping[str, Any]) -> InputFormat:
-    mpp, mpp_unit, bands = facts.get("mpp"), facts.get("mpp_unit"), facts.get("bands")
-    found = InputFormat(
-        in_chans=int(facts["in_chans"]),
-        img_size=_pair(facts["img_size"]),
-        mean=tuple(float(value) for value in facts["mean"]),
-        std=tuple(float(value) for value in facts["std"]),
-        keeps_units=bool(facts.get("keeps_units", False)),
-        level=int(facts.get("level", 0)),
-        mpp=None if mpp is None else float(mpp),
-        mpp_unit=None if mpp_unit is None else str(mpp_unit),
-        resize=_resize(facts.get("resize", "none")),
-        bands=None if bands is None else tuple(int(band) for band in bands),
-        encoder=None if facts.get("encoder") is None else str(facts["encoder"]),
-    )
-    finite = all(math.isfinite(value) for value in (*found.mean, *found.std))
-    if not finite or min(found.std, default=0) <= 0 or min(found.in_chans, *found.img_size) < 1:
-        raise ValueError(
-            f"expected finite means, deviations > 0 and a size and number of channels >= 1, got mean={found.mean}, "
-            f"std={found.std}, img_size={found.img_size}, in_chans={found.in_chans}"
-        )
-    return found
-
-
-def _resize(value: Any) -> Resize:
-    if value not in get_args(Resize):
-        raise ValueError(f"expected resize in {get_args(Resize)}, got {value!r}")
-    return value  # type: ignore[no-any-return]
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    height, width = value
-    return int(height), int(width)
 
 
 def with_attention(model_kwargs: Mapping[str, Any] | None, attention: str | None) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Segmenter(nn.Module):
             "expected pixel_mask (B, height, width) bool",
         )
         image = image.masked_fill(~pixel_mask[:, None], 0.0)
-        if self.training or tuple(image.shape[-2:]) == _native_size(self.backbone) or image.shape[0] == 0:
+        if self.training or tuple(image.shape[-2:]) == native_size(self.backbone) or image.shape[0] == 0:
             logits = self.head(self.features(image, pixel_mask), image)
             return logits
         return self._forward_by_size(image, pixel_mask)
@@ -127,7 +127,7 @@ class Segmenter(nn.Module):
         try:
             maps: list[Tensor] = self._extractor(self.backbone)(padded, **options)
         except (AssertionError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or tuple(padded.shape[-2:]) == _native_size(self.backbone):
+            if isinstance(error, torch.OutOfMemoryError) or tuple(padded.shape[-2:]) == native_size(self.backbone):
                 raise
             raise _wrong_size(self.backbone, padded, error) from error
         if str(getattr(self.backbone, "output_fmt", "")).endswith("NHWC") and self.is_feature_net:
@@ -175,7 +175,8 @@ def _patch_size(backbone: nn.Module) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def _native_size(backbone: nn.Module) -> tuple[int, int]:
+def native_size(backbone: nn.Module) -> tuple[int, int]:
+    """(height, width) of the images a backbone was made for."""
     inner: Any = unwrap(backbone)
     size = getattr(getattr(inner, "patch_embed", None), "img_size", None)
     if size is None:

@@ -63,7 +63,7 @@ _TINY = {"embed_dim": 192, "depth": 12, "num_heads": 3}
 _SMALL = {"embed_dim": 384, "depth": 12, "num_heads": 6}
 _BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12}
 _PIXEL = {
-    "in_chans": 1, "num_classes": 2, "embed_dim": 192, "depth": 6, "num_heads": 6, "class_token": False,
+    "in_chans": 1, "embed_dim": 192, "depth": 6, "num_heads": 6, "class_token": False,
     "global_pool": "max", "pos_embed": "none", "use_rot_pos_emb": True, "stem": "conv", "local_branch": True,
 }  # fmt: skip
 _ATTO = {**_PIXEL, "embed_dim": 64, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0, "global_pool": "avg"}

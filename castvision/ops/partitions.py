@@ -184,8 +184,15 @@ def cluster_grid(rows: int, cols: int, num_clusters: int | None, factor: float =
     At most one for a token; ``num_clusters = rows * cols`` gives exactly (rows, cols).
     """
     wanted = factor * (rows * cols) ** 0.5 if num_clusters is None else float(num_clusters)
-    down = free_size(_between(1, math.floor((wanted * rows / cols) ** 0.5 + 0.5), rows))
-    return down, free_size(_between(1, math.floor(wanted / down + 0.5), cols))
+    down = free_size(_between(1, _rounded((wanted * rows / cols) ** 0.5), rows))
+    return down, free_size(_between(1, _rounded(wanted / down), cols))
+
+
+def _rounded(value: float) -> int:
+    """The nearest whole number of one >= 0, half up."""
+    if torch.jit.is_scripting():
+        return math.floor(value + 0.5)
+    return math.trunc(value + 0.5)  # the same; torch.export cannot save math.floor
 
 
 def _between(low: int, value: int, high: int) -> int:

@@ -76,12 +76,9 @@ def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
 @lru_cache(maxsize=1)
 def _palette() -> RGB:
     """512 colours, each as far (CIELAB) from all earlier ones as possible, so that any first n are well apart."""
-    import torch
-    from kornia.color import rgb_to_lab  # imported here: it takes half a second that most callers need not wait for
-
     steps = np.linspace(0, 255, 18)
     candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    lab = rgb_to_lab(torch.from_numpy(candidates / 255).T[None, :, None])[0, :, 0].T.numpy()  # (n, 3)
+    lab = _lab(candidates / 255)
     lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
     kept = (lightness > 48) & (lightness < 90) & (chroma > 38)
     candidates, lab = candidates[kept], lab[kept]
@@ -92,6 +89,20 @@ def _palette() -> RGB:
         chosen.append(int(distance.argmax()))
     colours: RGB = np.rint(candidates[chosen]).astype(np.uint8)
     return colours
+
+
+def _lab(rgb: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Colours (n, 3) of sRGB, 0..1, in CIELAB under D65: the standard's formulas, as kornia has them."""
+    linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    to_xyz = [
+        [0.412453, 0.357580, 0.180423],
+        [0.212671, 0.715160, 0.072169],
+        [0.019334, 0.119193, 0.950227],
+    ]
+    xyz = linear @ np.transpose(to_xyz) / (0.95047, 1.0, 1.08883)
+    root = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 4 / 29)
+    x, y, z = root[:, 0], root[:, 1], root[:, 2]
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
 
 
 def cluster_colours(count: int) -> RGB:

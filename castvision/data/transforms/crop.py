@@ -10,7 +10,8 @@ from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, create_transform
 from torch import Tensor
 
-from castvision.data.reading.pixels import fill_missing, holds_data, mark_missing, match_channels, to_unit_range
+from castvision.data.reading.pixels import fill_missing
+from castvision.data.transforms.cropping import rgb_pixels as rgb_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,24 +33,6 @@ class ByDepth:
     def __call__(self, picture: Image.Image | Tensor) -> Any:
         """The model's input."""
         return self.deep(picture) if isinstance(picture, Tensor) else self.shallow(picture)
-
-
-def rgb_pixels(pixels: Pixels) -> Pixels:
-    """Pixels as RGB, of 8 bits as they are, deeper ones as float32 0..1; what holds no data is marked.
-
-    Args:
-        pixels: (height, width, channels), any numeric dtype.
-
-    Returns:
-        (height, width, 3), uint8 or float32; see `castvision.data.reading.pixels.mark_missing`.
-
-    Raises:
-        ValueError: Neither grey nor RGB.
-    """
-    plain, is_known = match_channels(np.ma.getdata(pixels), 3), match_channels(holds_data(pixels), 3)
-    if plain.dtype != np.uint8:
-        plain = to_unit_range(mark_missing(plain, is_known))
-    return mark_missing(plain, is_known)
 
 
 def rgb_picture(pixels: Pixels, mean: Sequence[float] = IMAGENET_DEFAULT_MEAN) -> Image.Image | Tensor:

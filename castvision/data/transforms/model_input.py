@@ -11,14 +11,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
+from PIL import Image
 
+from castvision.arrays import namespace
 from castvision.data.reading.pixels import LUMA, holds_data, unit_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from torch import Tensor
 
     from castvision.data.reading.pixels import Pixels
 
@@ -91,6 +92,60 @@ def to_model_input(
         ValueError: Empty image, wrong dimensions, channels, mean/std or size.
         TypeError: Not an array of numbers.
     """
+    import torch
+    from torch.nn import functional
+
+    def resized(planes: Tensor, to: tuple[int, int]) -> Tensor:
+        return functional.interpolate(planes[None], to, mode=interpolation, antialias=True)[0]
+
+    values, limits = _values(image, keep_units)
+    planes = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))  # (C, height, width)
+    keeps = keep_units and image.dtype.kind in "if"
+    return _to_input(planes, in_chans, mean, std, limits, size, resized, keeps)
+
+
+def to_input_array(
+    image: Pixels,
+    in_chans: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: tuple[int, int] | None = None,
+    *,
+    keep_units: bool = False,
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """`to_model_input` without torch: the same values, but for rounding where an image is resized.
+
+    Args:
+        image: See `to_model_input`.
+        in_chans: See `to_model_input`.
+        mean: See `to_model_input`.
+        std: See `to_model_input`.
+        size: See `to_model_input`; resized bicubically.
+        keep_units: See `to_model_input`.
+
+    Returns:
+        (C, height, width) float32.
+
+    Raises:
+        ValueError: See `to_model_input`.
+        TypeError: See `to_model_input`.
+    """
+    values, limits = _values(image, keep_units)
+    planes: Any = np.ascontiguousarray(values.transpose(2, 0, 1))
+    keeps = keep_units and image.dtype.kind in "if"
+    found: Any = _to_input(planes, in_chans, mean, std, limits, size, resized_planes, keeps)
+    return found  # type: ignore[no-any-return]
+
+
+def resized_planes(planes: Any, size: tuple[int, int], resample: int = Image.Resampling.BICUBIC) -> Any:
+    """(C, height, width) float32 at another size, by Pillow, with antialiasing as torch has it."""
+    height, width = size
+    made = [Image.fromarray(np.asarray(plane, np.float32)).resize((width, height), resample) for plane in planes]
+    return np.stack([np.asarray(plane, dtype=np.float32) for plane in made])
+
+
+def _values(image: Pixels, keep_units: bool) -> tuple[Pixels, Limits | None]:
+    """(height, width, C), NaN where there is no data, and the values that become 0 and 1; None = they are scaled."""
     if not isinstance(image, np.ndarray):
         raise TypeError(f"expected a numpy array (height, width, channels), got {type(image).__name__}")
     if image.dtype.kind not in "buif":
@@ -108,13 +163,26 @@ def to_model_input(
         values = plain.astype(np.float32 if image.dtype.itemsize < 4 else np.float64)
     if not is_known.all():
         values = np.where(is_known, values, values.dtype.type(np.nan))
-    planes = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))  # (C, height, width)
+    return values, limits
+
+
+def _to_input(
+    planes: Tensor,
+    in_chans: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    limits: Limits | None,
+    size: tuple[int, int] | None,
+    resized: Callable[[Tensor, tuple[int, int]], Tensor],
+    keeps_units: bool,
+) -> Tensor:
+    """(C, height, width) to a model's input, of torch or numpy."""
     planes, is_known_plane = _with_mean(_scaled(planes, in_chans, limits), in_chans, mean)
     if size is not None and tuple(size) != tuple(planes.shape[-2:]):
         if min(size) < 1:
             raise ValueError(f"expected size (height, width) >= 1, got {size=}")
-        planes = functional.interpolate(planes[None], tuple(size), mode=interpolation, antialias=True)[0]
-        planes = planes if keep_units and image.dtype.kind in "if" else planes.clamp(0, 1)
+        planes = resized(planes, (size[0], size[1]))
+        planes = planes if keeps_units else namespace(planes).clip(planes, 0, 1)
         is_known_plane = None
     return _normalised(planes, in_chans, mean, std, is_known_plane)
 
@@ -143,12 +211,14 @@ def planes_to_input(
 
 def _scaled(planes: Tensor, in_chans: int, limits: Limits | None) -> Tensor:
     """In the units of the mean, with the model's channels."""
-    planes = planes.float() if limits is None else _to_unit(planes, *limits)
+    xp = namespace(planes)
+    planes = xp.asarray(planes, dtype=xp.float32) if limits is None else _to_unit(planes, *limits)
     channels = planes.shape[-3]
     if channels == in_chans:
         return planes
     if (channels, in_chans) == (1, 3):
-        return planes.expand(*planes.shape[:-3], 3, -1, -1)
+        broadcast: Tensor = xp.broadcast_to(planes, (*planes.shape[:-3], 3, *planes.shape[-2:]))
+        return broadcast
     if (channels, in_chans) == (3, 1):
         # NOTE: written out: the order of a matrix product's or a sum's terms is not the same for all shapes
         red, green, blue = (share * planes[..., index, None, :, :] for index, share in enumerate(LUMA))
@@ -160,36 +230,40 @@ def _scaled(planes: Tensor, in_chans: int, limits: Limits | None) -> Tensor:
 
 
 def _to_unit(planes: Tensor, low: float, high: float) -> Tensor:
-    if low and planes.device.type != "mps":  # which has no float64
-        planes = planes.double()
+    xp = namespace(planes)
+    if low and not str(planes.device).startswith("mps"):  # which has no float64
+        planes = xp.asarray(planes, dtype=xp.float64)
     # NOTE: a tensor and no number: CUDA would multiply by a number's reciprocal, and round otherwise than a CPU
-    span = torch.tensor([high - low], dtype=planes.dtype, device=planes.device)
+    span = xp.asarray([high - low], dtype=planes.dtype, device=planes.device)
     scaled = (planes - low if low else planes) / span
-    return scaled.clamp(0, 1).float()  # NaN stays
+    clipped: Tensor = xp.asarray(xp.clip(scaled, 0, 1), dtype=xp.float32)  # NaN stays
+    return clipped
 
 
 def _with_mean(planes: Tensor, in_chans: int, mean: Sequence[float]) -> tuple[Tensor, Tensor | None]:
     """Planes with the mean in place of what is not finite, and where that is not so; None = nowhere."""
-    is_known = planes.isfinite()
+    xp = namespace(planes)
+    is_known = xp.isfinite(planes)
     if is_known.all():
         return planes, None
-    return torch.where(is_known, planes, _per_channel(mean, in_chans, "mean").to(planes.device)), is_known
+    return xp.where(is_known, planes, _per_channel(mean, in_chans, "mean", planes)), is_known
 
 
 def _normalised(
     planes: Tensor, in_chans: int, mean: Sequence[float], std: Sequence[float], is_known: Tensor | None
 ) -> Tensor:
-    shift, scale = (_per_channel(values, in_chans, name) for values, name in ((mean, "mean"), (std, "std")))
+    shift, scale = (_per_channel(values, in_chans, name, planes) for values, name in ((mean, "mean"), (std, "std")))
     if (scale <= 0).any():
         raise ValueError(f"expected std > 0, got {std=}")
-    normalised = (planes - shift.to(planes.device)) / scale.to(planes.device)
+    normalised = (planes - shift) / scale
     return normalised if is_known is None else normalised * is_known
 
 
-def _per_channel(values: Sequence[float], in_chans: int, name: str) -> Tensor:
-    tensor = torch.as_tensor(list(values), dtype=torch.float32)
+def _per_channel(values: Sequence[float], in_chans: int, name: str, like: Tensor) -> Tensor:
+    xp = namespace(like)
+    tensor: Tensor = xp.asarray(list(values), dtype=xp.float32, device=like.device)
     if len(tensor) not in (1, in_chans):
         raise ValueError(
             f"expected {name} of length 1 or {in_chans} (in_chans), got {len(tensor)} values: {tuple(values)}"
         )
-    return tensor.view(-1, 1, 1)
+    return tensor.reshape(-1, 1, 1)

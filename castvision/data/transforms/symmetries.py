@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+from castvision.arrays import namespace
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Symmetry(NamedTuple):
@@ -21,12 +23,15 @@ class Symmetry(NamedTuple):
 
     def of(self, values: Tensor) -> Tensor:
         """Apply to the last two axes of (..., height, width); an odd number of turns exchanges their lengths."""
-        return torch.rot90(values.flip(-1) if self.is_flipped else values, self.turns, (-2, -1))
+        xp = namespace(values)
+        turned: Tensor = xp.rot90(xp.flip(values, (-1,)) if self.is_flipped else values, self.turns, (-2, -1))
+        return turned
 
     def undo(self, values: Tensor) -> Tensor:
         """The inverse of ``of``."""
-        values = torch.rot90(values, -self.turns, (-2, -1))
-        return values.flip(-1) if self.is_flipped else values
+        xp = namespace(values)
+        turned: Tensor = xp.rot90(values, -self.turns, (-2, -1))
+        return xp.flip(turned, (-1,)) if self.is_flipped else turned
 
     def of_window(self, window: Tensor) -> Tensor:
         """Where a window lies once its image is mirrored and turned.
@@ -37,9 +42,10 @@ class Symmetry(NamedTuple):
         Returns:
             The same of the new image.
         """
-        top, left, height, width = window.unbind(-1)
+        top, left, height, width = (window[..., index] for index in range(4))
         if self.is_flipped:
             left = 1 - left - width
         for _ in range(self.turns % 4):
             top, left, height, width = 1 - left - width, top, width, height
-        return torch.stack([top, left, height, width], -1)
+        stacked: Tensor = namespace(window).stack([top, left, height, width], -1)
+        return stacked

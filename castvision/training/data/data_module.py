@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from torch.utils.data import Sampler
 
+    from castvision.data.input_format import Resize
     from castvision.data.transforms.batch_augmentation import BatchAugmentation
-    from castvision.models.recipe import Resize
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,72 @@
+"""Programs give the model's outputs at five sizes, and exported files the checkpoint's predictions, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from castvision.export.program import FACTS, checked
+from castvision_cli import main
+from tests.inference.conftest import classifier, photo, segmenter
+from tests.inference.prediction_cases import pixels_of, table_of
+from tests.inference.test_onnx_model import without_torch
+
+__all__ = ["classifier", "photo", "segmenter"]
+
+
+@pytest.mark.parametrize("difference", [2e-4, float("nan")])
+def test_an_export_that_differs_is_none(difference: float) -> None:
+    with pytest.raises(ValueError, match=r"model\.onnx gives other outputs than the model"):
+        checked(difference, Path("model.onnx"))
+    assert checked(1e-5, Path("model.onnx")) == 1e-5
+
+
+@pytest.mark.slow
+def test_a_segmenter_in_onnx_and_in_8_bits(
+    segmenter: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--format", "onnx", "--output", str(tmp_path / "onnx"), "--int8", "--images", str(photo)]
+    assert main(["export", str(segmenter), *words]) == 0
+    told = capsys.readouterr().out
+    assert "outputs at five sizes" in told and "of the decisions on 1 images a share of " in told
+    card = (tmp_path / "onnx" / "README.md").read_text()
+    assert "model_int8.onnx: of the decisions" in card and "library_name: onnx" in card
+    assert main(["predict", str(photo), "--model", str(segmenter), "--output", str(tmp_path / "torch")]) == 0
+    for name in ("model", "model_int8"):
+        out = tmp_path / name
+        done = without_torch(
+            "predict", str(photo), "--model", str(tmp_path / f"onnx/{name}.onnx"), "--output", str(out)
+        )
+        assert done.returncode == 0, done.stderr
+    expected, found, small = (
+        pixels_of(tmp_path / name / "masks/astronaut.png") for name in ("torch", "model", "model_int8")
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert (small == expected).mean() > 0.9
+    assert table_of(tmp_path / "model") == table_of(tmp_path / "torch")
+
+
+@pytest.mark.slow
+def test_a_classifier_in_onnx(classifier: Path, photo: Path, tmp_path: Path) -> None:
+    assert main(["export", str(classifier), "--format", "onnx", "--output", str(tmp_path / "onnx")]) == 0
+    assert main(["predict", str(photo), "--model", str(classifier), "--output", str(tmp_path / "torch")]) == 0
+    model = tmp_path / "onnx" / "model.onnx"
+    done = without_torch("predict", str(photo), "--model", str(model), "--output", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    expected, found = table_of(tmp_path / "torch"), table_of(tmp_path / "out")
+    assert [row["name"] for row in found] == [row["name"] for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert float(one["probability"]) == pytest.approx(float(other["probability"]), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_program_of_torch(segmenter: Path, tmp_path: Path) -> None:
+    assert main(["export", str(segmenter), "--format", "torch", "--output", str(tmp_path / "out")]) == 0
+    extra = {FACTS: ""}
+    program = torch.export.load(str(tmp_path / "out" / "model.pt2"), extra_files=extra).module()
+    assert '"class_names": ["background", "path", "dot"]' in extra[FACTS]
+    mask = torch.ones(3, 44, 60, dtype=torch.bool)
+    assert program(torch.randn(3, 3, 44, 60), mask).shape == (3, 3, 44, 60)
