@@ -155,9 +155,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.cluster is not None:
             weights = None if arguments.weights is None else arguments.weights.resolve()
-            device = str(resolve_device(arguments.device))
             work = clustered.Embedding(
-                arguments.model, weights, arguments.attention, device, output.path.resolve(), options
+                arguments.model, weights, arguments.attention, str(device), output.path.resolve(), options
             )
             if not arguments.resume:
                 clustered.forget(work, images)

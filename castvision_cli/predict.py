@@ -119,19 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         masks = match_masks(arguments.mask, images)
         from castvision.inference.prediction import Options, PredictionRun
 
-<<<<<<< HEAD
-<<<<<<< HEAD
-        predictor = load_model(arguments.model, device=device, attention=arguments.attention)
-=======
         if arguments.cluster is not None:
             from castvision_cli import clustered
 
             clustered.check_address(arguments.cluster)
-        predictor = load_model(arguments.model, device=resolve_device(arguments.device), attention=arguments.attention)
->>>>>>> trust_scale
-=======
         predictor = _load(arguments, device)
->>>>>>> export_cmd
         tiles = tile_options(arguments, predictor)
         fits = fits_images(arguments, predictor)
         same = "mpp bands min_foreground overlay geojson min_area simplify probabilities top resume".split()
@@ -183,6 +175,7 @@ def check_onnx_options(arguments: argparse.Namespace) -> str:
         name
         for name, is_asked in (
             ("--attention", arguments.attention is not None),
+            ("--cluster", arguments.cluster is not None),
             (f"--precision {arguments.precision}", arguments.precision != "fp32"),
             (f"--device {arguments.device}", arguments.device not in ("auto", "cpu")),
         )

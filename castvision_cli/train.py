@@ -94,12 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     expected: tuple[type[Exception], ...] = (ValueError, TypeError, OSError, KeyError, ImportError)
     stage, is_first = 2, True
     try:
-        line = CommandLine(arguments)
-        contents = [read_config(path) for path in line.configs]
-        check_options(line.verb, line.arguments, contents)
-        check_paths_of_run(line.arguments, contents)
-        if line.verb == "fit" and not line.is_resumed:
-            check_run_folder(line.arguments, line.configs, contents)
+        line = _checked(arguments)
         with warnings.catch_warnings():
             for noise in _NOISE:
                 warnings.filterwarnings("ignore", message=noise)
@@ -138,6 +133,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"castvision train: {one_line(error)}{remedy}\n")
         return stage
     return 0
+
+
+def _checked(arguments: Sequence[str]) -> CommandLine:
+    """The command line, checked as far as it can be without the library.
+
+    Raises:
+        ValueError: What is wrong; OSError likewise.
+    """
+    line = CommandLine(arguments)
+    contents = [read_config(path) for path in line.configs]
+    check_options(line.verb, line.arguments, contents)
+    check_paths_of_run(line.arguments, contents)
+    if line.verb == "fit" and not line.is_resumed:
+        check_run_folder(line.arguments, line.configs, contents)
+    return line
 
 
 def _is_short_of_memory(error: Exception) -> bool:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from castvision.inference.fitted import FittedModel, whole_image
+from castvision.inference.fitted import FittedModel
 from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
 from castvision.inference.tiled import TiledResult, tiled_inference
 from castvision.inference.token_tiles import FeatureSink, TokenPredictor, embed_tokens
+from castvision.inference.whole_images import whole_image
 from castvision.visualization.features import enlarged, principal_colours
 from castvision.visualization.pictures import background_class, cluster_colours, overlay_mask
 

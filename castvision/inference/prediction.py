@@ -21,13 +21,9 @@ from castvision.inference.scale import level_to_work_at
 from castvision.inference.sinks import FileSink
 from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
 from castvision.inference.tile_source import Skip
-<<<<<<< HEAD
 from castvision.inference.tiled import TiledResult, bands_at_once, tiled_inference
 from castvision.inference.tiling import make_grid
-=======
-from castvision.inference.tiled import TiledResult, tiled_inference
 from castvision.inference.whole_images import remark_on_size, whole_image
->>>>>>> export_cmd
 from castvision.inference.writers.polygons import write_geojson
 from castvision.inference.writers.preview import overlay_preview, read_reduced
 from castvision.inference.writers.raster import write_png, write_tiff

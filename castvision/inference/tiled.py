@@ -311,12 +311,8 @@ class TiledRun:
         first, rows = 0, len(self.grid.rows)
         if state is not None:
             first, self.totals = state["bands"], Totals.from_state(state["totals"])
-<<<<<<< HEAD
             rows = state.get("stop", rows)
-        with ThreadPoolExecutor(1) as pool, torch.inference_mode():
-=======
         with ThreadPoolExecutor(1) as pool, self.runtime.session():
->>>>>>> export_cmd
             if 0 < first < rows:
                 self._replay(range(first - self._step, first), predictor, pool)
             for row in range(first, rows, self._step):

@@ -233,20 +233,15 @@ class TrainingCLI(LightningCLI):
             if self.verb != "fit" or not self.trainer.interrupted:
                 raise
             raise SystemExit(self.interruption.exit_code) from end
-<<<<<<< HEAD
         except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+            if isinstance(error, RuntimeError) and is_lost_process(error):
+                raise ConnectionError(LOST) from error
             if self.verb != "fit" or checkpoint is None or self.interruption.has_begun:
                 raise
             raise CheckpointError(
                 f"cannot go on from {checkpoint!r}: its state of training is malformed "
                 f"({type(error).__name__}: {one_line(error, 200)}); start from its weights with --init-from"
             ) from error
-=======
-        except RuntimeError as error:
-            if not is_lost_process(error):
-                raise
-            raise ConnectionError(LOST) from error
->>>>>>> trust_scale
 
 
 def share_bands(config: Any) -> None:
