@@ -111,7 +111,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """A configuration, as far as its keys go.
 
     Raises:
-        ValueError: No YAML, or no map.
+        ValueError: No YAML, or no map of sections.
     """
     import yaml
 
@@ -121,6 +121,11 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"cannot read the configuration {str(path)!r}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"expected sections such as model and data in the configuration {str(path)!r}, found none")
+    if not isinstance(content.get("trainer", {}), dict):
+        raise ValueError(
+            f"expected arguments in the section trainer of {str(path)!r}, got {content['trainer']!r}; give some, or "
+            "leave the section out"
+        )
     return content
 
 

@@ -15,7 +15,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import DoublePrecision, HalfPrecision
 from torch.optim import AdamW
 
@@ -39,6 +39,7 @@ from castvision.training.from_data import complete, trial_arguments
 from castvision.training.processes import LOST, check_processes, is_lost_process
 from castvision.training.run_folder import BEST, CONFIG, LAST, folder_to_evaluate, folder_to_train, forget_after
 from castvision.training.tasks.task import Task
+from castvision.training.tensorboard_log import BoardLog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,8 +145,9 @@ class TrainingCLI(LightningCLI):
             trainer["enable_checkpointing"] = False  # Lightning's own callback would take over the state of ours
         if trainer.get("logger") is None:
             csv = CSVLogger(self.folder, name="logs", flush_logs_every_n_steps=500)
-            board = TensorBoardLogger(self.folder, name="tensorboard", version="")
-            trainer["logger"] = [csv, board] if is_fit and not is_trial else False
+            checkpoint = self.config[self.verb].ckpt_path
+            done = 0 if checkpoint is None or not is_fit else trained_for(checkpoint)[1]
+            trainer["logger"] = [csv, BoardLog(self.folder, done)] if is_fit and not is_trial else False
         self.report = Report(self.folder)
         callbacks: list[Callback] = [self.report]
         if trainer.get("enable_progress_bar") is not False:
@@ -318,6 +320,25 @@ def check_budget(trainer: Trainer, path: str, *, is_resumed: bool) -> int:
     Raises:
         ValueError: Nothing would be trained; it names the epochs or steps done.
     """
+    epochs, steps = trained_for(path)
+    for name, wanted, done in (("max_epochs", trainer.max_epochs, epochs), ("max_steps", trainer.max_steps, steps)):
+        if wanted in (None, -1) or wanted > done or (wanted == done and is_resumed):
+            continue
+        told = f"the {done} {name.removeprefix('max_')} that {path!r} has been trained for"
+        raise ValueError(
+            f"expected trainer.{name} of more than {told}, got {name}={wanted}: nothing would be trained; set a larger "
+            f"{name}, or start a new run with --init-from"
+        )
+    return steps
+
+
+def trained_for(path: str) -> tuple[int, int]:
+    """Epochs and steps that are in a Lightning checkpoint.
+
+    Raises:
+        FileNotFoundError: No such file.
+        CheckpointError: Damaged, or with something else in their places.
+    """
     saved = checkpoint_file.read(path, is_mapped=True)
     try:
         batches = saved.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
@@ -328,15 +349,7 @@ def check_budget(trainer: Trainer, path: str, *, is_resumed: bool) -> int:
             f"cannot go on from {path!r}: its count of steps is malformed ({error}); start from its weights with "
             "--init-from"
         ) from error
-    for name, wanted, done in (("max_epochs", trainer.max_epochs, epochs), ("max_steps", trainer.max_steps, steps)):
-        if wanted in (None, -1) or wanted > done or (wanted == done and is_resumed):
-            continue
-        told = f"the {done} {name.removeprefix('max_')} that {path!r} has been trained for"
-        raise ValueError(
-            f"expected trainer.{name} of more than {told}, got {name}={wanted}: nothing would be trained; set a larger "
-            f"{name}, or start a new run with --init-from"
-        )
-    return steps
+    return epochs, steps
 
 
 class SaveConfig(SaveConfigCallback):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from castvision.training.callbacks.report import Report
 from castvision.training.run_folder import forget_after, log_parts
@@ -61,6 +62,12 @@ def logged(folder):
     return [{name: value for name, value in row.items() if value} for row in rows]
 
 
+def on_the_board(folder):
+    """TensorBoard's rows by name: (step, value)."""
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    return {name: [(row.step, row.value) for row in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
 def results(folder):
     content = json.loads((folder / "metrics.json").read_text())
     timed = ("seconds", "images_per_second")
@@ -75,6 +82,7 @@ def assert_same_run(whole, resumed):
         assert (first["global_step"], first["epoch"]) == (second["global_step"], second["epoch"])
         assert same(*({**each["loops"]["fit_loop"]} for each in (first, second)))
     assert logged(whole) == logged(resumed)
+    assert on_the_board(whole) == on_the_board(resumed)
     assert results(whole) == results(resumed)
 
 
@@ -158,6 +166,7 @@ def test_rows_after_the_checkpoint_are_logged_once(tmp_path, monkeypatch):
         with pytest.raises(Killed):
             train(config, tmp_path / "cut")
     assert len(logged(tmp_path / "cut")) == 15 + 1 + 4
+    assert max(step for rows in on_the_board(tmp_path / "cut").values() for step, _ in rows) == 18
     assert train(config, tmp_path / "cut", "--resume") == 0
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 

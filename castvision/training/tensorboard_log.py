@@ -1,0 +1,28 @@
+"""TensorBoard's log of a run that may be killed, and go on: no row twice, none lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.loggers import TensorBoardLogger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class BoardLog(TensorBoardLogger):
+    """What was logged after the checkpoint a run goes on from is forgotten; rows are on disk as soon as they are logged.
+
+    Args:
+        folder: The run's; rows go to ``tensorboard`` in it.
+        step: Steps that are in the checkpoint; 0 for a new run. TensorBoard, and its `EventAccumulator`, leave out
+            earlier rows from this step on, which are logged again.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        super().__init__(folder, name="tensorboard", version="", purge_step=step)
+
+    def save(self) -> None:
+        """Lightning calls it after each row: otherwise up to two minutes of rows would be lost by a kill."""
+        super().save()
+        self.experiment.flush()
