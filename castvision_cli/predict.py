@@ -23,7 +23,7 @@ from castvision_cli.arguments import (
     share,
     tile_options,
 )
-from castvision_cli.early_checks import check_given, check_model, check_output, check_sources
+from castvision_cli.early_checks import check_cluster, check_given, check_model, check_output, check_sources
 from castvision_cli.resuming import RUN_FILE, open_output, settings_of_run
 from castvision_cli.stopping import exit_code, told
 
@@ -114,10 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from castvision.inference.prediction import Options, PredictionRun
         from castvision.inference.predictor import load_model
 
-        if arguments.cluster is not None:
-            from castvision_cli import clustered
-
-            clustered.check_address(arguments.cluster)
+        check_cluster(arguments.cluster)
         predictor = load_model(arguments.model, device=resolve_device(arguments.device), attention=arguments.attention)
         tiles = tile_options(arguments, predictor)
         fits = fits_images(arguments, predictor)
@@ -136,6 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         if arguments.cluster is not None:
+            from castvision_cli import clustered
+
             work = clustered.Prediction(
                 arguments.model, arguments.attention, str(predictor.device), output.path.resolve(), options
             )
