@@ -253,10 +253,15 @@ class BoundaryF1(Metric):
 
     def compute(self) -> Tensor:
         """F1 of each class, (classes,) float64 in 0..1; NaN for a class without any boundary."""
-        predicted, found, true, met = self.counts.double()
-        precision, recall = _ratio(found, predicted).nan_to_num(0.0), _ratio(met, true).nan_to_num(0.0)
-        f1 = 2 * precision * recall / (precision + recall).clamp(min=torch.finfo(torch.float64).tiny)
-        return torch.where(predicted + true > 0, f1, torch.nan)
+        return boundary_f1(self.counts)
+
+
+def boundary_f1(counts: Tensor) -> Tensor:
+    """What `BoundaryF1` computes from its counts, (4, classes) int64."""
+    predicted, found, true, met = counts.double()
+    precision, recall = _ratio(found, predicted).nan_to_num(0.0), _ratio(met, true).nan_to_num(0.0)
+    f1 = 2 * precision * recall / (precision + recall).clamp(min=torch.finfo(torch.float64).tiny)
+    return torch.where(predicted + true > 0, f1, torch.nan)
 
 
 def _boundary(mask: Tensor, is_real: Tensor) -> Tensor:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from castvision.errors import FAILURES, one_line
 from castvision.inference import cluster
-from castvision.inference.cluster import Embedding, Prediction, check_address, forget
+from castvision.inference.cluster import Embedding, Measurement, Prediction, forget
 
-__all__ = ["Embedding", "Prediction", "check_address", "each_image_on", "forget"]
+__all__ = ["Embedding", "Measurement", "Prediction", "each_image_on", "forget", "measure_on"]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from rich.console import Console
+
+    from castvision.inference.evaluation import Evaluation
 
 
 def each_image_on(
@@ -44,18 +47,8 @@ def each_image_on(
     Raises:
         OSError: No scheduler answers.
     """
-    logging.getLogger("distributed").setLevel(logging.ERROR)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
-        bar = progress.add_task("images and parts of them", total=len(images))
-
-        def report(path: Path | None, done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-            if path is not None and not console.is_terminal:
-                console.print(f"{done} of {total}: {path}", soft_wrap=True, highlight=False, markup=False)
-
-        with cluster.connected(address) as client:
-            failed = cluster.distribute(client, work, images, masks, report)
+    with _progress(console, len(images)) as report, cluster.connected(address) as client:
+        failed = cluster.distribute(client, work, images, masks, report)
     for path, name in images.items():
         if path not in failed:
             try:
@@ -63,3 +56,32 @@ def each_image_on(
             except FAILURES as error:
                 failed[path] = one_line(error)
     return [{"image": str(path), "error": failed[path]} for path in images if path in failed]
+
+
+def measure_on(
+    address: str, work: Measurement, evaluation: Evaluation, images: dict[Path, str], console: Console
+) -> list[dict[str, str]]:
+    """As `each_image_on`, for an evaluation, to which all counts are added in the order of the images."""
+    with _progress(console, len(images)) as report, cluster.connected(address) as client:
+        found, failed = cluster.measure(client, work, images, report)
+    for tally, told in found.values():
+        evaluation.tally.merge(tally)
+        if told is not None:
+            console.print(told, soft_wrap=True, highlight=False, markup=False)
+    return [{"image": str(path), "error": error} for path, error in failed.items()]
+
+
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator[Callable[[Path | None, int, int], None]]:
+    """A bar of units; a line for each image where there is no terminal."""
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+        bar = progress.add_task("images and parts of them", total=total)
+
+        def report(path: Path | None, done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+            if path is not None and not console.is_terminal:
+                console.print(f"{done} of {total}: {path}", soft_wrap=True, highlight=False, markup=False)
+
+        yield report

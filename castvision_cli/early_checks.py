@@ -200,3 +200,16 @@ def _is_text(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(_HEAD)
     return bool(head) and all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head)
+
+
+def check_cluster(address: str | None) -> None:
+    """Refuse what is no address of a cluster, or needs what is not installed; None: no cluster.
+
+    Raises:
+        ImportError: Dask is not installed.
+        ValueError: No such address.
+    """
+    if address is not None:
+        from castvision.inference.cluster import check_address
+
+        check_address(address)

@@ -20,7 +20,7 @@ from castvision_cli.arguments import (
     resolve_device,
     share,
 )
-from castvision_cli.early_checks import check_given, check_output, check_sources
+from castvision_cli.early_checks import check_cluster, check_given, check_output, check_sources
 from castvision_cli.resuming import RUN_FILE, open_output, settings_of_run
 from castvision_cli.stopping import exit_code, told
 
@@ -127,10 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from castvision.inference.embedding import EmbeddingRun, Options
         from castvision.inference.feature_model import load_feature_model
 
-        if arguments.cluster is not None:
-            from castvision_cli import clustered
-
-            clustered.check_address(arguments.cluster)
+        check_cluster(arguments.cluster)
         model = load_feature_model(
             arguments.model,
             weights=arguments.weights,
@@ -154,6 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         if arguments.cluster is not None:
+            from castvision_cli import clustered
+
             weights = None if arguments.weights is None else arguments.weights.resolve()
             work = clustered.Embedding(
                 arguments.model, weights, arguments.attention, str(device), output.path.resolve(), options

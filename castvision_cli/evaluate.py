@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from castvision_cli.arguments import (
     add_attention_argument,
     add_bands_argument,
+    add_cluster_argument,
     add_output_arguments,
     add_scale_argument,
     add_tile_arguments,
@@ -18,13 +19,15 @@ from castvision_cli.arguments import (
     resolve_device,
     tile_options,
 )
-from castvision_cli.early_checks import check_given, check_model, check_output, check_sources
+from castvision_cli.early_checks import check_cluster, check_given, check_model, check_output, check_sources
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
     from rich.console import Console
+
+    from castvision.inference.evaluation import Evaluation
 
 _DESCRIPTION = """\
 Measure a trained model on images whose answers are known: images and masks of the same names, or polygons and points
@@ -80,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_bands_argument(parser)
     add_attention_argument(parser)
     add_output_arguments(parser)
+    add_cluster_argument(parser)
     add_scale_argument(parser)
     add_tile_arguments(parser)
     return parser
@@ -120,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from castvision_cli.slides import evaluate_slides
 
             return evaluate_slides(arguments, parser, _print_metrics)
+        check_cluster(arguments.cluster)
         if arguments.images is not None and arguments.labels is not None:
             raise ValueError("expected --images, or --labels, whose list names the images; give one of both")
         predictor = load_model(arguments.model, device=device, attention=arguments.attention)
@@ -140,16 +145,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         from castvision_cli.images import each_image, print_end
 
         how: dict[str, Any] = {"label_map": label_map, "table": table, "mpp": arguments.mpp, "bands": arguments.bands}
-        fits = fits_images(arguments, predictor)
-        evaluation = Evaluation(predictor, images, masks, tile_options(arguments, predictor), fits=fits, **how)
+        how |= {"tiles": tile_options(arguments, predictor), "fits": fits_images(arguments, predictor)}
+        evaluation = Evaluation(predictor, images, masks, **how)
         console = Console()
-        failed = each_image(images, lambda path, name, report: evaluation.measure(path, report), console)
+        if arguments.cluster is None:
+            failed = each_image(images, lambda path, name, report: evaluation.measure(path, report), console)
+        else:
+            failed = _on_cluster(arguments, evaluation, {"images": images, "masks": masks, **how}, console)
         if evaluation.tally.records:
             _print_metrics(*evaluation.write(output, failed), console)
         return print_end(console, len(images), failed, "measured")
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
+
+
+def _on_cluster(
+    arguments: argparse.Namespace, evaluation: Evaluation, how: dict[str, Any], console: Console
+) -> list[dict[str, str]]:
+    """Measure all images in other processes; ``how``: arguments of the evaluation, without the predictor."""
+    from castvision_cli import clustered
+
+    device = str(evaluation.predictor.device)
+    work = clustered.Measurement(arguments.model, arguments.attention, device, how)
+    return clustered.measure_on(arguments.cluster, work, evaluation, how["images"], console)
 
 
 def _parse_map(text: str, option: str, example: str) -> dict[Any, Any]:

@@ -24,7 +24,7 @@ from castvision_cli.arguments import (
     share,
     tile_options,
 )
-from castvision_cli.early_checks import check_given, check_model, check_output, check_sources
+from castvision_cli.early_checks import check_cluster, check_given, check_model, check_output, check_sources
 from castvision_cli.resuming import RUN_FILE, open_output, settings_of_run
 from castvision_cli.stopping import exit_code, told
 
@@ -119,10 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         masks = match_masks(arguments.mask, images)
         from castvision.inference.prediction import Options, PredictionRun
 
-        if arguments.cluster is not None:
-            from castvision_cli import clustered
-
-            clustered.check_address(arguments.cluster)
+        check_cluster(arguments.cluster)
         predictor = _load(arguments, device)
         tiles = tile_options(arguments, predictor)
         fits = fits_images(arguments, predictor)
@@ -141,6 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         if arguments.cluster is not None:
+            from castvision_cli import clustered
+
             work = clustered.Prediction(
                 arguments.model, arguments.attention, str(predictor.device), output.path.resolve(), options
             )

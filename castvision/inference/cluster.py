@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import uuid
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ import torch
 
 from castvision.errors import FAILURES, one_line
 from castvision.inference.embedding import EmbeddingRun
+from castvision.inference.evaluation import Evaluation
 from castvision.inference.feature_model import load_feature_model
 from castvision.inference.files import OutputFolder
 from castvision.inference.parts import Part, PartSink, discard_parts, join_parts, plan_parts
@@ -26,9 +28,10 @@ from castvision.inference.prediction import PredictionRun
 from castvision.inference.predictor import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from castvision.inference.embedding import Options as EmbeddingOptions
+    from castvision.inference.evaluation import Tally
     from castvision.inference.prediction import Options as PredictionOptions
 
 PARTS = "parts"
@@ -79,11 +82,35 @@ class Embedding:
         return EmbeddingRun(model, OutputFolder(self.output, overwrite=True), replace(self.options, resume=True))
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """The run of ``castvision evaluate``.
+
+    Attributes:
+        model: See `load_model`.
+        attention: Likewise.
+        device: Likewise.
+        arguments: Of `Evaluation`, without the predictor.
+        token: Another one for each run.
+    """
+
+    model: str
+    attention: str | None
+    device: str
+    arguments: dict[str, Any] = field(repr=False)
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def make(self) -> Evaluation:
+        """Load the model."""
+        predictor = load_model(self.model, device=self.device, attention=self.attention)
+        return Evaluation(predictor, **self.arguments)
+
+
 _made: dict[str, Any] = {}
 """The run that this worker made last, by its description: a model is loaded once."""
 
 
-def _run_of(work: Prediction | Embedding) -> Any:
+def _run_of(work: Prediction | Embedding | Measurement) -> Any:
     key = repr(work)
     if key not in _made:
         _made.clear()
@@ -129,6 +156,14 @@ def work_on_image(
         join_parts(paths, run.store(name))
     run.predict(path, name, mask)
     discard_parts(paths)
+
+
+def measure_image(work: Measurement, path: Path) -> tuple[Tally, str | None]:
+    """A unit: what is counted of an image, and what is said of its scale."""
+    evaluation = _run_of(work)
+    evaluation.tally = evaluation.tally.empty()
+    told = evaluation.measure(path)
+    return evaluation.tally, told
 
 
 def _told(unit: Callable[..., Any], *arguments: Any) -> tuple[Any, str | None]:
@@ -244,6 +279,40 @@ def distribute(
         else:
             report(None, done, total)
     return failed
+
+
+def measure(
+    client: Any,
+    work: Measurement,
+    images: Iterable[Path],
+    report: Callable[[Path | None, int, int], None] = lambda path, done, total: None,
+) -> tuple[dict[Path, tuple[Tally, str | None]], dict[Path, str]]:
+    """Measure images, on all workers.
+
+    Args:
+        client: See `distribute`.
+        work: How.
+        images: Which.
+        report: See `distribute`.
+
+    Returns:
+        What was counted of each image, in order, and why others failed.
+    """
+    owner = {client.submit(_told, measure_image, work, path, pure=False): path for path in images}
+    found: dict[Path, tuple[Tally, str | None]] = {}
+    failed: dict[Path, str] = {}
+    for done, future in enumerate(completed_of(list(owner)), start=1):
+        path, problem = owner[future], _problem(future)
+        if problem is None:
+            found[path] = future.result()[0]
+        else:
+            failed[path] = problem
+        report(path, done, len(owner))
+    in_order = list(owner.values())
+    return (
+        {path: found[path] for path in in_order if path in found},
+        {path: failed[path] for path in in_order if path in failed},
+    )
 
 
 def completed_of(futures: list[Any]) -> Any:

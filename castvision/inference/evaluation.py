@@ -29,6 +29,7 @@ from castvision.losses import IGNORED
 from castvision.metrics import (
     BoundaryF1,
     MultiLabelScores,
+    boundary_f1,
     classification_metrics,
     image_table,
     multilabel_metrics,
@@ -72,6 +73,7 @@ class Tally:
         labels: Scores of several labels for an image, and (classes,) how many images have each; None for one class.
         records: One for each image, for metrics.json.
         worst: (score, rows of the contact sheet) of the images with the lowest scores.
+        answers: Of several labels for an image: what was said and what is true, (classes,) each, of every image.
     """
 
     confusion: Tensor
@@ -79,6 +81,31 @@ class Tally:
     labels: tuple[MultiLabelScores, Tensor] | None = None
     records: list[dict[str, Any]] = field(default_factory=list)
     worst: list[tuple[float, list[Panel]]] = field(default_factory=list)
+    answers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def empty(self) -> Tally:
+        """One of the same kind of which nothing is counted."""
+        classes = len(self.confusion)
+        labels = None if self.labels is None else (MultiLabelScores(classes), torch.zeros_like(self.labels[1]))
+        return Tally(torch.zeros_like(self.confusion), None if self.boundary is None else BoundaryF1(classes), labels)
+
+    def answer(self, said: Tensor, truth: Tensor) -> None:
+        """Count the labels of an image."""
+        if self.labels is None:
+            raise ValueError("expected a tally of several labels for an image")
+        self.labels[0].update(said[None], truth[None])
+        self.labels[1].add_(truth)
+        self.answers.append((said, truth))
+
+    def merge(self, more: Tally) -> None:
+        """Add what was counted of other images."""
+        self.confusion += more.confusion
+        if self.boundary is not None and more.boundary is not None:
+            self.boundary.counts += more.boundary.counts
+        for said, truth in more.answers:
+            self.answer(said, truth)
+        self.records += more.records
+        self.worst = sorted([*self.worst, *more.worst], key=lambda pair: pair[0])[:_WORST]
 
     def add(self, path: Path, score: float, panels: list[Panel], **facts: Any) -> None:
         """Note an image."""
@@ -184,7 +211,7 @@ class Evaluation:
             if self.masks:
                 return self._segment(path, reader, progress)
             if self.tally.labels is not None:
-                self._label(path, reader, *self.tally.labels)
+                self._label(path, reader)
             else:
                 self._classify(path, reader)
             return None
@@ -200,11 +227,10 @@ class Evaluation:
         facts = {"truth": names[truth], "prediction": names[best], "probability_of_truth": round(score, 6)}
         self.tally.add(path, score, [panel], **facts)
 
-    def _label(self, path: Path, reader: ImageReader, scores: MultiLabelScores, counts: Tensor) -> None:
+    def _label(self, path: Path, reader: ImageReader) -> None:
         image, truth = read_reduced(reader, CLASSIFIER_SIDE), self.present[path]
         probabilities = self.predictor.predict(self.predictor.prepare_whole(image)).probabilities
-        scores.update(probabilities[None], truth[None])
-        counts += truth
+        self.tally.answer(probabilities, truth)
         names = self.predictor.class_names
         found, wanted = (
             [name for name, is_there in zip(names, which.tolist(), strict=True) if is_there]
@@ -276,7 +302,7 @@ class Evaluation:
         else:
             rows = [*pixel_table(tally.confusion, names)]
             totals = segmentation_metrics(tally.confusion, names)
-            contours = tally.boundary.compute()
+            contours = boundary_f1(tally.boundary.counts)
             totals["boundary_f1"] = float(contours.nanmean())
             for row, value in zip(rows, contours.tolist(), strict=True):
                 row["boundary_f1"] = None if math.isnan(value) else value

@@ -16,7 +16,7 @@ import numpy as np
 
 from castvision.files import draft
 from castvision.inference.sinks import FileSink
-from castvision.inference.tiled import Totals
+from castvision.inference.totals import Totals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

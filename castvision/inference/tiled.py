@@ -13,20 +13,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, zip_longest
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from castvision.inference.blending import VIEWS, BandJoiner, Block, SeamSums, averaged
+from castvision.inference.blending import VIEWS, BandJoiner, Block, averaged
 from castvision.inference.runtimes import NumpyRuntime, Runtime
 from castvision.inference.sinks import ArraySink, Sink, label_dtype
 from castvision.inference.tile_source import Informed, Skip, TileSource, as_reader
 from castvision.inference.tiling import make_grid
+from castvision.inference.totals import Totals
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     import torch
     from torch import Tensor
@@ -241,36 +242,6 @@ class Settings:
                 )
         if self.batch_size < 1:
             raise ValueError(f"expected batch_size >= 1, got {self.batch_size}")
-
-
-@dataclass
-class Totals:
-    """What a run adds up, over all runs that were resumed."""
-
-    channels: int = 0
-    tiles_run: int = 0
-    tiles_skipped: int = 0
-    class_pixels: list[int] = field(default_factory=list)
-    class_probability: list[float] = field(default_factory=list)
-    seam: SeamSums = field(default_factory=SeamSums)
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Totals:
-        """The reverse of ``dataclasses.asdict``."""
-        return cls(**{**state, "seam": SeamSums(**state["seam"])})
-
-    def fresh(self) -> Totals:
-        """Zeros for as many channels."""
-        sums = [0] * len(self.class_pixels), [0.0] * len(self.class_probability)
-        return Totals(self.channels, 0, 0, *sums)
-
-    def plus(self, more: Totals) -> Totals:
-        """The sums of both: bands are added up in order, so that sums of floats do not depend on who worked on what."""
-        pixels = [a + b for a, b in zip_longest(self.class_pixels, more.class_pixels, fillvalue=0)]
-        probability = [a + b for a, b in zip_longest(self.class_probability, more.class_probability, fillvalue=0.0)]
-        seam = SeamSums(*(a + b for a, b in zip(*map(dataclasses.astuple, (self.seam, more.seam)), strict=True)))
-        runs = self.tiles_run + more.tiles_run, self.tiles_skipped + more.tiles_skipped
-        return Totals(more.channels or self.channels, *runs, pixels, probability, seam)
 
 
 def bands_at_once(grid: TileGrid, batch_size: int) -> int:

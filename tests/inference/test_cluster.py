@@ -5,25 +5,30 @@ from __future__ import annotations
 import json
 import os
 import signal
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from castvision.inference import cluster
+from castvision.inference.evaluation import Tally
 from castvision.inference.files import OutputFolder
 from castvision.inference.parts import Part, PartSink, join_parts, plan_parts
 from castvision.inference.prediction import Options, PredictionRun
 from castvision.inference.predictor import load_model
 from castvision.inference.sinks import FileSink
 from castvision.inference.tiling import make_grid
+from castvision.metrics import MultiLabelScores
 from castvision_cli import main
 from tests.inference.prediction_cases import files_of
 from tests.inference.tiling_cases import RNG, LocalNet, run
 
 TILES = {"tile": (32, 32), "overlap": 8, "halo": None, "batch_size": 4, "precision": "fp32", "tta": "none"}
+SIZES = {"a": (60, 60), "b": (60, 50), "long": (320, 100), "z": (33, 60)}
 TIMED = ("seconds", "megapixels_per_second")
 
 
@@ -86,7 +91,7 @@ def images(tmp_path):
     """Three of 60 pixels and one of 13 bands of tiles; one that is none."""
     folder = tmp_path / "images"
     folder.mkdir()
-    for name, size in {"a": (60, 60), "b": (60, 50), "long": (320, 100), "z": (33, 60)}.items():
+    for name, size in SIZES.items():
         Image.fromarray(RNG.integers(0, 255, (*size, 3), dtype=np.uint8)).save(folder / f"{name}.png")
     (folder / "broken.png").write_bytes(b"no image")
     return folder
@@ -158,6 +163,40 @@ def test_units_write_what_one_process_writes(tmp_path, segmenter, images, monkey
     alike(tmp_path / "one", output)
     assert reported[-1][1:] == (7, 7)
     assert {told[0] for told in reported} == {None, *found}
+
+
+def test_counts_of_units_are_those_of_one_process(tmp_path, segmenter, images, monkeypatch):
+    (tmp_path / "masks").mkdir()
+    for path in images.glob("*.png"):
+        size = SIZES.get(path.stem, (8, 8))
+        Image.fromarray(RNG.integers(0, 3, size, dtype=np.uint8)).save(tmp_path / "masks" / path.name)
+
+    @contextmanager
+    def here(address):
+        yield Here()
+
+    monkeypatch.setattr(cluster, "find_spec", lambda name: object())
+    monkeypatch.setattr(cluster, "connected", here)
+    monkeypatch.setattr(cluster, "completed_of", lambda futures: Completed(reversed(futures), False))
+    line = ["evaluate", "--model", str(segmenter), "--images", str(images), "--masks", str(tmp_path / "masks")]
+    assert main([*line, "--output", str(tmp_path / "one"), "--device", "cpu"]) == 1
+    assert main([*line, "--output", str(tmp_path / "many"), "--device", "cpu", "--cluster", "local:2"]) == 1
+    for name in files_of(tmp_path / "one"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes(), name
+
+
+def test_answers_of_several_labels_are_merged() -> None:
+    names, generator = 3, torch.Generator().manual_seed(0)
+    whole = Tally(torch.zeros(names, names, dtype=torch.int64), None, (MultiLabelScores(names), torch.zeros(3).long()))
+    merged = whole.empty()
+    for _ in range(5):
+        said, truth = torch.rand(names, generator=generator), torch.randint(0, 2, (names,), generator=generator)
+        whole.answer(said, truth)
+        one = whole.empty()
+        one.answer(said, truth)
+        merged.merge(one)
+    assert torch.equal(whole.labels[0].compute(), merged.labels[0].compute())
+    assert torch.equal(whole.labels[1], merged.labels[1])
 
 
 @pytest.mark.parametrize("address", ["local:0", "local:", "local:x", "host:8786", ""])
