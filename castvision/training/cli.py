@@ -166,7 +166,13 @@ class TrainingCLI(LightningCLI):
             patience = config.early_stopping
             callbacks += [EarlyStopping(monitor, patience=patience, mode="max", check_on_train_epoch_end=False)]
         self.interruption = Interruption(self.folder / LAST if saves else None)
-        callbacks += [Announcement(self.folder), ClusterStatistics(), StopWhereNotFinite(self.folder), StepSeeds(), self.interruption]
+        callbacks += [
+            Announcement(self.folder),
+            ClusterStatistics(),
+            StopWhereNotFinite(self.folder),
+            StepSeeds(),
+            self.interruption,
+        ]
         if saves:
             # NOTE: two callbacks: one with ``save_last`` writes the last only where it was the best.
             save = partial(ModelCheckpoint, self.folder, enable_version_counter=False, save_on_train_epoch_end=False)
