@@ -33,8 +33,11 @@ usage: castvision VERB [ARGUMENTS]
   export            a model for timm, transformers, ONNX, torch       castvision export CKPT --format hf --output DIR
   benchmark         speed and memory on this machine, and the goals      castvision benchmark layer --quick
   timm              one of timm's own scripts, with our models            castvision timm validate.py --model M
+  completion        a script that completes words in a shell                castvision completion bash
 
 castvision VERB --help tells more; castvision --version the version.
+exit code: 0 done, 1 failed while running or for some images, 2 wrong arguments (nothing was written), 130 interrupted,
+143 terminated; see docs/commands.md
 """
 
 DATA_HELP = """\
@@ -59,6 +62,7 @@ VERBS = {
     "convert": "convert",
     "benchmark": "benchmark",
     "timm": "timm_scripts",
+    "completion": "completion",
 }
 """The module of this package that runs each verb, by its ``main``."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import torch
 
@@ -54,9 +55,32 @@ def add_bands_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--bands", type=bands, metavar="N,N,…", help=told)
 
 
+class Parser(argparse.ArgumentParser):
+    """Names the option that a mistyped one is near to."""
+
+    _words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Keep the words for `error`."""
+        self._words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """As argparse does, with the question."""
+        known = list(self._option_string_actions)
+        flags = {word.partition("=")[0] for word in self._words if word.startswith("--") and word != "--"}
+        for flag in sorted(flags):
+            if any(option.startswith(flag) for option in known):
+                continue  # one of them, or a beginning, which argparse takes
+            near = difflib.get_close_matches(flag, known, n=1)
+            if near:
+                message += f"; did you mean {near[0]} in place of {flag}?"
+        super().error(message)
+
+
 def new_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """A parser that prints its texts as they are written."""
-    return argparse.ArgumentParser(
+    """A parser that prints its texts as they are written, and asks whether a mistyped option was meant otherwise."""
+    return Parser(
         prog=prog, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
 

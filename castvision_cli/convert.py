@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 import tempfile
@@ -31,15 +32,8 @@ exit code: 0 done, 1 the weights cannot be fetched, 2 wrong arguments, nothing w
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Convert.
-
-    Args:
-        argv: Arguments; None = the process's.
-
-    Returns:
-        0 done, 1 the weights cannot be fetched, 2 wrong arguments (nothing was written).
-    """
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = new_parser("castvision convert", _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     add(
@@ -59,6 +53,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     group.add_argument("--window-size", type=positive, metavar="N", help="side of a window, in tokens")
     group.add_argument("--num-clusters", type=positive, metavar="M", help="content clusters")
     group.add_argument("--anchors", type=natural, metavar="R", help="tokens whose attention is exact; 0 = none")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert.
+
+    Args:
+        argv: Arguments; None = the process's.
+
+    Returns:
+        0 done, 1 the weights cannot be fetched, 2 wrong arguments (nothing was written).
+    """
+    parser = build_parser()
     arguments = parser.parse_args(argv)
     named = {name: getattr(arguments, name) for name in ("window_size", "num_clusters", "anchors")}
     options = {name: value for name, value in named.items() if value is not None}

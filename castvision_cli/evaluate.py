@@ -101,18 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
-        label_map = None if arguments.label_map is None else _parse_map(arguments.label_map, "--label-map", _LABELS)
-        vector = None if arguments.vector is None else _parse_map(arguments.vector, "--vector", _VECTOR)
-        if vector is not None and (label_map is not None or arguments.masks is not None):
-            raise ValueError("expected --vector without --masks and --label-map: its classes say what labels mean")
-        if arguments.images is None and arguments.labels is None:
-            raise ValueError("expected --images, or --labels, whose list names the images; got neither")
-        check_sources([arguments.images or arguments.labels])
-        check_model(arguments.model)
-        check_output(arguments.output, is_open=arguments.overwrite)
-        check_given(arguments.masks, "mask or folder of masks")
-        if vector is not None:
-            check_given(Path(str(vector.get("path", ""))), "file of labels")
+        label_map, vector = _checked(arguments)
         device = resolve_device(arguments.device)
         # NOTE: imported here, so that --help and what is wrong so far answer at once.
         from castvision.data.datasets.multilabel import read_label_table
@@ -158,6 +147,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
+
+
+def _checked(arguments: argparse.Namespace) -> tuple[dict[Any, Any] | None, dict[Any, Any] | None]:
+    """``--label-map`` and ``--vector``; all is checked that can be without the library.
+
+    Raises:
+        ValueError: What is wrong; OSError likewise.
+    """
+    label_map = None if arguments.label_map is None else _parse_map(arguments.label_map, "--label-map", _LABELS)
+    vector = None if arguments.vector is None else _parse_map(arguments.vector, "--vector", _VECTOR)
+    if vector is not None and (label_map is not None or arguments.masks is not None):
+        raise ValueError("expected --vector without --masks and --label-map: its classes say what labels mean")
+    if arguments.images is None and arguments.labels is None:
+        raise ValueError("expected --images, or --labels, whose list names the images; got neither")
+    check_sources([arguments.images or arguments.labels])
+    check_model(arguments.model)
+    check_output(arguments.output, is_open=arguments.overwrite)
+    check_given(arguments.masks, "mask or folder of masks")
+    if vector is not None:
+        check_given(Path(str(vector.get("path", ""))), "file of labels")
+    return label_map, vector
 
 
 def _on_cluster(

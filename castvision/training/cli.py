@@ -25,6 +25,7 @@ from castvision.files import draft
 from castvision.models import checkpoint_file
 from castvision.models.checkpoint import load_state_dict
 from castvision.models.class_names import check_same_classes, stored_class_names
+from castvision.training.callbacks.announcement import Announcement
 from castvision.training.callbacks.averaging import WarmAveraging
 from castvision.training.callbacks.clusters import ClusterStatistics
 from castvision.training.callbacks.finite import StopWhereNotFinite
@@ -170,7 +171,13 @@ class TrainingCLI(LightningCLI):
             patience = config.early_stopping
             callbacks += [EarlyStopping(monitor, patience=patience, mode="max", check_on_train_epoch_end=False)]
         self.interruption = Interruption(self.folder / LAST if saves else None)
-        callbacks += [ClusterStatistics(), StopWhereNotFinite(self.folder), StepSeeds(), self.interruption]
+        callbacks += [
+            Announcement(self.folder),
+            ClusterStatistics(),
+            StopWhereNotFinite(self.folder),
+            StepSeeds(),
+            self.interruption,
+        ]
         if saves:
             # NOTE: two callbacks: one with ``save_last`` writes the last only where it was the best.
             save = partial(ModelCheckpoint, self.folder, enable_version_counter=False, save_on_train_epoch_end=False)

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from castvision_cli.arguments import above_zero, from_zero, natural, positive, share
+from castvision_cli.arguments import above_zero, from_zero, natural, new_parser, positive, share
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,21 @@ def test_the_edge_of_each_range_is_taken(kind, text, value):
 def test_what_is_beyond_is_refused(kind, text, message):
     with pytest.raises(argparse.ArgumentTypeError, match=message):
         kind(text)
+
+
+def test_a_mistyped_option_is_answered_with_the_nearest(capsys):
+    parser = new_parser("castvision x", "", "")
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--overwrite", action="store_true")
+    for words, told in (
+        (["--ouput", "a"], "did you mean --output in place of --ouput?"),
+        (["--output", "a", "--overwritte"], "did you mean --overwrite in place of --overwritte?"),
+        (["--outptu=a"], "did you mean --output in place of --outptu?"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            parser.parse_args(words)
+        assert end.value.code == 2
+        assert told in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--overw"])
+    assert "did you mean" not in capsys.readouterr().err

@@ -50,7 +50,7 @@ def test_version(capsys):
     [
         (["trian"], "unknown verb 'trian'; expected one of train"),
         (["trian"], "; did you mean train?"),
-        (["qqq"], "evaluate, benchmark, timm\n"),
+        (["qqq"], "convert, benchmark, timm, completion\n"),
         (["timm", "missing.py"], "no such script: 'missing.py'"),
         (["train", "--config", "qickstart"], "did you mean quickstart?"),
     ],
