@@ -129,11 +129,18 @@ def served(
     quiet: dict[str, Any] = {"share": False, "quiet": True, "ssr_mode": False, "mcp_server": False, "pwa": False}
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none to be fetched
     page = build(studio)
-    _, address, _ = page.launch(
-        server_name=listen, server_port=port, prevent_thread_lock=True, max_file_size=megabytes * 1_000_000,
-        app_kwargs={"middleware": [Middleware(OnlyHere)]}, footer_links=[], run_history=False, show_error=False,
-        enable_monitoring=False, css=CSS, theme=theme, **quiet,
-    )  # fmt: skip
+    try:
+        _, address, _ = page.launch(
+            server_name=listen, server_port=port, prevent_thread_lock=True, max_file_size=megabytes * 1_000_000,
+            app_kwargs={"middleware": [Middleware(OnlyHere)]}, footer_links=[], run_history=False, show_error=False,
+            enable_monitoring=False, css=CSS, theme=theme, **quiet,
+        )  # fmt: skip
+    except OSError as error:
+        if port is None:
+            raise
+        raise OSError(
+            f"expected a free port, got {port}, which cannot be served; name another, or leave it out"
+        ) from error
     over = threading.Event()
 
     def keep_clean() -> None:
