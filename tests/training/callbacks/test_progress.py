@@ -18,6 +18,8 @@ def _trainer(total, step=20, accumulate=1, callbacks=()):
         callbacks=list(callbacks),
         current_epoch=2,
         max_epochs=10,
+        world_size=1,
+        is_global_zero=True,
     )
 
 
