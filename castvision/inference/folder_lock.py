@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary, finalize
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-try:
+if sys.platform != "win32":  # which has none; there a folder is not locked
     import fcntl
-except ImportError:  # Windows has none; there a folder is not locked
-    fcntl = None  # type: ignore[assignment]
 
 _held: WeakValueDictionary[str, FolderLock] = WeakValueDictionary()
 
@@ -28,18 +27,17 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        if fcntl is None:
-            return
-        handle = os.open(folder, os.O_RDONLY)
-        finalize(self, os.close, handle)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(
-                f"another run writes into {str(folder)!r}; wait for its end, or name another output folder"
-            ) from None
-        except OSError:  # some network file systems have no locks
-            return
+        if sys.platform != "win32":
+            handle = os.open(folder, os.O_RDONLY)
+            finalize(self, os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BlockingIOError(
+                    f"another run writes into {str(folder)!r}; wait for its end, or name another output folder"
+                ) from None
+            except OSError:  # some network file systems have no locks
+                return
 
 
 def lock_of(folder: Path) -> FolderLock:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class BoardLog(TensorBoardLogger):
-    """What was logged after the checkpoint a run goes on from is forgotten; rows are on disk as soon as they are logged.
+    """What was logged after the checkpoint a run goes on from is forgotten; rows are on disk once they are logged.
 
     Args:
         folder: The run's; rows go to ``tensorboard`` in it.

@@ -1,6 +1,6 @@
-"""Mutated configurations through the parser of ``castvision train``: ``python -m tests.fuzz.configurations DIR FIRST END``.
+"""Mutated configurations through the parser of ``castvision train``.
 
-Nothing is trained: what parses is built, and dropped.
+``python -m tests.fuzz.configurations DIR FIRST END``. Nothing is trained: what parses is built, and dropped.
 """
 
 from __future__ import annotations
@@ -26,10 +26,45 @@ LONGEST = 10
 """Seconds of processor time that a configuration may take."""
 _MEMORY = 12 << 30
 _ODD: tuple[Any, ...] = (
-    None, True, 0, -1, 1, 2, 3.5, -0.5, 1e6, 10**6, 2**31, 2**63, 10**30, float("nan"), float("inf"), "", "x", "../..", "/", "~",
-    "1e6", "00:00:00:00", "auto", "cuda", "tpu", "bf16-mixed", [], {}, [1], [[]], {"a": 1}, {"class_path": "os.system"},
-    {"class_path": "SegmentationTask"}, {"class_path": "torch.optim.SGD", "init_args": {"lr": -1}}, "None", "é\u2028", "a: b", "\0",
-)  # fmt: skip
+    None,
+    True,
+    0,
+    -1,
+    1,
+    2,
+    3.5,
+    -0.5,
+    1e6,
+    10**6,
+    2**31,
+    2**63,
+    10**30,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "../..",
+    "/",
+    "~",
+    "1e6",
+    "00:00:00:00",
+    "auto",
+    "cuda",
+    "tpu",
+    "bf16-mixed",
+    [],
+    {},
+    [1],
+    [[]],
+    {"a": 1},
+    {"class_path": "os.system"},
+    {"class_path": "SegmentationTask"},
+    {"class_path": "torch.optim.SGD", "init_args": {"lr": -1}},
+    "None",
+    "é\u2028",
+    "a: b",
+    "\0",
+)
 _BASE = {"trainer": {"accelerator": "cpu", "max_epochs": 1}}
 NAMES = ("quickstart", "pathfinder32", "pathfinder_seg32", "maze64", "region64", "pathx128")
 

@@ -17,8 +17,29 @@ from PIL import Image
 Content = bytes | dict[str, bytes]
 """A file's bytes, or those of a folder's files by name."""
 
-EXTREMES = (0, 1, 2, 3, 7, 8, 255, 256, 32767, 65535, 65536, 99_999, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1,
-            2**64 - 1, -1, -2, -(2**31))  # fmt: skip
+EXTREMES = (
+    0,
+    1,
+    2,
+    3,
+    7,
+    8,
+    255,
+    256,
+    32767,
+    65535,
+    65536,
+    99_999,
+    2**24,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**63 - 1,
+    2**64 - 1,
+    -1,
+    -2,
+    -(2**31),
+)
 _PIXELS = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
 _SMOOTH = np.linspace(0, 255, 48 * 80 * 3).reshape(48, 80, 3).astype(np.uint8)
 
@@ -31,6 +52,8 @@ def _encoded(kind: str, mode: str = "RGB", pixels: np.ndarray = _SMOOTH, **optio
 
 def _tiff(pixels: np.ndarray = _SMOOTH, **options: object) -> bytes:
     stream = io.BytesIO()
+    if pixels.shape[-1] == 3:
+        options.setdefault("photometric", "rgb")
     tifffile.imwrite(stream, pixels, **options)
     return stream.getvalue()
 
@@ -50,49 +73,94 @@ def sound_files() -> dict[str, list[bytes]]:
     palette = _encoded("PNG", "P")
     nodata = [(42113, 2, 4, b"255\0", True)]
     return {
-        "png": [_encoded("PNG", exif=exif), _encoded("PNG", "L"), _encoded("PNG", "LA"), _encoded("PNG", "RGBA"), palette,
-                _encoded("PNG", "1"), _encoded("PNG", "I;16", _SMOOTH[..., 0].astype(np.uint16) * 257)],
-        "jpg": [_encoded("JPEG", exif=exif), _encoded("JPEG", progressive=True), _encoded("JPEG", "L"),
-                _encoded("JPEG", "CMYK"), _encoded("JPEG", restart_marker_blocks=2)],
-        "tif": [_tiff(photometric="rgb"), _tiff(_PIXELS[..., 0], rowsperstrip=5, extratags=nodata),
-                _tiff(_SMOOTH.astype(np.float32), tile=(16, 32)), _tiff(photometric="rgb", compression="zlib", predictor=True),
-                _tiff(_SMOOTH[..., 0].astype(np.uint16), byteorder=">"), _encoded("TIFF", "P"), _encoded("TIFF", "1"),
-                _encoded("TIFF", "CMYK"), _encoded("TIFF", compression="tiff_lzw"), _encoded("TIFF", compression="jpeg"),
-                _tiff(_PIXELS, imagej=True), _tiff(np.moveaxis(_PIXELS, -1, 0), ome=True), _pyramid(False)],
-        "btf": [_tiff(photometric="rgb", bigtiff=True), _tiff(_PIXELS[..., 0], bigtiff=True, byteorder=">", rowsperstrip=7),
-                _tiff(_SMOOTH, tile=(16, 16), bigtiff=True, compression="zlib", photometric="rgb"), _pyramid(True)],
-    }  # fmt: skip
+        "png": [
+            _encoded("PNG", exif=exif),
+            _encoded("PNG", "L"),
+            _encoded("PNG", "LA"),
+            _encoded("PNG", "RGBA"),
+            palette,
+            _encoded("PNG", "1"),
+            _encoded("PNG", "I;16", _SMOOTH[..., 0].astype(np.uint16) * 257),
+        ],
+        "jpg": [
+            _encoded("JPEG", exif=exif),
+            _encoded("JPEG", progressive=True),
+            _encoded("JPEG", "L"),
+            _encoded("JPEG", "CMYK"),
+            _encoded("JPEG", restart_marker_blocks=2),
+        ],
+        "tif": [
+            _tiff(photometric="rgb"),
+            _tiff(_PIXELS[..., 0], rowsperstrip=5, extratags=nodata),
+            _tiff(_SMOOTH.astype(np.float32), tile=(16, 32)),
+            _tiff(photometric="rgb", compression="zlib", predictor=True),
+            _tiff(_SMOOTH[..., 0].astype(np.uint16), byteorder=">"),
+            _encoded("TIFF", "P"),
+            _encoded("TIFF", "1"),
+            _encoded("TIFF", "CMYK"),
+            _encoded("TIFF", compression="tiff_lzw"),
+            _encoded("TIFF", compression="jpeg"),
+            _tiff(_PIXELS, imagej=True),
+            _tiff(np.moveaxis(_PIXELS, -1, 0), ome=True),
+            _pyramid(False),
+        ],
+        "btf": [
+            _tiff(photometric="rgb", bigtiff=True),
+            _tiff(_PIXELS[..., 0], bigtiff=True, byteorder=">", rowsperstrip=7),
+            _tiff(_SMOOTH, tile=(16, 16), bigtiff=True, compression="zlib", photometric="rgb"),
+            _pyramid(True),
+        ],
+    }
 
 
 def sound_stores() -> list[dict[str, bytes]]:
     """Zarr folders of both versions, without a library: plain arrays and a pyramid."""
     third = {
-        "zarr_format": 3, "node_type": "array", "shape": [48, 80], "data_type": "uint8", "fill_value": 0, "attributes": {},
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [48, 80],
+        "data_type": "uint8",
+        "fill_value": 0,
+        "attributes": {},
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [24, 40]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "codecs": [{"name": "bytes"}, {"name": "gzip", "configuration": {"level": 1}}],
-    }  # fmt: skip
+    }
     compressor = zlib.compressobj(1, zlib.DEFLATED, 31)
     chunk = compressor.compress(bytes(range(240)) * 4) + compressor.flush()
     chunks = {f"c/{y}/{x}": chunk for y in (0, 1) for x in (0, 1)}
-    second = {"zarr_format": 2, "shape": [48, 80], "chunks": [24, 40], "dtype": "<u2", "compressor": None, "fill_value": 0,
-              "order": "C", "filters": None}  # fmt: skip
+    second = {
+        "zarr_format": 2,
+        "shape": [48, 80],
+        "chunks": [24, 40],
+        "dtype": "<u2",
+        "compressor": None,
+        "fill_value": 0,
+        "order": "C",
+        "filters": None,
+    }
     plain = {f"{y}.{x}": bytes(range(240)) * 8 for y in (0, 1) for x in (0, 1)}
     axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
     sets = [
         {"path": path, "coordinateTransformations": [{"type": "scale", "scale": [0.5, 0.5]}]} for path in ("0", "1")
     ]
-    group = {"zarr_format": 3, "node_type": "group",
-             "attributes": {"ome": {"version": "0.5", "multiscales": [{"axes": axes, "datasets": sets}]}}}  # fmt: skip
+    group = {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {"ome": {"version": "0.5", "multiscales": [{"axes": axes, "datasets": sets}]}},
+    }
     small = {**third, "shape": [24, 40]}
     return [
         {"zarr.json": json.dumps(third).encode(), **chunks},
         {".zarray": json.dumps(second).encode(), ".zattrs": b"{}", **plain},
         {
-            "zarr.json": json.dumps(group).encode(), "0/zarr.json": json.dumps(third).encode(),
-            "1/zarr.json": json.dumps(small).encode(), "1/c/0/0": chunk, **{f"0/{key}": value for key, value in chunks.items()},
+            "zarr.json": json.dumps(group).encode(),
+            "0/zarr.json": json.dumps(third).encode(),
+            "1/zarr.json": json.dumps(small).encode(),
+            "1/c/0/0": chunk,
+            **{f"0/{key}": value for key, value in chunks.items()},
         },
-    ]  # fmt: skip
+    ]
 
 
 FILES = sound_files()
@@ -239,11 +307,46 @@ def _change_tiff(rng: random.Random, data: bytes) -> bytes:
         target = rng.choice((first, start, start + 1, 8, len(data), len(data) - 2, rng.randrange(len(data))))
         struct.pack_into(f"{order}{word}", changed, start + head + count * entry, target)
         return bytes(changed)
-    place = start + head + rng.randrange(count) * entry
+    _change_entry(rng, changed, start + head + rng.randrange(count) * entry, (order, width, start))
+    return bytes(changed)
+
+
+def _change_entry(rng: random.Random, changed: bytearray, place: int, layout: tuple[str, int, int]) -> None:
+    """One entry of a directory; ``layout``: byte order, bytes of an offset, and where the directory begins."""
+    order, width, start = layout
+    word, is_big = {4: "I", 8: "Q"}[width], width == 8
     part = rng.choice(("tag", "type", "count", "value", "value", "value", "value", "loop"))
     if part == "tag":
-        struct.pack_into(f"{order}H", changed, place, rng.choice((254, 256, 257, 259, 262, 273, 277, 284, 320, 322, 324, 330,
-                                                                 338, 339, 347, 530, 33550, 34735, 42112, 42113, 65000)))  # fmt: skip
+        struct.pack_into(
+            f"{order}H",
+            changed,
+            place,
+            rng.choice(
+                (
+                    254,
+                    256,
+                    257,
+                    259,
+                    262,
+                    273,
+                    277,
+                    284,
+                    320,
+                    322,
+                    324,
+                    330,
+                    338,
+                    339,
+                    347,
+                    530,
+                    33550,
+                    34735,
+                    42112,
+                    42113,
+                    65000,
+                )
+            ),
+        )
     elif part == "type":
         struct.pack_into(f"{order}H", changed, place + 2, rng.choice((0, 1, 2, 3, 4, 5, 7, 9, 11, 12, 13, 16, 18, 255)))
     elif part == "count":
@@ -255,7 +358,6 @@ def _change_tiff(rng: random.Random, data: bytes) -> bytes:
     else:
         size = rng.choice((2, width))
         changed[place + 4 + width : place + 4 + width + size] = _number(rng, size, order)
-    return bytes(changed)
 
 
 def _mutate_store(rng: random.Random, store: dict[str, bytes]) -> dict[str, bytes]:
@@ -276,8 +378,40 @@ def _mutate_store(rng: random.Random, store: dict[str, bytes]) -> dict[str, byte
     return changed
 
 
-_ODD = (0, -1, 1, 1.5, 2**31, 2**62, 10**30, "", "x", "../../etc", "/", "nan", None, True, [], {}, [0, 0], [-1, 8], [8],
-        [2**40, 2**40], [1, 1], [10**6, 10**6], ["y", "x"], "<f8", "|O", "complex64", "bool", "int64", "uint16", "gzip", "blosc", "group")  # fmt: skip
+_ODD = (
+    0,
+    -1,
+    1,
+    1.5,
+    2**31,
+    2**62,
+    10**30,
+    "",
+    "x",
+    "../../etc",
+    "/",
+    "nan",
+    None,
+    True,
+    [],
+    {},
+    [0, 0],
+    [-1, 8],
+    [8],
+    [2**40, 2**40],
+    [1, 1],
+    [10**6, 10**6],
+    ["y", "x"],
+    "<f8",
+    "|O",
+    "complex64",
+    "bool",
+    "int64",
+    "uint16",
+    "gzip",
+    "blosc",
+    "group",
+)
 
 
 def _change_json(rng: random.Random, data: bytes) -> bytes:

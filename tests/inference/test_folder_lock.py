@@ -11,10 +11,8 @@ from castvision.inference.folder_lock import lock_of
 pytest.importorskip("fcntl")
 
 _HOLD = """
-import sys
-from pathlib import Path
-from castvision.inference.folder_lock import lock_of
-lock = lock_of(Path(sys.argv[1]))
+import fcntl, os, sys
+fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -60,5 +58,6 @@ def test_parts_of_one_process_share_a_folder_and_give_it_back(tmp_path):
     one.write("a", b"")
     OutputFolder(tmp_path, overwrite=True).write("b", b"")
     del one, first, second
-    code = "import sys; from pathlib import Path; from castvision.inference.folder_lock import lock_of; lock_of(Path(sys.argv[1]))"
-    assert subprocess.run([sys.executable, "-c", code, tmp_path], check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", _HOLD, tmp_path], stdin=subprocess.DEVNULL, check=False).returncode == 0
+    )
