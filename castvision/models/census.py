@@ -91,7 +91,8 @@ class PeakMemory(TorchDispatchMode):
     """
 
     def __init__(self, others: Iterable[torch.Tensor] = ()) -> None:
-        super().__init__()
+        base: Any = super()  # it carries no types
+        base.__init__()
         self.most = self.alive = 0
         self._others = [value.untyped_storage() for value in others]
         self._known = {storage._cdata for storage in self._others}
