@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning_utilities.core.apply_func import apply_to_collection
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -59,8 +60,17 @@ class WarmAveraging(WeightAveraging):
         """Count the batch with the newest weights, too."""
         newest = self._newest(trainer)
         if newest is not None:
-            with trainer.precision_plugin.forward_context():
-                newest.measure("val", batch)
+            own, running = (next(task.parameters()).dtype for task in (newest, pl_module))
+            if own == running:
+                with trainer.precision_plugin.forward_context():
+                    newest.measure("val", batch)
+            else:  # of "bf16-true" or "64-true", which convert the task after averages were begun in 32 bits
+                newest.measure(
+                    "val",
+                    apply_to_collection(
+                        batch, torch.Tensor, lambda each: each.to(own) if each.is_floating_point() else each
+                    ),
+                )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the newest weights' metric, and put them back."""

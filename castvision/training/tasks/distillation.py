@@ -181,7 +181,7 @@ class DistillationTask(Task):
 
     def _both(self, image: Tensor) -> tuple[BlockFeatures, BlockFeatures]:
         with torch.no_grad():
-            wanted = features_of(self.teacher, image)
+            wanted = features_of(self.teacher, image.to(next(self.teacher.parameters()).dtype))  # it stays in 32 bits
         return wanted, features_of(self.backbone, image)
 
     def _count(self, stage: str, batch: Sequence[Any]) -> None:
