@@ -57,5 +57,6 @@ def test_one_line(run, tmp_path, capsys, change):
     torch.save(content, tmp_path / "bad.ckpt")
     flags = ["--ckpt_path", str(tmp_path / "bad.ckpt"), "--trainer.max_epochs", "2", *FLAGS]
     code = cli.main(["--config", str(config), "--run_dir", str(tmp_path / "run"), *flags])
-    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("taken from")]
+    before = ("taken from", "trains ", "data: ", "batches of", "results go to")  # what the run is going to do
+    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(before)]
     assert code in (1, 2) and len(told) == 1 and "bad.ckpt" in told[0]

@@ -74,13 +74,19 @@ def results(folder):
     return {**content, "training": {key: of for key, of in content["training"].items() if key not in timed}}
 
 
+VAL_PROGRESS = "epoch_loop.val_loop.batch_progress"
+
+
 def assert_same_run(whole, resumed):
     for name in ("last.ckpt", "best.ckpt"):
         first, second = (torch.load(folder / name, weights_only=True) for folder in (whole, resumed))
         for key in CHECKED:
             assert (key in first) == (key in second) and same(first.get(key), second.get(key)), (name, key)
         assert (first["global_step"], first["epoch"]) == (second["global_step"], second["epoch"])
-        assert same(*({**each["loops"]["fit_loop"]} for each in (first, second)))
+        loops = [{**each["loops"]["fit_loop"]} for each in (first, second)]
+        if name == "best.ckpt":  # resumed at an epoch's last step, Lightning forgets its count of held-out batches
+            loops = [{key: value for key, value in each.items() if key != VAL_PROGRESS} for each in loops]
+        assert same(*loops)
     assert logged(whole) == logged(resumed)
     assert on_the_board(whole) == on_the_board(resumed)
     assert results(whole) == results(resumed)

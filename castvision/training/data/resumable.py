@@ -149,8 +149,8 @@ class ResumableLoader(DataLoader[Sample]):
         self._wanted: dict[str, int] | None = None
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of which epoch were given."""
-        return dict(self._state)
+        """How many batches of which epoch were given; before the first batch after a resume, what it goes on from."""
+        return dict(self._state if self._wanted is None else self._wanted)
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Leave out, when that epoch comes, what was given of it before."""

@@ -21,6 +21,7 @@ from castvision.models.checkpoint import freeze as freeze_parameters
 from castvision.models.checkpoint import train_only
 from castvision.models.convert import convert, is_converted, revert
 from castvision.models.recipe import Recipe, with_attention
+from castvision.training.data.resumable import world
 from castvision.training.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class DistillationTask(Task):
 
     def _count(self, stage: str, batch: Sequence[Any]) -> None:
         loss = self._measure(stage, batch)
-        size = as_batch(batch, needs_target=False).image.shape[0] * self.trainer.world_size  # see `Task`
+        size = as_batch(batch, needs_target=False).image.shape[0] * world()[0]  # see `Task`
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
 
     def _measure(self, stage: str, batch: Sequence[Any]) -> Tensor:

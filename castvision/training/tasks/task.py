@@ -31,6 +31,7 @@ from castvision.models.class_names import (
 from castvision.models.recipe import CHECKPOINT_KEY, Recipe, TaskName, build, load
 from castvision.models.segmenter import unwrap
 from castvision.training.data.data_module import ImageDataModule
+from castvision.training.data.resumable import world
 from castvision.training.optim import (
     BudgetSchedule,
     Schedule,
@@ -298,7 +299,7 @@ class Task(LightningModule, ABC):
 
     def _count(self, stage: str, batch: Sequence[Any]) -> None:
         loss, images = self.measure(stage, batch)
-        weight = images * self.trainer.world_size  # Lightning rounds the mean weight of the processes down
+        weight = images * world()[0]  # Lightning rounds the mean weight of the processes down
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=weight, sync_dist=True)
 
     def measure(self, stage: str, batch: Sequence[Any]) -> tuple[Tensor, int]:

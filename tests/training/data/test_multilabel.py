@@ -85,7 +85,7 @@ def test_metrics_of_a_round_and_a_class_without_images(monkeypatch):
     module = task()
     logged = {}
     monkeypatch.setattr(module, "log", lambda *_, **__: None)
-    monkeypatch.setattr(module, "log_dict", logged.update)
+    monkeypatch.setattr(module, "log_dict", lambda values, **_: logged.update(values))
     monkeypatch.setattr(module, "forward", lambda image: image)
     target = torch.tensor([[1.0, 1, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]])
     logits = torch.tensor([[3.0, 1, 1], [2, -1, -1], [1, -2, -1], [-1, 2, -1]])

@@ -203,7 +203,7 @@ class _Dimmer(torch.nn.Module):
 def test_every_step_hands_the_extras_of_a_batch_to_the_model():
     task = _segmentation()
     task.model, task.log = _Dimmer(), lambda *_, **__: None
-    task.trainer = SimpleNamespace(_logger_connector=SimpleNamespace(should_update_logs=False))
+    task.trainer = SimpleNamespace(_logger_connector=SimpleNamespace(should_update_logs=False), world_size=1)
     image, target = torch.ones(2, 1, 16, 16), torch.ones(2, 16, 16, dtype=torch.int64)
     items = [(image[place], target[place], {"gain": torch.tensor(gain)}) for place, gain in enumerate((1.0, -1.0))]
     batch = default_collate(items)
@@ -269,7 +269,7 @@ def test_batches_of_anyones_loader(form, dtype):
     """Tuples or mappings, masks (B, height, width) or (B, 1, height, width): one loss, one count."""
     task = _segmentation()
     task.log = lambda *_, **__: None
-    task.trainer = SimpleNamespace(_logger_connector=SimpleNamespace(should_update_logs=False))
+    task.trainer = SimpleNamespace(_logger_connector=SimpleNamespace(should_update_logs=False), world_size=1)
     image, mask = torch.randn(2, 1, 16, 16), torch.randint(2, (2, 16, 16)).to(dtype)
     plane = mask[:, None]
     batch = {

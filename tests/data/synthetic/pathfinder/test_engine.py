@@ -137,5 +137,5 @@ def test_labels_paths_and_margins_are_drawn_evenly() -> None:
 
 def test_paths_that_cannot_fit_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "MAX_TRIES", 200)
-    with pytest.raises(ValueError, match=r"no room for two paths of 60 paddles at 32 pixels.*lower contour_length"):
-        make_pathfinder(PathfinderSpec.lra(32, 60), 0, "train", 0)
+    with pytest.raises(ValueError, match=r"no room for two paths of 32 paddles at 32 pixels.*lower contour_length"):
+        make_pathfinder(PathfinderSpec.lra(32, 32), 0, "train", 0)
