@@ -3,9 +3,11 @@
 
 photographs: nine photographs and a painting of 1,600 to 5,640 px, from Debian's package mate-backgrounds.
 earth: NASA's blue marble (4,096 x 2,048) and its water mask (1,600 x 800), from the npm package three-globe.
+nuclei: a fluorescence image of 512 x 512 pixels with a mask of its nuclei, from PyPI's sdist of stardist.
+brain: a T1 volume (181 x 217 x 181) with the AAL atlas, from Debian's package mricron-data.
 
 The package is checked against its SHA-256 before anything of it is read. `--archive` takes one that is there already
-(`apt-get download mate-backgrounds`, `npm pack three-globe@2.45.2`).
+(`apt-get download mate-backgrounds mricron-data`, `npm pack three-globe@2.45.2`, stardist-0.9.2.tar.gz of PyPI).
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class Source(NamedTuple):
 
 
 _DEB = "pool/main/m/mate-backgrounds/mate-backgrounds_1.26.0-1_all.deb"
+_BRAIN = "pool/main/m/mricron/mricron-data_1.2.20211006+dfsg-4_all.deb"
 SOURCES = {
     "photographs": Source(
         (f"https://deb.debian.org/debian/{_DEB}", f"https://snapshot.debian.org/archive/debian/20230701T000000Z/{_DEB}"),
@@ -52,6 +55,20 @@ SOURCES = {
         "f6deff6848980a4bda13b0993e5ebc929b27e791e063a5517c87115ff7e669cb",
         "package/example/img/",
         ("earth-blue-marble.jpg", "earth-water.png"),
+    ),
+    "nuclei": Source(
+        ("https://files.pythonhosted.org/packages/0e/90/a45dcbf00d98b25b81864486a43c125ed8146750c0420746a2b90c056fca/"
+         "stardist-0.9.2.tar.gz",),
+        "65120fe0a092608f3d76fc664c67cdf147d02ac4a101937fb806a60a7bcb055a",
+        "stardist-0.9.2/stardist/data/images/",
+        ("img2d.tif", "mask2d.tif"),
+    ),
+    "brain": Source(
+        (f"https://deb.debian.org/debian/{_BRAIN}",
+         f"https://snapshot.debian.org/archive/debian/20230701T000000Z/{_BRAIN}"),
+        "d40aa0ed66cf89bf6cafa049ad3884703c9d975c2ee2737525b7196528df9d6f",
+        "./usr/share/mricron/templates/",
+        ("ch2.nii.gz", "aal.nii.gz", "aal.nii.txt"),
     ),
 }  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""What heads make of the features: land and water on NASA's blue marble, and a saliency decoder trained by others.
+"""What heads make of the features: land and water, nuclei, a brain's lobes, and a saliency decoder trained by others.
 
-A linear head and a small MLP are trained on the tokens of some meridians and scored on the others, each on a setting's
-own features, on full attention's, and on those of native crops; the last two are then fed every setting's.
+A linear head and a small MLP are trained on some tokens and scored on others, each on a setting's own features and on
+full attention's; of the blue marble also on those of native crops. The last two are then fed every setting's.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ NAMES = (
 """Settings that matter, beside full attention."""
 
 KINDS = ("linear", "mlp")
+SCENES = ("nuclei", "brain")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="castvision benchmark heads", description=__doc__)
     parser.add_argument("--earth", type=Path, help="folder of `python tools/fetch_images.py earth FOLDER`")
     parser.add_argument("--heights", nargs="+", type=int, default=(1008,), metavar="PIXELS", help="(default: 1008)")
+    for kind in SCENES:
+        parser.add_argument(f"--{kind}", type=Path, help=f"folder of `python tools/fetch_images.py {kind} FOLDER`")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="heads of nuclei and brain (default: 1)")
     parser.add_argument("--saliency", type=Path, metavar="DIR", help="photographs for the saliency decoder")
     parser.add_argument("--saliency-size", type=int, default=1022, metavar="PIXELS", help="(default: 1022)")
     parser.add_argument("--limit", type=int, metavar="N", help="of the photographs, the first N")
@@ -80,8 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         settings = choose(args.settings)
-        if args.earth is None and args.saliency is None:
-            raise ValueError("expected --earth or --saliency, got neither")
+        if all(each is None for each in (args.earth, args.saliency, args.nuclei, args.brain)):
+            raise ValueError("expected --earth, --nuclei, --brain or --saliency, got none of them")
+        if args.seeds < 1:
+            raise ValueError(f"expected --seeds of at least 1, got {args.seeds}")
     except ValueError as error:
         sys.stderr.write(f"benchmark heads: {error}\n")
         return 2
@@ -97,17 +103,24 @@ def _run(args: argparse.Namespace, settings: Sequence[Setting]) -> None:
     import torch
 
     from benchmarks.fidelity.features import Backbone
+    from benchmarks.fidelity.report import make_saliency_table, make_scene_table
     from benchmarks.record import describe_machine
 
     torch.set_num_threads(1)
     backbone = Backbone(weights=args.weights)
     path = args.output / "heads.json"
-    content: dict[str, Any] = {"format": FORMAT, "machine": describe_machine(), "earth": [], "saliency": []}
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "machine": describe_machine(),
+        "earth": [],
+        "scenes": [],
+        "saliency": [],
+    }
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept.get("format") != FORMAT:
             raise ValueError(f"expected scores of format {FORMAT} in {path}; choose another --output")
-        content |= {name: kept[name] for name in ("earth", "saliency")}
+        content |= {name: kept.get(name, []) for name in ("earth", "scenes", "saliency")}
 
     def keep(kind: str, row: dict[str, Any]) -> None:
         from castvision.files import draft
@@ -124,19 +137,45 @@ def _run(args: argparse.Namespace, settings: Sequence[Setting]) -> None:
             sys.stdout.flush()
     if content["earth"]:
         _draw_earth(args.output / "heads.png", content["earth"])
+    for kind in SCENES:
+        _score_scene(backbone, kind, args, settings, content, keep)
     if args.saliency is not None:
         measured = compare_saliency(
-            backbone, args, settings, {(row["image"], row["setting"]) for row in content["saliency"]}
+            backbone, args, settings, {(row["image"], row["size"], row["setting"]) for row in content["saliency"]}
         )
         for row in measured:
             keep("saliency", row)
             sys.stdout.write("saliency {image}, {setting}: difference {difference:.3f}, IoU {iou:.3f}\n".format(**row))
             sys.stdout.flush()
+    tables = [make_scene_table(content["scenes"]), make_saliency_table(content["saliency"])]
+    sys.stdout.write("".join(f"\n{table}\n" for table in tables if table))
 
 
 def _line(score: Score) -> str:
     cells = (f"{'/'.join(f'{each[kind]:.3f}' for kind in KINDS)}" for each in (score.own, score.full, score.crops))
     return f"{score.height} px, {score.setting}: own {next(cells)}, full's {next(cells)}, crops' {next(cells)}"
+
+
+def _score_scene(
+    backbone: Backbone,
+    kind: str,
+    args: argparse.Namespace,
+    settings: Sequence[Setting],
+    content: dict[str, Any],
+    keep: Callable[[str, dict[str, Any]], None],
+) -> None:
+    from benchmarks.fidelity.scenes import read_brain, read_nuclei, score_scene
+
+    folder = getattr(args, kind)
+    if folder is None:
+        return
+    scene = (read_nuclei if kind == "nuclei" else read_brain)(folder, backbone)
+    done = {row["setting"] for row in content["scenes"] if (row["scene"], row["seeds"]) == (kind, args.seeds)}
+    for row in score_scene(backbone, scene, [each for each in settings if each.name not in done], args.seeds):
+        keep("scenes", row)
+        own, full = ("/".join(f"{row[heads][each]:.3f}" for each in KINDS) for heads in ("own", "full"))
+        sys.stdout.write(f"{kind}, {row['setting']}: own {own}, full's {full}\n")
+        sys.stdout.flush()
 
 
 def score_earth(backbone: Backbone, folder: Path, height: int, settings: Sequence[Setting]) -> Any:
@@ -177,10 +216,11 @@ def read_mask(path: Path, grid: tuple[int, int]) -> Tensor:
     import torch
     from PIL import Image
 
+    from benchmarks.fidelity.probes import in_tokens
+
     with Image.open(path) as opened:
         mask = opened.convert("L").resize((grid[1] * CELLS, grid[0] * CELLS), Image.Resampling.BOX)
-    cells = torch.from_numpy(np.array(mask)) > 127
-    return cells.reshape(grid[0], CELLS, grid[1], CELLS).transpose(1, 2).flatten(2)
+    return in_tokens(torch.from_numpy(np.array(mask)) > 127, CELLS)
 
 
 def held_out(cols: int) -> Tensor:
@@ -202,32 +242,11 @@ def train_head(patches: Tensor, truth: Tensor, kind: str, steps: int = 300) -> n
     Returns:
         The head; it normalises by mean and deviation of the tokens it was trained on.
     """
-    import torch
-    from torch import nn
-    from torch.nn import functional as F
+    from benchmarks.fidelity.probes import fit_head
 
-    torch.manual_seed(0)
     chosen = ~held_out(patches.shape[1])
     x, y = patches[:, chosen].flatten(0, 1).clone(), truth[:, chosen].flatten(0, 1).float()
-    width, cells = x.shape[1], y.shape[1]
-    norm = nn.BatchNorm1d(width, affine=False)
-    with torch.no_grad():
-        norm.running_mean, norm.running_var = x.mean(0), x.var(0)
-    norm.eval()
-    x = norm(x)
-    layers = [nn.Linear(width, cells)]
-    if kind == "mlp":
-        layers = [nn.Linear(width, 128), nn.Linear(128, cells)]
-    head = nn.Sequential(*(layers if len(layers) == 1 else [layers[0], nn.GELU(), layers[1]]))
-    optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
-    for _ in range(steps):
-        loss = F.binary_cross_entropy_with_logits(head(x), y)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        schedule.step()
-    return nn.Sequential(norm, head)
+    return fit_head(x, y, kind, steps=steps)
 
 
 def iou(head: nn.Module, patches: Tensor, truth: Tensor) -> float:
@@ -243,7 +262,7 @@ def iou(head: nn.Module, patches: Tensor, truth: Tensor) -> float:
 
 
 def compare_saliency(
-    backbone: Backbone, args: argparse.Namespace, settings: Sequence[Setting], done: set[tuple[str, str]]
+    backbone: Backbone, args: argparse.Namespace, settings: Sequence[Setting], done: set[tuple[str, int, str]]
 ) -> Any:
     """Rows of difference and IoU between the decoder's maps under a setting and under full attention.
 
@@ -256,7 +275,7 @@ def compare_saliency(
     decoder = SaliencyDecoder(backbone.decoder)
     fitting = [(path, grid_of(path, args.saliency_size, backbone.patch)) for path in find_photographs(args.saliency)]
     for path, grid in [each for each in fitting if each[1] is not None][: args.limit]:
-        if grid is None or all((path.stem, each.name) in done for each in settings):
+        if grid is None or all((path.stem, args.saliency_size, each.name) in done for each in settings):
             continue
         image = load(path, grid, backbone.patch, backbone.mean, backbone.std)
         maps: dict[str, Tensor] = {}

@@ -97,6 +97,38 @@ def make_tables(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def make_scene_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown of heads on images of the native size, a column for each scene; empty without rows."""
+    scenes = list(dict.fromkeys((row["scene"], row["seeds"]) for row in rows))
+
+    def cell(row: dict[str, Any]) -> str:
+        own, full = (f"{row[heads]['linear']:.3f}/{row[heads]['mlp']:.3f}" for heads in ("own", "full"))
+        return f"{own}, {full} ({row['unexplained']:.3f})"
+
+    cells = {(row["scene"], row["seeds"], row["setting"]): cell(row) for row in rows}
+    heads = [f"{scene}, {seeds} seed{'s' if seeds > 1 else ''}: own, full's (unexplained)" for scene, seeds in scenes]
+    return _matrix(heads, scenes, cells)
+
+
+def make_saliency_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown of mean difference and IoU to full attention's map, a column for each image and size."""
+    columns = list(dict.fromkeys((row["image"], row["size"]) for row in rows))
+    cells = {
+        (row["image"], row["size"], row["setting"]): f"{row['difference']:.3f} / {row['iou']:.2f}"
+        for row in rows
+        if row["setting"] != FULL.name
+    }
+    return _matrix([f"{image}, {size:,} px" for image, size in columns], columns, cells)
+
+
+def _matrix(heads: Sequence[str], columns: Sequence[tuple[Any, ...]], cells: dict[tuple[Any, ...], str]) -> str:
+    """Settings down, in the order in which they came; a dash for what is not there."""
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"] if heads else []
+    for setting in dict.fromkeys(key[-1] for key in cells):
+        lines.append(f"| {setting} | " + " | ".join(cells.get((*each, setting), "–") for each in columns) + " |")
+    return "\n".join(lines)
+
+
 def draw(path: Path, rows: Sequence[dict[str, Any]], processor: str) -> None:
     """Unexplained variance over the time of the attention layers, a panel for each model and size."""
     groups = summarize(rows)
