@@ -178,6 +178,7 @@ def test_rows_after_the_checkpoint_are_logged_once(tmp_path, monkeypatch):
 
 
 def test_killed_before_the_report(tmp_path, monkeypatch):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may start without
     config = configuration(tmp_path, max_epochs=1)
     assert train(config, tmp_path / "whole") == 0
     with monkeypatch.context() as patch:
