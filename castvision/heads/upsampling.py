@@ -28,6 +28,7 @@ class UpsamplingHead(nn.Module):
         in_chans: Channels of the image.
         token_channels: Values a token gives each of its pixels.
         pixel_channels: Width of the full-resolution convolutions.
+        coarse: Add the coarse map. Without it short runs learn less, and long runs on thin structures more.
 
     Raises:
         ValueError: Sizes no head can be built from.
@@ -42,6 +43,7 @@ class UpsamplingHead(nn.Module):
         in_chans: int = 3,
         token_channels: int = 8,
         pixel_channels: int = 16,
+        coarse: bool = True,
     ) -> None:
         super().__init__()
         check_layout(channels, strides, num_classes)
@@ -56,7 +58,8 @@ class UpsamplingHead(nn.Module):
         self.look = nn.Conv2d(in_chans, pixel_channels, kernel_size=3, padding=1)
         self.mix = nn.Conv2d(token_channels + pixel_channels, pixel_channels, kernel_size=3, padding=1)
         self.act = nn.GELU()
-        widths = {"coarse": sum(channels), "fine": pixel_channels}
+        widths = {"coarse": sum(channels)} if coarse else {}
+        widths["fine"] = pixel_channels
         self.classifier = nn.ModuleDict({name: nn.Conv2d(width, num_classes, 1) for name, width in widths.items()})
         # NOTE: torch's own scale halves what passes through each of them, so that short runs hardly see the tokens.
         for conv in (self.to_pixels, self.look, self.mix):
@@ -78,6 +81,8 @@ class UpsamplingHead(nn.Module):
         pixels = resample(pixels, 1, 1, size)
         seen = self.act(self.look(image))  # (B, pixel_channels, height, width)
         mixed = self.act(self.mix(torch.cat([pixels, seen], dim=1)))
-        coarse: Tensor = self.classifier["coarse"](tokens)  # (B, num_classes, rows, cols)
-        logits: Tensor = self.classifier["fine"](mixed) + resample(coarse, self.stride, 1, size)
+        logits: Tensor = self.classifier["fine"](mixed)
+        if "coarse" in self.classifier:
+            coarse: Tensor = self.classifier["coarse"](tokens)  # (B, num_classes, rows, cols)
+            logits = logits + resample(coarse, self.stride, 1, size)
         return logits

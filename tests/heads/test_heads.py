@@ -70,6 +70,14 @@ def test_upsampling_head_keeps_a_tokens_values_in_its_own_pixels():
     assert (rows.min(), rows.max(), cols.min(), cols.max()) == (3, 8, 7, 12)
 
 
+def test_upsampling_head_without_its_coarse_map():
+    head, whole = UpsamplingHead((8,), (4,), num_classes=2, coarse=False), _upsampling_head((4,), silent="coarse")
+    whole.load_state_dict(head.state_dict(), strict=False)
+    features, image = _features((16, 16), (8,), (4,), batch=1), torch.randn(1, 3, 16, 16)
+    torch.testing.assert_close(head.eval()(features, image), whole(features, image))
+    assert list(head.classifier) == ["fine"]
+
+
 def test_upsampling_heads_coarse_map_is_the_linear_heads():
     head, linear = _upsampling_head((4,), silent="fine"), LinearHead((8,), (4,), num_classes=2).eval()
     linear.classifier.load_state_dict(head.classifier["coarse"].state_dict())
