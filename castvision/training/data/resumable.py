@@ -7,6 +7,8 @@ gave.
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -186,3 +188,15 @@ def outlive_signals(_: int) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _end_loader_processes() -> None:
+    """At the end of the program: what outlives signals would be waited for without end."""
+    left = [process for process in multiprocessing.active_children() if process.daemon]
+    if left and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would tell of an error
+    for process in left:
+        process.kill()
+
+
+atexit.register(_end_loader_processes)
