@@ -173,11 +173,38 @@ def check_paths_of_run(words: Sequence[str], contents: Sequence[Mapping[str, Any
         and not _downloads(words, contents)
     ):
         raise FileNotFoundError(f"no images in {root!r}: the folder is empty; check data.root")
+    if isinstance(root, str) and Path(root).is_dir() and not _downloads(words, contents):
+        _check_layout(Path(root), str(_value_of(("--data", "--data.class_path"), words, _class_path(contents))))
     weights = _value("model", "init_from", words, contents)
     if isinstance(weights, str) and weights and not Path(weights).exists():
         raise FileNotFoundError(f"expected a checkpoint at {weights!r}, found no such file; check the path")
     if isinstance(weights, str) and weights:
         check_model(weights)
+
+
+def _check_layout(root: Path, kind: str) -> None:
+    """Refuse a folder of images that has none of the folders this data module reads.
+
+    Raises:
+        FileNotFoundError: It names what is expected.
+    """
+    kind = kind.rpartition(".")[2]
+    if kind == "ImageFolderDataModule":
+        for folder in (root / "train", root / "val"):
+            if not folder.is_dir():
+                raise FileNotFoundError(f"expected a folder {str(folder)!r} with one folder for each class, found none")
+    if kind == "SegmentationDataModule" and not (root / "train.csv").is_file():
+        folders = ("train/images", "images/train", "images")
+        if not any((root / folder).is_dir() for folder in folders):
+            raise FileNotFoundError(
+                f"found no images and masks in {str(root)!r}; expected one of its folders {', '.join(folders)} and "
+                "masks beside it in the same way, or train.csv and val.csv, see docs/data.md"
+            )
+
+
+def _class_path(contents: Sequence[Mapping[str, Any]]) -> str | None:
+    named = [content["data"].get("class_path") for content in contents if isinstance(content.get("data"), dict)]
+    return next((name for name in reversed(named) if name), None)
 
 
 def _downloads(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> bool:

@@ -46,7 +46,7 @@ assert not heavy, heavy
         ("train --config bad.yaml", "cannot read the configuration 'bad.yaml'"),
         ("train --config image_folder --data.root gone", "no such folder or list: 'gone'"),
         ("train --config quickstart --run_dir done", "'done' holds a finished run; choose another --run_dir"),
-        ("train --config image_folder --data.root done", "'runs/image_folder' holds a finished run; choose another"),
+        ("train --config image_folder --data.root classes", "'runs/image_folder' holds a finished run; choose another"),
         ("train --config quickstart --trainer.max_epoch 2", "did you mean trainer.max_epochs?"),
         ("train --config quickstart --run-dir x", "did you mean run_dir?"),
         ("train --config quickstart --init-from gone.ckpt", "expected a checkpoint at 'gone.ckpt'"),
@@ -70,6 +70,11 @@ assert not heavy, heavy
             "the checkpoint 'flipped.ckpt' is damaged: the checksum",
         ),
         ("train --config image_folder --data.root empty", "no images in 'empty': the folder is empty; check data.root"),
+        (
+            "train --config image_folder --data.root done",
+            "expected a folder 'done/train' with one folder for each class",
+        ),
+        ("train --config segmentation_folder --data.root done", "found no images and masks in 'done'; expected one of"),
         ("predict good.png --model flipped.ckpt --output out", "the checkpoint 'flipped.ckpt' is damaged"),
         (
             "predict cut.png --model vit_tiny_patch16_224 --output out",
@@ -96,6 +101,9 @@ def test_nothing_heavy_is_imported_for_it(tmp_path, arguments, message):
     (tmp_path / "flipped.ckpt").write_bytes(content)
     (tmp_path / "noise.ckpt").write_bytes(b"\xff\x00\x13" * 100)
     (tmp_path / "short.safetensors").write_bytes((500).to_bytes(8, "little") + b'{"a": 1}')
+    for folder in ("train", "val"):
+        (tmp_path / "classes" / folder / "a").mkdir(parents=True)
+    (tmp_path / "classes" / "train" / "a" / "x.png").touch()
     for run in ("done", "runs/image_folder"):
         (tmp_path / run).mkdir(parents=True)
         (tmp_path / run / "metrics.json").write_text("{}")
