@@ -19,6 +19,8 @@ from castvision.data.reading.folders import nfc
 from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found, map_by_names, read_class_names
 from castvision.errors import FAILURES
 from castvision.inference.fitted import FittedModel
+from castvision.inference.instances.measuring import ObjectMeasure
+from castvision.inference.instances.quality import PanopticTally
 from castvision.inference.prediction import CLASSIFIER_SIDE
 from castvision.inference.scale import level_to_work_at, mask_at_level
 from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
@@ -47,7 +49,9 @@ if TYPE_CHECKING:
     from castvision.data.datasets.multilabel import LabelTable
     from castvision.data.datasets.vector_labels import VectorMask
     from castvision.inference.files import OutputFolder
+    from castvision.inference.instances.finding import InstanceOptions
     from castvision.inference.predictor import Predictor
+    from castvision.inference.tiled import TiledResult
 
     Truth = ImageReader | ClassReader
 
@@ -74,6 +78,7 @@ class Tally:
         records: One for each image, for metrics.json.
         worst: (score, rows of the contact sheet) of the images with the lowest scores.
         answers: Of several labels for an image: what was said and what is true, (classes,) each, of every image.
+        objects: Matches of objects; None where they are not measured.
     """
 
     confusion: Tensor
@@ -82,12 +87,15 @@ class Tally:
     records: list[dict[str, Any]] = field(default_factory=list)
     worst: list[tuple[float, list[Panel]]] = field(default_factory=list)
     answers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    objects: PanopticTally | None = None
 
     def empty(self) -> Tally:
         """One of the same kind of which nothing is counted."""
         classes = len(self.confusion)
         labels = None if self.labels is None else (MultiLabelScores(classes), torch.zeros_like(self.labels[1]))
-        return Tally(torch.zeros_like(self.confusion), None if self.boundary is None else BoundaryF1(classes), labels)
+        boundary = None if self.boundary is None else BoundaryF1(classes)
+        objects = None if self.objects is None else PanopticTally(classes)
+        return Tally(torch.zeros_like(self.confusion), boundary, labels, objects=objects)
 
     def answer(self, said: Tensor, truth: Tensor) -> None:
         """Count the labels of an image."""
@@ -102,6 +110,8 @@ class Tally:
         self.confusion += more.confusion
         if self.boundary is not None and more.boundary is not None:
             self.boundary.counts += more.boundary.counts
+        if self.objects is not None and more.objects is not None:
+            self.objects.merge(more.objects)
         for said, truth in more.answers:
             self.answer(said, truth)
         self.records += more.records
@@ -128,6 +138,8 @@ class Evaluation:
         fits: Show a model that was trained on whole images brought to one size whole images, and count at that size,
             as training does.
         bands: Channels to read; None = those the model was trained on. See `open_for`.
+        instances: Measure single objects, too, found so.
+        references: For each image its mask of objects, then.
 
     Raises:
         ValueError: An untrained model, another kind of truth than it needs, folders that are no classes, a label map
@@ -145,6 +157,8 @@ class Evaluation:
         mpp: float | None = None,
         fits: bool = False,
         bands: Sequence[int] | None = None,
+        instances: InstanceOptions | None = None,
+        references: Mapping[Path, Path] | None = None,
     ) -> None:
         task, names = predictor.parts.task, predictor.class_names
         if task is None:
@@ -173,6 +187,9 @@ class Evaluation:
             )
         confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
         self.tally = Tally(confusion, BoundaryF1(len(names)) if masks else None)
+        self.objects = None if instances is None else ObjectMeasure(predictor, instances, references or {}, tiles, fits)
+        if self.objects is not None:
+            self.tally.objects = PanopticTally(len(names))
         self.present: dict[Path, Tensor] = {}
         if table is not None:
             self.present = dict(zip(table.images, torch.from_numpy(table.targets).long(), strict=True))
@@ -249,27 +266,44 @@ class Evaluation:
             mask = mask_at_level(stored, reader, level)
             names = self.predictor.class_names
             check_labels(mask, len(names))
+            more: dict[str, Any] = {}
             if self.fits:
                 labels, mask = self._fitted(reader, mask, level)
+            elif self.objects is not None:
+                labels, more = self._with_objects(self.objects, path, reader, mask, level, progress)
             else:
-                labels = self._tiled(reader, level, progress)
+                labels = np.asarray(self._tiled(reader, level, progress).labels)
             metrics = segmentation_metrics(compare(labels, mask, self.tally), names)
             panels = _panels(path, reader, mask, labels, names, metrics["miou"])
         mpp = None if reader.mpp is None else reader.mpp * reader.levels[level].downsample
         is_labelled = not math.isnan(metrics["miou"])
-        facts = {name: round(metrics[name], 6) if is_labelled else None for name in ("miou", "pixel_acc")}
+        facts = {name: round(metrics[name], 6) if is_labelled else None for name in ("miou", "pixel_acc")} | more
         self.tally.add(path, metrics["miou"] if is_labelled else math.inf, panels, **facts, level=level, mpp=mpp)
         told = told or remark_on_size(self.predictor, reader, level, self.fits)
         return told and f"{path}: {told}"
 
-    def _tiled(self, reader: ImageReader, level: int, progress: bool | Callable[[int, int], None]) -> Labels:
-        model = TileModel(self.predictor, reader.channels, model_range(self.predictor, reader, level))
+    def _tiled(
+        self, reader: ImageReader, level: int, progress: bool | Callable[[int, int], None], **into: Any
+    ) -> TiledResult:
+        limits = model_range(self.predictor, reader, level)
+        model = TileModel(self.predictor, reader.channels, limits, centres=into.get("output") == "image")
         size = (reader.levels[level].height, reader.levels[level].width)
-        tiles = whole_in_a_tile(self.predictor, self.tiles, size)
-        result = tiled_inference(reader, model, level=level, device=self.predictor.device, progress=progress, **tiles)
-        if result.labels is None:
-            raise RuntimeError("tiled_inference gave no labels")
-        return result.labels
+        how = {**whole_in_a_tile(self.predictor, self.tiles, size), **into}
+        return tiled_inference(reader, model, level=level, device=self.predictor.device, progress=progress, **how)
+
+    def _with_objects(
+        self, objects: ObjectMeasure, path: Path, reader: ImageReader, mask: Truth, level: int, progress: Any
+    ) -> tuple[Labels, dict[str, Any]]:
+        """Labels, and what is counted of the image's objects, for its record."""
+        labels, *found = objects.predicted(
+            lambda sink: self._tiled(reader, level, progress, output=objects.kind, sink=sink)
+        )
+        truth = mask.read(0, 0, mask.height, mask.width)[..., 0].astype(np.uint8)
+        counts = objects.compare(path, reader, level, labels, (found[0], found[1]), truth)
+        if self.tally.objects is not None:
+            self.tally.objects.merge(counts)
+        means = counts.means(objects.things)
+        return labels, {name: None if math.isnan(value) else round(value, 6) for name, value in means.items()}
 
     def _fitted(self, reader: ImageReader, mask: Truth, level: int) -> tuple[Labels, ImageReader]:
         """Labels and truth at the size the model is shown."""
@@ -306,6 +340,9 @@ class Evaluation:
             totals["boundary_f1"] = float(contours.nanmean())
             for row, value in zip(rows, contours.tolist(), strict=True):
                 row["boundary_f1"] = None if math.isnan(value) else value
+            if tally.objects is not None and self.objects is not None:
+                totals |= tally.objects.means(self.objects.things)
+                tally.objects.describe(rows, self.objects.things)
         content = {
             "castvision": castvision.__version__,
             "model": name,

@@ -32,8 +32,8 @@ def check_installed(what: str) -> None:
 def split_mask(mask: Mask, depth: float) -> Array:
     """Cut an object where it is narrow.
 
-    The distance of each pixel to the background is a landscape; its tops that rise more than ``depth`` above the pass to
-    a higher one are objects (h-maxima), and each pixel belongs to the top that it leads up to (a watershed of the
+    The distance of each pixel to the background is a landscape; its tops that rise more than ``depth`` above the pass
+    to a higher one are objects (h-maxima), and each pixel belongs to the top that it leads up to (a watershed of the
     negative distance). What is beyond the mask counts as background.
 
     Args:

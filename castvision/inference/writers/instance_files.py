@@ -182,8 +182,8 @@ def _properties(found: Instances, number: int, names: Sequence[str]) -> dict[str
 def write_coco(path: Path, found: Instances, names: Sequence[str], file_name: str, things: Sequence[int]) -> None:
     """A data set of one image in the format of COCO: compressed run lengths, areas, boxes and scores if there are any.
 
-    ``category_id`` is the number of the class. The list of annotations alone is what ``COCO.loadRes`` takes as results,
-    if there are scores.
+    ``category_id`` is the number of the class. The annotations alone, without "bbox", are what
+    ``COCO.loadRes`` takes as results, if there are scores.
 
     Args:
         path: Of the new file.

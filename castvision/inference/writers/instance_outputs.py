@@ -82,7 +82,7 @@ def write_instances(
 
     if "tiff" in kinds:
         with draft("tif") as path:
-            write_tiff(path, found.ids, nodata=0, **place)
+            write_tiff(path, found.ids, nodata=None, **place)
     if "coco" in kinds:
         with draft("json") as path:
             write_coco(path, found, names, image, things)
