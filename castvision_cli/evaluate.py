@@ -207,8 +207,8 @@ def _numbered(references: dict[Path, Path], predictor: Predictor, how: InstanceO
     things = how.classes(names) if predictor.parts.task == "segmentation" else []
     if len(names) != 2 or len(things) != 1:
         raise ValueError(
-            f"expected --masks beside --instance-masks for a model of the classes {', '.join(names[:8])}: which of them "
-            "an object has is not known"
+            f"expected --masks beside --instance-masks for a model of the classes {', '.join(names[:8])}: which of "
+            "them an object has is not known"
         )
     return {image: NumberedMask(path, 1 - things[0], things[0]) for image, path in references.items()}
 

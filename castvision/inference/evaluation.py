@@ -21,6 +21,7 @@ from castvision.errors import FAILURES
 from castvision.inference.fitted import FittedModel
 from castvision.inference.instances.measuring import ObjectMeasure
 from castvision.inference.instances.quality import PanopticTally
+from castvision.inference.panels import PANEL, panels_of
 from castvision.inference.prediction import CLASSIFIER_SIDE
 from castvision.inference.scale import level_to_work_at, mask_at_level
 from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
 
 Labels = np.ndarray[Any, np.dtype[Any]]
 _WORST = 20
-_PANEL = 384
 _BAND_PIXELS = 1 << 24
 _NEEDED = {
     "segmentation": "needs --masks",
@@ -168,16 +168,7 @@ class Evaluation:
             raise ValueError(f"{predictor.parts.name} is a {task} model: it {_NEEDED[task]}")
         if label_map is not None and not masks:
             raise ValueError(f"expected no --label-map: a {task} model is measured without masks")
-        self.truth: dict[Path, int] = {}
-        if task == "classification":
-            folders = {path: name.split("/")[0] if "/" in name else path.parent.name for path, name in images.items()}
-            own = {nfc(name): name for name in names}
-            folders = {path: own.get(nfc(folder), folder) for path, folder in folders.items()}
-            unknown = sorted(set(folders.values()) - set(names))
-            if unknown:
-                known = ", ".join(names[:10])
-                raise ValueError(f"expected one folder for each class ({known}), found {', '.join(unknown[:5])}")
-            self.truth = {path: names.index(folder) for path, folder in folders.items()}
+        self.truth = _true_folders(images, names) if task == "classification" else {}
         self.predictor, self.masks, self.tiles, self.mpp, self.fits = predictor, masks, tiles, mpp, fits
         self.bands = bands
         if fits and (tiles.get("tta", "none") != "none" or tiles.get("precision", "fp32") != "fp32"):
@@ -240,7 +231,7 @@ class Evaluation:
         self.tally.confusion[truth, best] += 1
         score = float(probabilities[truth])
         title = f"{shorten(path.name, 30)}\n{names[truth]}: {score:.3f}; taken for {names[best]}"
-        panel = Panel(title, pictures.display_picture(image, max_side=_PANEL))
+        panel = Panel(title, pictures.display_picture(image, max_side=PANEL))
         facts = {"truth": names[truth], "prediction": names[best], "probability_of_truth": round(score, 6)}
         self.tally.add(path, score, [panel], **facts)
 
@@ -256,7 +247,7 @@ class Evaluation:
         score = 1 - float((probabilities - truth).abs().mean())
         title = f"{shorten(path.name, 30)}\n{', '.join(wanted) or 'none'}; taken for {', '.join(found) or 'none'}"
         listed = {name: round(value, 6) for name, value in zip(names, probabilities.tolist(), strict=True)}
-        panel = Panel(title, pictures.display_picture(image, max_side=_PANEL))
+        panel = Panel(title, pictures.display_picture(image, max_side=PANEL))
         self.tally.add(path, score, [panel], truth=wanted, prediction=found, probabilities=listed)
 
     def _segment(self, path: Path, reader: ImageReader, progress: bool | Callable[[int, int], None]) -> str | None:
@@ -274,7 +265,7 @@ class Evaluation:
             else:
                 labels = np.asarray(self._tiled(reader, level, progress).labels)
             metrics = segmentation_metrics(compare(labels, mask, self.tally), names)
-            panels = _panels(path, reader, mask, labels, names, metrics["miou"])
+            panels = panels_of(path, reader, mask, labels, names, metrics["miou"])
         mpp = None if reader.mpp is None else reader.mpp * reader.levels[level].downsample
         is_labelled = not math.isnan(metrics["miou"])
         facts = {name: round(metrics[name], 6) if is_labelled else None for name in ("miou", "pixel_acc")} | more
@@ -302,8 +293,7 @@ class Evaluation:
         counts = objects.compare(path, reader, level, labels, (found[0], found[1]), truth)
         if self.tally.objects is not None:
             self.tally.objects.merge(counts)
-        means = counts.means(objects.things)
-        return labels, {name: None if math.isnan(value) else round(value, 6) for name, value in means.items()}
+        return labels, counts.facts(objects.things)
 
     def _fitted(self, reader: ImageReader, mask: Truth, level: int) -> tuple[Labels, ImageReader]:
         """Labels and truth at the size the model is shown."""
@@ -371,6 +361,18 @@ class Evaluation:
         is_seen = (self.tally.confusion.sum(dim=0) + self.tally.confusion.sum(dim=1)) > 0
         present = [*is_seen.nonzero()[:, 0].tolist(), -1]
         return class_entries(present, names, pictures.background_class(names), "ignored, no data")
+
+
+def _true_folders(images: dict[Path, str], names: tuple[str, ...]) -> dict[Path, int]:
+    """The class of each image, by its folder."""
+    folders = {path: name.split("/")[0] if "/" in name else path.parent.name for path, name in images.items()}
+    own = {nfc(name): name for name in names}
+    folders = {path: own.get(nfc(folder), folder) for path, folder in folders.items()}
+    unknown = sorted(set(folders.values()) - set(names))
+    if unknown:
+        known = ", ".join(names[:10])
+        raise ValueError(f"expected one folder for each class ({known}), found {', '.join(unknown[:5])}")
+    return {path: names.index(folder) for path, folder in folders.items()}
 
 
 def _label_rows(scores: Tensor, counts: Tensor, names: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -446,27 +448,3 @@ def compare(labels: Labels, mask: Truth, tally: Tally) -> Tensor:
             tally.boundary.update(predicted[None], truth[None])
     tally.confusion += confusion
     return confusion
-
-
-def _panels(
-    path: Path, reader: ImageReader, mask: Truth, labels: Labels, names: tuple[str, ...], miou: float
-) -> list[Panel]:
-    picture = pictures.display_picture(read_reduced(reader, _PANEL), max_side=_PANEL)
-    step = max(1, max(labels.shape) // _PANEL)
-    rows = [mask.read(y, 0, 1, mask.width)[0, ::step, 0] for y in range(0, mask.height, step)]
-    truth, predicted = np.stack(rows).astype(np.int64), labels[::step, ::step].astype(np.int64)
-    truth[truth == IGNORED] = -1
-    predicted[predicted == np.iinfo(labels.dtype).max] = -1
-    right = np.where((truth < 0) | (predicted < 0), -1, truth == predicted).astype(np.int64)
-    background = pictures.background_class(names)
-    shown = {
-        "truth": (truth, background),
-        f"prediction, mIoU {miou:.3f}": (predicted, background),
-        "errors (tinted)": (right, 1),
-    }
-    size = (picture.shape[0], picture.shape[1])
-    overlays = [
-        Panel(title, pictures.overlay_labels(picture, pictures.resize_labels(values, size), untinted=kept))
-        for title, (values, kept) in shown.items()
-    ]
-    return [Panel(shorten(path.name, 30), picture), *overlays]

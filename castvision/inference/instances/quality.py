@@ -78,6 +78,10 @@ class PanopticTally:
             is_alone[matches] = False
             np.add.at(alone, np.asarray(classes)[is_alone], 1)
 
+    def facts(self, things: Sequence[int]) -> dict[str, float | None]:
+        """What `means` gives, for the record of an image: rounded, None for NaN."""
+        return {name: None if np.isnan(value) else round(value, 6) for name, value in self.means(things).items()}
+
     def merge(self, more: PanopticTally) -> None:
         """Add what was counted of other images."""
         self.iou += more.iou
@@ -95,7 +99,7 @@ class PanopticTally:
         return np.stack([segmentation * recognition, segmentation, recognition], axis=1)
 
     def describe(self, rows: Sequence[dict[str, Any]], things: Sequence[int]) -> None:
-        """Add the figures of the classes with objects to a row for each class: ``pq``, ``sq``, ``rq`` and the counts."""
+        """Add ``pq``, ``sq``, ``rq`` and the counts of the classes with objects to a row for each class."""
         values = self.of_classes().tolist()
         for label, row in enumerate(rows):
             is_thing = label in things
@@ -104,9 +108,9 @@ class PanopticTally:
             for name in ("matched", "wrong", "missed"):
                 row[name] = int(getattr(self, name)[label]) if is_thing else None
 
-    def means(self, things: list[int]) -> dict[str, float]:
+    def means(self, things: Sequence[int]) -> dict[str, float]:
         """``pq``, ``sq`` and ``rq``: means over the classes with objects of which any was found or true; else NaN."""
-        values = self.of_classes()[things]
+        values = self.of_classes()[list(things)]
         values = values[~np.isnan(values[:, 0])]
         mean = values.mean(axis=0) if len(values) else np.full(3, np.nan)
         return dict(zip(("pq", "sq", "rq"), mean.tolist(), strict=True))
