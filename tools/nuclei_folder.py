@@ -2,8 +2,8 @@
 """Make of the nuclei that `tools/fetch_images.py nuclei` fetches what `castvision train --config instances` reads.
 
 The image of 512 x 512 pixels is cut into three parts: its right half, cut into windows of 128 pixels that overlap by
-a half, for training; a strip of 64 columns to choose the checkpoint by; and the left 192 columns, where most nuclei touch,
-to measure on. Each part is written beside its mask of objects.
+a half, for training; a strip of 64 columns to choose the checkpoint by; and the left 192 columns, where most nuclei
+touch, to measure on. Each part is written beside its mask of objects.
 """
 
 from __future__ import annotations
