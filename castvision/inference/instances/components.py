@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MOST = 20_000_000
-"""Components before small ones are left out: each costs about 200 bytes."""
+"""Components before small ones are left out, of which lists are held in memory."""
 
 
 class Forest:

@@ -102,23 +102,37 @@ def find_instances(
         ValueError: "centres" without fields; too many components, or too large ones.
     """
     ids = FileSink(labels.path.with_name(f"{labels.path.name}.instances"))
+    try:
+        return _found(ids, labels, probabilities, fields, options, np.asarray(things, np.int64))
+    except BaseException:
+        ids.discard()
+        raise
+
+
+def _found(
+    ids: FileSink,
+    labels: FileSink,
+    probabilities: FileSink | None,
+    fields: FileSink | None,
+    options: InstanceOptions,
+    things: Array,
+) -> Instances:
     heats: Array | None = None
-    chosen = np.asarray(things, np.int64)
     if options.how == "centres":
         if fields is None:
             raise ValueError("expected centres and offsets beside the classes, got none; use components or watershed")
-        _, heats = write_groups(labels, fields, ids, chosen, options.grouping)
+        _, heats = write_groups(labels, fields, ids, things, options.grouping)
         stands_for = np.arange(len(heats) + 1)
     else:
-        stands_for, classes = write_components(labels, ids, things)
+        stands_for, classes = write_components(labels, ids, things.tolist())
         if options.how == "watershed":
             stands_for, classes = split_components(ids, stands_for, classes, options.depth)
     numbers = renumber(ids, stands_for, options.min_area)
     count = len(numbers) - 1
-    classes = vote(ids, labels, count, chosen) if heats is not None else classes[numbers]
+    classes = vote(ids, labels, count, things) if heats is not None else classes[numbers]
     scores = None if probabilities is None else mean_probabilities(ids, probabilities, classes)
     if heats is not None and scores is not None:
         scores[1:] *= np.clip(heats[numbers[1:] - 1], 0, 1)
     shapes = measure(ids, count)
-    wanted = sum(int(np.isin(band, chosen).sum()) for _, band in bands_of(labels))
+    wanted = sum(int(np.isin(band, things).sum()) for _, band in bands_of(labels))
     return Instances(ids, classes, shapes, scores, wanted - int(shapes.pixels[1:].sum()))

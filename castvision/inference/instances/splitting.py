@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 MOST_PIXELS = 1 << 24
-"""Of the box around a component that is split: about 1 GiB of work."""
+"""Of the box around a component that is split: one of so many took 1.6 GiB and 43 seconds."""
 
 
 def check_installed(what: str) -> None:
