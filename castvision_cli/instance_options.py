@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from castvision_cli.arguments import above_zero
+from castvision_cli.arguments import above_zero, positive
 
 if TYPE_CHECKING:
     import argparse
@@ -37,6 +37,21 @@ def add_instance_arguments(parser: argparse.ArgumentParser) -> argparse._Argumen
         metavar="PIXELS",
         help="watershed: how much narrower, on each side, a neck must be than the smaller of two parts (default: 1)",
     )
+    add(
+        "--centre-threshold",
+        type=above_zero,
+        default=0.1,
+        metavar="HEAT",
+        help="centres: smallest heat of a centre, 0..1 (default: 0.1)",
+    )
+    add(
+        "--centre-kernel",
+        type=positive,
+        default=7,
+        metavar="PIXELS",
+        help="centres: side of the square of which a centre is the maximum, odd (default: 7); wider than the noise, "
+        "narrower than two objects that touch",
+    )
     return group
 
 
@@ -67,9 +82,12 @@ def instances_asked_for(arguments: argparse.Namespace, **more: Any) -> InstanceO
 
     Raises:
         ImportError: scikit-image is needed and not installed.
+        ValueError: A kernel that is not odd.
     """
     if arguments.instances is None:
         return None
     from castvision.inference.instances.finding import InstanceOptions
+    from castvision.inference.instances.grouping import Grouping
 
-    return InstanceOptions(arguments.instances, arguments.things, arguments.split_depth, **more)
+    grouping = Grouping(arguments.centre_threshold, arguments.centre_kernel)
+    return InstanceOptions(arguments.instances, arguments.things, arguments.split_depth, grouping, **more)

@@ -55,6 +55,7 @@ def test_a_run_goes_on_to_the_same_objects(tmp_path, segmenter, photo):
             ["--instances", "components", "--things", "tree"],
             "expected --things among the classes background, path, dot",
         ),
+        (["--instances", "components", "--centre-kernel", "4"], "expected an odd kernel >= 1"),
         (["--things", "dot"], "expected --instances beside --things"),
         (["--instances", "components", "--instance-files", "shp"], "expected --instance-files of tiff, coco, geojson"),
         (["--instances", "centres", "--cluster", "local:2"], "expected --instances centres without --cluster"),
