@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 from skimage import data as photographs
 
@@ -81,3 +82,15 @@ def test_what_cannot_be_measured_is_refused(tmp_path, segmenter, answers, capsys
     assert "expected objects of the classes [2]" in capsys.readouterr().out
     assert measured(answers, segmenter, out, "--instances", "centres", "--overwrite")[0] == 2
     assert "gives no centres" in capsys.readouterr().err
+
+
+def test_a_model_of_whole_images_is_measured_by_tiles(tmp_path, segmenter, answers, capsys):
+    content = torch.load(segmenter, weights_only=True)
+    content["castvision"] |= {"resize": "fit"}
+    torch.save(content, tmp_path / "fit.ckpt")
+    fitted, words = tmp_path / "fit.ckpt", ["--instances", "components"]
+    assert measured(answers, fitted, tmp_path / "out", *words)[0] == 2
+    assert "objects are measured at the images' own; give --tile" in capsys.readouterr().err
+    code, metrics = measured(answers, fitted, tmp_path / "out", *words, "--tile", "32")
+    assert code == 0
+    assert metrics["metrics"]["pq"] == 1

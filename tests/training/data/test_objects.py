@@ -5,7 +5,7 @@ import pytest
 import tifffile
 import torch
 
-from castvision.data.datasets.batch import Batch
+from castvision.data.datasets.batch import Batch, pad_collate
 from castvision.data.datasets.objects import find_objects
 from castvision.data.transforms.augmentation import Augmentation, SampleTransform
 from castvision.training.data.objects import InstanceDataModule
@@ -84,3 +84,14 @@ def test_what_is_missing_or_does_not_fit_is_refused(tmp_path):
         find_objects(root)
     with pytest.raises(FileNotFoundError):
         find_objects(tmp_path)
+
+
+def test_further_truth_is_padded_with_nothing():
+    samples = [
+        (torch.ones(1, rows, 3), torch.ones(rows, 3).long(), {}, {"objects": torch.full((rows, 3), 7)})
+        for rows in (2, 4)
+    ]
+    batch = pad_collate(samples, multiple=4)
+    assert batch.truth["objects"].shape == (2, 4, 4)
+    assert batch.truth["objects"][0].tolist() == [[7, 7, 7, 0]] * 2 + [[0] * 4] * 2
+    assert (batch.truth["objects"] > 0).sum() == batch.extras["pixel_mask"].sum()
