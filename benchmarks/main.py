@@ -34,8 +34,8 @@ the same folder. --quick stays at {QUICK_LIMIT:,} tokens and ends in a minute. -
 exits 1 if one is missed; goals whose hardware is absent are listed as not measured and do not count: those in bf16 need
 a CPU with AMX.
 Levels: op (attention alone), layer (with its projections: time, routing's share, memory), block (beside attention
-removed), model (whole models on one image), data (the Pathfinder generator and its loader), tiled (a large image), peers
-(the layer beside other papers').
+removed), model (whole models on one image), data (the Pathfinder generator and its loader), tiled (a large image),
+peers (the layer beside other papers').
 On pretrained weights, with options of their own (--help after the word): fidelity (distances to full attention's
 features) and heads (what segmentation heads make of them).
 """

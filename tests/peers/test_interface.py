@@ -11,7 +11,10 @@ import timm
 import torch
 
 import castvision
+from castvision.data.input_format import InputFormat
+from castvision.inference.feature_model import load_feature_model
 from castvision.layers import CastAttention
+from castvision.models.context import create_context_segmenter
 from castvision.models.convert import CHOICES, change_attention
 from castvision.models.recipe import Recipe, build, load, save
 from castvision.peers import PEERS, check_peer_options
@@ -197,6 +200,23 @@ def test_presets_of_variants_are_for_near_and_far_alone() -> None:
     cores = timm.create_model("cast_vit_atto_patch4_32", attention="veca")
     assert cores.num_prefix_tokens == 64
     assert cores.reg_token.std() > 0.01  # not all alike
+
+
+def test_tiles_with_context_are_refused() -> None:
+    kwargs = {**TINY, "attention": "xcit"}
+    kwargs.pop("num_classes")
+    with pytest.raises(ValueError, match="attention='near_far' for tiles with context"):
+        create_context_segmenter("cast_vit_tiny_patch16_224", 2, context_size=(32, 32), model_kwargs=kwargs)
+
+
+def test_a_checkpoint_with_a_peer_is_embedded_as_it_is(tmp_path: Path) -> None:
+    kwargs = {k: v for k, v in TINY.items() if k != "num_classes"} | {"attention": "secvit"}
+    seen = InputFormat(3, (32, 32), (0.5,) * 3, (0.5,) * 3)
+    recipe = Recipe("features", "cast_vit_tiny_patch16_224", num_classes=0, model_kwargs=kwargs, input=seen)
+    save(tmp_path / "model.ckpt", recipe, build(recipe))
+    embedder = load_feature_model(str(tmp_path / "model.ckpt"))
+    patches = embedder.tokens(torch.randn(1, 3, 40, 24))[0]
+    assert patches.shape == (1, 5, 3, 32)
 
 
 def test_the_layers_take_what_ours_take() -> None:
