@@ -82,8 +82,8 @@ class CastBlock(nn.Module):
             self.norm1 = norm_layer(dim, **dd)
             if layer is CastAttention:
                 shared |= {"seed": depth, **(attn_kwargs or {})}
-            make = make_peer if shared.get("attention") in PEERS else layer
-            self.attn = make(dim=dim, **shared)
+            is_peer = shared.get("attention") in PEERS
+            self.attn = make_peer(dim=dim, **shared) if is_peer else layer(dim, **shared)
             self.ls1 = LayerScale(dim, init_values=init_values, **dd) if init_values else nn.Identity()
             self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         else:

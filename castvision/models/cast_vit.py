@@ -113,7 +113,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
             freeze_surrogates=freeze_surrogates, grid_size=grid,
         )  # fmt: skip
         if peer is not None:
-            shared = _peer_arguments(peer, shared)
+            shared = _peer_arguments(peer, attn_layer, shared)
         if reg_tokens is None:
             reg_tokens = 0 if peer is None else PEERS[peer].reg_tokens
         super().__init__(
@@ -316,8 +316,12 @@ def _peer_of(options: dict[str, Any]) -> str | None:
     return None
 
 
-def _peer_arguments(peer: str, shared: dict[str, Any]) -> dict[str, Any]:
+def _peer_arguments(peer: str, attn_layer: str, shared: dict[str, Any]) -> dict[str, Any]:
     """What blocks of a peer are given of the model's arguments."""
+    if attn_layer != "cast":
+        raise ValueError(
+            f"expected attn_layer='cast' with attention={peer!r}, got {attn_layer=}; leave one of them out"
+        )
     for name in ("rope_in_routing", "learned_scale", "freeze_surrogates"):
         if shared[name]:
             raise ValueError(f"expected no {name} with attention={peer!r}, got {name}={shared[name]!r}; leave it out")

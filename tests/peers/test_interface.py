@@ -175,6 +175,7 @@ def test_some_blocks_keep_full_attention_and_attentions_can_be_exchanged() -> No
         ({"attention": "clustr", "cluster_factor": 0}, "cluster_factor > 0"),
         ({"attention": "neighborhood", "kernel_size": 4}, "odd kernel_size"),
         ({"rounds": 4}, "no rounds with attention='near_far', got 4; it belongs to smyrf"),
+        ({"attention": "smyrf", "attn_layer": "full"}, "attn_layer='cast' with attention='smyrf'"),
         ({"attention": ["smyrf", "near_far"]}, "one word for all blocks"),
         ({"attention": "xcit", "learned_scale": True}, "no learned_scale with attention='xcit'"),
         ({"attention": "veca", "reg_tokens": 0, "class_token": False, "global_pool": "avg"}, "reg_tokens"),
@@ -184,6 +185,12 @@ def test_some_blocks_keep_full_attention_and_attentions_can_be_exchanged() -> No
 def test_wrong_options_are_refused_by_name(kwargs: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         create(**kwargs)(torch.randn(1, 3, 32, 32))
+
+
+def test_a_misspelt_option_gets_the_nearest() -> None:
+    recipe = Recipe("features", "cast_vit_tiny_patch16_224", 0, model_kwargs={"attention": "smyrf", "chunk_sise": 4})
+    with pytest.raises(ValueError, match="did you mean 'chunk_size'"):
+        build(recipe)
 
 
 def test_options_may_differ_by_block() -> None:
