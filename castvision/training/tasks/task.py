@@ -194,6 +194,10 @@ class Task(LightningModule, ABC):
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """The mean loss of a batch; ``target`` holds classes, or shares of classes where images were mixed."""
 
+    def batch_loss(self, logits: Tensor, target: Tensor, truth: Mapping[str, Tensor]) -> Tensor:
+        """The loss of a batch, where more is learned than the target says; ``truth``: see `Batch`."""
+        return self.loss(logits, target)
+
     @abstractmethod
     def metrics(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
         """Metrics by name from a data set's confusion matrix (rows = truth)."""
@@ -272,9 +276,9 @@ class Task(LightningModule, ABC):
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """One step; metrics are logged only where the loggers take them (each call costs)."""
-        image, target, extras, _ = as_batch(batch)
+        image, target, extras, truth = as_batch(batch)
         image, target = self.augment(image, target)
-        loss = self.loss(self(image, **extras), target)
+        loss = self.batch_loss(self(image, **extras), target, truth)
         if self.trainer._logger_connector.should_update_logs:
             self.log("train/loss", loss.detach(), batch_size=image.shape[0], sync_dist=True)
             self.log("train/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
@@ -306,8 +310,8 @@ class Task(LightningModule, ABC):
         """Add a batch of held-out images to a stage's counts; its mean loss and the number of images."""
         image, target, extras, truth = as_batch(batch)
         logits = self(image, **extras)
-        self.count(stage, logits.argmax(dim=1), target, truth)
-        return self.loss(logits, target), image.shape[0]
+        self.count(stage, self.decide(logits), target, truth)
+        return self.batch_loss(logits, target, truth), image.shape[0]
 
     def count(self, stage: str, prediction: Tensor, target: Tensor, truth: Mapping[str, Tensor]) -> None:
         """Add a batch of predicted classes to a stage's counts; ``truth``: see `Batch`."""
