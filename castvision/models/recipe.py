@@ -29,6 +29,7 @@ from castvision.models.segmenter import create_segmenter, unwrap
 from castvision.models.slide_classifier import SlideClassifier
 from castvision.models.weights import explained
 from castvision.ops import AttentionOptions
+from castvision.peers.registry import OPTIONS as PEER_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -256,7 +257,11 @@ def _near_argument(model_name: str, message: str) -> str:
     if unknown is None or "did you mean" in message or not model_name.startswith("cast_vit_"):
         return ""
     own = (CastVisionTransformer, timm.models.VisionTransformer)
-    known = [*AttentionOptions._fields, *(name for each in own for name in inspect.signature(each).parameters)]
+    known = [
+        *AttentionOptions._fields,
+        *PEER_OPTIONS,
+        *(name for each in own for name in inspect.signature(each).parameters),
+    ]
     near = difflib.get_close_matches(unknown[1], known, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
