@@ -18,7 +18,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from soak_demo import ROOT, look, summary
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # works without an installation
 
 EVERY = 5.0
 
@@ -29,6 +30,8 @@ def main() -> int:
     parser.add_argument("--config", default="pathfinder_seg32", help="a shipped configuration (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/soak_training.json")
     arguments = parser.parse_args()
+    from tools.soak_demo import look, summary
+
     command = [
         sys.executable, "-c", "import sys; from castvision_cli import main; sys.exit(main())", "train",
         "--config", arguments.config, "--trainer.max_epochs", "100000", "--trainer.val_check_interval", "100",

@@ -179,6 +179,7 @@ class OutputFolder:
         path: Made at the first write.
         overwrite: Allow a folder that is not empty; files of the same names are replaced, others stay.
         protected: Files never replaced, whatever ``overwrite`` says (the inputs).
+        is_lent: The folder is another process's, which has its lock and has handed out this part of its work.
 
     Raises:
         FileExistsError: The folder holds something and ``overwrite`` is false.
@@ -186,13 +187,16 @@ class OutputFolder:
         BlockingIOError: Another process writes into the folder; it is refused from the first file on.
     """
 
-    def __init__(self, path: str | Path, *, overwrite: bool = False, protected: Iterable[Path] = ()) -> None:
+    def __init__(
+        self, path: str | Path, *, overwrite: bool = False, protected: Iterable[Path] = (), is_lent: bool = False
+    ) -> None:
         self.path = Path(path)
+        self._is_lent = is_lent
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(
                 f"expected a folder for the output, got a file: {str(path)!r}; name another folder"
             )
-        self._lock: FolderLock | None = lock_of(self.path) if self.path.is_dir() else None
+        self._lock: FolderLock | None = lock_of(self.path) if self.path.is_dir() and not is_lent else None
         if self.path.is_dir() and any(self.path.iterdir()) and not overwrite:
             raise FileExistsError(f"output folder is not empty: {str(path)!r}; name a new one or pass --overwrite")
         self._overwrite = overwrite
@@ -245,7 +249,7 @@ class OutputFolder:
             FileExistsError: See `write`.
             OSError: Of the block; it names the file.
         """
-        if self._lock is None:
+        if self._lock is None and not self._is_lent:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock_of(self.path)
         target = self.path / name

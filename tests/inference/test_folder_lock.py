@@ -38,6 +38,13 @@ def test_another_process_is_refused_until_the_first_ends(holder):
     OutputFolder(folder, overwrite=True).write("a.txt", b"a")
 
 
+def test_a_worker_writes_into_the_folder_of_the_process_that_handed_its_work_out(holder):
+    folder, _ = holder
+    assert OutputFolder(folder, overwrite=True, is_lent=True).write("a.txt", b"a").read_bytes() == b"a"
+    with pytest.raises(BlockingIOError):  # and takes no lock by it
+        lock_of(folder)
+
+
 def test_a_folder_that_is_made_later_is_refused_at_the_first_file(tmp_path):
     output = OutputFolder(tmp_path / "out")
     (tmp_path / "out").mkdir()
