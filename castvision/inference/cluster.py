@@ -60,7 +60,8 @@ class Prediction:
     def make(self) -> PredictionRun:
         """Load the model."""
         predictor = load_model(self.model, device=self.device, attention=self.attention)
-        return PredictionRun(predictor, OutputFolder(self.output, overwrite=True, is_lent=True), replace(self.options, resume=True))
+        output = OutputFolder(self.output, overwrite=True, is_lent=True)
+        return PredictionRun(predictor, output, replace(self.options, resume=True))
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Embedding:
         model = load_feature_model(
             self.model, weights=self.weights, attention=self.attention, device=torch.device(self.device)
         )
-        return EmbeddingRun(model, OutputFolder(self.output, overwrite=True, is_lent=True), replace(self.options, resume=True))
+        output = OutputFolder(self.output, overwrite=True, is_lent=True)
+        return EmbeddingRun(model, output, replace(self.options, resume=True))
 
 
 @dataclass(frozen=True)
