@@ -78,11 +78,14 @@ def check_model_name(name: str, called: str = "") -> None:
 
 @lru_cache
 def model_names() -> frozenset[str]:
-    """Names of timm's models, older ones included, and of castvision's; empty where their sources are not found."""
+    """Names of timm's models, older ones included, of castvision's and of the trained ones it comes with.
+
+    Empty where their sources are not found.
+    """
     folders = [_folder("castvision"), _folder("timm")]
     if None in folders:
         return frozenset()
-    found: set[str] = set()
+    found = {path.stem for path in Path(str(folders[0]), "weights").glob("*.safetensors")}
     for folder in folders:
         for path in Path(str(folder), "models").glob("*.py"):
             text = path.read_text(encoding="utf-8")

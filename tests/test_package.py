@@ -108,6 +108,9 @@ def test_wheel_holds_the_package_and_its_configurations(wheel: Path):
     expected = {str(path.relative_to(ROOT)) for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
     expected |= {f"castvision/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
     expected |= {"castvision/py.typed", "castvision/configs/__init__.py"}
+    weights = sorted((ROOT / "castvision" / "weights").glob("*.safetensors"))
+    assert weights and sum(path.stat().st_size for path in weights) < 5e6
+    expected |= {str(path.relative_to(ROOT)) for path in weights}
     expected |= {f"castvision_demo/{path.name}" for path in (ROOT / "demo").glob("*.py")}
     packaged = {name for name in names if ".dist-info/" not in name}
     assert packaged == expected

@@ -20,6 +20,7 @@ from castvision.models.checkpoint_file import check_finite
 from castvision.models.convert import change_attention, convert, split_options
 from castvision.models.recipe import CHECKPOINT_KEY, Recipe, TaskName, load, near_misses
 from castvision.models.segmenter import unwrap
+from castvision.models.shipped import shipped_file
 from castvision.visualization.clusters import cluster_maps, clustered_layers
 
 if TYPE_CHECKING:
@@ -274,7 +275,8 @@ def load_model(
     Args:
         source: A checkpoint of a training run (``.ckpt``), a folder in timm's layout (``config.json`` and
             ``model.safetensors``,
-            also written ``local-dir:FOLDER``), or the name of a registered model, which is then built untrained.
+            also written ``local-dir:FOLDER``), the name of a trained model that comes with the package
+            (`castvision.models.shipped`), or of a registered model, which is then built untrained.
         device: Where it runs.
         seed: For an untrained model's weights; the global random state stays as it is.
         attention: "near_far" or "full", for a ViT of timm's, whatever it was trained with; it then takes images of any
@@ -303,6 +305,8 @@ def load_parts(source: str, *, seed: int = 0, attention: str | None = None) -> L
         return _from_checkpoint(path, attention)
     if path.suffix in {".ckpt", ".pt", ".pth", ".safetensors"} or len(path.parts) > 1:
         raise FileNotFoundError(f"no such checkpoint or folder: {source!r}; check the path")
+    if (file := shipped_file(source)) is not None:
+        return _from_checkpoint(file, attention)
     return _from_name(source, seed, attention)
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _OURS = ("surrogate_tokens", "phi.weight", "phi.bias", "local_conv.weight", "local_conv.bias", "log_scale")
+_LAST_NORMS = ("norm.", "fc_norm.")
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -36,7 +37,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
     Unwraps training checkpoints (``state_dict``, ``model``, a ``model.`` or ``backbone.`` prefix), resamples patch and
     position embeddings as timm does, resamples surrogate tokens to the model's number of clusters, and lets a plain
-    ViT keep the model's own start of what it lacks (surrogates, phi, local branch).
+    ViT keep the model's own start of what it lacks (surrogates, phi, local branch), as a segmenter's backbone that of
+    the last norm.
 
     Args:
         state_dict: Of a model of ours, of a timm ViT, or a Lightning checkpoint.
@@ -45,7 +47,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     Returns:
         A state dict with the model's keys, as far as the source has them.
     """
-    state_dict = _below("backbone.", task_weights(state_dict.get("state_dict", state_dict)))
+    weights = task_weights(state_dict.get("state_dict", state_dict))
+    state_dict = _below("backbone.", weights)
     out: dict[str, Tensor] = vit_filter_fn(state_dict, model)
     own = model.state_dict()
     plain = not any(k.endswith(_OURS) for k in out)
@@ -54,6 +57,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
             out[key] = resample_surrogates(out[key], value.shape[1])
         elif plain and key.endswith(_OURS):
             out[key] = value
+        elif key not in out and key.startswith(_LAST_NORMS) and len(state_dict) < len(weights):
+            out[key] = value  # of a segmenter, whose head takes features before the last norm
     return out
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from castvision.errors import CheckpointError, one_line
@@ -40,7 +43,8 @@ def read(path: str | Path, *, is_mapped: bool = False) -> Any:
     """Read a file of torch's; no code in it is run.
 
     Args:
-        path: The file, of any version of torch.
+        path: The file, of any version of torch, or safetensors; of those a dict with "state_dict" and what
+            `write_safetensors` added.
         is_mapped: Leave tensors on disk until they are used, and do not look for damage in them.
 
     Raises:
@@ -48,9 +52,29 @@ def read(path: str | Path, *, is_mapped: bool = False) -> Any:
         CheckpointError: Damaged, or not such a file.
     """
     with reading(path):
+        if Path(path).suffix == ".safetensors":
+            with safe_open(str(path), "pt") as file:
+                facts = {key: json.loads(text) for key, text in (file.metadata() or {}).items() if key != "format"}
+                return {**facts, "state_dict": {key: file.get_tensor(key) for key in file.keys()}}
         if not is_mapped:
             check_intact(path)
         return torch.load(path, map_location="cpu", mmap=is_mapped or None, weights_only=True)
+
+
+def write_safetensors(weights: Mapping[str, Tensor], facts: Mapping[str, Any], path: Path) -> None:
+    """Write weights in safetensors' format, with facts beside them; `read` gives both.
+
+    Args:
+        weights: Name to tensor.
+        facts: Plain values by key.
+        path: The file; its folder exists.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    told = {key: json.dumps(value) for key, value in facts.items()}
+    with draft(path, is_durable=True) as temporary:
+        save_file({key: value.contiguous() for key, value in weights.items()}, temporary, {"format": "pt", **told})
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from castvision.models.cast_vit import CastVisionTransformer
 from castvision.models.convert import preset
 from castvision.models.pretrained_variants import create_vit, timm_cfg
 from castvision.models.pyramid import FeaturePyramid
+from castvision.models.shipped import FOLDER
 
 
 def _cfg(size: int = 224, chans: int = 3, first_conv: str = "patch_embed.proj", classes: int = 1000) -> dict[str, Any]:
@@ -32,6 +33,9 @@ default_cfgs = generate_default_cfgs(
         **{f"cast_vit_{s}_patch{p}{form}_224.untrained*": _cfg()
            for s in _SIZES for p in (16, 8) for form in ("", "_pyramid")},
         "cast_vit_atto_patch4_32.untrained": _cfg(32, **_GREY),
+        "cast_vit_atto_patch4_32.pathfinder32_join": {
+            **_cfg(32, **{**_GREY, "classes": 0}), "file": str(FOLDER / "pathfinder32_join.safetensors"),
+        },
         "cast_vit_pixel_patch1_32.untrained": _cfg(32, **_GREY),
         "cast_vit_pixel_patch2_128.untrained": _cfg(128, **_GREY),
         "cast_vit_pixel_patch1_128.untrained": _cfg(128, **_GREY),
