@@ -14,6 +14,7 @@ from castvision.training.data.named_data import NamedDataModule
 from castvision.training.data.pixel_data import CocoDataModule, SegmentationDataModule
 from castvision.training.data.slides import SlideDataModule
 from castvision.training.data.synthetic import (
+    CopyMoveDataModule,
     MazeDataModule,
     PathfinderDataModule,
     PathfinderSegDataModule,
@@ -30,6 +31,7 @@ from castvision.training.tasks.task import Task
 __all__ = [
     "ClassificationTask",
     "CocoDataModule",
+    "CopyMoveDataModule",
     "DistillationTask",
     "ImageDataModule",
     "ImageFolderDataModule",

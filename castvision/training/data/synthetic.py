@@ -6,7 +6,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from castvision.data.datasets.batch import ENDLESS
-from castvision.data.synthetic import DenseDataset, MazeDataset, PathfinderSegDataset, RegionDataset
+from castvision.data.synthetic import (
+    CopyMoveDataset,
+    DenseDataset,
+    MazeDataset,
+    PathfinderSegDataset,
+    RegionDataset,
+)
 from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec
 from castvision.data.synthetic.pathfinder.engine import check_room
 from castvision.data.synthetic.pathfinder.spec import segmentation_spec
@@ -199,4 +205,37 @@ class PathfinderSegDataModule(EndlessDataModule):
         spec = segmentation_spec(img_size, contour_length)
         check_room(spec)
         make = partial(PathfinderSegDataset, img_size=img_size, form=form, spec=spec)
+        super().__init__(make, img_size, (train_length, val_length, test_length))
+
+
+class CopyMoveDataModule(EndlessDataModule):
+    """Endless textures: mark a region and its copy; see `castvision.data.synthetic.CopyMoveDataset`.
+
+    Args:
+        img_size: Height and width.
+        decoys: Regions of the same form with another texture, 0..3, which are not marked.
+        train_length: Images an epoch; after each epoch the held-out images are counted.
+        val_length: Held-out images that choose the checkpoint.
+        test_length: Held-out images read once.
+        batch_size: Images a step and process.
+        num_workers: Loader processes.
+        seed: Another seed is another endless set.
+
+    Raises:
+        ValueError: A number out of range.
+    """
+
+    def __init__(  # the signature is the configuration
+        self,
+        img_size: int = 64,
+        decoys: int = 1,
+        train_length: int = 20_000,
+        val_length: int = 500,
+        test_length: int = 2_000,
+        batch_size: int = 16,
+        num_workers: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.load_by(batch_size, num_workers, seed)
+        make = partial(CopyMoveDataset, img_size=img_size, decoys=decoys)
         super().__init__(make, img_size, (train_length, val_length, test_length))

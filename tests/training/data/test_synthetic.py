@@ -6,6 +6,7 @@ import torch
 
 from castvision.data.datasets.batch import Batch
 from castvision.training.data.synthetic import (
+    CopyMoveDataModule,
     MazeDataModule,
     PathfinderDataModule,
     PathfinderSegDataModule,
@@ -20,6 +21,7 @@ SMALL = {"img_size": 64, "train_length": 8, "val_length": 6, "batch_size": 4, "n
     [
         (MazeDataModule, {"cell": 8, "winding": 0.5}, 2),
         (RegionDataModule, {"radius": 3}, 2),
+        (CopyMoveDataModule, {}, 2),
         (PathfinderSegDataModule, {}, 3),
         (PathfinderSegDataModule, {"form": "one-dot", "contour_length": 6}, 2),
     ],
@@ -52,6 +54,7 @@ def test_batches_and_names(make, options, classes):
 
 def test_options_reach_the_data():
     assert MazeDataModule(**SMALL, cell=16).dataset("val").cell == 16
+    assert CopyMoveDataModule(**SMALL, decoys=3).dataset("train").decoys == 3
     assert RegionDataModule(**SMALL, share=0.55, seed=3).dataset("test").seed == 3
     assert PathfinderSegDataModule(**SMALL, contour_length=7).dataset("train").spec.contour_length == 7
 
