@@ -41,7 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("command", choices=("run", "render"))
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="to run (default: all)")
     parser.add_argument("--list", action="store_true", help="run nothing; say what is missing")
-    parser.add_argument("--budget", type=parse_seconds, metavar="TIME", help="by the clock: 90s, 15m, 2h (default: none)")
+    parser.add_argument(
+        "--budget", type=parse_seconds, metavar="TIME", help="by the clock: 90s, 15m, 2h (default: none)"
+    )
     parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="DIR", help="(default: results)")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/experiments"), metavar="DIR", help="checkpoints (default: %(default)s)"

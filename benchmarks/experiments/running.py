@@ -1,7 +1,7 @@
 """Train and test the runs that have no row yet, one after the other, each in a process of its own.
 
-Everything that is known lies on the disk: a row says that a run is finished, its folder how far it came. So the tool may
-be killed at any time, and two of them share the work: a run's folder is locked while it is trained.
+Everything that is known lies on the disk: a row says that a run is finished, its folder how far it came. So the tool
+may be killed at any time, and two of them share the work: a run's folder is locked while it is trained.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from castvision.inference.folder_lock import FolderLock
 ROOT = Path(__file__).resolve().parents[2]
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
 CONFIG, FACTS = "experiment.yaml", "experiment.json"
-METHOD = "fork" if sys.platform == "linux" else "spawn"
+# on Linux, what was imported once serves all runs
+_CONTEXT = multiprocessing.get_context("fork") if sys.platform == "linux" else multiprocessing.get_context("spawn")
 _STOPPED_CODES = (128 + signal.SIGTERM, -signal.SIGTERM)
 
 
@@ -76,8 +77,8 @@ def run_missing(
     Returns:
         Those that failed.
     """
-    if METHOD == "fork":
-        import_module("castvision.training.cli")  # once for all runs
+    if sys.platform == "linux":
+        import_module("castvision.training.cli")
     failed = []
     for run in missing_runs(experiments, rows):
         if budget.is_spent:
@@ -185,7 +186,7 @@ def find_commit() -> str:
 
 def _train(arguments: list[str], budget: Budget) -> int:
     """Run ``castvision train`` in a process of its own, which ends with this one; SIGTERM when the budget is spent."""
-    process = multiprocessing.get_context(METHOD).Process(target=_child, args=(arguments,))
+    process = _CONTEXT.Process(target=_child, args=(arguments,))
     process.start()
     process.join(budget.left)
     if process.exitcode is None:

@@ -1,4 +1,4 @@
-"""Dense tasks made while training, endless and exact: mark the path, the way through a maze, the region under a dot, what was copied.
+"""Dense tasks made while training, endless and exact: mark the path, the way, the region under a dot, what was copied.
 
 Each asks for information from all over the image: what a pixel is depends on a dot, or on a twin, that may lie an
 image's width away.

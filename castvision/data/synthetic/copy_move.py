@@ -70,7 +70,8 @@ class CopyMoveDataset(DenseDataset):
         """
         (y, x) = self.make_batch(self.wrap_indices([index])).dots[0]
         rows, columns = np.indices((self.img_size, self.img_size))
-        return np.hypot(rows - y, columns - x).astype(np.float32)
+        distance: NDArray[np.float32] = np.hypot(rows - y, columns - x).astype(np.float32)
+        return distance
 
     def shift(self, index: int) -> tuple[int, int]:
         """(down, right) from the source to its copy, in pixels."""
@@ -117,7 +118,7 @@ def add_texture(canvas: Canvas, picture: np.ndarray) -> None:
 
 @kernel
 def place(canvas: Canvas, count: int) -> tuple[int, int]:
-    """Choose half axes, and the middles of regions that do not overlap; returns the half axes (vertical, horizontal)."""
+    """Choose the half axes (vertical, horizontal), which it returns, and the middles of regions that do not touch."""
     size = canvas.texture.shape[0]
     least, most = max(2, size // 12), max(3, size // 6)
     while True:
