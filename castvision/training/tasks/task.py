@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from castvision.data.datasets.batch import as_batch
+from castvision.data.datasets.batch import Batch, as_batch
 from castvision.losses import IGNORED
 from castvision.models.checkpoint import freeze as freeze_parameters
 from castvision.models.checkpoint import initialize_from
@@ -210,6 +210,10 @@ class Task(LightningModule, ABC):
         """Mix training images; by default they stay as they are."""
         return image, target
 
+    def helpers(self) -> list[nn.Module]:
+        """Modules beside the model that learn with it and are not part of it; by default none."""
+        return []
+
     def take_over(self, data: ImageDataModule) -> None:
         """Take the class names over from the data, and refuse data that do not fit.
 
@@ -272,13 +276,17 @@ class Task(LightningModule, ABC):
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """One step; metrics are logged only where the loggers take them (each call costs)."""
-        image, target, extras, _ = as_batch(batch)
-        image, target = self.augment(image, target)
-        loss = self.loss(self(image, **extras), target)
+        whole = as_batch(batch)
+        loss = self.training_loss(whole)
         if self.trainer._logger_connector.should_update_logs:
-            self.log("train/loss", loss.detach(), batch_size=image.shape[0], sync_dist=True)
+            self.log("train/loss", loss.detach(), batch_size=whole.image.shape[0], sync_dist=True)
             self.log("train/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
         return loss
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        """The mean loss of a training batch, augmented."""
+        image, target = self.augment(batch.image, batch.target)
+        return self.loss(self(image, **batch.extras), target)
 
     def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:
         """Count one batch of held-out images."""
@@ -336,6 +344,8 @@ class Task(LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The injected optimiser on timm's groups, layer decay multiplied in, and the schedule of each step."""
         groups = parameter_groups(self.model, self.weight_decay, self.layer_decay)
+        for module in self.helpers():
+            groups += parameter_groups(module, self.weight_decay)
         if self.layer_decay != 1 and not self.starts_trained:
             logger.info("layer_decay %s waits for trained weights: these start at random", self.layer_decay)
             for group in groups:  # the same groups as with it: a resumed run brings rates of its own
