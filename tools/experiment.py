@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 done, 1 a run failed, 2 wrong arguments or files."""
+    """0 done, 1 a run failed, 2 wrong arguments or files, 130 after Ctrl-C, 143 after SIGTERM."""
     arguments = build_parser().parse_args(argv)
     from benchmarks.experiments.definition import load_experiments
     from benchmarks.experiments.rows import Rows
@@ -79,7 +80,11 @@ def main(argv: list[str] | None = None) -> int:
         def tell(line: str) -> None:
             print(f"experiment.py: {line}", flush=True)
 
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         return int(bool(run_missing(experiments, rows, arguments.runs, Budget(arguments.budget), tell)))
+    except KeyboardInterrupt:
+        print("experiment.py: stopped; the same command goes on", file=sys.stderr)
+        return 128 + signal.SIGINT
     except (ValueError, OSError) as error:
         print(f"experiment.py: {error}", file=sys.stderr)
         return 2

@@ -188,10 +188,12 @@ def _train(arguments: list[str], budget: Budget) -> int:
     """Run ``castvision train`` in a process of its own, which ends with this one; SIGTERM when the budget is spent."""
     process = _CONTEXT.Process(target=_child, args=(arguments,))
     process.start()
-    process.join(budget.left)
-    if process.exitcode is None:
-        process.terminate()
-        process.join()
+    try:
+        process.join(budget.left)
+    finally:  # also where this process is told to end: training stops at a step, with a checkpoint
+        if process.exitcode is None:
+            process.terminate()
+            process.join()
     return int(process.exitcode or 0)
 
 

@@ -4,6 +4,7 @@ disturbed.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from benchmarks.experiments.running import DONE, STOPPED, Budget, missing_runs, run_missing, run_one
 from castvision.inference.folder_lock import FolderLock
+from castvision.models import checkpoint_file
 from tests.benchmarks.experiments.small import load_small, write_results, write_row
 
 ONE = {"seeds": [0], "settings": ["two heads"], "seconds": None}
@@ -29,6 +31,15 @@ class UntilCheckpoint(Budget):
     def left(self):
         _wait_for(self.folder / "last.ckpt")
         return 0.0
+
+
+class Interrupted(UntilCheckpoint):
+    """The tool itself is told to end."""
+
+    @property
+    def left(self):
+        _wait_for(self.folder / "last.ckpt")
+        raise SystemExit(128 + signal.SIGTERM)
 
 
 def _wait_for(path):
@@ -96,6 +107,16 @@ def test_a_spent_budget_stops_a_run_at_a_checkpoint_with_its_curve_so_far(tmp_pa
     assert missing_runs([experiment], rows) == [run]
     assert run_one(run, rows, folder, NEVER) == DONE
     assert _same(rows.finished(run), whole)
+
+
+def test_told_to_end_it_lets_training_save_and_leaves_no_process(tmp_path):
+    experiment, rows = load_small(write_results(tmp_path, **ONE))
+    run, folder = experiment.runs()[0], tmp_path / "run"
+    folder.mkdir()
+    with pytest.raises(SystemExit):
+        run_one(run, rows, folder, Interrupted(folder))
+    assert not multiprocessing.active_children()
+    assert rows.find(run) is None and 0 < checkpoint_file.read(folder / "last.ckpt")["global_step"] <= 12
 
 
 def test_between_training_and_its_row_only_the_row_is_made(tmp_path, whole, monkeypatch):
