@@ -4,6 +4,7 @@
     python tools/experiment.py run                    all that has no row yet, one run after the other
     python tools/experiment.py run join --budget 2h   those of one experiment, for two hours; then start it again
     python tools/experiment.py run --list             what is missing
+    python tools/experiment.py run --match '*-images-0'  only runs of such names
     python tools/experiment.py render                 results/README.md and its figures, from the committed rows
 
 It may be stopped or killed at any time: a finished run is a row in results/rows and never run again, an unfinished one
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("run", "render"))
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="to run (default: all)")
+    parser.add_argument("--match", default="*", metavar="PATTERN", help="only runs of such names, as --list shows them")
     parser.add_argument("--list", action="store_true", help="run nothing; say what is missing")
     parser.add_argument(
         "--budget", type=parse_seconds, metavar="TIME", help="by the clock: 90s, 15m, 2h (default: none)"
@@ -61,17 +63,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         rows = Rows(arguments.results)
         if arguments.command == "render":
-            if arguments.experiments or arguments.list or arguments.budget is not None:
-                raise ValueError("render takes all rows: expected no experiments, --list or --budget")
+            if arguments.experiments or arguments.list or arguments.budget is not None or arguments.match != "*":
+                raise ValueError("render takes all rows: expected no experiments, --match, --list or --budget")
             from benchmarks.experiments.page import render
 
             print(render(arguments.results))
             return 0
         experiments = load_experiments(arguments.results, arguments.experiments)
-        from benchmarks.experiments.running import Budget, missing_runs, run_missing
+        from benchmarks.experiments.running import Budget, missing_runs, run_all
 
+        missing = missing_runs(experiments, rows, arguments.match)
         if arguments.list:
-            for run in missing_runs(experiments, rows):
+            for run in missing:
                 row = rows.find(run)
                 remark = "" if row is None else f" ({row['images']:,} images so far)"
                 print(f"{run.key}{', has a row of another definition' if rows.is_outdated(run) else remark}")
@@ -81,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"experiment.py: {line}", flush=True)
 
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-        return int(bool(run_missing(experiments, rows, arguments.runs, Budget(arguments.budget), tell)))
+        return int(bool(run_all(missing, rows, arguments.runs, Budget(arguments.budget), tell)))
     except KeyboardInterrupt:
         print("experiment.py: stopped; the same command goes on", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.experiments.definition import Experiment, Run
+from benchmarks.experiments.definition import BUDGETS, Experiment, Run
 from benchmarks.experiments.rows import Rows, make_row, make_unfinished_row
 from castvision.files import draft
 from castvision.inference.folder_lock import FolderLock
@@ -55,20 +56,25 @@ class Budget:
         return self.left == 0.0
 
 
-def missing_runs(experiments: Sequence[Experiment], rows: Rows) -> list[Run]:
-    """Runs without a finished row: all first seeds at equal images, then at equal time, then the next seeds."""
-    runs = [(place, run) for each in experiments for place, run in enumerate(each.runs()) if not rows.finished(run)]
-    order = {id(run): (run.experiment.seeds.index(run.seed), run.budget != "images") for _, run in runs}
-    return [run for _, run in sorted(runs, key=lambda pair: order[id(pair[1])])]
-
-
-def run_missing(
-    experiments: Sequence[Experiment], rows: Rows, place: Path, budget: Budget, tell: Callable[[str], None]
-) -> list[Run]:
-    """Run what is missing until the budget is spent.
+def missing_runs(experiments: Sequence[Experiment], rows: Rows, match: str = "*") -> list[Run]:
+    """Runs without a finished row: all first seeds at equal images, then at equal time, then the next seeds.
 
     Args:
         experiments: Whose runs.
+        rows: The finished ones.
+        match: A shell pattern of keys.
+    """
+    runs = [
+        run for each in experiments for run in each.runs() if fnmatchcase(run.key, match) and not rows.finished(run)
+    ]
+    return sorted(runs, key=lambda run: (run.experiment.seeds.index(run.seed), BUDGETS.index(run.budget)))
+
+
+def run_all(runs: Sequence[Run], rows: Rows, place: Path, budget: Budget, tell: Callable[[str], None]) -> list[Run]:
+    """Run one after the other until the budget is spent.
+
+    Args:
+        runs: Without a finished row.
         rows: Where finished ones are kept.
         place: Holds a folder a run, with its checkpoints.
         budget: Runs begin while it is not spent; the one that is training then stops with a checkpoint.
@@ -80,7 +86,7 @@ def run_missing(
     if sys.platform == "linux":
         import_module("castvision.training.cli")
     failed = []
-    for run in missing_runs(experiments, rows):
+    for run in runs:
         if budget.is_spent:
             tell("the budget is spent")
             break

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from benchmarks.experiments.running import DONE, STOPPED, Budget, missing_runs, run_missing, run_one
+from benchmarks.experiments.running import DONE, STOPPED, Budget, missing_runs, run_all, run_one
 from castvision.inference.folder_lock import FolderLock
 from castvision.models import checkpoint_file
 from tests.benchmarks.experiments.small import load_small, write_results, write_row
@@ -54,7 +54,7 @@ def whole(tmp_path_factory):
     """The row of a run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("whole")
     experiment, rows = load_small(write_results(folder, **ONE))
-    assert run_missing([experiment], rows, folder / "runs", NEVER, lambda line: None) == []
+    assert run_all(missing_runs([experiment], rows), rows, folder / "runs", NEVER, lambda line: None) == []
     return rows.finished(experiment.runs()[0])
 
 
@@ -77,7 +77,7 @@ def test_killed_without_notice_it_goes_on_and_ends_the_same(tmp_path, whole):
     child = os.fork()
     if not child:
         try:
-            run_missing([experiment], rows, tmp_path / "runs", NEVER, lambda line: None)
+            run_all(missing_runs([experiment], rows), rows, tmp_path / "runs", NEVER, lambda line: None)
         finally:
             os._exit(0)
     _wait_for(tmp_path / "runs" / run.key / "last.ckpt")
@@ -87,7 +87,7 @@ def test_killed_without_notice_it_goes_on_and_ends_the_same(tmp_path, whole):
     end = time.monotonic() + 30  # the process that trains ends with the one that started it, and frees the folder
     while time.monotonic() < end:
         told = []
-        assert run_missing([experiment], rows, tmp_path / "runs", NEVER, told.append) == []
+        assert run_all(missing_runs([experiment], rows), rows, tmp_path / "runs", NEVER, told.append) == []
         if rows.finished(run):
             break
         time.sleep(0.02)
@@ -142,15 +142,21 @@ def test_first_seeds_at_equal_images_come_first(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_pattern_chooses_runs(tmp_path):
+    experiment, rows = load_small(write_results(tmp_path))
+    keys = [run.key for run in missing_runs([experiment], rows, "*/one_head-images-*")]
+    assert keys == ["small/one_head-images-0", "small/one_head-images-1"]
+
+
 def test_what_cannot_run_is_told_and_the_others_go_on(tmp_path, monkeypatch):
     experiment, rows = load_small(write_results(tmp_path, seeds=[0], needs=["no such file"]))
     told = []
-    assert run_missing([experiment], rows, tmp_path / "runs", NEVER, told.append) == []
+    assert run_all(missing_runs([experiment], rows), rows, tmp_path / "runs", NEVER, told.append) == []
     assert len(told) == 4 and all("needs no such file" in line for line in told)
     experiment, rows = load_small(write_results(tmp_path, seeds=[0]))
     monkeypatch.setattr("benchmarks.experiments.running._train", lambda *_: 1)
     told = []
-    failed = run_missing([experiment], rows, tmp_path / "runs", NEVER, told.append)
+    failed = run_all(missing_runs([experiment], rows), rows, tmp_path / "runs", NEVER, told.append)
     assert failed == experiment.runs()
     assert "small/one_head-images-0: failed" in told
     assert any("expected a finished run at equal images" in line for line in told)
@@ -163,7 +169,7 @@ def test_a_folder_that_another_process_trains_in_is_left_alone(tmp_path, monkeyp
     lock = FolderLock(folder)
     monkeypatch.setattr("benchmarks.experiments.running._train", lambda *_: pytest.fail("trained"))
     told = []
-    run_missing([experiment], rows, tmp_path / "runs", NEVER, told.append)
+    run_all(missing_runs([experiment], rows), rows, tmp_path / "runs", NEVER, told.append)
     assert told == ["small/two_heads-images-0: left out, another process is at it"]
     del lock
 
@@ -182,5 +188,5 @@ def test_a_folder_of_another_definition_is_not_gone_on_with(tmp_path, monkeypatc
 def test_nothing_begins_once_the_budget_is_spent(tmp_path):
     experiment, rows = load_small(write_results(tmp_path))
     told = []
-    assert run_missing([experiment], rows, tmp_path / "runs", Budget(0), told.append) == []
+    assert run_all(missing_runs([experiment], rows), rows, tmp_path / "runs", Budget(0), told.append) == []
     assert told == ["the budget is spent"] and not list(tmp_path.glob("runs/*/*"))
