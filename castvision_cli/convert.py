@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castvision_cli.arguments import add_output_arguments, natural, new_parser, positive
-from castvision_cli.early_checks import check_given, check_output
+from castvision_cli.early_checks import check_given, check_model, check_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,11 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_given(arguments.weights, "file of weights")
         check_output(arguments.output, is_open=arguments.overwrite)
-        source = Path(arguments.source)
-        if not source.is_file() and (
-            source.suffix in (".ckpt", ".pt", ".pth", ".safetensors") or len(source.parts) > 1
-        ):
-            raise FileNotFoundError(f"no such checkpoint: {arguments.source!r}; check the path")
+        check_model(arguments.source)
         # NOTE: imported here, so that --help and what is wrong so far answer at once.
         from castvision.export.conversion import converted
         from castvision.export.timm_folder import CONFIG, WEIGHTS, write_folder

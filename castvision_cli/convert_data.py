@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not arguments.source.exists():
             raise FileNotFoundError(f"no such file or folder: {str(arguments.source)!r}; check the path")
-        # NOTE: imported here: it takes seconds, and a wrong path should be said at once.
+        os.environ["CASTVISION_WITHOUT_TORCH"] = "1"  # which shapes and masks do not need
+        # NOTE: imported here: a wrong path should be said at once.
         from castvision.data.annotations import convert_annotations
 
         logging.getLogger("tifffile").setLevel(logging.CRITICAL)

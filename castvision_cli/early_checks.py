@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from castvision_cli.values import check_model_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 _LOCAL = "local-dir:"
+_HUBS = ("hf-hub:", "hf_hub:")
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors", ".onnx")
 _PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
+_DECODED_WHOLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+"""Kinds that Pillow alone reads; others have readers of their own."""
+_LARGE = 1 << 24
+"""Bytes of a file, and pixels of an image, that are decoded in a fraction of a second."""
 _HEAD = 512
 
 
@@ -38,18 +46,25 @@ def check_sources(sources: Iterable[str | Path]) -> None:
             raise FileNotFoundError(f"no such image or folder: {name!r}; check the path")
     if all(Path(name).suffix.lower() in _PHOTOGRAPHS and _is_text(Path(name)) for name in names):
         raise ValueError(f"expected an image, got text in {names[0]!r}; name an image")
+    if len(names) == 1 and Path(names[0]).suffix.lower() in _DECODED_WHOLE:
+        _decode(Path(names[0]))
+    if len(names) == 1 and Path(names[0]).is_dir() and not _holds_files(Path(names[0])):
+        raise FileNotFoundError(f"no images in {names[0]!r}: the folder is empty; check the path")
 
 
 def check_model(source: str) -> None:
-    """Refuse a checkpoint that does not exist, is text or was cut short, and a folder without a model.
+    """Refuse a checkpoint that does not exist, is text or damaged, a folder without a model, an unknown name.
 
     Args:
         source: As `castvision.inference.predictor.load_model` takes it.
 
     Raises:
         FileNotFoundError: No such file, or no ``config.json`` in the folder.
-        ValueError: Text, or a file without the parts its kind begins and ends with.
+        ValueError: Text, a file without the parts its kind begins and ends with or with a part that its checksum does
+            not fit, or a name that is no model's.
     """
+    if source.startswith(_HUBS):
+        return
     path = Path(source.removeprefix(_LOCAL))
     if source.startswith(_LOCAL) or path.is_dir():
         if not (path / "config.json").is_file():
@@ -59,10 +74,16 @@ def check_model(source: str) -> None:
     elif not path.is_file():
         if path.suffix in _CHECKPOINTS or len(path.parts) > 1:
             raise FileNotFoundError(f"no such checkpoint or folder: {source!r}; check the path")
+        check_model_name(source)
     elif _is_text(path):
         raise ValueError(f"cannot read checkpoint {source!r} (damaged, or of another program): it is text")
     elif path.suffix in _CHECKPOINTS and not _is_container(path):
         raise ValueError(f"cannot read checkpoint {source!r}, is it damaged? it does not begin or end as its kind does")
+    elif (damaged := _damaged_part(path)) is not None:
+        raise ValueError(
+            f"the checkpoint {source!r} is damaged: the checksum of its part {damaged!r} is another one; copy it "
+            "again, or take an older checkpoint"
+        )
 
 
 def check_run_folder(words: Sequence[str], configs: Sequence[Path], contents: Sequence[Mapping[str, Any]]) -> None:
@@ -145,9 +166,45 @@ def check_paths_of_run(words: Sequence[str], contents: Sequence[Mapping[str, Any
             f"no such folder or list: {root!r}; expected the data there, such as one folder for each class, or images "
             "and masks; check data.root"
         )
+    if (
+        isinstance(root, str)
+        and Path(root).is_dir()
+        and not _holds_files(Path(root))
+        and not _downloads(words, contents)
+    ):
+        raise FileNotFoundError(f"no images in {root!r}: the folder is empty; check data.root")
+    if isinstance(root, str) and Path(root).is_dir() and not _downloads(words, contents):
+        _check_layout(Path(root), str(_value_of(("--data", "--data.class_path"), words, _class_path(contents))))
     weights = _value("model", "init_from", words, contents)
     if isinstance(weights, str) and weights and not Path(weights).exists():
         raise FileNotFoundError(f"expected a checkpoint at {weights!r}, found no such file; check the path")
+    if isinstance(weights, str) and weights:
+        check_model(weights)
+
+
+def _check_layout(root: Path, kind: str) -> None:
+    """Refuse a folder of images that has none of the folders this data module reads.
+
+    Raises:
+        FileNotFoundError: It names what is expected.
+    """
+    kind = kind.rpartition(".")[2]
+    if kind == "ImageFolderDataModule":
+        for folder in (root / "train", root / "val"):
+            if not folder.is_dir():
+                raise FileNotFoundError(f"expected a folder {str(folder)!r} with one folder for each class, found none")
+    if kind == "SegmentationDataModule" and not (root / "train.csv").is_file():
+        folders = ("train/images", "images/train", "images")
+        if not any((root / folder).is_dir() for folder in folders):
+            raise FileNotFoundError(
+                f"found no images and masks in {str(root)!r}; expected one of its folders {', '.join(folders)} and "
+                "masks beside it in the same way, or train.csv and val.csv, see docs/data.md"
+            )
+
+
+def _class_path(contents: Sequence[Mapping[str, Any]]) -> str | None:
+    named = [content["data"].get("class_path") for content in contents if isinstance(content.get("data"), dict)]
+    return next((name for name in reversed(named) if name), None)
 
 
 def _downloads(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> bool:
@@ -174,6 +231,46 @@ def _value_of(flags: Sequence[str], words: Sequence[str], default: Any) -> Any:
         if flag in flags:
             found = value if is_joined else next(iter(words[place + 1 : place + 2]), None)
     return found
+
+
+def _damaged_part(path: Path) -> str | None:
+    """The first part of a zip, as torch's files are, whose checksum is another one; None if all is well."""
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return "(its directory)"
+
+
+def _holds_files(folder: Path) -> bool:
+    """Whether there is any file in a folder or in those in it."""
+    return any(files for _, _, files in os.walk(folder, followlinks=True))
+
+
+def _decode(path: Path) -> None:
+    """Refuse a photograph that cannot be decoded, such as one that was cut short.
+
+    Raises:
+        ValueError: It names the file.
+    """
+    from PIL import Image
+
+    if path.stat().st_size == 0:
+        raise ValueError(f"cannot read image {str(path)!r}: the file is empty (0 bytes); copy or export it again")
+    if path.stat().st_size > _LARGE:
+        return
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height <= _LARGE:  # larger ones are for the reader, which has a limit of its own
+                image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"cannot read image {str(path)!r}: {' '.join(str(error).split())}; is it damaged, or of another kind?"
+        ) from error
+    except Image.DecompressionBombError:
+        return
 
 
 def _is_container(path: Path) -> bool:

@@ -20,7 +20,7 @@ from castvision_cli.arguments import (
     resolve_device,
     share,
 )
-from castvision_cli.early_checks import check_cluster, check_given, check_output, check_sources
+from castvision_cli.early_checks import check_cluster, check_given, check_model, check_output, check_sources
 from castvision_cli.resuming import RUN_FILE, open_output, settings_of_run
 from castvision_cli.stopping import exit_code, told
 
@@ -113,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         check_sources(arguments.inputs)
+        check_model(arguments.model)
         check_output(arguments.output, is_open=arguments.overwrite or arguments.resume)
         check_given(arguments.mask, "mask or folder of masks")
         check_given(arguments.weights, "file of weights")

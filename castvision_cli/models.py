@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from castvision_cli.arguments import new_parser
+from castvision_cli.values import check_model_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
+    if (told := _unknown(arguments.patterns)) is not None:
+        print(f"{parser.prog}: error: {told}", file=sys.stderr)
+        return 2
     # NOTE: imported here, so that --help answers at once.
     import timm
 
@@ -85,6 +89,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
     return 0
+
+
+def _unknown(patterns: Sequence[str]) -> str | None:
+    """What is wrong with the first pattern without * and ? that is no model's name, without importing the models."""
+    for pattern in filter(str.isidentifier, patterns):
+        try:
+            check_model_name(pattern)
+        except ValueError as error:
+            return str(error)
+    return None
 
 
 def _line(row: Census, is_first: bool) -> str:

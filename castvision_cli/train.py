@@ -143,7 +143,7 @@ def _checked(arguments: Sequence[str]) -> CommandLine:
     """
     line = CommandLine(arguments)
     contents = [read_config(path) for path in line.configs]
-    check_options(line.verb, line.arguments, contents)
+    check_options(line.verb, line.arguments, contents, is_closed=not line.allowed_classes)
     check_paths_of_run(line.arguments, contents)
     if line.verb == "fit" and not line.is_resumed:
         check_run_folder(line.arguments, line.configs, contents)

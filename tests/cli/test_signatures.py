@@ -29,11 +29,11 @@ def taken(cls):
 
 @pytest.mark.parametrize("name", [name for name in training.__all__ if name not in ("Task", "ImageDataModule")])
 def test_arguments_are_those_of_the_class(name):
-    assert arguments_of(name) == taken(getattr(training, name))
+    assert set(arguments_of(name)) == taken(getattr(training, name))
 
 
 def test_arguments_of_the_trainer():
-    assert arguments_of("lightning.pytorch.trainer.trainer.Trainer") == taken(Trainer)
+    assert arguments_of("lightning.pytorch.trainer.trainer.Trainer").keys() == taken(Trainer)
     assert "ckpt_path" in arguments_of("lightning.pytorch.trainer.trainer.Trainer", "fit")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 from torch.nn import functional
@@ -35,7 +35,7 @@ class SlideTask(Task):
 
     def __init__(
         self,
-        model_name: str = "gated_attention",
+        model_name: Literal["gated_attention", "mean"] = "gated_attention",
         num_classes: int = 2,
         model_kwargs: dict[str, Any] | None = None,
         label_smoothing: float = 0.0,

@@ -1,0 +1,144 @@
+"""Values of a configuration that cannot be right, told by an annotation, by a lower limit or by the names there are.
+
+The classes check them, too, for those who call them from Python; here it is said before they are imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import math
+import re
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+_LEAST = {
+    "data.batch_size": 1, "data.num_workers": 0, "data.img_size": 1, "data.in_chans": 1, "model.num_classes": 1,
+    "model.optimizer.lr": 0, "model.optimizer.weight_decay": 0, "trainer.accumulate_grad_batches": 1,
+    "trainer.check_val_every_n_epoch": 1, "trainer.num_nodes": 1, "trainer.max_epochs": -1, "trainer.max_steps": -1,
+    "trainer.gradient_clip_val": 0, "ema": 0, "early_stopping": 1,
+}  # fmt: skip
+"""Smallest values of numbers; null may stand for none."""
+_MOST = {"ema": 1}
+"""Largest values."""
+_TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
+_MODEL_FUNCTION = re.compile(r"^def ([a-z]\w*)\(\s*pretrained\b", re.MULTILINE)
+_ELSEWHERE = (":", "/")
+"""In the names of models that are in folders and on hubs."""
+
+
+def check_value(key: str, value: Any, annotation: ast.expr | None) -> None:
+    """Refuse a value that an argument cannot have; what cannot be told is let through.
+
+    Args:
+        key: "model", "data" or "trainer", a dot and the argument's name; or the name of one of the command's own.
+        value: As YAML reads it; ``...`` is none.
+        annotation: The argument's, from its source; None = not known.
+
+    Raises:
+        ValueError: It names the key, what is expected and what came.
+    """
+    if value is ...:
+        return
+    kinds = _kinds(annotation)
+    if kinds and not any(_is(kind, value) for kind in kinds):
+        told = " or ".join(sorted(name if name != "None" else "null" for name in kinds))
+        raise ValueError(f"expected {key} to be {told}, got {value!r}")
+    if key not in _LEAST or value is None:
+        return
+    least, most = _LEAST[key], _MOST.get(key, math.inf)
+    limit = f"{key} >= {least}" if key not in _MOST else f"{least} <= {key} <= {most}"
+    for number in value if isinstance(value, list) else [value]:
+        found = _number(number) if isinstance(number, int | float | str) else None
+        if found is None or not least <= found <= most:
+            raise ValueError(f"expected {limit}, got {value!r}")
+
+
+def check_model_name(name: str, called: str = "") -> None:
+    """Refuse a name under which neither timm nor castvision registers a model.
+
+    Args:
+        name: With or without a tag of weights; names of folders and hubs are let through.
+        called: What stands before the name in the message, such as "model_name=".
+
+    Raises:
+        ValueError: It names similar ones.
+    """
+    architecture = name.split(".")[0]
+    if any(sign in name for sign in _ELSEWHERE) or not (known := model_names()) or architecture in known:
+        return
+    near = difflib.get_close_matches(architecture, sorted(known), n=2)
+    hint = f", did you mean {' or '.join(near)}?" if near else "; castvision models '*' names them all"
+    raise ValueError(f"unknown model {called}{name!r}{hint}")
+
+
+@lru_cache
+def model_names() -> frozenset[str]:
+    """Names of timm's models, older ones included, and of castvision's; empty where their sources are not found."""
+    folders = [_folder("castvision"), _folder("timm")]
+    if None in folders:
+        return frozenset()
+    found: set[str] = set()
+    for folder in folders:
+        for path in Path(str(folder), "models").glob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            found |= set(_MODEL_FUNCTION.findall(text))
+            _, _, renamed = text.partition("register_model_deprecations(__name__")
+            found |= set(re.findall(r"['\"](\w+)['\"]\s*:", renamed))
+    return frozenset(found)
+
+
+def _folder(package: str) -> Path | None:
+    spec = find_spec(package)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+
+def _kinds(annotation: ast.expr | None) -> frozenset[str]:
+    """Plain types that an annotation allows, by name, and values, as written; empty if it allows anything else, too."""
+    match annotation:
+        case ast.Constant(value=None):
+            return frozenset({"None"})
+        case ast.Name(id="int" | "float" | "bool" | "str" as name):
+            return frozenset({name})
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
+            constants = choices.elts if isinstance(choices, ast.Tuple) else [choices]
+            return frozenset(repr(each.value) for each in constants if isinstance(each, ast.Constant))
+        case ast.BinOp(op=ast.BitOr()):
+            parts = [_kinds(annotation.left), _kinds(annotation.right)]
+        case ast.Subscript(value=ast.Name(id="Optional")):
+            parts = [_kinds(annotation.slice), frozenset({"None"})]
+        case ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=members)):
+            parts = [_kinds(member) for member in members]
+        case _:
+            return frozenset()
+    return frozenset().union(*parts) if all(parts) else frozenset()
+
+
+def _is(kind: str, value: Any) -> bool:
+    """Whether jsonargparse may take a value for this type: what it may, is let through."""
+    match kind:
+        case "None":
+            return value is None
+        case literal if not literal.isidentifier():
+            return repr(value) == literal
+        case "bool":
+            return isinstance(value, bool) or str(value).lower() in _TRUTHS
+        case "int":
+            return not isinstance(value, bool) and isinstance(value, int | float | str) and _is_whole(value)
+        case "float":
+            return not isinstance(value, bool) and isinstance(value, int | float | str) and _number(value) is not None
+    return not isinstance(value, dict | list)  # 0123 is text where text is wanted
+
+
+def _number(value: float | str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _is_whole(value: float | str) -> bool:
+    number = _number(value)
+    return number is not None and math.isfinite(number) and number == int(number)
