@@ -23,6 +23,7 @@ from benchmarks.experiments.tables import (
     markdown,
 )
 from benchmarks.fidelity.report import frontier, make_saliency_table, make_scene_table, make_tables, summarize
+from benchmarks.fidelity.settings import FULL
 from benchmarks.record import load_results
 from benchmarks.report import LABELS, format_quantity
 from castvision.files import draft
@@ -156,8 +157,13 @@ def _fidelity(folder: Path) -> list[str]:
         _FIDELITY,
     ]
     for (model, size), summaries in summarize(rows).items():
-        names = ", ".join(f"`{each.setting}`" for each in frontier(summaries))
-        parts.append(f"- {model}, {size:,} px, closest for its time, fastest first: {names}.")
+        best = [each.setting for each in frontier(summaries)]
+        others = [f"`{name}`" for name in best if not name.startswith("near-far") and name != FULL.name]
+        led = f"all but {', '.join(others)} are near-far" if others else "all are near-far"
+        names = ", ".join(f"`{name}`" for name in best)
+        parts.append(
+            f"- {model}, {size:,} px, closest for their time, fastest first: {names}; beside full attention {led}."
+        )
     parts += ["", make_tables(rows)]
     heads = folder / "heads.json"
     if heads.is_file():
