@@ -9,6 +9,7 @@ import ast
 import difflib
 import math
 import re
+import sys
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,11 +19,11 @@ _LEAST = {
     "data.batch_size": 1, "data.num_workers": 0, "data.img_size": 1, "data.in_chans": 1, "model.num_classes": 1,
     "model.optimizer.lr": 0, "model.optimizer.weight_decay": 0, "trainer.accumulate_grad_batches": 1,
     "trainer.check_val_every_n_epoch": 1, "trainer.num_nodes": 1, "trainer.max_epochs": -1, "trainer.max_steps": -1,
-    "trainer.gradient_clip_val": 0, "ema": 0, "early_stopping": 1,
+    "trainer.gradient_clip_val": 0, "early_stopping": 1,
 }  # fmt: skip
 """Smallest values of numbers; null may stand for none."""
-_MOST = {"ema": 1}
-"""Largest values."""
+_SHARES = ("ema",)
+"""Numbers between 0 and 1, neither included."""
 _TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 _MODEL_FUNCTION = re.compile(r"^def ([a-z]\w*)\(\s*pretrained\b", re.MULTILINE)
 _ELSEWHERE = (":", "/")
@@ -46,13 +47,12 @@ def check_value(key: str, value: Any, annotation: ast.expr | None) -> None:
     if kinds and not any(_is(kind, value) for kind in kinds):
         told = " or ".join(sorted(name if name != "None" else "null" for name in kinds))
         raise ValueError(f"expected {key} to be {told}, got {value!r}")
-    if key not in _LEAST or value is None:
+    if value is None or key not in (*_LEAST, *_SHARES):
         return
-    least, most = _LEAST[key], _MOST.get(key, math.inf)
-    limit = f"{key} >= {least}" if key not in _MOST else f"{least} <= {key} <= {most}"
-    for number in value if isinstance(value, list) else [value]:
-        found = _number(number) if isinstance(number, int | float | str) else None
-        if found is None or not least <= found <= most:
+    limit = f"0 < {key} < 1" if key in _SHARES else f"{key} >= {_LEAST[key]}"
+    for each in value if isinstance(value, list) else [value]:
+        number = _number(each) if isinstance(each, int | float | str) else None
+        if number is None or not (0 < number < 1 if key in _SHARES else number >= _LEAST[key]):
             raise ValueError(f"expected {limit}, got {value!r}")
 
 
@@ -66,6 +66,8 @@ def check_model_name(name: str, called: str = "") -> None:
     Raises:
         ValueError: It names similar ones.
     """
+    if "timm" in sys.modules:  # a program that calls the command may have registered more
+        return
     architecture = name.split(".")[0]
     if any(sign in name for sign in _ELSEWHERE) or not (known := model_names()) or architecture in known:
         return

@@ -6,6 +6,7 @@ import configparser
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.metadata import Metadata
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import castvision
 
@@ -63,6 +68,36 @@ def test_setup_cfg_lists_every_package():
     assert listed == {".".join(folder.parts) for folder in folders} | {"castvision.configs", "castvision_demo"}
 
 
+def setup_cfg() -> configparser.ConfigParser:
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    return config
+
+
+def requirements() -> dict[str, str]:
+    """What is installed with the package: name to releases."""
+    lines = setup_cfg()["options"]["install_requires"].split()
+    return {found.name: str(found.specifier) for found in map(Requirement, lines)}
+
+
+def test_the_page_on_installing_lists_every_requirement_and_extra():
+    text = (ROOT / "docs" / "installing.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE))
+    assert listed == set(requirements()) | set(setup_cfg()["options.extras_require"])
+
+
+def test_the_conda_recipe_asks_for_the_same_releases():
+    recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text(encoding="utf-8"))
+    other = {"pytorch": "torch", "py-opencv": "opencv-python-headless", "matplotlib-base": "matplotlib"}
+    wanted = {}
+    for line in recipe["requirements"]["run"]:
+        name, _, releases = line.partition(" ")
+        wanted[other.get(name, name)] = str(SpecifierSet(releases)) if name != "python" else ""
+    del wanted["python"], wanted["docstring_parser"], wanted["typeshed-client"]  # of jsonargparse's extra
+    assert wanted == requirements()
+    assert recipe["context"]["version"] == castvision.__version__
+
+
 def test_requirements_have_one_home():
     assert "[project]" not in (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
 
@@ -77,6 +112,20 @@ def test_wheel_holds_the_package_and_its_configurations(wheel: Path):
     packaged = {name for name in names if ".dist-info/" not in name}
     assert packaged == expected
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+@pytest.mark.slow
+def test_the_source_distribution_makes_the_same_wheel(wheel: Path, tmp_path: Path):
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("castvision", "castvision_cli", "configs", "demo"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist")]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)  # sdist, and from it the wheel
+    with zipfile.ZipFile(wheel) as direct, zipfile.ZipFile(next((tmp_path / "dist").glob("*.whl"))) as built:
+        assert set(built.namelist()) == set(direct.namelist())
+        metadata = next(name for name in built.namelist() if name.endswith("METADATA"))
+        Metadata.from_email(built.read(metadata), validate=True)
 
 
 def test_installed_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Path):

@@ -52,7 +52,7 @@ CONFIGURATION = {
 
 
 def start(config: Path, folder: Path) -> int:
-    """A training process, forked from this one; its messages go nowhere.
+    """A training process, forked from this one; its messages go nowhere, its log to the disk after every step.
 
     Returns:
         Its id.
@@ -66,9 +66,12 @@ def start(config: Path, folder: Path) -> int:
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     resume = ["--resume"] if any(folder.glob("*.ckpt")) else []
+    logger = f"{{class_path: CSVLogger, init_args: {{save_dir: {folder}, name: logs, flush_logs_every_n_steps: 1}}}}"
     code = 99
     try:
-        code = train.main(["--config", str(config), "--run_dir", str(folder), "--ema", "0.99", *resume])
+        code = train.main(
+            ["--config", str(config), "--run_dir", str(folder), "--ema", "0.99", "--trainer.logger", logger, *resume]
+        )
     finally:
         os._exit(code)
 
@@ -126,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     """See the module's text; 0 if nothing more than one interval was lost, and the runs ended alike."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=6.0, help="the longest life of a process")
+    parser.add_argument("--seconds", type=float, default=2.0, help="the longest it trains (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     # NOTE: imported here and above, so that --help answers at once.
@@ -142,8 +145,14 @@ def main(argv: list[str] | None = None) -> int:
         losses: list[int] = []
         runs = [root / "run0"]
         while len(losses) < arguments.kills:
+            before = len(rows(runs[-1])) if runs[-1].exists() else 0
             child = start(config, runs[-1])
-            time.sleep(chance.uniform(0.5, arguments.seconds))
+            # so that it dies while it trains, not while it starts
+            while runs[-1].exists() is False or len(rows(runs[-1])) <= before:
+                if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                    break
+                time.sleep(0.05)
+            time.sleep(chance.uniform(0, arguments.seconds))
             os.kill(child, signal.SIGKILL)
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             if status == -signal.SIGKILL and not (runs[-1] / "metrics.json").exists():

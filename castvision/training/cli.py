@@ -6,6 +6,7 @@ What a user writes on the command line comes here in LightningCLI's form, from `
 from __future__ import annotations
 
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins import DoublePrecision, HalfPrecision
 from torch.optim import AdamW
 
@@ -138,17 +139,14 @@ class TrainingCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer with the run's callbacks and, unless others are configured, CSV and TensorBoard logs."""
+        """The trainer with the run's callbacks and, unless others are configured, logs: CSV, and TensorBoard's."""
         trainer = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         trainer["default_root_dir"] = str(self.folder)
         is_fit, is_trial = self.verb == "fit", bool(trainer.get("fast_dev_run"))
         if not is_fit:
             trainer["enable_checkpointing"] = False  # Lightning's own callback would take over the state of ours
         if trainer.get("logger") is None:
-            csv = CSVLogger(self.folder, name="logs", flush_logs_every_n_steps=500)
-            checkpoint = self.config[self.verb].ckpt_path
-            done = 0 if checkpoint is None or not is_fit else trained_for(checkpoint)[1]
-            trainer["logger"] = [csv, BoardLog(self.folder, done)] if is_fit and not is_trial else False
+            trainer["logger"] = self._logs() if is_fit and not is_trial else False
         self.report = Report(self.folder)
         callbacks: list[Callback] = [self.report]
         if trainer.get("enable_progress_bar") is not False:
@@ -162,6 +160,13 @@ class TrainingCLI(LightningCLI):
         if type(built.strategy.checkpoint_io) is TorchCheckpointIO:  # none of the user's, or of a strategy's
             built.strategy.checkpoint_io = DurableCheckpointIO()
         return built
+
+    def _logs(self) -> list[Logger]:
+        logs: list[Logger] = [CSVLogger(self.folder, name="logs", flush_logs_every_n_steps=500)]
+        if find_spec("tensorboard") is not None:  # an extra
+            checkpoint = self.config[self.verb].ckpt_path
+            logs.append(BoardLog(self.folder, 0 if checkpoint is None else trained_for(checkpoint)[1]))
+        return logs
 
     def _training_callbacks(self, callbacks: list[Callback], saves: bool) -> list[Callback]:
         config, monitor = self.config[self.verb], self.model.monitor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from torch.distributed import DistError
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
     from torch import nn
 
+_STARTED_TOGETHER = ("MASTER_ADDR", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "LSB_JOBID", "KUBERNETES_PORT")
+"""Variables by which a launcher, or the user, says where the processes of several machines find each other."""
 LOST = (
     "another process of the run has ended, and this one with it; what it said stands above, if it said anything; "
     "the same command with --resume goes on from the newest checkpoint"
@@ -32,9 +35,16 @@ def check_processes(trainer: Trainer, model: nn.Module, verb: str, *, sync_batch
         sync_batchnorm: Whether the trainer has batch statistics taken over all processes.
 
     Raises:
-        ValueError: Statistics of batches that each process would take over its own images alone, or predictions, which
-            all would write to one file; it says what to do instead.
+        ValueError: Several machines of which none is said to begin, statistics of batches that each process would take
+            over its own images alone, or predictions, which all would write to one file; it says what to do instead.
     """
+    is_alone = not any(name in os.environ for name in _STARTED_TOGETHER)
+    if trainer.num_nodes > 1 and is_alone:
+        raise ValueError(
+            f"expected {trainer.num_nodes} machines to be started together for trainer.num_nodes={trainer.num_nodes}, "
+            "found nothing that says where they meet: use torchrun or SLURM (docs/distributed.md), or set MASTER_ADDR, "
+            "MASTER_PORT and NODE_RANK on each"
+        )
     if trainer.num_nodes * trainer.num_devices == 1:
         return
     if verb == "predict":

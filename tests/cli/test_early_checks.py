@@ -63,7 +63,7 @@ assert not heavy, heavy
         ),
         ("train --config quickstart --data.batch_size=0", "expected data.batch_size >= 1, got 0"),
         ("train --config quickstart --model.optimizer.init_args.lr=x", "expected model.optimizer.lr >= 0, got 'x'"),
-        ("train --config quickstart --ema 2", "expected 0 <= ema <= 1, got 2"),
+        ("train --config quickstart --ema 2", "expected 0 < ema < 1, got 2"),
         ("train --config quickstart --data MazDataModule", "unknown class 'MazDataModule' as data: did you mean MazeD"),
         (
             "train --config quickstart --init-from flipped.ckpt",

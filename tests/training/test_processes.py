@@ -61,9 +61,18 @@ def test_fewer_held_out_images_than_processes(monkeypatch):
         HeldOutSampler(range(2))
 
 
-def trainer(device: str = "cpu", devices: int = 2):
+def trainer(device: str = "cpu", devices: int = 2, nodes: int = 1):
     strategy = SimpleNamespace(root_device=torch.device(device))
-    return SimpleNamespace(num_nodes=1, num_devices=devices, strategy=strategy)
+    return SimpleNamespace(num_nodes=nodes, num_devices=devices, strategy=strategy)
+
+
+def test_machines_that_nothing_starts_together_are_not_waited_for(monkeypatch):
+    for name in ("MASTER_ADDR", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "LSB_JOBID", "KUBERNETES_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match=r"expected 3 machines to be started together.*torchrun or SLURM"):
+        check_processes(trainer(nodes=3), nn.Linear(2, 2), "fit", sync_batchnorm=False)
+    monkeypatch.setenv("MASTER_ADDR", "node0")
+    check_processes(trainer(nodes=3), nn.Linear(2, 2), "fit", sync_batchnorm=False)
 
 
 def test_what_processes_would_not_share_is_refused():

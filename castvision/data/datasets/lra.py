@@ -116,7 +116,10 @@ def _read_samples(folder: Path) -> list[tuple[Path, int]]:
     named_by: dict[Path, Path] = {}
     for file in sorted(files, key=lambda f: int(f.stem)):
         for row in read_metadata(file):
-            path = folder / row[0] / row[1]
+            named = Path(row[0], row[1])
+            if named.is_absolute() or ".." in named.parts:
+                raise ValueError(f"expected images inside {folder}, got {str(named)!r} in {file}; remove that line")
+            path = folder / named
             if not path.exists():
                 raise FileNotFoundError(f"{file} names {path}, which is missing; the set is incomplete")
             if path in named_by:

@@ -88,6 +88,16 @@ def test_half_written_folders_are_named(tmp_path: Path) -> None:
         LRAPathfinder(tmp_path)
 
 
+@pytest.mark.parametrize("place", ["..", "/etc", "imgs/../.."])
+def test_metadata_name_images_of_their_own_folder(tmp_path: Path, place: str) -> None:
+    make_release(tmp_path / "set", 3, 0)
+    Image.new("L", (32, 32)).save(tmp_path / "sample_0.png")
+    file = tmp_path / "set" / "metadata" / "0.npy"
+    file.write_text(" ".join([place, "sample_0.png", "0", "1", *"1234567"]) + "\n")
+    with pytest.raises(ValueError, match="expected images inside"):
+        LRAPathfinder(tmp_path / "set")
+
+
 def test_grey_cifar(tmp_path: Path) -> None:
     folder = tmp_path / CIFAR10.base_folder
     folder.mkdir()
