@@ -164,10 +164,14 @@ def _weigh_group(keys: list[Key], settings: Settings) -> Outcome:
     side_by_side = 1 if settings.device == "cuda" else os.cpu_count() or 1
     peaks, failures = weigh(keys, settings.threads, side_by_side)
     measurements = [single_measurement(key.of(quantity="bytes"), peak.bytes) for key, peak in peaks.items()]
+    return measurements + whole_from_thin(measurements), failures
+
+
+def whole_from_thin(measurements: Iterable[Measurement]) -> list[Measurement]:
+    """Peak memory of full attention of all heads: that of a layer of one head times H."""
     thin = [each for each in measurements if each.key.subject == "sdpa-thin"]
     note = f"a layer of one head, times {HEADS}"
-    whole = [single_measurement(m.key.of(subject="sdpa"), HEADS * m.value, note, repeats=0) for m in thin]
-    return measurements + whole, failures
+    return [single_measurement(m.key.of(subject="sdpa"), HEADS * m.value, note, repeats=0) for m in thin]
 
 
 def _measure_matmul(key: Key, settings: Settings) -> Outcome:

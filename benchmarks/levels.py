@@ -1,7 +1,8 @@
 """The levels: what can be measured, by the word of the command line, and the choices of a run.
 
 A level is a depth at which attention is looked at: the operator, the layer around it, the block, the model, the data
-that feed it, and the prediction of a large image. Each gives the tasks of a run, and a task gives measurements.
+that feed it, the prediction of a large image, and the layer again beside other papers'. Each gives the tasks of a run,
+and a task gives measurements.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ LEVELS: dict[str, str] = {
     "model": "benchmarks.attention:model_tasks",
     "data": "benchmarks.generators:data_tasks",
     "tiled": "benchmarks.tiled:tiled_tasks",
+    "peers": "benchmarks.peers:peer_tasks",
 }
 """Function that makes a level's tasks from the settings, by the level's name; imported when the level runs."""
+
+UNASKED = tuple(level for level in LEVELS if level not in ("tiled", "peers"))
+"""Those of a run that names none: the others take their time."""
 
 SIZES = (256, 1024, 4096, 16384, 65536)
 QUICK_LIMIT = 4096
@@ -33,7 +38,7 @@ class Settings:
 
     Attributes:
         levels: Names of :data:`LEVELS`.
-        sizes: Tokens N, ascending, for op, layer and block.
+        sizes: Tokens N, ascending, for op, layer, block and peers.
         dtypes: Of "fp32" and "bf16".
         device: "cpu" or "cuda".
         threads: Of torch.

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.levels import LEVELS, QUICK_LIMIT, SIZES, Settings, Task, make_tasks
+from benchmarks.levels import LEVELS, QUICK_LIMIT, SIZES, UNASKED, Settings, Task, make_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,8 @@ the same folder. --quick stays at {QUICK_LIMIT:,} tokens and ends in a minute. -
 exits 1 if one is missed; goals whose hardware is absent are listed as not measured and do not count: those in bf16 need
 a CPU with AMX.
 Levels: op (attention alone), layer (with its projections: time, routing's share, memory), block (beside attention
-removed), model (whole models on one image), data (the Pathfinder generator and its loader), tiled (a large image).
+removed), model (whole models on one image), data (the Pathfinder generator and its loader), tiled (a large image),
+peers (the layer beside other papers').
 On pretrained weights, with options of their own (--help after the word): fidelity (distances to full attention's
 features) and heads (what segmentation heads make of them).
 """
@@ -46,7 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="castvision benchmark", description=__doc__, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("levels", nargs="*", metavar="LEVEL", help=f"of {', '.join(LEVELS)} (default: all but tiled)")
+    parser.add_argument(
+        "levels", nargs="*", metavar="LEVEL", help=f"of {', '.join(LEVELS)} (default: all but tiled and peers)"
+    )
     parser.add_argument("--quick", action="store_true", help="a minute's look")
     parser.add_argument("--check", action="store_true", help="measure what the goals need and judge them")
     parser.add_argument("--output", type=Path, metavar="DIR", help="(default: a new folder under runs/)")
@@ -103,7 +106,7 @@ def make_settings(args: argparse.Namespace) -> Settings:
         sizes = tuple(size for size in sizes if size <= QUICK_LIMIT) or (QUICK_LIMIT,)
     peers = args.peers if args.peers is not None else QUICK_PEERS if args.quick else PEERS
     native = ("fp32", "bf16") if args.device == "cuda" or has_bf16() else ("fp32",)
-    levels = args.levels or [level for level in LEVELS if level != "tiled"]
+    levels = args.levels or UNASKED
     return Settings(
         levels=tuple(levels), sizes=sizes, dtypes=tuple(dict.fromkeys(args.dtype or native)),
         device=args.device, threads=args.threads, img_size=args.img_size or (QUICK_IMG_SIZE if args.quick else 1024),

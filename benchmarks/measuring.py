@@ -212,7 +212,7 @@ def measure_peak(key: Key) -> Peak:
     from benchmarks.subjects import make_subject
 
     small = Key("layer", "cast", _WARM_UP_TOKENS, key.dtype, key.phase, key.device)
-    warm = make_subject(key.of(size=_WARM_UP_TOKENS) if key.level == "layer" else small)
+    warm = make_subject(key.of(size=_WARM_UP_TOKENS) if key.level in ("layer", "peers") else small)
     with warm.ready():
         warm.run()
     del warm

@@ -2,11 +2,13 @@
 
     op       cast_attention, or scaled_dot_product_attention, on queries, keys and values that are given
     layer    with both projections: CastAttention, or FullAttention on a fused kernel
+    peers    the same, and other papers' attention by the word of ``attention=``, as each comes
     block    CastBlock, or the same with the attention's core replaced by the values ("no-core")
     model    a registered model on one image
 
 Ours: "cast" is near and far as it comes, "cast-anchors" the same with 64 anchors, "cast-paper" the paper's attention
-over a partition into sqrt(N) clusters of learned surrogates; "routing" is what forms the clusters of "cast", alone.
+over a partition into sqrt(N) clusters of learned surrogates; "windows" are those of "cast" without what is far;
+"routing" is what forms the clusters of "cast", alone.
 Full attention: "sdpa", on the kernel that torch chooses; "sdpa-head" is the core of one head, "sdpa-thin" a layer of
 one head on its share of the width: they stand for sizes where all heads would take minutes.
 
@@ -33,6 +35,7 @@ from castvision.models.convert import convert
 from castvision.ops import AttentionOptions, cast_attention, make_options
 from castvision.ops.partitions import cluster_grid, window_size_for
 from castvision.ops.surrogates import form_clusters
+from castvision.peers import PEERS, make_peer
 
 WIDTH, HEADS = 384, 6
 HEAD_DIM = WIDTH // HEADS
@@ -128,6 +131,8 @@ def variant_options(name: str, tokens: int) -> dict[str, Any]:
     """Options of the attention that one of ``VARIANTS`` names."""
     if name == "cast-paper":
         return {"attention": "paper", "assignment": "sa_topk", "num_clusters": round(tokens**0.5)}
+    if name == "windows":
+        return {"summaries": "none"}
     return {"anchors": 64} if name == "cast-anchors" else {}
 
 
@@ -175,7 +180,11 @@ def _make_layer(key: Key) -> Subject:
         return _make_op(key)
     width, heads = (HEAD_DIM, 1) if key.subject == "sdpa-thin" else (WIDTH, HEADS)
     layer: nn.Module
-    if key.subject in (*VARIANTS, "routing"):
+    prefix = 0
+    if key.level == "peers" and key.subject in PEERS:
+        prefix = PEERS[key.subject].reg_tokens
+        layer = make_peer(key.subject, width, heads, {}, qkv_bias=True, num_prefix_tokens=prefix)
+    elif key.subject in (*VARIANTS, "windows", "routing"):
         layer = CastAttention(width, heads, qkv_bias=True, **variant_options(key.subject, key.size))
     elif key.subject == "no-core":
         layer = ValueAttention(width, heads, qkv_bias=True)
@@ -185,7 +194,7 @@ def _make_layer(key: Key) -> Subject:
         raise ValueError(f"expected a subject of level layer, got {key.subject!r}")
     made = RoutingSubject if key.subject == "routing" else Subject
     call = partial(_prepare(layer, key), grid_size=list(most_square(key.size)))
-    return made(call, [_new(key, 1, key.size, width)], key.phase, layer, blank_share(key.inputs))
+    return made(call, [_new(key, 1, prefix + key.size, width)], key.phase, layer, blank_share(key.inputs))
 
 
 def _make_block(key: Key) -> Subject:
@@ -225,6 +234,7 @@ def create_model(name: str, img_size: int) -> Any:
 _MAKERS: dict[str, Callable[[Key], Subject]] = {
     "op": _make_op,
     "layer": _make_layer,
+    "peers": _make_layer,
     "block": _make_block,
     "model": _make_model,
 }

@@ -16,10 +16,12 @@ from castvision_cli.arguments import (
     add_tile_arguments,
     fits_images,
     new_parser,
+    positive,
     resolve_device,
     tile_options,
 )
 from castvision_cli.early_checks import check_cluster, check_given, check_model, check_output, check_sources
+from castvision_cli.instance_options import add_instance_arguments, check_instance_options, instances_asked_for
 
 if TYPE_CHECKING:
     import argparse
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from castvision.inference.evaluation import Evaluation
+    from castvision.inference.instances.finding import InstanceOptions
+    from castvision.inference.predictor import Predictor
 
 _DESCRIPTION = """\
 Measure a trained model on images whose answers are known: images and masks of the same names, or polygons and points
@@ -47,6 +51,8 @@ _EPILOG = """\
 examples:
   %(prog)s --model runs/tissue/best.ckpt --images test/images --masks test/masks --output out
   %(prog)s --model runs/land/best.ckpt --images tiles --vector '{path: land.geojson, attribute: use}' --output out
+  %(prog)s --model runs/nuclei/best.ckpt --images test/images --instance-masks test/objects --instances watershed \\
+      --output out
   %(prog)s --model runs/flowers/best.ckpt --images test --output out
   %(prog)s --model runs/scenes/best.ckpt --labels test.csv --output out
   %(prog)s --model runs/slide_labels/best.ckpt --images tiles --labels test.csv --output out
@@ -78,6 +84,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="polygons and points in place of masks, as in a configuration of windows: '{path: labels.geojson, "
         "attribute: landuse}', and if need be classes, unlabelled, point_radius, crs and layer",
     )
+    add(
+        "--instance-masks",
+        type=Path,
+        metavar="DIR",
+        help="the number of each pixel's object, 0 = none, under the images' names: measures panoptic quality of the "
+        "objects that --instances finds; for a model of one class beside a background, no --masks are needed",
+    )
     add("--labels", type=Path, metavar="LIST.csv", help="images, or slides, and their labels")
     add("--allow-outside-root", action="store_true", help="let the list name files outside its folder; if you trust it")
     add_bands_argument(parser)
@@ -86,6 +99,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_cluster_argument(parser)
     add_scale_argument(parser)
     add_tile_arguments(parser)
+    group = add_instance_arguments(parser)
+    group.add_argument("--min-area", type=positive, default=1, metavar="PIXELS", help="smallest object (default: 1)")
     return parser
 
 
@@ -127,6 +142,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         truth = [*masks.values()]
         if vector is not None:
             masks, truth = _drawn(vector, images, predictor.class_names), [Path(str(vector["path"]))]
+        objects = instances_asked_for(arguments, min_area=arguments.min_area)
+        references = match_masks(arguments.instance_masks, images)
+        if objects is not None and not masks:
+            masks = _numbered(references, predictor, objects)
+        truth += [*references.values()]
         output = OutputFolder(arguments.output, overwrite=arguments.overwrite, protected=[*images, *truth])
         from rich.console import Console
 
@@ -134,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from castvision_cli.images import each_image, print_end
 
         how: dict[str, Any] = {"label_map": label_map, "table": table, "mpp": arguments.mpp, "bands": arguments.bands}
+        how |= {"instances": objects, "references": references}
         how |= {"tiles": tile_options(arguments, predictor), "fits": fits_images(arguments, predictor)}
         evaluation = Evaluation(predictor, images, masks, **how)
         console = Console()
@@ -165,9 +186,31 @@ def _checked(arguments: argparse.Namespace) -> tuple[dict[Any, Any] | None, dict
     check_model(arguments.model)
     check_output(arguments.output, is_open=arguments.overwrite)
     check_given(arguments.masks, "mask or folder of masks")
+    check_given(arguments.instance_masks, "mask or folder of masks")
+    check_instance_options(arguments)
+    if (arguments.instances is None) != (arguments.instance_masks is None):
+        raise ValueError("expected --instances and --instance-masks together, got one of them; give both, or none")
     if vector is not None:
         check_given(Path(str(vector.get("path", ""))), "file of labels")
     return label_map, vector
+
+
+def _numbered(references: dict[Path, Path], predictor: Predictor, how: InstanceOptions) -> dict[Path, Any]:
+    """Masks of classes from masks of objects.
+
+    Raises:
+        ValueError: Several classes: which one an object has is not known.
+    """
+    from castvision.inference.instances.references import NumberedMask
+
+    names = predictor.class_names
+    things = how.classes(names) if predictor.parts.task == "segmentation" else []
+    if len(names) != 2 or len(things) != 1:
+        raise ValueError(
+            f"expected --masks beside --instance-masks for a model of the classes {', '.join(names[:8])}: which of "
+            "them an object has is not known"
+        )
+    return {image: NumberedMask(path, 1 - things[0], things[0]) for image, path in references.items()}
 
 
 def _on_cluster(

@@ -25,6 +25,13 @@ from castvision_cli.arguments import (
     tile_options,
 )
 from castvision_cli.early_checks import check_cluster, check_given, check_model, check_output, check_sources
+from castvision_cli.instance_options import (
+    FILES,
+    add_instance_arguments,
+    check_instance_options,
+    instances_asked_for,
+    listed,
+)
 from castvision_cli.resuming import RUN_FILE, open_output, settings_of_run
 from castvision_cli.stopping import exit_code, told
 
@@ -44,6 +51,9 @@ A segmentation model writes for each image masks/NAME.tif (tiled, with overviews
 of at most 16 megapixels without georeference), whose values are the classes and, where there is no data, the largest
 value, and overlays/NAME.png; on request polygons/NAME.geojson and probabilities/NAME.tif. A classification model gives
 its most probable classes. For all: predictions.csv (classes with pixels, areas, probabilities) and summary.json.
+With --instances also single objects: instances/NAME.tif (the number of each pixel's object, 32 bits, 0 = none), .json
+(COCO, run lengths), .geojson (a feature for each) and .csv (class, area, perimeter, centroid and box, in pixels and on
+the ground).
 Embeddings of slides (*.h5 of castvision embed) and a model of slide labels give probabilities and attention/NAME.png,
 with --geojson attention/NAME.geojson.
 """
@@ -51,6 +61,7 @@ with --geojson attention/NAME.geojson.
 _EPILOG = """\
 examples:
   %(prog)s scan.tif --model runs/tissue/best.ckpt --output out --mpp 0.5
+  %(prog)s slide.svs --model runs/nuclei/best.ckpt --output out --instances watershed --min-area 20
   %(prog)s photos/ 'more/*.jpg' --model runs/cracks/best.ckpt --output out --geojson
 
 exit code: 0 all images done, 1 some images failed (named at the end), 2 wrong arguments, nothing written
@@ -79,10 +90,13 @@ def build_parser() -> argparse.ArgumentParser:
     add = group.add_argument
     add("--overlay", action=argparse.BooleanOptionalAction, default=True, help="the picture with the mask laid over it")
     add("--geojson", action="store_true", help="polygons of all classes but a background")
-    add("--min-area", type=positive, default=1, metavar="PIXELS", help="smallest polygon (default: 1)")
+    add("--min-area", type=positive, default=1, metavar="PIXELS", help="smallest polygon or object (default: 1)")
     add("--simplify", type=from_zero, default=0.0, metavar="PIXELS", help="tolerance of outlines (default: 0, exact)")
     add("--probabilities", action="store_true", help="probabilities of all classes as float32 TIFF (4 bytes each)")
     add("--top", type=positive, default=5, help="classes listed by a classification model (default: 5)")
+    group = add_instance_arguments(parser)
+    files = "of tiff, coco, geojson and csv (default: all)"
+    group.add_argument("--instance-files", type=listed, metavar="KIND,…", help=files)
     return parser
 
 
@@ -103,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_model(arguments.model)
         check_output(arguments.output, is_open=arguments.overwrite or arguments.resume)
         check_given(arguments.mask, "mask or folder of masks")
+        check_instance_options(arguments)
         is_onnx = Path(arguments.model).suffix == ONNX
         device = check_onnx_options(arguments) if is_onnx else resolve_device(arguments.device)
         # NOTE: imported here, so that --help and what is wrong so far answer at once.
@@ -125,6 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         fits = fits_images(arguments, predictor)
         same = "mpp bands min_foreground overlay geojson min_area simplify probabilities top resume".split()
         chosen = {name: getattr(arguments, name) for name in same}
+        chosen |= {"instances": instances_asked_for(arguments, min_area=arguments.min_area)}
+        chosen |= {"instance_files": arguments.instance_files or FILES}
         options = Options(tiles=tiles, fits=fits, blank=arguments.skip_blank, **chosen)
         run = PredictionRun(predictor, output, options)
         output.write(RUN_FILE, json.dumps(settings, indent=1).encode())
@@ -216,5 +233,7 @@ def describe(record: Record) -> str:
     seam = record["seam"]
     agreement = "" if seam is None else f", tiles disagree on {seam['labels']:.4f} of overlapping pixels"
     speed = f"{record['seconds']:.1f} s, {record['megapixels_per_second']:.2f} megapixels/s"
+    if "instances" in record:
+        line = f"{line}, {record['instances']['count']:,} objects"
     told = f"; {record['scale']}" if record.get("scale") else ""
     return f"{line}, {record['tiles_run']:,} tiles{skipped}, {speed}{agreement}{told}"

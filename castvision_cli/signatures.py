@@ -66,8 +66,8 @@ def check_options(
             named = section.get("class_path")
             _check_class(part, named, is_closed)
             known = classes[part] if part == "trainer" or named is None else arguments_of(str(named))
-            values = section if part == "trainer" else section.get("init_args") or {}
-            for key, value in values.items():
+            values = section if part == "trainer" else section.get("init_args")
+            for key, value in values.items() if isinstance(values, dict) else ():
                 _check(part, str(key), known)
                 _check_value(part, str(key), value, known, is_closed)
 

@@ -174,6 +174,7 @@ PUBLIC = {
         "ASSIGNMENTS", "AttentionOptions", "Routing", "cast_attention", "check_choice", "coverage", "make_options",
         "resample_surrogates",
     },
+    "castvision.peers": {"PEERS", "check_peer_options", "make_core", "make_peer"},
     "castvision.visualization": {"ClusterMap", "cluster_maps"},
 }  # fmt: skip
 

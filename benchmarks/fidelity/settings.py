@@ -59,6 +59,28 @@ class Setting:
         return tuple(range(self.full_every - 1, depth, self.full_every)) if self.full_every else ()
 
 
+@dataclass(frozen=True)
+class PeerSetting(Setting):
+    """Another paper's attention, which needs no training either.
+
+    Attributes:
+        clusters: Times sqrt(N): the number that ``counted`` names, e.g. keys of a chunk, landmarks or clusters.
+        counted: The peer's option that it sets; empty: nothing follows the image.
+    """
+
+    counted: str = ""
+
+    def arguments(self, rows: int, cols: int) -> dict[str, Any]:
+        """See :meth:`Setting.arguments`."""
+        if self.options is None:
+            raise ValueError(f"expected a setting with a peer's attention, got {self.name!r}")
+        found = dict(self.options)
+        if self.counted and self.clusters is not None:
+            wanted = round(self.clusters * (rows * cols) ** 0.5)
+            found[self.counted] = wanted if self.counted != "kernel_size" else 2 * round((wanted**0.5 - 1) / 2) + 1
+        return found
+
+
 _MEAN = {"summaries": "mean"}
 _QUERY = {"summaries": "query_weighted"}
 _ANCHORS = {**_QUERY, "anchors": 64}
@@ -82,6 +104,19 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("own cluster instead of window", 1, None, {"neighborhood": "cluster", "assignment": "sa_topk", **_MEAN}),
     Setting("windows of 18", None, 18, {"summaries": "none"}),
     Setting("windows of 18, every third block full", None, 18, {"summaries": "none"}, full_every=3),
+    PeerSetting("SMYRF, 4 rounds of √N", 1, None, {"attention": "smyrf", "rounds": 4}, counted="chunk_size"),
+    PeerSetting("SMYRF, 8 rounds of 2√N", 2, None, {"attention": "smyrf", "rounds": 8}, counted="chunk_size"),
+    PeerSetting("SECViT, clusters of 4√N", 4, None, {"attention": "secvit"}, counted="chunk_size"),
+    PeerSetting("ClusTR, density peaks, 4√N", 4, None, {"attention": "clustr"}, counted="num_clusters"),
+    PeerSetting(
+        "ClusTR, k-means, 4√N, by size",
+        4,
+        None,
+        {"attention": "clustr", "centers": "kmeans", "scales": 1, "proportional": True},
+        counted="num_clusters",
+    ),
+    PeerSetting("Nyström, 4√N landmarks", 4, None, {"attention": "nystrom"}, counted="num_landmarks"),
+    PeerSetting("neighbourhood of 4√N", 4, None, {"attention": "neighborhood"}, counted="kernel_size"),
     Setting("tiles, overlapping", options=None, way=TILES),
     Setting("half the size", options=None, way=HALF),
 )

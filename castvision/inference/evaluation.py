@@ -19,6 +19,9 @@ from castvision.data.reading.folders import nfc
 from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found, map_by_names, read_class_names
 from castvision.errors import FAILURES
 from castvision.inference.fitted import FittedModel
+from castvision.inference.instances.measuring import ObjectMeasure
+from castvision.inference.instances.quality import PanopticTally
+from castvision.inference.panels import PANEL, panels_of
 from castvision.inference.prediction import CLASSIFIER_SIDE
 from castvision.inference.scale import level_to_work_at, mask_at_level
 from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
@@ -47,13 +50,14 @@ if TYPE_CHECKING:
     from castvision.data.datasets.multilabel import LabelTable
     from castvision.data.datasets.vector_labels import VectorMask
     from castvision.inference.files import OutputFolder
+    from castvision.inference.instances.finding import InstanceOptions
     from castvision.inference.predictor import Predictor
+    from castvision.inference.tiled import TiledResult
 
     Truth = ImageReader | ClassReader
 
 Labels = np.ndarray[Any, np.dtype[Any]]
 _WORST = 20
-_PANEL = 384
 _BAND_PIXELS = 1 << 24
 _NEEDED = {
     "segmentation": "needs --masks",
@@ -74,6 +78,7 @@ class Tally:
         records: One for each image, for metrics.json.
         worst: (score, rows of the contact sheet) of the images with the lowest scores.
         answers: Of several labels for an image: what was said and what is true, (classes,) each, of every image.
+        objects: Matches of objects; None where they are not measured.
     """
 
     confusion: Tensor
@@ -82,12 +87,15 @@ class Tally:
     records: list[dict[str, Any]] = field(default_factory=list)
     worst: list[tuple[float, list[Panel]]] = field(default_factory=list)
     answers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    objects: PanopticTally | None = None
 
     def empty(self) -> Tally:
         """One of the same kind of which nothing is counted."""
         classes = len(self.confusion)
         labels = None if self.labels is None else (MultiLabelScores(classes), torch.zeros_like(self.labels[1]))
-        return Tally(torch.zeros_like(self.confusion), None if self.boundary is None else BoundaryF1(classes), labels)
+        boundary = None if self.boundary is None else BoundaryF1(classes)
+        objects = None if self.objects is None else PanopticTally(classes)
+        return Tally(torch.zeros_like(self.confusion), boundary, labels, objects=objects)
 
     def answer(self, said: Tensor, truth: Tensor) -> None:
         """Count the labels of an image."""
@@ -102,6 +110,8 @@ class Tally:
         self.confusion += more.confusion
         if self.boundary is not None and more.boundary is not None:
             self.boundary.counts += more.boundary.counts
+        if self.objects is not None and more.objects is not None:
+            self.objects.merge(more.objects)
         for said, truth in more.answers:
             self.answer(said, truth)
         self.records += more.records
@@ -128,6 +138,8 @@ class Evaluation:
         fits: Show a model that was trained on whole images brought to one size whole images, and count at that size,
             as training does.
         bands: Channels to read; None = those the model was trained on. See `open_for`.
+        instances: Measure single objects, too, found so.
+        references: For each image its mask of objects, then.
 
     Raises:
         ValueError: An untrained model, another kind of truth than it needs, folders that are no classes, a label map
@@ -145,6 +157,8 @@ class Evaluation:
         mpp: float | None = None,
         fits: bool = False,
         bands: Sequence[int] | None = None,
+        instances: InstanceOptions | None = None,
+        references: Mapping[Path, Path] | None = None,
     ) -> None:
         task, names = predictor.parts.task, predictor.class_names
         if task is None:
@@ -154,16 +168,7 @@ class Evaluation:
             raise ValueError(f"{predictor.parts.name} is a {task} model: it {_NEEDED[task]}")
         if label_map is not None and not masks:
             raise ValueError(f"expected no --label-map: a {task} model is measured without masks")
-        self.truth: dict[Path, int] = {}
-        if task == "classification":
-            folders = {path: name.split("/")[0] if "/" in name else path.parent.name for path, name in images.items()}
-            own = {nfc(name): name for name in names}
-            folders = {path: own.get(nfc(folder), folder) for path, folder in folders.items()}
-            unknown = sorted(set(folders.values()) - set(names))
-            if unknown:
-                known = ", ".join(names[:10])
-                raise ValueError(f"expected one folder for each class ({known}), found {', '.join(unknown[:5])}")
-            self.truth = {path: names.index(folder) for path, folder in folders.items()}
+        self.truth = _true_folders(images, names) if task == "classification" else {}
         self.predictor, self.masks, self.tiles, self.mpp, self.fits = predictor, masks, tiles, mpp, fits
         self.bands = bands
         if fits and (tiles.get("tta", "none") != "none" or tiles.get("precision", "fp32") != "fp32"):
@@ -173,6 +178,9 @@ class Evaluation:
             )
         confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
         self.tally = Tally(confusion, BoundaryF1(len(names)) if masks else None)
+        self.objects = None if instances is None else ObjectMeasure(predictor, instances, references or {}, tiles, fits)
+        if self.objects is not None:
+            self.tally.objects = PanopticTally(len(names))
         self.present: dict[Path, Tensor] = {}
         if table is not None:
             self.present = dict(zip(table.images, torch.from_numpy(table.targets).long(), strict=True))
@@ -223,7 +231,7 @@ class Evaluation:
         self.tally.confusion[truth, best] += 1
         score = float(probabilities[truth])
         title = f"{shorten(path.name, 30)}\n{names[truth]}: {score:.3f}; taken for {names[best]}"
-        panel = Panel(title, pictures.display_picture(image, max_side=_PANEL))
+        panel = Panel(title, pictures.display_picture(image, max_side=PANEL))
         facts = {"truth": names[truth], "prediction": names[best], "probability_of_truth": round(score, 6)}
         self.tally.add(path, score, [panel], **facts)
 
@@ -239,7 +247,7 @@ class Evaluation:
         score = 1 - float((probabilities - truth).abs().mean())
         title = f"{shorten(path.name, 30)}\n{', '.join(wanted) or 'none'}; taken for {', '.join(found) or 'none'}"
         listed = {name: round(value, 6) for name, value in zip(names, probabilities.tolist(), strict=True)}
-        panel = Panel(title, pictures.display_picture(image, max_side=_PANEL))
+        panel = Panel(title, pictures.display_picture(image, max_side=PANEL))
         self.tally.add(path, score, [panel], truth=wanted, prediction=found, probabilities=listed)
 
     def _segment(self, path: Path, reader: ImageReader, progress: bool | Callable[[int, int], None]) -> str | None:
@@ -249,27 +257,43 @@ class Evaluation:
             mask = mask_at_level(stored, reader, level)
             names = self.predictor.class_names
             check_labels(mask, len(names))
+            more: dict[str, Any] = {}
             if self.fits:
                 labels, mask = self._fitted(reader, mask, level)
+            elif self.objects is not None:
+                labels, more = self._with_objects(self.objects, path, reader, mask, level, progress)
             else:
-                labels = self._tiled(reader, level, progress)
+                labels = np.asarray(self._tiled(reader, level, progress).labels)
             metrics = segmentation_metrics(compare(labels, mask, self.tally), names)
-            panels = _panels(path, reader, mask, labels, names, metrics["miou"])
+            panels = panels_of(path, reader, mask, labels, names, metrics["miou"])
         mpp = None if reader.mpp is None else reader.mpp * reader.levels[level].downsample
         is_labelled = not math.isnan(metrics["miou"])
-        facts = {name: round(metrics[name], 6) if is_labelled else None for name in ("miou", "pixel_acc")}
+        facts = {name: round(metrics[name], 6) if is_labelled else None for name in ("miou", "pixel_acc")} | more
         self.tally.add(path, metrics["miou"] if is_labelled else math.inf, panels, **facts, level=level, mpp=mpp)
         told = told or remark_on_size(self.predictor, reader, level, self.fits)
         return told and f"{path}: {told}"
 
-    def _tiled(self, reader: ImageReader, level: int, progress: bool | Callable[[int, int], None]) -> Labels:
-        model = TileModel(self.predictor, reader.channels, model_range(self.predictor, reader, level))
+    def _tiled(
+        self, reader: ImageReader, level: int, progress: bool | Callable[[int, int], None], **into: Any
+    ) -> TiledResult:
+        limits = model_range(self.predictor, reader, level)
+        model = TileModel(self.predictor, reader.channels, limits, centres=into.get("output") == "image")
         size = (reader.levels[level].height, reader.levels[level].width)
-        tiles = whole_in_a_tile(self.predictor, self.tiles, size)
-        result = tiled_inference(reader, model, level=level, device=self.predictor.device, progress=progress, **tiles)
-        if result.labels is None:
-            raise RuntimeError("tiled_inference gave no labels")
-        return result.labels
+        how = {**whole_in_a_tile(self.predictor, self.tiles, size), **into}
+        return tiled_inference(reader, model, level=level, device=self.predictor.device, progress=progress, **how)
+
+    def _with_objects(
+        self, objects: ObjectMeasure, path: Path, reader: ImageReader, mask: Truth, level: int, progress: Any
+    ) -> tuple[Labels, dict[str, Any]]:
+        """Labels, and what is counted of the image's objects, for its record."""
+        labels, *found = objects.predicted(
+            lambda sink: self._tiled(reader, level, progress, output=objects.kind, sink=sink)
+        )
+        truth = mask.read(0, 0, mask.height, mask.width)[..., 0].astype(np.uint8)
+        counts = objects.compare(path, reader, level, labels, (found[0], found[1]), truth)
+        if self.tally.objects is not None:
+            self.tally.objects.merge(counts)
+        return labels, counts.facts(objects.things)
 
     def _fitted(self, reader: ImageReader, mask: Truth, level: int) -> tuple[Labels, ImageReader]:
         """Labels and truth at the size the model is shown."""
@@ -306,6 +330,9 @@ class Evaluation:
             totals["boundary_f1"] = float(contours.nanmean())
             for row, value in zip(rows, contours.tolist(), strict=True):
                 row["boundary_f1"] = None if math.isnan(value) else value
+            if tally.objects is not None and self.objects is not None:
+                totals |= tally.objects.means(self.objects.things)
+                tally.objects.describe(rows, self.objects.things)
         content = {
             "castvision": castvision.__version__,
             "model": name,
@@ -334,6 +361,18 @@ class Evaluation:
         is_seen = (self.tally.confusion.sum(dim=0) + self.tally.confusion.sum(dim=1)) > 0
         present = [*is_seen.nonzero()[:, 0].tolist(), -1]
         return class_entries(present, names, pictures.background_class(names), "ignored, no data")
+
+
+def _true_folders(images: dict[Path, str], names: tuple[str, ...]) -> dict[Path, int]:
+    """The class of each image, by its folder."""
+    folders = {path: name.split("/")[0] if "/" in name else path.parent.name for path, name in images.items()}
+    own = {nfc(name): name for name in names}
+    folders = {path: own.get(nfc(folder), folder) for path, folder in folders.items()}
+    unknown = sorted(set(folders.values()) - set(names))
+    if unknown:
+        known = ", ".join(names[:10])
+        raise ValueError(f"expected one folder for each class ({known}), found {', '.join(unknown[:5])}")
+    return {path: names.index(folder) for path, folder in folders.items()}
 
 
 def _label_rows(scores: Tensor, counts: Tensor, names: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -409,27 +448,3 @@ def compare(labels: Labels, mask: Truth, tally: Tally) -> Tensor:
             tally.boundary.update(predicted[None], truth[None])
     tally.confusion += confusion
     return confusion
-
-
-def _panels(
-    path: Path, reader: ImageReader, mask: Truth, labels: Labels, names: tuple[str, ...], miou: float
-) -> list[Panel]:
-    picture = pictures.display_picture(read_reduced(reader, _PANEL), max_side=_PANEL)
-    step = max(1, max(labels.shape) // _PANEL)
-    rows = [mask.read(y, 0, 1, mask.width)[0, ::step, 0] for y in range(0, mask.height, step)]
-    truth, predicted = np.stack(rows).astype(np.int64), labels[::step, ::step].astype(np.int64)
-    truth[truth == IGNORED] = -1
-    predicted[predicted == np.iinfo(labels.dtype).max] = -1
-    right = np.where((truth < 0) | (predicted < 0), -1, truth == predicted).astype(np.int64)
-    background = pictures.background_class(names)
-    shown = {
-        "truth": (truth, background),
-        f"prediction, mIoU {miou:.3f}": (predicted, background),
-        "errors (tinted)": (right, 1),
-    }
-    size = (picture.shape[0], picture.shape[1])
-    overlays = [
-        Panel(title, pictures.overlay_labels(picture, pictures.resize_labels(values, size), untinted=kept))
-        for title, (values, kept) in shown.items()
-    ]
-    return [Panel(shorten(path.name, 30), picture), *overlays]

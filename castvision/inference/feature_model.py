@@ -18,6 +18,7 @@ from castvision.models.convert import convert, is_converted
 from castvision.models.recipe import near_misses
 from castvision.models.segmenter import unwrap
 from castvision.models.weights import explained
+from castvision.peers.layer import PeerLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -201,7 +202,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _set_attention(model: nn.Module, name: str, attention: str | None, default: str) -> None:
     """Convert a model of timm's, or refuse what one with clustered attention cannot have."""
-    is_ours = is_converted(model) or any(isinstance(module, CastAttention) for module in model.modules())
+    ours = (CastAttention, PeerLayer)
+    is_ours = is_converted(model) or any(isinstance(module, ours) for module in model.modules())
     if not is_ours:
         convert(model, attention=attention or default)
     elif attention is not None:

@@ -87,6 +87,11 @@ class OnnxPredictor:
         return self.parts.task != "features"
 
     @property
+    def gives_centres(self) -> bool:
+        """Never: an exported model gives classes."""
+        return False
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """One name for each class."""
         return self.parts.class_names

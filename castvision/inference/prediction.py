@@ -8,7 +8,8 @@ import io
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +18,8 @@ import castvision
 from castvision.data.reading import open_image
 from castvision.errors import FAILURES
 from castvision.files import part_of
+from castvision.inference.instances.finding import InstanceOptions, find_instances
+from castvision.inference.maps import Kind, Maps, maps_of, with_classes
 from castvision.inference.scale import level_to_work_at
 from castvision.inference.sinks import FileSink
 from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
@@ -24,6 +27,7 @@ from castvision.inference.tile_source import Skip
 from castvision.inference.tiled import TiledResult, bands_at_once, tiled_inference
 from castvision.inference.tiling import make_grid
 from castvision.inference.whole_images import remark_on_size, whole_image
+from castvision.inference.writers.instance_outputs import KINDS, check_size, write_instances
 from castvision.inference.writers.polygons import write_geojson
 from castvision.inference.writers.preview import overlay_preview, read_reduced
 from castvision.inference.writers.raster import write_png, write_tiff
@@ -31,7 +35,6 @@ from castvision.visualization.pictures import background_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from castvision.data import Georeference, ImageReader
     from castvision.inference.files import OutputFolder
@@ -64,6 +67,8 @@ class Options:
         simplify: Tolerance of outlines, in pixels.
         probabilities: Write the probabilities of all classes.
         top: Classes listed by a classification model; of several labels for an image, all are.
+        instances: Find single objects, and how; None = classes of pixels alone.
+        instance_files: Which files are written of them, see `castvision.inference.writers.instance_outputs.KINDS`.
         resume: Go on with an interrupted run in the same folder.
     """
 
@@ -79,7 +84,38 @@ class Options:
     simplify: float = 0.0
     probabilities: bool = False
     top: int = 5
+    instances: InstanceOptions | None = None
+    instance_files: tuple[str, ...] = KINDS
     resume: bool = False
+
+
+def things_of(
+    predictor: Predictor | OnnxPredictor, how: InstanceOptions, tiles: dict[str, Any], fits: bool
+) -> list[int]:
+    """The classes that have objects, if a model can give these.
+
+    Args:
+        predictor: The model.
+        how: What is asked for.
+        tiles: Keywords of `tiled_inference`.
+        fits: See `Options`.
+
+    Raises:
+        ValueError: It says why not.
+    """
+    name = predictor.parts.name
+    if predictor.parts.task != "segmentation":
+        raise ValueError(f"{name} is a {predictor.parts.task} model: objects take a segmenter; leave out --instances")
+    if how.how == "centres":
+        if not predictor.gives_centres:
+            raise ValueError(
+                f"{name} gives no centres of objects; train it with --config instances, or find objects by "
+                "--instances components or watershed"
+            )
+        if tiles.get("tta", "none") != "none" or fits:
+            told = "--tta" if tiles.get("tta", "none") != "none" else "whole images brought to one size; give --tile"
+            raise ValueError(f"expected --instances centres without {told}: offsets would have to be turned or scaled")
+    return how.classes(predictor.class_names)
 
 
 class PredictionRun:
@@ -91,7 +127,7 @@ class PredictionRun:
         options: How.
 
     Raises:
-        ValueError: An untrained model, or one without classes.
+        ValueError: An untrained model, or one without classes, or that cannot give the objects asked for.
     """
 
     def __init__(self, predictor: Predictor | OnnxPredictor, output: OutputFolder, options: Options) -> None:
@@ -100,6 +136,8 @@ class PredictionRun:
         if not predictor.has_classes:
             raise ValueError(f"{predictor.parts.name} {NO_CLASSES}")
         self.predictor, self.output, self.options = predictor, output, options
+        how = options.instances
+        self.things = [] if how is None else things_of(predictor, how, options.tiles, options.fits)
         self.records: list[Record] = []
 
     def predict(
@@ -180,22 +218,30 @@ class PredictionRun:
     ) -> Record:
         store = self.store(name)
         store.parent.mkdir(parents=True, exist_ok=True)
+        if self.options.instances is not None:
+            size = reader.levels[level]
+            check_size((size.height, size.width), self.options.instance_files)
         sink = FileSink(store, resume=self.options.resume)
+        names = self.predictor.class_names
         try:
             result = self._tiled(reader, level, mask_path, sink, progress)
-            labels = sink.argmax() if self.options.probabilities else sink
+            maps = maps_of(sink, self._kind, len(names))
             try:
-                files = self._write(reader, level, name, labels, sink)
+                if self._kind == "image":
+                    result = with_classes(result, maps, len(names))
+                written = self._write(reader, level, name, maps)
             finally:
-                labels.discard()
+                maps.discard()
         except FAILURES:
             sink.discard()  # a stopped process leaves it, a failure that would come again does not
             raise
         sink.discard()
-        return {**_facts(result, self.predictor.class_names), "files": files}
+        return {**_facts(result, names), **written}
 
     @property
-    def _kind(self) -> Literal["labels", "probabilities"]:
+    def _kind(self) -> Kind:
+        if self.options.instances is not None and self.options.instances.how == "centres":
+            return "image"
         return "probabilities" if self.options.probabilities else "labels"
 
     def store(self, name: str) -> Path:
@@ -258,10 +304,11 @@ class PredictionRun:
     def _model(self, reader: ImageReader, level: int) -> Callable[..., Any]:
         if self.options.fits:
             return self.predictor.fitted(reader.dtype, reader.name)
-        return TileModel(self.predictor, reader.channels, model_range(self.predictor, reader, level))
+        limits = model_range(self.predictor, reader, level)
+        return TileModel(self.predictor, reader.channels, limits, centres=self._kind == "image")
 
-    def _write(self, reader: ImageReader, level: int, name: str, labels: FileSink, sink: FileSink) -> list[str]:
-        names = self.predictor.class_names
+    def _write(self, reader: ImageReader, level: int, name: str, maps: Maps) -> Record:
+        names, labels = self.predictor.class_names, maps.labels
         nodata = int(np.iinfo(labels.dtype).max)
         background = background_class(names)
         down, across = reader.pixels_across(level)
@@ -272,10 +319,10 @@ class PredictionRun:
         files = [f"masks/{name}.{'png' if is_small else 'tif'}"]
         with self.output.draft(files[0]) as draft:
             write_png(draft, labels) if is_small else write_tiff(draft, labels, nodata=nodata, **scale)
-        if self.options.probabilities:
+        if self.options.probabilities and maps.probabilities is not None:
             files.append(f"probabilities/{name}.tif")
             with self.output.draft(files[-1]) as draft:
-                write_tiff(draft, sink, nodata=math.nan, **scale)
+                write_tiff(draft, maps.probabilities, nodata=math.nan, **scale)
         if self.options.overlay:
             files.append(f"overlays/{name}.png")
             picture = overlay_preview(reader, labels, nodata=nodata, names=names)
@@ -291,7 +338,35 @@ class PredictionRun:
             if ground is not None and ground.has_crs and ground.epsg is None:
                 files.append(f"polygons/{name}.wkt")
                 self.output.write(files[-1], _wkt(ground, reader.name).encode())
-        return files
+        objects: Record = {}
+        if self.options.instances is not None:
+            objects, more = self._write_instances(reader, name, maps, scale, self.options.instances)
+            files += more
+        return {**objects, "files": files}
+
+    def _write_instances(
+        self, reader: ImageReader, name: str, maps: Maps, scale: dict[str, Any], how: InstanceOptions
+    ) -> tuple[Record, list[str]]:
+        """Find the objects and write their files; what is said of them, and the files."""
+        options, names = self.options, self.predictor.class_names
+        probabilities, fields = maps.probabilities, maps.fields
+        found = find_instances(maps.labels, how, self.things, probabilities=probabilities, fields=fields)
+        across, down = reader.width / maps.labels.shape[1], reader.height / maps.labels.shape[0]
+        try:
+            files = write_instances(
+                self.output, name, found, names, image=Path(reader.name).name, things=self.things,
+                kinds=options.instance_files, pixel_size=(across, down), simplify=options.simplify, **scale,
+            )  # fmt: skip
+        finally:
+            found.ids.discard()
+        ground = scale["georeference"]
+        if "geojson" in options.instance_files and ground is not None and ground.has_crs and ground.epsg is None:
+            files.append(f"instances/{name}.wkt")
+            self.output.write(files[-1], _wkt(ground, reader.name).encode())
+        counts = np.bincount(found.classes[1:], minlength=len(names)).tolist()
+        counted = {names[label]: counts[label] for label in self.things}
+        facts = {"how": how.how, "count": len(found), "classes": counted, "pixels_in_none": found.lost}
+        return {"instances": facts}, files
 
     def write_tables(self, failed: list[dict[str, str]]) -> None:
         """Write predictions.csv, without columns that would be empty, and summary.json.

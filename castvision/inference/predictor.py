@@ -15,6 +15,7 @@ from castvision.data.reading.overview import make_context
 from castvision.data.transforms.model_input import to_model_input
 from castvision.errors import CheckpointError, one_line
 from castvision.files import read_json
+from castvision.models.centres import CentreSegmenter
 from castvision.models.checkpoint_file import check_finite
 from castvision.models.convert import change_attention, convert, split_options
 from castvision.models.recipe import CHECKPOINT_KEY, Recipe, TaskName, load, near_misses
@@ -114,6 +115,11 @@ class Predictor:
     def has_classes(self) -> bool:
         """Whether it was trained to predict, and not for its features alone."""
         return self.parts.task not in (None, "features")
+
+    @property
+    def gives_centres(self) -> bool:
+        """Whether it was trained to give centres of objects and offsets to them, beside classes."""
+        return isinstance(self.model, CentreSegmenter)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -74,6 +74,7 @@ class TileModel:
         predictor: The model and its facts.
         channels: Of the image; grey and RGB are turned into one another.
         limits: The values that become 0 and 1; see `model_range`. None: the image keeps its units.
+        centres: Give probabilities, then centres and offsets, of a model that has them, in place of logits.
 
     Attributes:
         missing: What values without data are in the tiles; they become the mean, as in training.
@@ -84,7 +85,9 @@ class TileModel:
 
     missing = float("nan")
 
-    def __init__(self, predictor: AnyPredictor, channels: int, limits: tuple[float, float] | None) -> None:
+    def __init__(
+        self, predictor: AnyPredictor, channels: int, limits: tuple[float, float] | None, centres: bool = False
+    ) -> None:
         in_chans = predictor.parts.input.in_chans
         if channels != in_chans and {channels, in_chans} != {1, 3}:
             raise ValueError(
@@ -93,12 +96,14 @@ class TileModel:
             )
         self.predictor, self.limits = predictor, limits
         self.takes_arrays = predictor.takes_arrays
+        model: Any = predictor.model
+        self._run = model.with_centres if centres else model
 
     def __call__(self, batch: Tensor, *, context: Tensor | None = None, **where: Tensor) -> Tensor:
         """(B, channels, height, width) float32 to (B, classes, height, width); see `ContextSegmenter` for the rest."""
         if context is not None:
             where["context"] = self._to_input(context)
-        logits: Tensor = self.predictor.model(self._to_input(batch), **where)
+        logits: Tensor = self._run(self._to_input(batch), **where)
         return logits
 
     def _to_input(self, values: Tensor) -> Tensor:

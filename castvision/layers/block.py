@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from castvision.layers.cast_attention import CastAttention
 from castvision.layers.full_attention import FullAttention
 from castvision.ops import check_choice
+from castvision.peers import PEERS, make_peer
 
 ATTN_LAYERS: dict[str, type[nn.Module] | None] = {"cast": CastAttention, "full": FullAttention, "none": None}
-"""Attention layers by name, called as ``layer(dim, num_heads=…, …)``; only CastAttention gets ``attn_kwargs``."""
+"""Attention layers by name, called as ``layer(dim, num_heads=…, …)``; only "cast" gets ``attn_kwargs``."""
 
 
 class CastBlock(nn.Module):
@@ -37,7 +38,8 @@ class CastBlock(nn.Module):
         attn_layer: "cast", "full" (a baseline) or "none": the attention and its projections gone, the MLP stays.
         depth: Index of the block, from 0.
         num_prefix_tokens: P.
-        attn_kwargs: Further arguments of :class:`CastAttention`.
+        attn_kwargs: Further arguments of :class:`CastAttention`; or, where ``attention`` is a word of
+            :data:`castvision.peers.PEERS`, that peer's ``options`` and whether it has a ``local_branch``.
         device: Of the parameters.
         dtype: Of the parameters.
     """
@@ -80,7 +82,8 @@ class CastBlock(nn.Module):
             self.norm1 = norm_layer(dim, **dd)
             if layer is CastAttention:
                 shared |= {"seed": depth, **(attn_kwargs or {})}
-            self.attn = layer(dim, **shared)
+            is_peer = shared.get("attention") in PEERS
+            self.attn = make_peer(dim=dim, **shared) if is_peer else layer(dim, **shared)
             self.ls1 = LayerScale(dim, init_values=init_values, **dd) if init_values else nn.Identity()
             self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         else:

@@ -15,11 +15,13 @@ from timm.models.eva import EvaAttention
 from torch.nn import functional as F
 
 from castvision.ops import cast_attention
+from castvision.peers.core import attend
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from castvision.ops import AttentionOptions
+    from castvision.peers.core import Core
 
 
 class TokenGrid(NamedTuple):
@@ -40,20 +42,24 @@ class _Converted:
     """What the three classes share; attributes beside timm's are set by :func:`castvision.models.convert`.
 
     Attributes:
-        options: Which clustered attention; None keeps full attention.
+        options: Which clustered attention.
+        core: Which peer's attention; without either it keeps full attention.
         rope_in_routing: Form clusters on keys after rotary positions rather than before.
         seed: Of assignment="random".
     """
 
     options: AttentionOptions | None
+    core: Core | None
     rope_in_routing: bool
     seed: int
 
-    def _cluster(self: Any, x: Tensor, rope: Tensor | None, options: AttentionOptions, grid: TokenGrid) -> Any:
+    def _instead(self: Any, x: Tensor, rope: Tensor | None, carried: Any, is_causal: bool, return_routing: bool) -> Any:
         """Attention of tokens (B, P + N, C); rope: (N, 2D), or (H, N, 2D) with codes of each head, or None.
 
-        Returns the pair of output and clusters.
+        Returns the output, or the pair of it and the clusters.
         """
+        options: AttentionOptions | None = self.options
+        grid = _checked(carried, is_causal, options)
         p = grid.num_prefix_tokens
         parts = self._projected(x)
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)  # B, P + N, H, D
@@ -70,14 +76,19 @@ class _Converted:
             k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
             k_route = None if k_route is None else k_route.repeat_interleave(groups, 2)
         drop = self.attn_drop.p if self.training else 0.0
-        out, clusters = cast_attention(
-            q.to(v.dtype), k.to(v.dtype), v, options, [grid.rows, grid.cols], p, k_route=k_route, scale=self.scale,
-            dropout_p=drop, seed=self.seed,
-        )  # fmt: skip
+        q, k, clusters = q.to(v.dtype), k.to(v.dtype), None
+        if options is None:
+            out = attend(self.core, q, k, v, (grid.rows, grid.cols), p, None, self.scale, drop)
+        else:
+            out, clusters = cast_attention(
+                q, k, v, options, [grid.rows, grid.cols], p, k_route=k_route, scale=self.scale, dropout_p=drop,
+                seed=self.seed,
+            )  # fmt: skip
         out = self.norm(out.flatten(2))
         if self.gate is not None:
             out = out * self.gate(x).sigmoid()
-        return self.proj_drop(self.proj(out)), clusters
+        out = self.proj_drop(self.proj(out))
+        return (out, clusters) if return_routing else out
 
     def _projected(self: Any, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values (B, P + N, heads * D)."""
@@ -94,14 +105,14 @@ class _Converted:
         return chunks
 
 
-def _checked(grid: Any, is_causal: bool, options: AttentionOptions) -> TokenGrid:
+def _checked(grid: Any, is_causal: bool, options: AttentionOptions | None) -> TokenGrid:
     if not isinstance(grid, TokenGrid) or is_causal:
         got = "is_causal=True" if is_causal else "None" if grid is None else "a mask"
         raise ValueError(
             f"expected converted attention to be given the token grid by its model, as attn_mask, got {got}; call the "
             "model, not its blocks, and without a mask"
         )
-    if torch.compiler.is_exporting():  # it may not branch on sizes
+    if options is None or torch.compiler.is_exporting():  # it may not branch on sizes
         return grid
     size, clusters = options.window_size, options.num_clusters
     shape = f"{grid.rows} x {grid.cols} = {grid.rows * grid.cols} tokens"
@@ -124,11 +135,10 @@ class ConvertedAttention(_Converted, Attention):  # type: ignore[misc]
 
     def forward(self, x: Tensor, attn_mask: Any = None, is_causal: bool = False, return_routing: bool = False) -> Any:
         """Tokens (B, P + N, C) to the same; ``attn_mask`` is a :class:`TokenGrid`; with its clusters if asked for."""
-        if self.options is None:
+        if self.options is None and self.core is None:
             full: Tensor = Attention.forward(self, x)
             return full
-        pair = self._cluster(x, None, self.options, _checked(attn_mask, is_causal, self.options))
-        return pair if return_routing else pair[0]
+        return self._instead(x, None, attn_mask, is_causal, return_routing)
 
 
 @register_notrace_module  # FX cannot follow the number of windows and clusters
@@ -144,11 +154,10 @@ class ConvertedEvaAttention(_Converted, EvaAttention):  # type: ignore[misc]
         return_routing: bool = False,
     ) -> Any:
         """As `ConvertedAttention`, with rotary codes."""
-        if self.options is None:
+        if self.options is None and self.core is None:
             full: Tensor = EvaAttention.forward(self, x, rope)
             return full
-        pair = self._cluster(x, rope, self.options, _checked(attn_mask, is_causal, self.options))
-        return pair if return_routing else pair[0]
+        return self._instead(x, rope, attn_mask, is_causal, return_routing)
 
 
 @register_notrace_module  # FX cannot follow the number of windows and clusters
@@ -164,11 +173,10 @@ class ConvertedAttentionRope(_Converted, AttentionRope):  # type: ignore[misc]
         return_routing: bool = False,
     ) -> Any:
         """As `ConvertedAttention`, with rotary codes."""
-        if self.options is None:
+        if self.options is None and self.core is None:
             full: Tensor = AttentionRope.forward(self, x, rope)
             return full
-        pair = self._cluster(x, rope, self.options, _checked(attn_mask, is_causal, self.options))
-        return pair if return_routing else pair[0]
+        return self._instead(x, rope, attn_mask, is_causal, return_routing)
 
 
 CONVERTED: dict[type, type] = {

@@ -22,6 +22,9 @@ from castvision.models.intermediates import as_intermediates
 from castvision.models.one_size import compile_each_size, constant_in_a_trace, of_one_size_in_a_trace
 from castvision.models.timm_private import feature_take_indices
 from castvision.ops import AttentionOptions, check_choice
+from castvision.ops.options import ATTENTIONS
+from castvision.peers import PEERS
+from castvision.peers.registry import OPTIONS as PEER_OPTIONS
 
 STEMS: dict[str, Callable[..., nn.Module]] = {"patch": PatchEmbed, "conv": ConvStem}
 
@@ -50,7 +53,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         qkv_bias: Bias of ``qkv``.
         class_token: Have a class token.
         pos_embed: "learn" or "none".
-        reg_tokens: Number of register tokens.
+        reg_tokens: Number of register tokens; None: none, but as many as ``attention`` needs.
         dynamic_img_size: Only True is useful; accepted since clients pass it.
         dynamic_img_pad: Pad images to whole patches; False refuses other sizes.
         use_rot_pos_emb: Rotary 2-D positions on queries and keys.
@@ -63,8 +66,9 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         freeze_surrogates: Learned surrogates keep their start (a control).
         **arguments: ``attention="near_far"`` or ``"paper"`` and any field of :class:`castvision.ops.AttentionOptions`
             (``window_size``, ``num_clusters``, ``anchors``, …), one for all blocks or a list with one per block;
-            ``shift_windows=True`` shifts those of every other block. All others are timm's ``VisionTransformer``'s;
-            unknown ones raise TypeError there.
+            ``shift_windows=True`` shifts those of every other block. Or ``attention`` is a word of
+            :data:`castvision.peers.PEERS` ("smyrf", "xcit", …), for all blocks, with that peer's options. All others
+            are timm's ``VisionTransformer``'s; unknown ones raise TypeError there.
 
     Raises:
         ValueError: An option or a size that does not fit.
@@ -85,7 +89,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         qkv_bias: bool = True,
         class_token: bool = True,
         pos_embed: str = "learn",
-        reg_tokens: int = 0,
+        reg_tokens: int | None = None,
         dynamic_img_size: bool = True,
         dynamic_img_pad: bool = True,
         use_rot_pos_emb: bool = False,
@@ -99,13 +103,19 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         dtype: torch.dtype | None = None,
         **arguments: Any,
     ) -> None:
-        options = {name: arguments.pop(name) for name in AttentionOptions._fields if name in arguments}
+        known = dict.fromkeys((*AttentionOptions._fields, *PEER_OPTIONS))
+        options = {name: arguments.pop(name) for name in known if name in arguments}
         _check(stem, attn_layer, dynamic_img_size, arguments)
+        peer = _peer_of(options)
         grid = _grid_size(img_size, patch_size)
         shared = dict(
             local_branch=local_branch, rope_in_routing=rope_in_routing, learned_scale=learned_scale,
             freeze_surrogates=freeze_surrogates, grid_size=grid,
         )  # fmt: skip
+        if peer is not None:
+            shared = _peer_arguments(peer, attn_layer, shared)
+        if reg_tokens is None:
+            reg_tokens = 0 if peer is None else PEERS[peer].reg_tokens
         super().__init__(
             img_size=img_size, patch_size=patch_size, in_chans=in_chans, num_classes=num_classes,
             global_pool=global_pool, embed_dim=embed_dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
@@ -113,12 +123,14 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
             dynamic_img_size=True, dynamic_img_pad=dynamic_img_pad, embed_layer=STEMS[stem], attn_layer=attn_layer,
             block_fn=partial(
                 _make_block, num_prefix_tokens=int(class_token) + reg_tokens, shared=shared,
-                per_block=options_per_block(options, depth)
+                per_block=options_per_block(options, depth), peer=peer,
             ),
             device=device, dtype=dtype, **arguments,
         )  # fmt: skip
         self._has_default_clusters = options.get("num_clusters") is None
         self.rope = RotaryPositions(embed_dim // num_heads, device=device) if use_rot_pos_emb else None
+        if peer is not None and PEERS[peer].reg_tokens and self.reg_token is not None:
+            nn.init.trunc_normal_(self.reg_token, std=0.02)  # timm's 1e-6 would start them all alike
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -256,10 +268,18 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
 
 
 def _make_block(
-    depth: int, num_prefix_tokens: int, shared: dict[str, Any], per_block: list[dict[str, Any]], **timm_arguments: Any
+    depth: int,
+    num_prefix_tokens: int,
+    shared: dict[str, Any],
+    per_block: list[dict[str, Any]],
+    peer: str | None,
+    **timm_arguments: Any,
 ) -> CastBlock:
     """The block at a depth, with its own options."""
     attn_kwargs = {**shared, **per_block[depth]}
+    if peer is not None:
+        options = {name: value for name, value in per_block[depth].items() if name != "attention"}
+        attn_kwargs = {**shared, "attention": peer, "options": options}
     return CastBlock(depth=depth, num_prefix_tokens=num_prefix_tokens, attn_kwargs=attn_kwargs, **timm_arguments)
 
 
@@ -275,6 +295,37 @@ def options_per_block(options: dict[str, Any], depth: int) -> list[dict[str, Any
         for block, one in zip(blocks, values, strict=True):
             block[name] = one
     return blocks
+
+
+def _peer_of(options: dict[str, Any]) -> str | None:
+    """The peer that ``attention`` names, None for ours; refuses what does not go together."""
+    attention = options.get("attention")
+    if isinstance(attention, str) and attention in PEERS:
+        return attention  # whose options the blocks check
+    if not isinstance(attention, str) and any(each in PEERS for each in attention or ()):
+        raise ValueError(f"expected one word for all blocks where a peer is among them, got attention={attention}")
+    if isinstance(attention, str):
+        check_choice("attention", attention, (*ATTENTIONS, *PEERS))
+    foreign = [name for name in options if name not in AttentionOptions._fields]
+    if foreign:
+        whose = [word for word, peer in PEERS.items() if foreign[0] in peer.options]
+        raise ValueError(
+            f"expected no {foreign[0]} with attention={attention or 'near_far'!r}, got {options[foreign[0]]!r}; "
+            f"it belongs to {', '.join(whose)}"
+        )
+    return None
+
+
+def _peer_arguments(peer: str, attn_layer: str, shared: dict[str, Any]) -> dict[str, Any]:
+    """What blocks of a peer are given of the model's arguments."""
+    if attn_layer != "cast":
+        raise ValueError(
+            f"expected attn_layer='cast' with attention={peer!r}, got {attn_layer=}; leave one of them out"
+        )
+    for name in ("rope_in_routing", "learned_scale", "freeze_surrogates"):
+        if shared[name]:
+            raise ValueError(f"expected no {name} with attention={peer!r}, got {name}={shared[name]!r}; leave it out")
+    return {"local_branch": shared["local_branch"]}
 
 
 def _grid_size(img_size: int | tuple[int, int], patch_size: int | tuple[int, int]) -> tuple[int, int]:

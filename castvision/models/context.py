@@ -20,6 +20,7 @@ from castvision.models.cast_vit import CastVisionTransformer
 from castvision.models.extra_tokens import ExtraTokens
 from castvision.models.one_size import compile_each_size
 from castvision.models.segmenter import Segmenter, create_segmenter, pad_to_patches
+from castvision.peers.layer import PeerLayer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -130,6 +131,11 @@ def _check(backbone: nn.Module, context_size: tuple[int, int]) -> None:
             "pos_embed='none'"
         )
     layers = [block.attn for block in backbone.blocks]
+    if any(isinstance(layer, PeerLayer) for layer in layers):
+        raise ValueError(
+            "expected attention='near_far' for tiles with context, got another paper's, which takes the tokens of one "
+            "grid; leave context_size out, or attention"
+        )
     if not backbone.num_prefix_tokens and all(
         isinstance(layer, CastAttention) and not _reaches_other_grids(layer.options) for layer in layers
     ):

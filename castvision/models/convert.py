@@ -16,13 +16,17 @@ from castvision.models.cast_vit import options_per_block
 from castvision.models.converted import CONVERTED as MODELS
 from castvision.models.timm_private import FeatureGetterNet
 from castvision.ops import AttentionOptions, check_choice, make_options
+from castvision.peers import PEERS, make_core
+from castvision.peers.layer import PeerLayer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from castvision.peers.core import Core
+
 Model = TypeVar("Model", bound=nn.Module)
 
-CHOICES = ("near_far", "full")
+CHOICES = ("near_far", "full", *(name for name, peer in PEERS.items() if not peer.no_conversion))
 """What ``attention`` may be."""
 
 _BLOCKS = (Block, ResPostBlock, ParallelThingsBlock, EvaBlock, EvaBlockPostNorm)
@@ -31,6 +35,19 @@ PRESET: dict[str, Any] = {"summaries": "query_weighted", "cluster_factor": 2.0, 
 
 OPTIONS = (*AttentionOptions._fields, "blocks", "rope_in_routing")
 """Names of all arguments of :func:`convert` but the model."""
+
+
+def option_names(attention: Any) -> tuple[str, ...]:
+    """Names of the arguments of :func:`convert` but the model, with this attention."""
+    if isinstance(attention, str) and attention in PEERS:
+        return ("attention", "blocks", *PEERS[attention].options)
+    return OPTIONS
+
+
+def preset(attention: Any) -> dict[str, Any]:
+    """Options for weights trained with full attention, where none are given: those of ours, none for a peer."""
+    return {} if isinstance(attention, str) and attention in PEERS else PRESET
+
 
 _USE = "use a VisionTransformer or Eva of timm (AugReg, DeiT, DINOv2, DINOv3, MAE, SigLIP, EVA-02, …), or a cast_vit_*"
 _STATE = "castvision_original"  # of a converted model: what timm's own had
@@ -62,7 +79,8 @@ def convert(
     Args:
         model: timm's ``VisionTransformer``, ``VisionTransformerDistilled`` or ``Eva``; or what holds one: the result of
             ``create_model(features_only=True)`` or transformers' ``TimmWrapperModel``.
-        attention: "near_far", or "full" for full attention at any image size, the baseline.
+        attention: "near_far", or "full" for full attention at any image size, the baseline; or a peer that has no
+            weights of its own: "smyrf", "clustr", "secvit", "nystrom", "neighborhood".
         window_size: Side of a window in tokens; None: an even number of about N ** (1/4), for each image of N tokens.
         num_clusters: Number of clusters; None: about 2 sqrt(N), for each image.
         anchors: Tokens whose rows are exact; None: 144, fewer where an image has fewer tokens.
@@ -70,7 +88,7 @@ def convert(
             full attention. None: all.
         rope_in_routing: Form clusters on keys after rotary positions: of places more than of content.
         **finer: Other fields of :class:`castvision.ops.AttentionOptions`; ``shift_windows=True`` shifts the windows of
-            every other block. Default here: ``summaries="query_weighted"``.
+            every other block. Default here: ``summaries="query_weighted"``. Of a peer: its own options.
 
     Returns:
         ``model``.
@@ -87,13 +105,11 @@ def convert(
     given = {name: value for name, value in given.items() if value is not None}
     if attention == "full" and given:
         raise ValueError(f"expected no options of clusters with attention='full', got {given}; leave them out")
-    options = [make_options(**each) for each in options_per_block({**PRESET, **given}, len(inner.blocks))]
-    for each in options:
-        if each.surrogates != "sampled":
-            raise ValueError(
-                f"expected surrogates='sampled', got {each.surrogates!r}, which has weights that a converted model "
-                "cannot have; use a cast_vit_* model"
-            )
+    options = options_per_block({**preset(attention), **given}, len(inner.blocks))
+    kinds = [
+        _kinds(attention, each, modules, i, rope_in_routing)
+        for i, (each, modules) in enumerate(zip(options, attentions, strict=True))
+    ]
     embed = inner.patch_embed
     rope: Any = getattr(inner, "rope", None)
     cached = getattr(rope, "_use_cached_embed", None)
@@ -106,7 +122,7 @@ def convert(
     for i, modules in enumerate(attentions):
         for attn in modules:
             attn.__class__ = ATTENTIONS[type(attn)]
-            attn.options = options[i] if i in chosen else None
+            attn.options, attn.core = kinds[i] if i in chosen else (None, None)
             attn.seed, attn.rope_in_routing = i, rope_in_routing
     inner.dynamic_img_size = True
     embed.strict_img_size, embed.flatten, embed.output_fmt = False, False, Format.NHWC
@@ -138,7 +154,7 @@ def revert(model: Model) -> Model:
     for module in inner.blocks.modules():
         if type(module) in ATTENTIONS.values():
             module.__class__ = _original(ATTENTIONS, module)
-            for name in ("options", "seed", "rope_in_routing"):
+            for name in ("options", "core", "seed", "rope_in_routing"):
                 delattr(module, name)
     inner.dynamic_img_size = state["dynamic_img_size"]
     for name, value in state["patch_embed"].items():
@@ -156,7 +172,7 @@ def change_attention(model: Model, attention: str) -> Model:
 
     Args:
         model: As for :func:`convert`. One that is converted to ``attention`` already keeps its options.
-        attention: "near_far", with the defaults of :func:`convert`, or "full".
+        attention: "near_far" or a peer, with the defaults of :func:`convert`, or "full".
 
     Returns:
         ``model``.
@@ -169,7 +185,7 @@ def change_attention(model: Model, attention: str) -> Model:
     inner: Any = _timm_model(model)
     if type(inner) in MODELS.values():
         layers = [module for module in inner.modules() if type(module) in ATTENTIONS.values()]
-        if any(layer.options is not None for layer in layers) == (attention == "near_far"):
+        if next((_name(layer) for layer in layers if _name(layer) != "full"), "full") == attention:
             return model
         revert(model)
     return convert(model, attention=attention)
@@ -190,19 +206,44 @@ def split_options(model_name: str, arguments: Mapping[str, Any]) -> tuple[dict[s
     """
     if model_name.startswith("cast_"):
         return dict(arguments), None
-    options = {name: value for name, value in arguments.items() if name in OPTIONS}
+    names = option_names(arguments.get("attention"))
+    options = {name: value for name, value in arguments.items() if name in names}
     if options and "attention" not in options:
         raise ValueError(
             f"expected attention='near_far' beside {', '.join(options)} for {model_name}, which has full attention; "
             "add it, or leave them out"
         )
-    rest = {name: value for name, value in arguments.items() if name not in OPTIONS}
+    rest = {name: value for name, value in arguments.items() if name not in names}
     return rest, options or None
 
 
 def is_converted(model: nn.Module) -> bool:
     """Whether :func:`convert` changed the model, or the one it holds."""
     return type(_timm_model(model)) in MODELS.values()
+
+
+def _kinds(
+    attention: str, options: dict[str, Any], modules: list[Any], seed: int, rope_in_routing: bool
+) -> tuple[AttentionOptions | None, Core | None]:
+    """The options of ours, or the core of a peer, for the attention modules of a block."""
+    if attention in PEERS:
+        if rope_in_routing:
+            raise ValueError(f"expected no rope_in_routing with attention={attention!r}; leave it out")
+        return None, make_core(attention, modules[0].num_heads, modules[0].head_dim, seed, options)
+    made = make_options(**options)
+    if made.surrogates != "sampled":
+        raise ValueError(
+            f"expected surrogates='sampled', got {made.surrogates!r}, which has weights that a converted model "
+            "cannot have; use a cast_vit_* model"
+        )
+    return made, None
+
+
+def _name(layer: Any) -> str:
+    """The word for what a converted layer does."""
+    if layer.core is not None:
+        return next(name for name, peer in PEERS.items() if peer.kind is type(layer.core))
+    return "full" if layer.options is None else "near_far"
 
 
 def _original(table: dict[type, type], module: nn.Module) -> type:
@@ -218,7 +259,8 @@ def _timm_model(model: nn.Module) -> nn.Module:
 
 def _check_model(model: Any) -> None:
     kind = type(model).__name__
-    if type(model) in MODELS.values() or any(isinstance(module, CastAttention) for module in model.modules()):
+    ours = (CastAttention, PeerLayer)
+    if type(model) in MODELS.values() or any(isinstance(module, ours) for module in model.modules()):
         raise ValueError(
             f"expected a model with full attention, got a {kind} with clustered attention already; call "
             "castvision.revert(model) first, or give a cast_vit_* its options when it is created"
@@ -260,6 +302,11 @@ def _chosen(attention: str, blocks: Sequence[int] | None, depth: int) -> set[int
         raise ValueError(
             "expected attention='near_far' or 'full', got 'paper', which has weights of its own that no pretrained "
             "model has; use a cast_vit_* with attention='paper'"
+        )
+    if attention in PEERS and PEERS[attention].no_conversion:
+        raise ValueError(
+            f"expected attention to be one of {', '.join(CHOICES)}, got {attention!r}: "
+            f"{PEERS[attention].no_conversion}; use a cast_vit_* with attention={attention!r}"
         )
     check_choice("attention", attention, CHOICES)
     if attention == "full":

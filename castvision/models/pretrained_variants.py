@@ -16,7 +16,7 @@ from timm.models import Eva, build_model_with_cfg, eva, generate_default_cfgs, r
 
 from castvision.models.cast_vit import CastVisionTransformer
 from castvision.models.checkpoint import checkpoint_filter_fn
-from castvision.models.convert import OPTIONS, PRESET, convert
+from castvision.models.convert import convert, option_names, preset
 from castvision.models.weights import explained
 
 if TYPE_CHECKING:
@@ -73,11 +73,11 @@ def create_vit(
 
 
 def _vit(variant: str, pretrained: bool, sizes: dict[str, Any], kwargs: dict[str, Any]) -> CastVisionTransformer:
-    return create_vit(variant, pretrained, {**PRESET, **sizes}, kwargs)
+    return create_vit(variant, pretrained, {**preset(kwargs.get("attention")), **sizes}, kwargs)
 
 
 def _dinov3(variant: str, pretrained: bool, sizes: dict[str, Any], kwargs: dict[str, Any]) -> Eva:
-    options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
+    options = {name: kwargs.pop(name) for name in option_names(kwargs.get("attention")) if name in kwargs}
     with explained(variant, pretrained):
         model: Eva = build_model_with_cfg(
             Eva, variant, pretrained, pretrained_filter_fn=eva.checkpoint_filter_fn,

@@ -21,6 +21,7 @@ from castvision.data.input_format import InputFormat, input_format, pair
 from castvision.errors import CheckpointError, one_line
 from castvision.models import checkpoint_file
 from castvision.models.cast_vit import CastVisionTransformer
+from castvision.models.centres import create_centre_segmenter
 from castvision.models.checkpoint import task_weights
 from castvision.models.context import create_context_segmenter
 from castvision.models.convert import convert, split_options
@@ -28,6 +29,7 @@ from castvision.models.segmenter import create_segmenter, unwrap
 from castvision.models.slide_classifier import SlideClassifier
 from castvision.models.weights import explained
 from castvision.ops import AttentionOptions
+from castvision.peers.registry import OPTIONS as PEER_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,6 +41,7 @@ CHECKPOINT_KEY = "castvision"
 _FORMAT = 1
 _OPTIONAL = {
     "format",
+    "centres",
     "context_size",
     "keeps_units",
     "label_map",
@@ -69,6 +72,7 @@ class Recipe:
         head_kwargs: For the head.
         out_indices: The feature maps the head is given, see `castvision.models.segmenter.feature_layout`.
         context_size: (height, width) of the whole image shown beside a tile; None = tiles alone.
+        centres: A segmenter that gives centres of objects and offsets, too, see `castvision.models.centres`.
         input: What it was trained on; None before it has met its data.
         label_map: From the labels in mask files, as text, to classes or "ignore", see
             `castvision.data.reading.labels.LabelMap`; None = labels are class numbers.
@@ -83,6 +87,7 @@ class Recipe:
     head_kwargs: Mapping[str, Any] = field(default_factory=dict)
     out_indices: tuple[int, ...] | None = None
     context_size: tuple[int, int] | None = None
+    centres: bool = False
     input: InputFormat | None = None
     label_map: Mapping[str, int | str] | None = None
 
@@ -90,8 +95,8 @@ class Recipe:
         """Plain values without nesting, as they stand in a checkpoint."""
         facts = {key: value for key, value in vars(self).items() if key != "input"}
         facts |= {} if self.input is None else asdict(self.input)
-        for name in ("bands", "encoder"):
-            if facts.get(name) is None:
+        for name in ("bands", "encoder", "centres"):
+            if not facts.get(name):
                 facts.pop(name, None)  # so that older versions read what they know
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
         return {
@@ -138,6 +143,7 @@ class Recipe:
                 head_kwargs=dict(facts["head_kwargs"] or {}),
                 out_indices=None if out_indices is None else tuple(int(index) for index in out_indices),
                 context_size=None if context_size is None else pair(context_size),
+                centres=facts.get("centres", False) is True,
                 input=seen,
                 label_map=None if label_map is None else {str(label): of for label, of in label_map.items()},
             )
@@ -212,9 +218,7 @@ def build(recipe: Recipe) -> nn.Module:
     if recipe.task == "segmentation":
         parts = {"head": recipe.head, "head_kwargs": recipe.head_kwargs, "out_indices": recipe.out_indices}
         arguments = {"model_kwargs": kwargs, **parts}
-        create = create_segmenter
-        if recipe.context_size is not None:
-            create = partial(create_context_segmenter, context_size=recipe.context_size)
+        create = _creator(recipe)
     try:
         with explained(name, bool(kwargs.get("pretrained"))):
             model = create(name, num_classes=recipe.num_classes, **arguments)
@@ -224,6 +228,15 @@ def build(recipe: Recipe) -> nn.Module:
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
         told = one_line(error, 2000) + _near_argument(name, str(error))
         raise ValueError(f"cannot build {name} with these model_kwargs: {told}") from error
+
+
+def _creator(recipe: Recipe) -> Callable[..., nn.Module]:
+    """What builds a segmenter."""
+    if recipe.centres and recipe.context_size is not None:
+        raise ValueError("expected no context_size of a model that gives centres of objects; leave one of them out")
+    if recipe.context_size is not None:
+        return partial(create_context_segmenter, context_size=recipe.context_size)
+    return create_centre_segmenter if recipe.centres else create_segmenter
 
 
 def _build_slide_classifier(recipe: Recipe) -> nn.Module:
@@ -244,7 +257,11 @@ def _near_argument(model_name: str, message: str) -> str:
     if unknown is None or "did you mean" in message or not model_name.startswith("cast_vit_"):
         return ""
     own = (CastVisionTransformer, timm.models.VisionTransformer)
-    known = [*AttentionOptions._fields, *(name for each in own for name in inspect.signature(each).parameters)]
+    known = [
+        *AttentionOptions._fields,
+        *PEER_OPTIONS,
+        *(name for each in own for name in inspect.signature(each).parameters),
+    ]
     near = difflib.get_close_matches(unknown[1], known, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

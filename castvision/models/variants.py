@@ -8,7 +8,7 @@ from timm.data import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.models import generate_default_cfgs, register_model
 
 from castvision.models.cast_vit import CastVisionTransformer
-from castvision.models.convert import PRESET
+from castvision.models.convert import preset
 from castvision.models.pretrained_variants import create_vit, timm_cfg
 from castvision.models.pyramid import FeaturePyramid
 
@@ -48,7 +48,7 @@ def _create(variant: str, pretrained: bool, sizes: dict[str, Any], kwargs: dict[
         if stride and "feature_cls" not in kwargs:
             feature_cfg["output_stride"] = stride
     if _tag(kwargs.get("pretrained_cfg")) == _AUGREG:
-        sizes = {**PRESET, **sizes}
+        sizes = {**preset(kwargs.get("attention")), **sizes}
     return create_vit(variant, pretrained, sizes, kwargs, **feature_cfg)
 
 

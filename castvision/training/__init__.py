@@ -11,6 +11,7 @@ from castvision.training.data.classification import (
 from castvision.training.data.data_module import ImageDataModule
 from castvision.training.data.multilabel import MultiLabelCsvDataModule
 from castvision.training.data.named_data import NamedDataModule
+from castvision.training.data.objects import InstanceDataModule
 from castvision.training.data.pixel_data import CocoDataModule, SegmentationDataModule
 from castvision.training.data.slides import SlideDataModule
 from castvision.training.data.synthetic import (
@@ -24,6 +25,7 @@ from castvision.training.data.unlabelled import UnlabelledFolderDataModule
 from castvision.training.data.windows import WindowDataModule
 from castvision.training.tasks.classification import ClassificationTask, MultiLabelTask
 from castvision.training.tasks.distillation import DistillationTask
+from castvision.training.tasks.instances import InstanceTask
 from castvision.training.tasks.segmentation import SegmentationTask
 from castvision.training.tasks.slides import SlideTask
 from castvision.training.tasks.task import Task
@@ -35,6 +37,8 @@ __all__ = [
     "DistillationTask",
     "ImageDataModule",
     "ImageFolderDataModule",
+    "InstanceDataModule",
+    "InstanceTask",
     "LRAImageDataModule",
     "LRAPathfinderDataModule",
     "MazeDataModule",

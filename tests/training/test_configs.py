@@ -29,6 +29,7 @@ SMALL = {
     "LRAImageDataModule": [],
     "ImageFolderDataModule": ["--data.img_size", "32"],
     "SegmentationDataModule": ["--data.img_size", "32", "--model.model_kwargs.img_size", "32"],
+    "InstanceDataModule": ["--data.img_size", "32", "--model.model_kwargs.img_size", "32"],
     "MultiLabelCsvDataModule": ["--data.img_size", "32"],
     "SlideDataModule": ["--model.model_kwargs.in_chans", "6"],
     "WindowDataModule": ["--data.size", "32", "--data.train_length", "8", "--model.model_kwargs.img_size", "32"],
@@ -68,6 +69,14 @@ def _lists(root: Path, train: int = 8) -> Path:
     return root
 
 
+def _numbered(root: Path, train: int = 8) -> Path:
+    """The pairs' masks in the place of masks of objects: one object in each."""
+    _pairs(root, train)
+    for masks in sorted(root.glob("*/masks")):
+        masks.rename(masks.with_name("objects"))
+    return root
+
+
 def _slides(root: Path, train: int = 16) -> Path:
     return write_bags(root, ["a", "b"] * (train * 5 // 8))  # a fifth of them is held out
 
@@ -79,6 +88,7 @@ WRITERS = {
     "WindowDataModule": write_rasters,
     "ImageFolderDataModule": _folder,
     "SegmentationDataModule": _pairs,
+    "InstanceDataModule": _numbered,
     "MultiLabelCsvDataModule": _lists,
     "SlideDataModule": _slides,
     "UnlabelledFolderDataModule": _folder,

@@ -88,13 +88,14 @@ def pad_collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
     """Pad below and to the right, to the largest height and width of the batch, rounded up to a multiple.
 
     Args:
-        samples: (image (C, h, w), mask (h, w)) of any sizes, each with or without the extra ``pixel_mask`` (h, w).
+        samples: (image (C, h, w), mask (h, w)) of any sizes, each with or without the extra ``pixel_mask`` (h, w), and
+            all of them or none with further truth (h, w).
         multiple: Of both sides of the result, such as the patch size.
 
     Returns:
         Images, 0 in the padding (the mean, once images are normalised), targets, 255 there, and as an extra
         ``pixel_mask`` (B, height, width) bool, True where there is an image and a sample's own mask says
-        nothing else; nothing of any image is lost.
+        nothing else; further truth is 0 in the padding. Nothing of any image is lost.
 
     Raises:
         ValueError: No samples, different numbers of channels, a mask of another size, or ``multiple`` < 1.
@@ -109,14 +110,17 @@ def pad_collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:
     images = samples[0][0].new_zeros(len(samples), channels.pop(), height, width)
     targets = torch.full((len(samples), height, width), IGNORED, dtype=torch.int64)
     is_real = torch.zeros(len(samples), height, width, dtype=torch.bool)
-    for place, (image, mask, extras, _) in enumerate(parts):
+    truth = {name: value.new_zeros(len(samples), height, width) for name, value in parts[0].truth.items()}
+    for place, (image, mask, extras, more) in enumerate(parts):
         rows, cols = image.shape[-2:]
         if mask.shape != (rows, cols):
             raise ValueError(f"expected a mask of the image's size {(rows, cols)}, got {tuple(mask.shape)}")
         images[place, :, :rows, :cols] = image
         targets[place, :rows, :cols] = mask
         is_real[place, :rows, :cols] = extras.get("pixel_mask", torch.tensor(True))
-    return Batch(images, targets, {"pixel_mask": is_real})
+        for name, value in more.items():
+            truth[name][place, :rows, :cols] = value
+    return Batch(images, targets, {"pixel_mask": is_real}, truth)
 
 
 def with_masks(samples: Sequence[Sample]) -> list[Sample]:

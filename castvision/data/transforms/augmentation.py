@@ -133,6 +133,26 @@ class SampleTransform:
         sample = image, torch.from_numpy(target.astype(np.int64))
         return (*sample, {"pixel_mask": is_real}) if self.pads or not is_real.all() else sample
 
+    def with_objects(
+        self, pixels: Pixels, mask: Pixels, objects: Pixels
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Transform an image, its mask of classes and its mask of objects alike.
+
+        Args:
+            pixels: See `pair`.
+            mask: See `pair`.
+            objects: (height, width) uint16, 0 = no object.
+
+        Returns:
+            Image, target and extras as `pair` gives them, the extra ``pixel_mask`` always, and the truth ``objects``:
+            (height', width') int64, 0 where there is no image.
+        """
+        image, is_real, target, numbers = self._run(pixels, [mask, objects])
+        target[~is_real.numpy()] = IGNORED
+        numbers[~is_real.numpy()] = 0
+        labels, owners = (torch.from_numpy(each.astype(np.int64)) for each in (target, numbers))
+        return image, labels, {"pixel_mask": is_real}, {"objects": owners}
+
     def _run(self, pixels: Pixels, masks: list[Pixels]) -> tuple[Any, ...]:
         """The image, where it is one, and the masks."""
         padding = np.where(is_empty(pixels), IGNORED, 0).astype(np.uint8)  # becomes 255 in the padding, like every mask

@@ -89,10 +89,10 @@ def write_geojson(
         ValueError: More than 10 million corners.
     """
     corners = _collect(sink, set(left_out))
-    transform = _to_full_image(pixel_size) if georeference is None else georeference.transform
+    transform = to_full_image(pixel_size) if georeference is None else georeference.transform
     count = 0
     with path.open("w", encoding="utf-8") as file:
-        file.write('{"type": "FeatureCollection"' + _where(georeference, pixel_size) + ', "features": [')
+        file.write('{"type": "FeatureCollection"' + told_where(georeference, pixel_size) + ', "features": [')
         for label in sorted(corners):
             for traced in trace(corners.pop(label)):
                 polygon = _without_small_holes(traced, min_area)
@@ -104,12 +104,13 @@ def write_geojson(
     return count
 
 
-def _to_full_image(pixel_size: tuple[float, float]) -> Transform:
+def to_full_image(pixel_size: tuple[float, float]) -> Transform:
+    """From pixels of the labels to pixels of the full image, of which one spans so many (width, height)."""
     width, height = pixel_size
     return width, 0.0, 0.0, 0.0, height, 0.0
 
 
-def _where(georeference: Georeference | None, pixel_size: tuple[float, float]) -> str:
+def told_where(georeference: Georeference | None, pixel_size: tuple[float, float]) -> str:
     """Members that say what the coordinates are."""
     if georeference is None:
         width, height = pixel_size
@@ -131,7 +132,7 @@ def _without_small_holes(polygon: Polygon, min_area: int) -> Polygon:
 
 def _feature(label: int, names: Sequence[str], pixels: int, rings: Sequence[Array], transform: Transform) -> str:
     name = names[label] if label < len(names) else str(label)
-    coordinates = [_closed(ring, index == 0, transform) for index, ring in enumerate(rings)]
+    coordinates = [closed_ring(ring, index == 0, transform) for index, ring in enumerate(rings)]
     colour = [int(value) for value in cluster_colours(label + 1)[label]]
     properties = {
         "class": label,
@@ -143,7 +144,7 @@ def _feature(label: int, names: Sequence[str], pixels: int, rings: Sequence[Arra
     return json.dumps({"type": "Feature", "properties": properties, "geometry": geometry}, ensure_ascii=False)
 
 
-def _closed(ring: Array, is_outline: bool, transform: Transform) -> list[list[float]]:
+def closed_ring(ring: Array, is_outline: bool, transform: Transform) -> list[list[float]]:
     """Coordinates, outlines counter-clockwise and holes clockwise as the standard asks."""
     points: list[list[float]] = ring.tolist()
     if transform != _IDENTITY:

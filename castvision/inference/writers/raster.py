@@ -33,7 +33,7 @@ def write_tiff(
     path: Path,
     sink: FileSink,
     *,
-    nodata: float,
+    nodata: float | None,
     georeference: Georeference | None = None,
     mpp: float | tuple[float, float] | None = None,
 ) -> None:
@@ -42,15 +42,15 @@ def write_tiff(
     Args:
         path: Of the new file.
         sink: (height, width) or (height, width, channels).
-        nodata: Written as GDAL's nodata tag.
+        nodata: Written as GDAL's nodata tag; None = every pixel has a value.
         georeference: Of the image the output belongs to, at the output's resolution.
         mpp: Microns per pixel, of a pair across and down, written as the resolution where there is no georeference.
     """
     height, width = sink.shape[:2]
     channels = sink.shape[2:]
     size = int(np.prod(sink.shape)) * sink.dtype.itemsize * 4 // 3
-    text = f"{nodata:g}"
-    tags = [(_NODATA_TAG, "s", len(text) + 1, text, True)]
+    text = "" if nodata is None else f"{nodata:g}"
+    tags = [(_NODATA_TAG, "s", len(text) + 1, text, True)] if text else []
     with tifffile.TiffWriter(path, bigtiff=size > _CLASSIC_LIMIT) as writer:
         for step in overview_steps(height, width):
             ground = georeference.extratags() if georeference is not None and step == 1 else []

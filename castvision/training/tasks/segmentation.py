@@ -55,6 +55,7 @@ class SegmentationTask(Task):
 
     kind = "segmentation"
     monitor = "val/miou"
+    gives_centres = False
 
     def __init__(  # the signature is the configuration
         self,
@@ -81,7 +82,7 @@ class SegmentationTask(Task):
         recipe = Recipe(
             self.kind, model_name, num_classes, model_kwargs=with_attention(model_kwargs, attention), head=head,
             head_kwargs=dict(head_kwargs or {}), out_indices=None if out_indices is None else tuple(out_indices),
-            context_size=context_size and (context_size[0], context_size[1]),
+            context_size=context_size and (context_size[0], context_size[1]), centres=self.gives_centres,
         )  # fmt: skip
         super().__init__(recipe, **shared)
         self.losses = losses

@@ -194,6 +194,10 @@ class Task(LightningModule, ABC):
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """The mean loss of a batch; ``target`` holds classes, or shares of classes where images were mixed."""
 
+    def batch_loss(self, logits: Tensor, target: Tensor, truth: Mapping[str, Tensor]) -> Tensor:
+        """The loss of a batch, where more is learned than the target says; ``truth``: see `Batch`."""
+        return self.loss(logits, target)
+
     @abstractmethod
     def metrics(self, confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
         """Metrics by name from a data set's confusion matrix (rows = truth)."""
@@ -286,7 +290,7 @@ class Task(LightningModule, ABC):
     def training_loss(self, batch: Batch) -> Tensor:
         """The mean loss of a training batch, augmented."""
         image, target = self.augment(batch.image, batch.target)
-        return self.loss(self(image, **batch.extras), target)
+        return self.batch_loss(self(image, **batch.extras), target, batch.truth)
 
     def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:
         """Count one batch of held-out images."""
@@ -314,8 +318,8 @@ class Task(LightningModule, ABC):
         """Add a batch of held-out images to a stage's counts; its mean loss and the number of images."""
         image, target, extras, truth = as_batch(batch)
         logits = self(image, **extras)
-        self.count(stage, logits.argmax(dim=1), target, truth)
-        return self.loss(logits, target), image.shape[0]
+        self.count(stage, self.decide(logits), target, truth)
+        return self.batch_loss(logits, target, truth), image.shape[0]
 
     def count(self, stage: str, prediction: Tensor, target: Tensor, truth: Mapping[str, Tensor]) -> None:
         """Add a batch of predicted classes to a stage's counts; ``truth``: see `Batch`."""

@@ -1,0 +1,133 @@
+"""Images with a mask of numbered objects each and, if there are several classes of them, a mask of classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from castvision.data.datasets.leaks import check_apart
+from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
+from castvision.data.datasets.segmentation import SPLITS, match_folders
+from castvision.data.reading.labels import check_same_size
+from castvision.data.reading.numbers import numbers_in
+from castvision.data.reading.opening import open_mask
+from castvision.losses import IGNORED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from castvision.data.datasets.batch import Sample
+    from castvision.data.reading.labels import LabelMap
+    from castvision.data.reading.pixels import Pixels
+    from castvision.data.transforms.augmentation import SampleTransform
+
+MOST_OBJECTS = 65535
+"""In one image: numbers are resampled as 16 bits."""
+
+
+@dataclass(frozen=True)
+class NumberedImage:
+    """An image, its mask of objects, and its mask of classes; None where all objects have one class."""
+
+    image: Path
+    objects: Path
+    mask: Path | None
+
+
+class ObjectDataset(PixelDataset):
+    """Items are (image, classes, extras, truth), truth with "objects": (height, width) int64 numbers, 0 = no object.
+
+    Classes are (height, width) int64 with 255 = ignored. The transform must have ``with_objects``, see
+    `castvision.data.transforms.augmentation.SampleTransform`.
+
+    Args:
+        images: See `find_objects`.
+        labels: From the labels in masks of classes to classes; without such masks, class 1 is an object's.
+        in_chans: See `PixelDataset`.
+    """
+
+    def __init__(self, images: Sequence[NumberedImage], labels: LabelMap, *, in_chans: int | None = None) -> None:
+        self.images, self.labels, self.in_chans = list(images), labels, in_chans
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        """The image's path."""
+        return str(self.images[index].image)
+
+    def read(self, index: int) -> tuple[Pixels, Pixels]:
+        """See `PixelDataset.read`."""
+        pixels, mask, _ = self.read_objects(index)
+        return pixels, mask
+
+    def read_objects(self, index: int) -> tuple[Pixels, Pixels, Pixels]:
+        """An image as stored.
+
+        Returns:
+            Its pixels, (height, width) uint8 classes, and (height, width) uint16 numbers of objects, 1, 2, 3, …
+
+        Raises:
+            ValueError: Pixels or masks cannot be used, or too many objects; the message names the file.
+        """
+        entry = self.images[index]
+        pixels = load_pixels(entry.image, self.in_chans, self.bands)
+        with open_mask(entry.objects) as reader:
+            numbers, is_unknown = numbers_in(reader, 0, 0, reader.height, reader.width)
+        check_same_size(pixels, numbers, str(entry.image), str(entry.objects))
+        found, compact = np.unique(numbers, return_inverse=True)
+        compact = compact.reshape(numbers.shape) + int(found[0] != 0)
+        if compact.max() > MOST_OBJECTS:
+            raise ValueError(
+                f"expected at most {MOST_OBJECTS:,} objects in an image, got {compact.max():,} in "
+                f"{str(entry.objects)!r}; cut the image into several"
+            )
+        if entry.mask is None:
+            mask = (compact > 0).astype(np.uint8)
+        else:
+            mask = self.labels.read(entry.mask)
+            check_same_size(pixels, mask, str(entry.image), str(entry.mask))
+        mask = np.where(is_unknown, np.uint8(IGNORED), mask)
+        return pixels, mask, compact.astype(np.uint16)
+
+    def __getitem__(self, index: int) -> Sample:
+        """One sample as tensors."""
+        if self.transform is None:
+            raise ValueError("expected a transform of a data set of objects, got none")
+        transform: SampleTransform = self.transform  # type: ignore[assignment]  # the only one that takes objects
+        return transform.with_objects(*self.read_objects(index))
+
+
+def find_objects(root: Path) -> dict[str, list[NumberedImage]]:
+    """Find the images of each split.
+
+    Args:
+        root: Holds ``train/images`` and ``train/objects`` and, if objects have several classes, ``train/masks``, with
+            files of the same names; ``val`` alike and, if there is one, ``test``.
+
+    Returns:
+        Images by split.
+
+    Raises:
+        FileNotFoundError: No such folder.
+        ValueError: An image without its masks, or a mask without its image; one image in two splits.
+    """
+    found: dict[str, list[NumberedImage]] = {}
+    for split in SPLITS:
+        folder = root / split
+        if split == "test" and not folder.is_dir():
+            continue
+        pairs = match_folders(folder / "images", folder / "objects")
+        masks: list[Path | None] = [None] * len(pairs)
+        if (folder / "masks").is_dir():
+            masks = [pair.mask for pair in match_folders(folder / "images", folder / "masks")]
+        found[split] = [NumberedImage(one.image, one.mask, mask) for one, mask in zip(pairs, masks, strict=True)]
+    if len({entry.mask is None for entries in found.values() for entry in entries}) > 1:
+        raise ValueError(f"expected masks of classes in every split of {str(root)!r} or in none")
+    check_files([path for some in found.values() for one in some for path in (one.image, one.objects)])
+    check_apart({split: [entry.image for entry in entries] for split, entries in found.items()})
+    return found
