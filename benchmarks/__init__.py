@@ -8,6 +8,6 @@ goals      the ratios we hold ourselves to           report      tables and the 
 
 ``results/`` holds what the README quotes: ``cpu/`` and ``tiled/`` are folders of ``castvision benchmark``;
 pathfinder.json and dense_speed.json are of ``python -m benchmarks.generators``, dense.json and .png of
-tools/dense_report.py, from_scratch.json and .png of tools/compare_attention.py; quickstart.json holds the scores of
-tools/quickstart.sh.
+tools/dense_report.py, from_scratch.json and .png of a script that tools/experiment.py replaced; quickstart.json holds
+the scores of tools/quickstart.sh. The rows of ``experiments`` are in the checkout's own folder ``results``.
 """

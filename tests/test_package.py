@@ -162,7 +162,7 @@ PUBLIC = {
         "Georeference", "ImageReader", "Level", "open_array", "open_image", "open_mask", "read_mask",
     },
     "castvision.data.synthetic": {
-        "DenseBatch", "DenseDataset", "MazeDataset", "PathfinderSegDataset", "RegionDataset",
+        "CopyMoveDataset", "DenseBatch", "DenseDataset", "MazeDataset", "PathfinderSegDataset", "RegionDataset",
     },
     "castvision.data.synthetic.pathfinder": {
         "Mode", "PathfinderDataset", "PathfinderSample", "PathfinderSpec", "make_pathfinder",

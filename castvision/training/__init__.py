@@ -15,6 +15,7 @@ from castvision.training.data.objects import InstanceDataModule
 from castvision.training.data.pixel_data import CocoDataModule, SegmentationDataModule
 from castvision.training.data.slides import SlideDataModule
 from castvision.training.data.synthetic import (
+    CopyMoveDataModule,
     MazeDataModule,
     PathfinderDataModule,
     PathfinderSegDataModule,
@@ -32,6 +33,7 @@ from castvision.training.tasks.task import Task
 __all__ = [
     "ClassificationTask",
     "CocoDataModule",
+    "CopyMoveDataModule",
     "DistillationTask",
     "ImageDataModule",
     "ImageFolderDataModule",

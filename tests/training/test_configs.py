@@ -24,6 +24,7 @@ SMALL = {
     "PathfinderDataModule": ["--data.train_length", "64", "--data.val_length", "8", "--data.img_size", "32"],
     "MazeDataModule": ["--data.train_length", "64", "--data.val_length", "8"],
     "RegionDataModule": ["--data.train_length", "64", "--data.val_length", "8"],
+    "CopyMoveDataModule": ["--data.train_length", "64", "--data.val_length", "8"],
     "PathfinderSegDataModule": ["--data.train_length", "64", "--data.val_length", "8"],
     "LRAImageDataModule": [],
     "ImageFolderDataModule": ["--data.img_size", "32"],

@@ -70,7 +70,7 @@ def on_the_board(folder):
 
 def results(folder):
     content = json.loads((folder / "metrics.json").read_text())
-    timed = ("seconds", "images_per_second")
+    timed = ("seconds", "cpu_seconds", "images_per_second")
     return {**content, "training": {key: of for key, of in content["training"].items() if key not in timed}}
 
 

@@ -52,8 +52,10 @@ class Report(Callback):
         self.is_finishing = False
         self.images = 0
         self.seconds = 0.0
+        self.cpu_seconds = 0.0
         self._started = 0.0
-        self._validating = 0.0
+        self._started_cpu = 0.0
+        self._validating = (0.0, 0.0)
         self._last: dict[str, float] = {}
         self._best: dict[str, float] = {}
         self._best_confusion: Tensor | None = None
@@ -63,6 +65,7 @@ class Report(Callback):
         return {
             "images": self.images,
             "seconds": self._elapsed(),
+            "cpu_seconds": self._elapsed_cpu(),
             "best": self._best,
             "best_confusion": self._best_confusion,
             "validated_step": self.validated_step,
@@ -72,6 +75,7 @@ class Report(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.images, self.seconds = state_dict["images"], state_dict["seconds"]
+        self.cpu_seconds = state_dict.get("cpu_seconds", 0.0)
         self._best, self._best_confusion = state_dict["best"], state_dict["best_confusion"]
         self.validated_step, self._last = state_dict.get("validated_step", -1), state_dict.get("last", {})
 
@@ -83,18 +87,22 @@ class Report(Callback):
     def _elapsed(self) -> float:
         return self.seconds + (time.perf_counter() - self._started if self._started else 0.0)
 
+    def _elapsed_cpu(self) -> float:
+        return self.cpu_seconds + (time.process_time() - self._started_cpu if self._started else 0.0)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._started = time.perf_counter()
+        """Start the clocks."""
+        self._started, self._started_cpu = time.perf_counter(), time.process_time()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Held-out images are not training time."""
-        self._validating = time.perf_counter()
+        self._validating = time.perf_counter(), time.process_time()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the metrics of the best round."""
         if self._started:
-            self._started += time.perf_counter() - self._validating
+            self._started += time.perf_counter() - self._validating[0]
+            self._started_cpu += time.process_time() - self._validating[1]
         if trainer.sanity_checking or not (trainer.state.fn == "fit" or self.is_finishing):
             return
         self.validated_step = trainer.global_step
@@ -112,7 +120,8 @@ class Report(Callback):
         self.images += len(batch[0]) * trainer.world_size
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock."""
+        """Stop the clocks."""
+        self.cpu_seconds = self._elapsed_cpu()
         self.seconds, self._started = self._elapsed(), 0.0
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -147,6 +156,7 @@ class Report(Callback):
                 "steps": trainer.global_step,
                 "images": self.images,
                 "seconds": round(self.seconds, 2),
+                "cpu_seconds": round(self.cpu_seconds, 2),
                 "images_per_second": round(self.images / max(self.seconds, 1e-9), 1),
             },
             "model": {"name": task.recipe.model_name, "kwargs": task.recipe.model_kwargs, "parameters": parameters},

@@ -6,8 +6,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from castvision.data.datasets.batch import ENDLESS
-from castvision.data.synthetic import DenseDataset, MazeDataset, PathfinderSegDataset, RegionDataset
+from castvision.data.synthetic import (
+    CopyMoveDataset,
+    DenseDataset,
+    MazeDataset,
+    PathfinderSegDataset,
+    RegionDataset,
+)
 from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec
+from castvision.data.synthetic.pathfinder.curriculum import Curriculum
 from castvision.data.synthetic.pathfinder.engine import check_room
 from castvision.data.synthetic.pathfinder.spec import segmentation_spec
 from castvision.training.data.data_module import ImageDataModule, Pairs
@@ -27,9 +34,14 @@ class EndlessDataModule(ImageDataModule):
         img_size: Height and width.
         lengths: Training images an epoch, held-out images that choose the checkpoint, images read once at the end.
 
+    Attributes:
+        fresh: Whether each epoch has new images, rather than those of the first in another order.
+
     Raises:
         ValueError: A number out of range.
     """
+
+    fresh: bool = True
 
     def __init__(self, make: Callable[..., Any], img_size: int, lengths: tuple[int, int, int]) -> None:
         self.make = make
@@ -44,15 +56,15 @@ class EndlessDataModule(ImageDataModule):
 
     def dataset(self, split: str) -> Pairs:
         """The endless training images, or a split's fixed number; of dense tasks with distances for metrics by them."""
-        length = ENDLESS if split == "train" else self.lengths[split]
+        length = ENDLESS if split == "train" and self.fresh else self.lengths[split]
         dataset: Pairs = self.make(split=split, length=length, seed=self.seed)
         if isinstance(dataset, DenseDataset):
             dataset.gives_distance = split != "train"
         return dataset
 
     def sampler(self, dataset: Pairs) -> Sampler[int]:
-        """New images each epoch."""
-        return FreshSampler(self.lengths["train"])
+        """New images each epoch, or the same in a new order."""
+        return FreshSampler(self.lengths["train"]) if self.fresh else super().sampler(dataset)
 
 
 class PathfinderDataModule(EndlessDataModule):
@@ -64,6 +76,11 @@ class PathfinderDataModule(EndlessDataModule):
         img_size: Height and width.
         contour_length: Pieces of a long path: 6, 9 or 14 in the Long Range Arena.
         mode: "lra" (the public generator's images) or "clean" (without its border fault: harder).
+        symmetries: Turn or mirror every training image, always the same way.
+        fresh: New training images each epoch; False = the same ``train_length`` images in a new order, as a stored set.
+        curriculum: Shorter paths first, such as ``{6: 100000, 9: 300000}``: 6 pieces in the first 100,000 training
+            images, 9 until the 300,000th, then ``contour_length``. Held-out images always have ``contour_length``.
+        gives_paths: Training images of "classify" come with a mask of their paths, for a task's ``mask_weight``.
         train_length: Images an epoch; after each epoch the held-out images are counted.
         val_length: Held-out images that choose the checkpoint.
         test_length: Held-out images read once.
@@ -72,7 +89,8 @@ class PathfinderDataModule(EndlessDataModule):
         seed: Another seed is another endless set.
 
     Raises:
-        ValueError: An unknown task or mode, or a number out of range.
+        ValueError: An unknown task or mode, a number out of range, a curriculum of images that come again, or paths
+            beside another task's masks.
     """
 
     def __init__(  # the signature is the configuration
@@ -81,6 +99,10 @@ class PathfinderDataModule(EndlessDataModule):
         img_size: int = 32,
         contour_length: int = 14,
         mode: Literal["lra", "clean"] = "lra",
+        symmetries: bool = False,
+        fresh: bool = True,
+        curriculum: dict[int, int] | None = None,
+        gives_paths: bool = False,
         train_length: int = 160_000,
         val_length: int = 2_000,
         test_length: int = 20_000,
@@ -89,10 +111,35 @@ class PathfinderDataModule(EndlessDataModule):
         seed: int = 0,
     ) -> None:
         self.load_by(batch_size, num_workers, seed)
-        spec = PathfinderSpec.lra(img_size, contour_length=contour_length, mode=mode)
-        check_room(spec)
-        make = partial(PathfinderDataset, spec, task=task)
+        if curriculum and not fresh:
+            raise ValueError(
+                f"expected no curriculum where the same images come each epoch, got {curriculum=}, {fresh=}"
+            )
+        if gives_paths and task != "classify":
+            raise ValueError(f"expected gives_paths for task='classify' only: {task=} has masks as its target")
+        self.fresh, self.symmetries, self.gives_paths = fresh, symmetries, gives_paths
+        lengths_of_paths = [*(curriculum or ()), contour_length]
+        specs = [PathfinderSpec.lra(img_size, contour_length=length, mode=mode) for length in lengths_of_paths]
+        for spec in specs:
+            check_room(spec)
+        self.easier: list[Callable[..., Any]] = [partial(PathfinderDataset, spec, task=task) for spec in specs[:-1]]
+        self.ends = list((curriculum or {}).values())
+        make: Callable[..., Any] = partial(PathfinderDataset, specs[-1], task=task)
         super().__init__(make, img_size, (train_length, val_length, test_length))
+        self.dataset("train")  # what is wrong with the curriculum is said at once
+
+    def dataset(self, split: str) -> Pairs:
+        """As of every endless set; training images may be turned, grow harder and come with their paths."""
+        if split != "train":
+            return super().dataset(split)
+        length = ENDLESS if self.fresh else self.lengths["train"]
+        stages = [
+            make(split=split, length=length, seed=self.seed, symmetries=self.symmetries)
+            for make in [*self.easier, self.make]
+        ]
+        for stage in stages:
+            stage.gives_paths = self.gives_paths
+        return Curriculum(stages, self.ends) if self.ends else stages[-1]
 
 
 class MazeDataModule(EndlessDataModule):
@@ -199,4 +246,37 @@ class PathfinderSegDataModule(EndlessDataModule):
         spec = segmentation_spec(img_size, contour_length)
         check_room(spec)
         make = partial(PathfinderSegDataset, img_size=img_size, form=form, spec=spec)
+        super().__init__(make, img_size, (train_length, val_length, test_length))
+
+
+class CopyMoveDataModule(EndlessDataModule):
+    """Endless textures: mark a region and its copy; see `castvision.data.synthetic.CopyMoveDataset`.
+
+    Args:
+        img_size: Height and width.
+        decoys: Regions of the same form with another texture, 0..3, which are not marked.
+        train_length: Images an epoch; after each epoch the held-out images are counted.
+        val_length: Held-out images that choose the checkpoint.
+        test_length: Held-out images read once.
+        batch_size: Images a step and process.
+        num_workers: Loader processes.
+        seed: Another seed is another endless set.
+
+    Raises:
+        ValueError: A number out of range.
+    """
+
+    def __init__(  # the signature is the configuration
+        self,
+        img_size: int = 64,
+        decoys: int = 1,
+        train_length: int = 20_000,
+        val_length: int = 500,
+        test_length: int = 2_000,
+        batch_size: int = 16,
+        num_workers: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.load_by(batch_size, num_workers, seed)
+        make = partial(CopyMoveDataset, img_size=img_size, decoys=decoys)
         super().__init__(make, img_size, (train_length, val_length, test_length))

@@ -7,16 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.data import Mixup
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from castvision.data.datasets.batch import as_batch
 from castvision.metrics import MultiLabelScores, classification_metrics, image_table, multilabel_metrics
 from castvision.models.recipe import Recipe, with_attention
+from castvision.training.tasks.masks import TokenMasks
 from castvision.training.tasks.task import Task, given_classes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from castvision.data.datasets.batch import Batch
+
+MASK_CLASSES = 3
+"""Of `PathfinderDataset`'s "three-class" masks."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class ClassificationTask(Task):
         model_kwargs: For ``timm.create_model``, and options of ``attention``.
         label_smoothing: Share of the target spread over all classes, while training.
         mixing: Mixup and cutmix.
+        mask_weight: Weight of a second loss while training: a class for each pixel, predicted from the tokens by one
+            linear layer that is no part of the model, for data that give masks (``gives_paths``); ViTs only. 0 = none.
         attention: "near_far" puts clustered attention into a pretrained ViT of timm's, "full" is its baseline, see
             `castvision.convert`; of models of ours their own. None = the model's own, or that in ``model_kwargs``.
         **shared: Of every `Task`: optimizer, schedule, weight_decay, layer_decay, init_from and freeze.
@@ -69,6 +77,7 @@ class ClassificationTask(Task):
         model_kwargs: dict[str, Any] | None = None,
         label_smoothing: float = 0.0,
         mixing: Mixing = Mixing(),  # frozen
+        mask_weight: float = 0.0,
         attention: str | None = None,
         **shared: Any,
     ) -> None:
@@ -83,6 +92,30 @@ class ClassificationTask(Task):
             # NOTE: mixing smooths the labels itself, so the loss must not do it a second time.
             self.mix = Mixup(mixing.mixup, mixing.cutmix, prob=mixing.prob, label_smoothing=label_smoothing,
                              num_classes=num_classes)  # fmt: skip
+        if mask_weight < 0 or (mask_weight and self.mix is not None):
+            raise ValueError(f"expected mask_weight >= 0, and 0 where images are mixed, got {mask_weight=}, {mixing}")
+        self.mask_weight = mask_weight
+        self.mask_head = TokenMasks(self.backbone, MASK_CLASSES) if mask_weight else None
+
+    def helpers(self) -> list[nn.Module]:
+        """What predicts masks."""
+        return [] if self.mask_head is None else [self.mask_head]
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        """Of the labels, and where they are asked for, of the masks.
+
+        Raises:
+            ValueError: Masks are asked for, and the data give none.
+        """
+        if self.mask_head is None:
+            return super().training_loss(batch)
+        if "paths" not in batch.truth:
+            raise ValueError("expected data that give masks with mask_weight > 0; set data.gives_paths: true")
+        model: Any = self.model
+        features = model.forward_features(batch.image)
+        masks: Tensor = self.mask_head(features, batch.image.shape[-2:])
+        auxiliary = functional.cross_entropy(masks.float(), batch.truth["paths"])
+        return self.loss(model.forward_head(features), batch.target) + self.mask_weight * auxiliary
 
     def augment(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Mix pairs; an odd last batch is left as it is (timm mixes even ones only)."""

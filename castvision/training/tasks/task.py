@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from castvision.data.datasets.batch import as_batch
+from castvision.data.datasets.batch import Batch, as_batch
 from castvision.losses import IGNORED
 from castvision.models.checkpoint import freeze as freeze_parameters
 from castvision.models.checkpoint import initialize_from
@@ -214,6 +214,10 @@ class Task(LightningModule, ABC):
         """Mix training images; by default they stay as they are."""
         return image, target
 
+    def helpers(self) -> list[nn.Module]:
+        """Modules beside the model that learn with it and are not part of it; by default none."""
+        return []
+
     def take_over(self, data: ImageDataModule) -> None:
         """Take the class names over from the data, and refuse data that do not fit.
 
@@ -276,13 +280,17 @@ class Task(LightningModule, ABC):
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """One step; metrics are logged only where the loggers take them (each call costs)."""
-        image, target, extras, truth = as_batch(batch)
-        image, target = self.augment(image, target)
-        loss = self.batch_loss(self(image, **extras), target, truth)
+        whole = as_batch(batch)
+        loss = self.training_loss(whole)
         if self.trainer._logger_connector.should_update_logs:
-            self.log("train/loss", loss.detach(), batch_size=image.shape[0], sync_dist=True)
+            self.log("train/loss", loss.detach(), batch_size=whole.image.shape[0], sync_dist=True)
             self.log("train/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
         return loss
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        """The mean loss of a training batch, augmented."""
+        image, target = self.augment(batch.image, batch.target)
+        return self.batch_loss(self(image, **batch.extras), target, batch.truth)
 
     def validation_step(self, batch: Sequence[Any], batch_idx: int) -> None:
         """Count one batch of held-out images."""
@@ -340,6 +348,8 @@ class Task(LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The injected optimiser on timm's groups, layer decay multiplied in, and the schedule of each step."""
         groups = parameter_groups(self.model, self.weight_decay, self.layer_decay)
+        for module in self.helpers():
+            groups += parameter_groups(module, self.weight_decay)
         if self.layer_decay != 1 and not self.starts_trained:
             logger.info("layer_decay %s waits for trained weights: these start at random", self.layer_decay)
             for group in groups:  # the same groups as with it: a resumed run brings rates of its own

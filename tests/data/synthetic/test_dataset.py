@@ -1,4 +1,4 @@
-"""What holds for all three tasks: one image for a key, however it is asked for, and the same ones for ever."""
+"""What holds for all dense tasks: one image for a key, however it is asked for, and the same ones for ever."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from castvision.data.synthetic import MazeDataset, PathfinderSegDataset, RegionDataset
+from castvision.data.synthetic import CopyMoveDataset, MazeDataset, PathfinderSegDataset, RegionDataset
 from castvision.data.synthetic.dataset import geodesic_distance
 from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec
 
@@ -18,12 +18,14 @@ MAKERS = {
     "maze": lambda **key: MazeDataset(64, 8, 0.5, **key),
     "maze, small cells": lambda **key: MazeDataset(64, 4, **key),
     "region": lambda **key: RegionDataset(64, 3, **key),
+    "copy-move": lambda **key: CopyMoveDataset(64, **key),
     "three-class": lambda **key: PathfinderSegDataset(64, **key),
     "one-dot": lambda **key: PathfinderSegDataset(64, "one-dot", **key),
 }
 HASHES = {
     "maze": "522b8beb08713ee1",
     "maze, small cells": "b1796d54051af1f6",
+    "copy-move": "de7351dc39cb9a31",
     "region": "a6c79cb5dffeedfd",
     "three-class": "cf214244fa4bc7a3",
     "one-dot": "09c779b8a1d8be47",
@@ -47,6 +49,7 @@ KEYS = [(0, "train"), (0, "val"), (7, "test")]
 HASHES_BY_KEY = {
     "maze": ["06ec871ad381b4d9", "ff95388067416016", "74e863144283c43f"],
     "maze, small cells": ["743949c8b5b74232", "fb360ae977a6e11d", "b5cb25c3ab97c9d5"],
+    "copy-move": ["ae8ad0689f504d9b", "2170920982465e48", "6a5cc2d136105581"],
     "region": ["b4d0a3182ac23c9a", "ffc86b09c8561094", "348eead7f617be61"],
     "three-class": ["f64c101e581f6821", "32dbec0f15e51036", "20ab21f83ab68c66"],
     "one-dot": ["9f864b82df44df0a", "38fcc8a023814e4d", "af7dab45a11987ed"],

@@ -6,6 +6,7 @@ import torch
 
 from castvision.data.datasets.batch import Batch
 from castvision.training.data.synthetic import (
+    CopyMoveDataModule,
     MazeDataModule,
     PathfinderDataModule,
     PathfinderSegDataModule,
@@ -20,6 +21,7 @@ SMALL = {"img_size": 64, "train_length": 8, "val_length": 6, "batch_size": 4, "n
     [
         (MazeDataModule, {"cell": 8, "winding": 0.5}, 2),
         (RegionDataModule, {"radius": 3}, 2),
+        (CopyMoveDataModule, {}, 2),
         (PathfinderSegDataModule, {}, 3),
         (PathfinderSegDataModule, {"form": "one-dot", "contour_length": 6}, 2),
     ],
@@ -52,6 +54,7 @@ def test_batches_and_names(make, options, classes):
 
 def test_options_reach_the_data():
     assert MazeDataModule(**SMALL, cell=16).dataset("val").cell == 16
+    assert CopyMoveDataModule(**SMALL, decoys=3).dataset("train").decoys == 3
     assert RegionDataModule(**SMALL, share=0.55, seed=3).dataset("test").seed == 3
     assert PathfinderSegDataModule(**SMALL, contour_length=7).dataset("train").spec.contour_length == 7
 
@@ -111,3 +114,45 @@ def test_numbers_of_pathfinder_are_checked():
         PathfinderDataModule(train_length=8, batch_size=16)
     with pytest.raises(ValueError, match="img_size"):
         PathfinderDataModule(img_size=8)
+
+
+PATHS = {"contour_length": 6, "train_length": 8, "val_length": 6, "batch_size": 4, "num_workers": 0}
+
+
+def _numbers(data, epoch):
+    """Which images an epoch has, by their pixels."""
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    return {image.numpy().tobytes() for batch in loader for image in batch[0]}
+
+
+def test_a_stored_set_comes_again_in_another_order():
+    stored, endless = (PathfinderDataModule(**PATHS, fresh=fresh) for fresh in (False, True))
+    assert _numbers(stored, 0) == _numbers(stored, 1) == _numbers(endless, 0) != _numbers(endless, 1)
+    first, second = (list(stored.sampler(stored.dataset("train"))), list(range(8)))
+    assert sorted(first) == second and first != second
+
+
+def test_training_images_grow_harder_turn_and_bring_their_paths_held_out_ones_do_not():
+    options = {"symmetries": True, "gives_paths": True, "curriculum": {3: 4}}
+    data = PathfinderDataModule(**PATHS, **options)
+    train, plain = data.dataset("train"), PathfinderDataModule(**PATHS)
+    assert [stage.spec.contour_length for stage in train.stages] == [3, 6] and train.ends.tolist() == [4]
+    assert [train.stage_of(index) for index in (3, 4)] == [0, 1]
+    batch = Batch(*next(iter(data.train_dataloader())))
+    assert batch.truth["paths"].shape == (4, 32, 32) and batch.target.shape == (4,)
+    for (image, label), (same, same_label) in zip(data.dataset("val"), plain.dataset("val"), strict=False):
+        assert torch.equal(image, same) and label == same_label
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"curriculum": {3: 4}, "fresh": False}, "no curriculum where the same images"),
+        ({"curriculum": {3: 4, 5: 4}}, "growing"),
+        ({"gives_paths": True, "task": "join"}, "task='classify' only"),
+    ],
+)
+def test_options_that_do_not_fit_together(options, match):
+    with pytest.raises(ValueError, match=match):
+        PathfinderDataModule(**PATHS, **options)

@@ -49,10 +49,15 @@ class PathfinderDataset(SyntheticDataset):
 
     Attributes:
         class_names: In the order of the labels.
+        gives_paths: Whether items of "classify" come with their "three-class" mask, as
+            (image, target, {}, {"paths": (S, S) int64}); no model is shown the last part, see
+            :class:`castvision.data.datasets.batch.Batch`.
 
     Raises:
         ValueError: An unknown task, split or kind of lines, or a number out of range.
     """
+
+    gives_paths: bool = False
 
     def __init__(
         self,
@@ -77,17 +82,20 @@ class PathfinderDataset(SyntheticDataset):
         """The items of indices in 0..length - 1, (B,)."""
         label = 1 if self.task == "join" else None
         batch = make_batch(self.spec, self.seed, SPLITS[self.split], indices, label)
+        parts = [scale_images(batch.images)]
         if self.task == "classify":
-            targets = torch.from_numpy(batch.labels)
-        else:
+            parts.append(torch.from_numpy(batch.labels))
+        if self.task != "classify" or self.gives_paths:
             make_masks = make_semantic_masks if self.lines == "ink" else make_gap_free_masks
             masks = torch.from_numpy(make_masks(self.spec, batch))  # B, S, S
-            targets = (masks == JOINING).long() if self.task == "join" else masks.long()
-        pairs = zip(scale_images(batch.images), targets, strict=True)
-        if not self.symmetries:
-            return list(pairs)
-        chosen = _choose_symmetries(self.seed, SPLITS[self.split], indices)
-        return [(turn(image, which), turn(target, which)) for (image, target), which in zip(pairs, chosen, strict=True)]
+            parts.append((masks == JOINING).long() if self.task == "join" else masks.long())
+        items = list(zip(*parts, strict=True))
+        if self.symmetries:
+            chosen = _choose_symmetries(self.seed, SPLITS[self.split], indices)
+            items = [tuple(turn(part, which) for part in item) for item, which in zip(items, chosen, strict=True)]
+        return [
+            (image, target, {}, {"paths": paths[0]}) if paths else (image, target) for image, target, *paths in items
+        ]
 
 
 def _choose_symmetries(seed: int, split: int, numbers: NDArray[np.int64]) -> list[int]:

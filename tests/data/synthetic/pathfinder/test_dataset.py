@@ -193,3 +193,17 @@ def test_large_images(size: int, form: str) -> None:
     image, target = data[0]
     assert image.shape == (1, size, size) and target.max() >= 1
     assert image.max() == 1 and image.min() == -1
+
+
+def test_paths_beside_a_label_are_the_three_class_mask_turned_with_the_image() -> None:
+    spec = PathfinderSpec.lra(32, 6)
+    plain = PathfinderDataset(spec, symmetries=True).__getitems__(range(16))
+    masks = PathfinderDataset(spec, "three-class", symmetries=True).__getitems__(range(16))
+    data = PathfinderDataset(spec, symmetries=True)
+    data.gives_paths = True
+    for (image, label), (_, mask), (same, same_label, extras, truth) in zip(
+        plain, masks, data.__getitems__(range(16)), strict=True
+    ):
+        assert torch.equal(image, same) and label == same_label and extras == {}
+        assert torch.equal(truth["paths"], mask)
+        assert (2 in mask) == bool(label), "a joining path is marked where the label says that there is one"
