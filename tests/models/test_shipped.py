@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 import castvision  # noqa: F401 (registers the models)
-from castvision.data.synthetic.pathfinder import PathfinderDataset
+from castvision.data.synthetic.pathfinder import PathfinderDataset, PathfinderSpec
 from castvision.inference.predictor import load_model
 from castvision.models import checkpoint_file
 from castvision.models.shipped import FOLDER, shipped_file, shipped_names
@@ -29,7 +29,8 @@ def test_the_paths_are_marked_as_the_figures_say():
     predictor = load_model("pathfinder32_join")
     assert predictor.parts.class_names == ("background", "joining path")
     inside = union = 0
-    data = PathfinderDataset(img_size=32, length=200, split="val", task="join", contour_length=6, mode="clean")
+    spec = PathfinderSpec(img_size=32, contour_length=6, mode="clean")
+    data = PathfinderDataset(spec, "join", "val", length=300)
     for index in range(len(data)):
         image, target = data[index][:2]
         found = predictor.predict(image[None]).mask.numpy() == 1

