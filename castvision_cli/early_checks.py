@@ -142,12 +142,22 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"cannot read the configuration {str(path)!r}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"expected sections such as model and data in the configuration {str(path)!r}, found none")
+    if _contains_itself(content, ()):
+        raise ValueError(f"expected a configuration that ends in {str(path)!r}, got an alias inside its own anchor")
     if not isinstance(content.get("trainer", {}), dict):
         raise ValueError(
             f"expected arguments in the section trainer of {str(path)!r}, got {content['trainer']!r}; give some, or "
             "leave the section out"
         )
     return content
+
+
+def _contains_itself(node: Any, above: tuple[int, ...]) -> bool:
+    """Whether a map or a list stands inside itself, as YAML's aliases allow and no reader of arguments survives."""
+    if not isinstance(node, dict | list):
+        return False
+    inside = node.values() if isinstance(node, dict) else node
+    return id(node) in above or any(_contains_itself(each, (*above, id(node))) for each in inside)
 
 
 def check_paths_of_run(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> None:

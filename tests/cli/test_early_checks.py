@@ -45,6 +45,7 @@ assert not heavy, heavy
         ("evaluate --model gone.ckpt --images . --output out", "no such checkpoint or folder: 'gone.ckpt'"),
         ("demo gone.jpg --model cast_vit_tiny_patch16_224 --output out", "no such image or folder: 'gone.jpg'"),
         ("train --config bad.yaml", "cannot read the configuration 'bad.yaml'"),
+        ("train --config endless.yaml", "expected a configuration that ends in 'endless.yaml', got an alias"),
         ("train --config image_folder --data.root gone", "no such folder or list: 'gone'"),
         ("train --config quickstart --run_dir done", "'done' holds a finished run; choose another --run_dir"),
         ("train --config image_folder --data.root classes", "'runs/image_folder' holds a finished run; choose another"),
@@ -100,6 +101,7 @@ def test_nothing_heavy_is_imported_for_it(tmp_path, arguments, message):
     content = bytearray((tmp_path / "good.ckpt").read_bytes())
     content[content.index(bytes(2000)) + 1000] ^= 1
     (tmp_path / "flipped.ckpt").write_bytes(content)
+    (tmp_path / "endless.yaml").write_text("data: &a\n  init_args: {x: [*a]}\n")
     (tmp_path / "noise.ckpt").write_bytes(b"\xff\x00\x13" * 100)
     (tmp_path / "short.safetensors").write_bytes((500).to_bytes(8, "little") + b'{"a": 1}')
     for folder in ("train", "val"):
