@@ -24,6 +24,7 @@ _LEAST = {
 """Smallest values of numbers; null may stand for none."""
 _SHARES = ("ema",)
 """Numbers between 0 and 1, neither included."""
+_ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 _TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 _MODEL_FUNCTION = re.compile(r"^def ([a-z]\w*)\(\s*pretrained\b", re.MULTILINE)
 _ELSEWHERE = (":", "/")
@@ -47,6 +48,10 @@ def check_value(key: str, value: Any, annotation: ast.expr | None) -> None:
     if kinds and not any(_is(kind, value) for kind in kinds):
         told = " or ".join(sorted(name if name != "None" else "null" for name in kinds))
         raise ValueError(f"expected {key} to be {told}, got {value!r}")
+    if key == "trainer.accelerator" and isinstance(value, str):
+        _check_accelerator(value)
+    if key == "trainer.max_time" and isinstance(value, str) and not re.fullmatch(r"\d+(:\d+){3}", value):
+        raise ValueError(f"expected trainer.max_time as DD:HH:MM:SS, got {value!r}")
     if value is None or key not in (*_LEAST, *_SHARES):
         return
     limit = f"0 < {key} < 1" if key in _SHARES else f"{key} >= {_LEAST[key]}"
@@ -54,6 +59,15 @@ def check_value(key: str, value: Any, annotation: ast.expr | None) -> None:
         number = _number(each) if isinstance(each, int | float | str) else None
         if number is None or not (0 < number < 1 if key in _SHARES else number >= _LEAST[key]):
             raise ValueError(f"expected {limit}, got {value!r}")
+
+
+def _check_accelerator(name: str) -> None:
+    if name == "tpu" and find_spec("torch_xla") is None:
+        raise ValueError("expected torch_xla for trainer.accelerator=tpu, found none; install it, or leave it out")
+    if name.isidentifier() and name not in _ACCELERATORS:
+        near = difflib.get_close_matches(name, _ACCELERATORS, n=1)
+        hint = f", did you mean {near[0]}?" if near else ""
+        raise ValueError(f"expected trainer.accelerator of {', '.join(_ACCELERATORS)}, got {name!r}{hint}")
 
 
 def check_model_name(name: str, called: str = "") -> None:

@@ -65,6 +65,8 @@ assert not heavy, heavy
         ),
         ("train --config quickstart --data.batch_size=0", "expected data.batch_size >= 1, got 0"),
         ("train --config quickstart --model.optimizer.init_args.lr=x", "expected model.optimizer.lr >= 0, got 'x'"),
+        ("train --config quickstart --trainer.accelerator=gppu", "got 'gppu', did you mean gpu?"),
+        ("train --config quickstart --trainer.max_time=soon", "expected trainer.max_time as DD:HH:MM:SS, got 'soon'"),
         ("train --config quickstart --ema 2", "expected 0 < ema < 1, got 2"),
         ("train --config quickstart --data MazDataModule", "unknown class 'MazDataModule' as data: did you mean MazeD"),
         (
