@@ -14,7 +14,11 @@ CONFIG = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 
 
 def test_every_page_is_in_the_menu():
-    pages = {path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}
+    pages = {
+        path.relative_to(ROOT).as_posix()
+        for pattern in ("*.md", "docs/*.md", "results/*.md")
+        for path in ROOT.glob(pattern)
+    }
     assert set(re.findall(r": (\S+\.md)$", CONFIG, re.MULTILINE)) == pages
 
 

@@ -24,6 +24,8 @@ SHOWN = (
     "demo/*.jpg",
     "demo/*.ipynb",
     "benchmarks/results/**/*.png",
+    "results/README.md",
+    "results/figures/*.png",
 )
 
 
