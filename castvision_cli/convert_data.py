@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from castvision.data.annotations import Conversion
 
+_LIGHT = "CASTVISION_WITHOUT_TORCH"
 _DESCRIPTION = """\
 Draw what was annotated in LabelMe (its folder of JSON files), CVAT ("CVAT for images 1.1", an XML file) or Label Studio
 ("JSON") as masks of class numbers, with a list of images and masks and the names of the classes. COCO files need none
@@ -70,9 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not arguments.source.exists():
             raise FileNotFoundError(f"no such file or folder: {str(arguments.source)!r}; check the path")
-        os.environ["CASTVISION_WITHOUT_TORCH"] = "1"  # which shapes and masks do not need
-        # NOTE: imported here: a wrong path should be said at once.
-        from castvision.data.annotations import convert_annotations
+        # NOTE: imported here: a wrong path should be said at once. Shapes and masks need no torch.
+        os.environ[_LIGHT] = "1"
+        try:
+            from castvision.data.annotations import convert_annotations
+        finally:
+            del os.environ[_LIGHT]
 
         logging.getLogger("tifffile").setLevel(logging.CRITICAL)
         done = convert_annotations(

@@ -46,7 +46,7 @@ def check_sources(sources: Iterable[str | Path]) -> None:
             raise FileNotFoundError(f"no such image or folder: {name!r}; check the path")
     if all(Path(name).suffix.lower() in _PHOTOGRAPHS and _is_text(Path(name)) for name in names):
         raise ValueError(f"expected an image, got text in {names[0]!r}; name an image")
-    if len(names) == 1 and Path(names[0]).suffix.lower() in _DECODED_WHOLE:
+    if len(names) == 1 and Path(names[0]).is_file() and Path(names[0]).suffix.lower() in _DECODED_WHOLE:
         _decode(Path(names[0]))
     if len(names) == 1 and Path(names[0]).is_dir() and not _holds_files(Path(names[0])):
         raise FileNotFoundError(f"no images in {names[0]!r}: the folder is empty; check the path")

@@ -32,10 +32,10 @@ default_cfgs = generate_default_cfgs(
         **{f"cast_vit_{s}_patch16_224.{_AUGREG}": timm_cfg(f"vit_{s}_patch16_224.{_AUGREG}") for s in _SIZES},
         **{f"cast_vit_{s}_patch{p}{form}_224.untrained*": _cfg()
            for s in _SIZES for p in (16, 8) for form in ("", "_pyramid")},
-        "cast_vit_atto_patch4_32.untrained": _cfg(32, **_GREY),
         "cast_vit_atto_patch4_32.pathfinder32_join": {
             **_cfg(32, **{**_GREY, "classes": 0}), "file": str(FOLDER / "pathfinder32_join.safetensors"),
         },
+        "cast_vit_atto_patch4_32.untrained*": _cfg(32, **_GREY),
         "cast_vit_pixel_patch1_32.untrained": _cfg(32, **_GREY),
         "cast_vit_pixel_patch2_128.untrained": _cfg(128, **_GREY),
         "cast_vit_pixel_patch1_128.untrained": _cfg(128, **_GREY),

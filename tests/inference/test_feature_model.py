@@ -103,7 +103,7 @@ def test_half_precision_is_near():
         ("resnet18", {"own": True}, "cannot convert a ResNet"),
         ("no/such.ckpt", {}, "no such checkpoint or folder: 'no/such.ckpt'"),
         (NAME, {"weights": "missing.safetensors"}, "no such file of weights: 'missing.safetensors'; check --weights"),
-        ("cast_vit_atto_patch4_32", {}, "has no weights of its own; give --weights FILE"),
+        ("cast_vit_pixel_patch1_32", {}, "has no weights of its own; give --weights FILE"),
         ("cast_vit_tiny_patch16_224", {}, r"name those you want: cast_vit_tiny_patch16_224\.augreg"),
         ("vit_small_patch16_224", {"weights": True}, "checkpoint of another architecture"),
     ],

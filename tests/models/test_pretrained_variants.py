@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 assert castvision.__version__
-NAMES = timm.list_models("cast_vit*", pretrained=True)
+NAMES = timm.list_models("cast_vit*", pretrained=True, exclude_filters="*.pathfinder*")  # those are our own
 ONE_OF_EACH = [
     "cast_vit_tiny_patch16_224.augreg_in21k_ft_in1k", "cast_vit_small_patch14_reg4_dinov2.lvd142m",
     "cast_vit_small_patch16_dinov3.lvd1689m", "cast_vit_base_patch16_siglip_224.webli",

@@ -108,14 +108,16 @@ def test_a_network_without_a_size_is_told_none(tmp_path):
 
 
 def test_what_is_wrong_with_the_model_is_said_before_the_data_are_read(tmp_path, capsys):
-    (tmp_path / "none").mkdir()
+    for folder in ("images", "masks"):
+        (tmp_path / "none" / "train" / folder).mkdir(parents=True)
+        (tmp_path / "none" / "train" / folder / "readme.txt").write_text("nothing yet")
     flags = ["--config", "segmentation_folder", "--data.root", str(tmp_path / "none")]
     flags += ["--run_dir", str(tmp_path / "run")]
     for wrong, message in (
         (["--model.model_name", "cast_vit_tiny_patch8_242"], "did you mean cast_vit_tiny_patch8_224"),
         (["--model.head", "UperHaed"], "UperHaed"),
         (["--model.model_kwargs.window_sise", "8"], "window_size"),
-        (SMALL, "found no images and masks in"),
+        (SMALL, "found no images ("),
     ):
         assert cli.main([*flags, *wrong]) == 2
         assert message in capsys.readouterr().err
