@@ -183,7 +183,7 @@ def add_attention(house: House) -> None:
 
 def add_variant(house: House) -> None:
     path = "castvision/models/variants.py"
-    house.change(path, (r'^( +"cast_vit_)atto(_patch4_32\.untrained": .+)$', r"\g<0>\n\1femto\2"))
+    house.change(path, (r'^( +"cast_vit_)atto(_patch4_32\.untrained\*": .+)$', r"\g<0>\n\1femto\2"))
     house.append(path, VARIANT)
 
 
