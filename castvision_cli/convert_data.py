@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not arguments.source.exists():
             raise FileNotFoundError(f"no such file or folder: {str(arguments.source)!r}; check the path")
-        # NOTE: imported here: a wrong path should be said at once. Shapes and masks need no torch.
+        # NOTE: imported here: a wrong path should be said at once. Models, which take seconds more, are not needed.
         os.environ[_LIGHT] = "1"
         try:
             from castvision.data.annotations import convert_annotations
