@@ -18,6 +18,7 @@ from castvision.data import open_array
 from castvision.data.reading.folders import nfc
 from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found, map_by_names, read_class_names
 from castvision.errors import FAILURES
+from castvision.ignored import IGNORED
 from castvision.inference.fitted import FittedModel
 from castvision.inference.instances.measuring import ObjectMeasure
 from castvision.inference.instances.quality import PanopticTally
@@ -28,7 +29,6 @@ from castvision.inference.tile_model import TileModel, model_range, open_for, wh
 from castvision.inference.tiled import tiled_inference
 from castvision.inference.whole_images import remark_on_size, whole_image
 from castvision.inference.writers.preview import read_reduced
-from castvision.losses import IGNORED
 from castvision.metrics import (
     BoundaryF1,
     MultiLabelScores,

@@ -12,7 +12,7 @@ from torch.nn import functional
 from castvision.data.datasets.batch import Batch
 from castvision.data.datasets.samples import to_channels
 from castvision.data.transforms.augmentation import SampleTransform
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 if TYPE_CHECKING:
     from castvision.data.reading.pixels import Pixels

@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from castvision.checkpoint_facts import CHECKPOINT_KEY
 from castvision.data.input_format import InputFormat
 from castvision.data.reading.overview import make_context
 from castvision.data.transforms.model_input import to_model_input
@@ -18,7 +19,7 @@ from castvision.files import read_json
 from castvision.models.centres import CentreSegmenter
 from castvision.models.checkpoint_file import check_finite
 from castvision.models.convert import change_attention, convert, split_options
-from castvision.models.recipe import CHECKPOINT_KEY, Recipe, TaskName, load, near_misses
+from castvision.models.recipe import Recipe, TaskName, load, near_misses
 from castvision.models.segmenter import unwrap
 from castvision.models.shipped import shipped_file
 from castvision.visualization.clusters import cluster_maps, clustered_layers

@@ -19,7 +19,7 @@ from castvision.data.reading.overview import read_overview
 from castvision.data.reading.pixels import Pixels
 from castvision.data.reading.reader import Alpha
 from castvision.data.transforms.model_input import unit
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from castvision.data.datasets.sources import ClassIndex, ImageSources
 from castvision.data.reading.pixels import is_empty
 from castvision.data.transforms.statistics import ChannelStatistics
 from castvision.data.transforms.symmetries import Symmetry
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 
 class WindowDataset(Dataset[Sample]):

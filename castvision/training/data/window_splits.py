@@ -15,7 +15,7 @@ from castvision.data.datasets.sources import ClassIndex
 from castvision.data.datasets.vector_labels import VectorMask
 from castvision.data.datasets.windows import whole_images
 from castvision.data.reading.folders import ALL_SUFFIXES, images_by_name
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

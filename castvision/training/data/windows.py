@@ -17,7 +17,7 @@ from castvision.data.datasets.windows import WindowDataset, whole_images
 from castvision.data.reading.labels import LabelMap, check_classes_found, names_up_to, numbered, read_class_names
 from castvision.data.reading.reader import alpha_for
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
-from castvision.training.data.data_module import ImageDataModule, Pairs, warn_of_missing
+from castvision.training.data.data_module import ImageDataModule, Pairs
 from castvision.training.data.resumable import FreshSampler
 from castvision.training.data.window_splits import find_sources, split_regions
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from torch.utils.data import Sampler
 
-    from castvision.data.datasets.regions import Region
+    from castvision.data.datasets.checking import warn_of_missing
+from castvision.data.datasets.regions import Region
 
 logger = logging.getLogger(__name__)
 
