@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from castvision_cli.class_names import keep_class_names, quote_class_names
 from castvision_cli.early_checks import check_paths_of_run, check_run_folder, read_config
+from castvision_cli.early_data import check_data
 from castvision_cli.signatures import check_options
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ def _checked(arguments: Sequence[str]) -> CommandLine:
     check_paths_of_run(line.arguments, contents)
     if line.verb == "fit" and not line.is_resumed:
         check_run_folder(line.arguments, line.configs, contents)
+    check_data(line.arguments, contents)
     return line
 
 

@@ -217,7 +217,7 @@ class Predictor:
         if self.parts.task is None:
             raise ValueError(f"{self.parts.name} is untrained: its prediction would mean nothing; give a checkpoint")
         if self.parts.task == "features":
-            from castvision.inference.prediction import NO_CLASSES
+            from castvision.inference.suited import NO_CLASSES
 
             raise ValueError(f"{self.parts.name} {NO_CLASSES}")
         logits = self.model(prepared, **self._surroundings(prepared)).float()[0].cpu()  # (num_classes[, height, width])

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from castvision.data import open_array
-from castvision.inference.evaluation import Tally, check_labels, compare
+from castvision.inference.evaluation import Tally, compare
+from castvision.inference.truth import check_labels
 
 
 def test_bands_add_up(monkeypatch):

@@ -1,0 +1,164 @@
+"""The data of a run, listed and partly read before torch and Lightning are imported, by what the data modules use.
+
+Only small data sets are looked at, since they are looked at twice. What is read of them is a sample: the data module
+reads on.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from castvision_cli.light import silently, without_models
+from castvision_cli.signatures import flags_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from castvision.data.datasets.samples import PixelDataset
+
+_PACKAGE = "castvision.training"
+_MOST_FILES = 20_000
+_MOST_BYTES = 1 << 24
+"""Of a list, and of the images that are read: a fraction of a second."""
+_SAMPLES = 16
+"""Read of each split, at most."""
+
+
+def check_data(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse data that the data module of a run would refuse.
+
+    Args:
+        words: The command line.
+        contents: Of the configurations.
+
+    Raises:
+        ValueError: What is wrong, as the data module says it; OSError likewise.
+    """
+    name, given = _data_of(words, contents)
+    look = _LOOKS.get(name.removeprefix(f"{_PACKAGE}."))
+    if look is None or not _is_plain(given) or not _is_small(Path(given["root"])):
+        return
+    with without_models(), silently():
+        try:
+            look(given)
+        except (TypeError, KeyError, AttributeError):
+            return  # an argument of another type: jsonargparse says so
+
+
+def _data_of(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """The data module's class and arguments; those of a part of one are "pixels.bands"."""
+    name, given = "", dict[str, Any]()
+    for content in contents:
+        section = content.get("data")
+        if isinstance(section, dict):
+            name = str(section.get("class_path") or name)
+            given |= section.get("init_args") or {}
+    for flag, value in flags_in(words):
+        part, _, key = flag.partition(".")
+        if part == "data" and key in ("", "class_path"):
+            name = str(value)
+        elif part == "data":
+            given[key.removeprefix("init_args.")] = value
+    pixels = given.get("pixels")
+    return name, {**{f"pixels.{key}": value for key, value in (pixels or {}).items()}, **given}
+
+
+def _is_plain(given: Mapping[str, Any]) -> bool:
+    """Whether YAML read what was meant: names such as "no" and "1" are text, which others see to later."""
+    is_text = all(isinstance(name, str) for name in given.get("class_names") or ())
+    return isinstance(given.get("root"), str) and is_text
+
+
+def _is_small(root: Path) -> bool:
+    """Whether a folder, and those in it, or a list is looked through in less time than an import takes."""
+    if root.is_file():
+        return root.stat().st_size <= _MOST_BYTES
+    left = _MOST_FILES
+    for _, folders, files in os.walk(root):
+        left -= len(folders) + len(files)
+        if left < 0:
+            return False
+    return root.is_dir()
+
+
+def _called(function: Callable[..., Any], given: Mapping[str, Any], **more: Any) -> Any:
+    """A function's result for those of its arguments that the data module is given."""
+    known = inspect.signature(function).parameters
+    return function(**{key: value for key, value in given.items() if key in known and value is not None}, **more)
+
+
+def _look_at_class_folders(given: Mapping[str, Any]) -> None:
+    from castvision.data.datasets.class_folders import open_class_folders
+    from castvision.data.datasets.samples import load_pixels
+
+    images = [Path(path) for path, _ in _called(open_class_folders, given)["train"].samples]
+    for path in _some_of(images, 1):
+        load_pixels(path)
+
+
+def _look_at_pairs(given: Mapping[str, Any]) -> None:
+    from castvision.data.datasets.segmentation import open_pairs
+
+    splits, labels = _called(open_pairs, given, checked=_SAMPLES)
+    _read_some(splits, labels.class_names, given)
+
+
+def _look_at_objects(given: Mapping[str, Any]) -> None:
+    from castvision.data.datasets.objects import open_objects
+
+    splits, labels = _called(open_objects, given)
+    _read_some(splits, labels.class_names, given)
+
+
+def _look_at_coco(given: Mapping[str, Any]) -> None:
+    from castvision.data.datasets.coco import open_coco
+
+    files = [Path(given["root"], name) for name in given["annotations"].values()]
+    if sum(file.stat().st_size for file in files if file.is_file()) <= _MOST_BYTES:
+        splits, names = _called(open_coco, given)
+        _read_some(splits, names, given)
+
+
+def _look_at_tables(given: Mapping[str, Any]) -> None:
+    from castvision.data.datasets.multilabel import open_label_tables
+
+    splits, names = _called(open_label_tables, given)
+    _read_some(splits, names, given)
+
+
+_LOOKS: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
+    "CocoDataModule": _look_at_coco,
+    "ImageFolderDataModule": _look_at_class_folders,
+    "InstanceDataModule": _look_at_objects,
+    "MultiLabelCsvDataModule": _look_at_tables,
+    "SegmentationDataModule": _look_at_pairs,
+}
+"""By the data module that a configuration names."""
+
+
+def _read_some(splits: Mapping[str, PixelDataset], class_names: Sequence[str], given: Mapping[str, Any]) -> None:
+    """Read a few samples of each split.
+
+    Raises:
+        ValueError: One that cannot be used; OSError likewise.
+    """
+    from castvision.data.datasets.checking import check_samples, set_channels
+
+    images = [Path(dataset.name(index)) for dataset in splits.values() for index in range(len(dataset))]
+    some = len(_some_of(images, len(splits))) // len(splits)
+    wanted = given.get("pixels.check")
+    if some > 0:
+        set_channels(splits, given.get("pixels.in_chans"), given.get("pixels.bands"))
+        check_samples(splits, some if wanted is None else min(some, wanted), class_names)
+
+
+def _some_of(images: Sequence[Path], splits: int) -> list[Path]:
+    """Images, spread evenly, as many as are read in a fraction of a second."""
+    from castvision.data.datasets.checking import spread
+
+    some = [images[index] for index in spread(len(images), splits * _SAMPLES)]
+    size = sum(path.stat().st_size for path in some)
+    return some if size <= _MOST_BYTES else some[: len(some) * _MOST_BYTES // size]
