@@ -21,7 +21,7 @@ _LOCAL = "local-dir:"
 _HUBS = ("hf-hub:", "hf_hub:")
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors", ".onnx")
 _PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
-_DECODED_WHOLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+DECODED_WHOLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 """Kinds that Pillow alone reads; others have readers of their own."""
 _LARGE = 1 << 24
 """Bytes of a file, and pixels of an image, that are decoded in a fraction of a second."""
@@ -46,7 +46,7 @@ def check_sources(sources: Iterable[str | Path]) -> None:
             raise FileNotFoundError(f"no such image or folder: {name!r}; check the path")
     if all(Path(name).suffix.lower() in _PHOTOGRAPHS and _is_text(Path(name)) for name in names):
         raise ValueError(f"expected an image, got text in {names[0]!r}; name an image")
-    if len(names) == 1 and Path(names[0]).is_file() and Path(names[0]).suffix.lower() in _DECODED_WHOLE:
+    if len(names) == 1 and Path(names[0]).is_file() and Path(names[0]).suffix.lower() in DECODED_WHOLE:
         _decode(Path(names[0]))
     if len(names) == 1 and Path(names[0]).is_dir() and not _holds_files(Path(names[0])):
         raise FileNotFoundError(f"no images in {names[0]!r}: the folder is empty; check the path")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from castvision_cli.early_checks import DECODED_WHOLE
 from castvision_cli.light import without_models
 from castvision_cli.values import registered_names
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _LOOKED_AT = 16
 """Images of which one must do; where more than these are unreadable, the rest is not looked at."""
 _SMALL = 1 << 24
-"""Pixels of a mask that is read in a fraction of a second."""
+"""Pixels of a mask, and bytes of a photograph, that are read in a fraction of a second."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def check_images(
     errors: list[Exception] = []
     paths = list(images)
     for path in paths[:_LOOKED_AT]:
+        if path.suffix.lower() in DECODED_WHOLE and path.is_file() and path.stat().st_size > _SMALL:
+            return
         try:
             seen = None if told is None else told.seen
             with open_image(path, bands=bands) if seen is None else open_as(seen, path, bands) as reader:
