@@ -1,7 +1,7 @@
 """The data of a run, listed and partly read before torch and Lightning are imported, by what the data modules use.
 
-Only small data sets are looked at, since they are looked at twice. What is read of them is a sample: the data module
-reads on.
+Only small data sets are looked at, since they are looked at twice. Of more than a few images the first ones are read:
+the data module reads on.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _PACKAGE = "castvision.training"
 _MOST_FILES = 20_000
 _MOST_BYTES = 1 << 24
 """Of a list, and of the images that are read: a fraction of a second."""
-_SAMPLES = 16
-"""Read of each split, at most."""
+_SAMPLES = 64
+"""Images that are read, at most."""
 
 
 def check_data(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> None:
@@ -91,12 +91,17 @@ def _called(function: Callable[..., Any], given: Mapping[str, Any], **more: Any)
 
 
 def _look_at_class_folders(given: Mapping[str, Any]) -> None:
+    from castvision.data.datasets.checking import check_batch_size
     from castvision.data.datasets.class_folders import open_class_folders
     from castvision.data.datasets.samples import load_pixels
 
     images = [Path(path) for path, _ in _called(open_class_folders, given)["train"].samples]
-    for path in _some_of(images, 1):
-        load_pixels(path)
+    check_batch_size(len(images), given.get("batch_size") or 1)
+    read = 0
+    for path in images[:_SAMPLES]:
+        read += path.stat().st_size
+        if read <= _MOST_BYTES:
+            load_pixels(path)
 
 
 def _look_at_pairs(given: Mapping[str, Any]) -> None:
@@ -129,36 +134,44 @@ def _look_at_tables(given: Mapping[str, Any]) -> None:
     _read_some(splits, names, given)
 
 
+def _look_at_windows(given: Mapping[str, Any]) -> None:
+    from castvision.data.datasets.sources import ClassIndex, whole_images
+    from castvision.data.datasets.window_folders import open_sources
+    from castvision.data.reading.labels import check_classes_found
+
+    if given.get("vector") is not None:
+        return
+    sources, _, names = _called(open_sources, {**given, "context_size": None})
+    if names is not None and sum(height * width for height, width in sources.sizes) <= _MOST_BYTES:
+        counts = ClassIndex(sources, whole_images(sources)).counts
+        check_classes_found(counts, names, f"the masks in {given['root']!r}")
+    sources.close()
+
+
 _LOOKS: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
     "CocoDataModule": _look_at_coco,
     "ImageFolderDataModule": _look_at_class_folders,
     "InstanceDataModule": _look_at_objects,
     "MultiLabelCsvDataModule": _look_at_tables,
     "SegmentationDataModule": _look_at_pairs,
+    "WindowDataModule": _look_at_windows,
 }
 """By the data module that a configuration names."""
 
 
 def _read_some(splits: Mapping[str, PixelDataset], class_names: Sequence[str], given: Mapping[str, Any]) -> None:
-    """Read a few samples of each split.
+    """Read all of a few samples, or the first one of each split: which classes there are, not all of them tell.
 
     Raises:
         ValueError: One that cannot be used; OSError likewise.
     """
-    from castvision.data.datasets.checking import check_samples, set_channels
+    from castvision.data.datasets.checking import check_batch_size, check_samples, set_channels
 
+    check_batch_size(len(splits["train"]), given.get("batch_size") or 1)
+    set_channels(splits, given.get("pixels.in_chans"), given.get("pixels.bands"))
     images = [Path(dataset.name(index)) for dataset in splits.values() for index in range(len(dataset))]
-    some = len(_some_of(images, len(splits))) // len(splits)
-    wanted = given.get("pixels.check")
-    if some > 0:
-        set_channels(splits, given.get("pixels.in_chans"), given.get("pixels.bands"))
-        check_samples(splits, some if wanted is None else min(some, wanted), class_names)
-
-
-def _some_of(images: Sequence[Path], splits: int) -> list[Path]:
-    """Images, spread evenly, as many as are read in a fraction of a second."""
-    from castvision.data.datasets.checking import spread
-
-    some = [images[index] for index in spread(len(images), splits * _SAMPLES)]
-    size = sum(path.stat().st_size for path in some)
-    return some if size <= _MOST_BYTES else some[: len(some) * _MOST_BYTES // size]
+    if len(images) <= _SAMPLES and sum(path.stat().st_size for path in images) <= _MOST_BYTES:
+        check_samples(splits, given.get("pixels.check"), class_names)
+    else:
+        for dataset in splits.values():
+            dataset.read(0)

@@ -146,8 +146,7 @@ def _checked(arguments: Sequence[str]) -> CommandLine:
     contents = [read_config(path) for path in line.configs]
     check_options(line.verb, line.arguments, contents, is_closed=not line.allowed_classes)
     check_paths_of_run(line.arguments, contents)
-    if line.verb == "fit" and not line.is_resumed:
-        check_run_folder(line.arguments, line.configs, contents)
+    check_run_folder(line.verb, line.arguments, line.config, contents, is_resumed=line.is_resumed)
     check_data(line.arguments, contents)
     return line
 

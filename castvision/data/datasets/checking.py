@@ -76,6 +76,23 @@ def check_samples(
     return running.result()
 
 
+def check_batch_size(images: int, batch_size: int) -> None:
+    """Refuse a batch size of which no epoch would have a step.
+
+    Args:
+        images: For training.
+        batch_size: Images a step.
+
+    Raises:
+        ValueError: There are fewer images.
+    """
+    if images < batch_size:
+        raise ValueError(
+            f"expected at least batch_size training images, got {images} and batch_size={batch_size}; "
+            "set a smaller batch_size, or leave it out to have one chosen"
+        )
+
+
 def warn_of_missing(class_names: Sequence[str]) -> None:
     """Say, before training starts, which classes no training mask holds a pixel of."""
     if class_names:

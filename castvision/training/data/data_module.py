@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from castvision.data.datasets.batch import Batch, Sample, as_batch
-from castvision.data.datasets.checking import spread
+from castvision.data.datasets.checking import check_batch_size, spread
 from castvision.data.reading.labels import check_class_names
 from castvision.data.reading.pixels import MAX_PIXELS
 from castvision.ignored import IGNORED
@@ -130,11 +130,8 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         if self._is_batch_chosen:
             self.batch_size = fitting_batch_size(images, self.largest_batch)
-        elif images < self.batch_size:
-            raise ValueError(
-                f"expected at least batch_size training images, got {images} and batch_size={self.batch_size}; "
-                "set a smaller batch_size, or leave it out to have one chosen"
-            )
+        else:
+            check_batch_size(images, self.batch_size)
 
     @abstractmethod
     def dataset(self, split: str) -> Pairs:
