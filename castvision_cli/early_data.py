@@ -44,7 +44,7 @@ def check_data(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> N
     with without_models(), silently():
         try:
             look(given)
-        except (TypeError, KeyError, AttributeError):
+        except (TypeError, LookupError, AttributeError):
             return  # an argument of another type: jsonargparse says so
 
 
@@ -171,7 +171,7 @@ def _read_some(splits: Mapping[str, PixelDataset], class_names: Sequence[str], g
     set_channels(splits, given.get("pixels.in_chans"), given.get("pixels.bands"))
     images = [Path(dataset.name(index)) for dataset in splits.values() for index in range(len(dataset))]
     if len(images) <= _SAMPLES and sum(path.stat().st_size for path in images) <= _MOST_BYTES:
-        check_samples(splits, given.get("pixels.check"), class_names)
+        check_samples(splits, given.get("pixels.check") or None, class_names)
     else:
         for dataset in splits.values():
             dataset.read(0)
