@@ -32,7 +32,7 @@ SMALL_IMAGES = 1 << 19
 """Elements of a chunk that holds whole images, at least."""
 
 _TOKENS = 1 << 9
-"""Tokens whose rows are copied at once on the way into sums."""
+"""Tokens whose rows are copied at once on the way into sums, at most; and at most an eighth of all."""
 
 
 class Totals(NamedTuple):
@@ -185,32 +185,42 @@ class Chunks:
             next chunk takes again, and the bias of their logits, (G, P + K + M + 1, h).
         """
         groups, size = chunk.index.shape
-        p, stop, rest, bias = self.num_prefix, self.num_prefix + size, chunk.remainders, chunk.bias
+        p, stop, bias = self.num_prefix, self.num_prefix + size, chunk.bias
         pairs = self._buffer(2, groups, stop + self.num_clusters + 1, self.heads, self.head_dim)
         by_image = pairs.view(2, chunk.images.stop - chunk.images.start, -1, *pairs.shape[2:])
         if self.prefix is not None:
             by_image[:, :, :, :p] = self.prefix[:, chunk.images, None]
         if self.totals is not None:
             by_image[:, :, :, stop:] = self.totals.means[:, chunk.images, None]
-            at = rest.row + (torch.div(rest.row, self.num_clusters + 1, rounding_mode="floor") + 1) * stop
-            e = None if self.e is None else self.gather(self.e, chunk)[..., None]
+        row = chunk.remainders.row
+        row = row + (torch.div(row, self.num_clusters + 1, rounding_mode="floor") + 1) * stop
         for i, (rows, x) in enumerate(zip(pairs, self.pair, strict=True)):
             members = self.gather(x, chunk)
             rows[:, p:stop] = members
-            if self.totals is None:
-                continue
-            members = members.to(self.wide) if e is None else members.to(self.wide) * e
-            inside = members.new_zeros(len(rest.row), self.heads, self.head_dim)
-            inside.index_add_(0, chunk.remainder, members.flatten(0, 1))
-            sums, means = (total[i, chunk.images].flatten(0, 1) for total in (self.totals.sums, self.totals.means))
-            mean = sums.index_select(0, rest.cluster).sub_(inside).div_(rest.divisor[..., None])
-            if self.has_sparse:
-                mean = torch.where(rest.sparse[..., None], means.index_select(0, rest.cluster), mean)
-            rows.flatten(0, 1).index_copy_(0, at, mean.to(rows.dtype))
-            if i == 0 and self.center is not None:
-                term = (mean * self.centers(chunk)).sum(-1) * -self.scale  # U, H
-                bias = bias.flatten(0, 1).index_add(0, at, term).view_as(bias)
+            if self.totals is not None:
+                mean = self._mean_left(i, members, chunk, self.totals)
+                rows.flatten(0, 1).index_copy_(0, row, mean.to(rows.dtype))
+                if i == 0 and self.center is not None:
+                    term = (mean * self._centers(chunk)).sum(-1) * -self.scale  # U, H
+                    bias = bias.flatten(0, 1).index_add(0, row, term).view_as(bias)
+                del mean
+            del members  # before the queries take its memory
         return self.gather(self.q, chunk), pairs, bias
+
+    def _mean_left(self, part: int, members: Tensor, chunk: Chunk, totals: Totals) -> Tensor:
+        """Mean key (0) or value (1) of each remainder, (U, H, D), from those of the windows' tokens (G, K, H, D)."""
+        rest = chunk.remainders
+        members = members.to(self.wide)
+        if self.e is not None:
+            members = members * self.gather(self.e, chunk)[..., None]
+        inside = members.new_zeros(len(rest.row), self.heads, self.head_dim)
+        inside.index_add_(0, chunk.remainder, members.flatten(0, 1))
+        sums = totals.sums[part, chunk.images].flatten(0, 1)
+        mean = sums.index_select(0, rest.cluster).sub_(inside).div_(rest.divisor[..., None])
+        if self.has_sparse:
+            whole = totals.means[part, chunk.images].flatten(0, 1).index_select(0, rest.cluster)
+            mean = torch.where(rest.sparse[..., None], whole, mean)
+        return mean
 
     def _buffer(self, *shape: int) -> Tensor:
         """Memory for a chunk's keys and values: the next chunk of the shape takes it again."""
@@ -218,7 +228,7 @@ class Chunks:
             self._pairs = self.q.new_empty(shape)
         return self._pairs
 
-    def centers(self, chunk: Chunk) -> Tensor:
+    def _centers(self, chunk: Chunk) -> Tensor:
         """Mean query of each remainder's image, (U, H, D), or (1, H, D) where there is one image."""
         if self.center is None:
             raise ValueError("expected a mean query")
@@ -270,7 +280,7 @@ class Chunks:
 
     def blocks(self) -> Iterator[slice]:
         """Some tokens of all images, whose rows are copied at once."""
-        step = max(1, _TOKENS // self.batch)
+        step = max(1, min(_TOKENS // self.batch, self.num_tokens // 8))
         return (slice(start, start + step) for start in range(0, self.num_tokens, step))
 
     def _describe(self, index: Tensor) -> Windows:

@@ -69,7 +69,8 @@ def _backward(call: Chunks, grad: Tensor, out: Tensor, lse: Tensor) -> tuple[Ten
     d_prefix = None if call.prefix is None else torch.zeros_like(call.prefix, dtype=call.wide)
     far = None if call.totals is None else _FarGradient(call, call.totals)
     p = call.num_prefix
-    for chunk in call.chunks():
+
+    def take(chunk: Chunk) -> None:  # a function, so that all it holds is gone before `finish`
         stop = p + chunk.index.shape[1]
         operands = call.operands(chunk)
         dq_part, dk_part, dv_part, d_bias = _attention_gradient(call, chunk, operands, grad, out, lse)
@@ -82,6 +83,9 @@ def _backward(call: Chunks, grad: Tensor, out: Tensor, lse: Tensor) -> tuple[Ten
             near = [part - less for part, less in zip(near, inside, strict=True)]
         for rows, part in zip((dq, dk, dv), (dq_part, *near), strict=True):
             call.put(rows, chunk, part)
+
+    for chunk in call.chunks():
+        take(chunk)
     dq, dk, dv = (x[:, : call.num_tokens] for x in (dq, dk, dv))
     d_center = None if far is None else far.finish(dk, dv)
     return dq, dk, dv, *((None, None) if d_prefix is None else d_prefix.to(call.q.dtype)), d_center
