@@ -30,7 +30,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._end = finalize(self, bool)
+        self._end: finalize[..., object] = finalize(self, bool)
         if sys.platform != "win32":
             handle = os.open(folder, os.O_RDONLY)
             self._end = finalize(self, os.close, handle)
