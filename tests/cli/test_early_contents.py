@@ -220,6 +220,7 @@ def folder(tmp_path_factory):
         ("evaluate --model classes.ckpt --images ok/train --output out", "expected one folder for each class (cat"),
         ("evaluate --model labels.ckpt --labels table/one.csv --output out", "moon"),
         ("evaluate --model labels.ckpt --images ok/train/images --output out", "it needs --labels LIST.csv"),
+        ("benchmark foo", "expected levels of op, layer"),
         ("export vit_tiny_patch16_224 --format onnx --output out", "no such checkpoint: 'vit_tiny_patch16_224'"),
     ],
 )  # fmt: skip
