@@ -57,8 +57,10 @@ def told_of(model: str) -> Told | None:
     if facts is None:
         return None
     try:
-        names = tuple(str(name) for name in facts["class_names"])
-        return Told(str(facts["model_name"]), str(facts["task"]), names, input_format(facts), facts.get("label_map"))
+        task, names = str(facts["task"]), tuple(str(name) for name in facts["class_names"])
+        if not names and task not in ("features", "slides"):
+            return None  # loading gives them names
+        return Told(str(facts["model_name"]), task, names, input_format(facts), facts.get("label_map"))
     except (KeyError, TypeError, ValueError):
         return None  # the message of whoever loads it says what is wrong
 

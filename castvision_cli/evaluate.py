@@ -122,12 +122,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         label_map, vector = _checked(arguments)
         check_device(arguments.device)
-        facts = told_of(arguments.model)
-        if facts is not None and facts.task == "slides":
+        with without_models():
+            from castvision.checkpoint_facts import is_slide_model
+        if is_slide_model(arguments.model):
             from castvision_cli.slides import evaluate_slides
 
             return evaluate_slides(arguments, parser, _print_metrics)
-        _check_contents(arguments, facts, label_map)
+        _check_contents(arguments, told_of(arguments.model), label_map)
         device = resolve_device(arguments.device)
         # NOTE: imported here, so that --help and what is wrong so far answer at once.
         from castvision.data.datasets.multilabel import read_label_table

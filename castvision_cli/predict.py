@@ -123,14 +123,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_output(arguments.output, is_open=arguments.overwrite or arguments.resume)
         check_given(arguments.mask, "mask or folder of masks")
         check_instance_options(arguments)
-        check_onnx_options(arguments) if _is_onnx(arguments) else check_device(arguments.device)
-        facts = told_of(arguments.model)
-        if facts is not None and facts.task == "slides":
+        if _is_onnx(arguments):
+            check_onnx_options(arguments)
+        else:
+            check_device(arguments.device)
+        with without_models():
+            from castvision.checkpoint_facts import is_slide_model
+        if is_slide_model(arguments.model):
             from castvision_cli.slides import predict_slides
 
             return predict_slides(arguments, parser)
         settings = settings_of_run(arguments)
-        images, masks, output = _listed(arguments, settings, facts)
+        images, masks, output = _listed(arguments, settings, told_of(arguments.model))
         device = "cpu" if _is_onnx(arguments) else resolve_device(arguments.device)
         # NOTE: imported here, so that --help and what is wrong so far answer at once.
         from castvision.inference.prediction import Options, PredictionRun
