@@ -123,10 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_output(arguments.output, is_open=arguments.overwrite or arguments.resume)
         check_given(arguments.mask, "mask or folder of masks")
         check_instance_options(arguments)
-        if _is_onnx(arguments):
-            check_onnx_options(arguments)
-        else:
-            check_device(arguments.device)
+        _check_runtime(arguments)
         with without_models():
             from castvision.checkpoint_facts import is_slide_model
         if is_slide_model(arguments.model):
@@ -208,6 +205,13 @@ def _listed(
 
 def _is_onnx(arguments: argparse.Namespace) -> bool:
     return Path(arguments.model).suffix == ONNX
+
+
+def _check_runtime(arguments: argparse.Namespace) -> None:
+    if _is_onnx(arguments):
+        check_onnx_options(arguments)
+    else:
+        check_device(arguments.device)
 
 
 def check_onnx_options(arguments: argparse.Namespace) -> None:
