@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from castvision.inference.folder_lock import FolderLock
+
 HELP = """\
 usage: castvision VERB [ARGUMENTS]
 
@@ -112,7 +114,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(module: str, arguments: list[str]) -> int:
     run: Callable[[list[str]], int] = importlib.import_module(f"castvision_cli.{module}").main
-    return run(arguments)
+    earlier = _locks()
+    try:
+        return run(arguments)
+    finally:  # an error kept somewhere (by zarr's threads) keeps all variables of the verb, its output folder too
+        for lock in _locks() - earlier:
+            lock.release()
+
+
+def _locks() -> set[FolderLock]:
+    """Locks of folders; what takes them is imported by the verbs that write into one, and by nothing before."""
+    module = sys.modules.get("castvision.inference.folder_lock")
+    return set() if module is None else set(module.held.values())
 
 
 def _without_word(arguments: list[str]) -> int:

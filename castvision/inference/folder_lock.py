@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 if sys.platform != "win32":  # which has none; there a folder is not locked
     import fcntl
 
-_held: WeakValueDictionary[str, FolderLock] = WeakValueDictionary()
+held: WeakValueDictionary[str, FolderLock] = WeakValueDictionary()
+"""Locks of this process, by the folder's real path."""
 
 
 class FolderLock:
-    """A folder of which no other process can have one; it ends with the object, or with the process, however it ends.
+    """A folder of which no other process can have one, until it is released.
+
+    That happens with the object's end, too, or with the process, however it ends.
 
     Args:
         folder: Exists.
@@ -27,9 +30,10 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._end: finalize[..., object] = finalize(self, bool)
         if sys.platform != "win32":
             handle = os.open(folder, os.O_RDONLY)
-            finalize(self, os.close, handle)
+            self._end = finalize(self, os.close, handle)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -38,6 +42,15 @@ class FolderLock:
                 ) from None
             except OSError:  # some network file systems have no locks
                 return
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it was not released yet."""
+        return self._end.alive
+
+    def release(self) -> None:
+        """Let others have the folder, whoever still knows this object; a second time does nothing."""
+        self._end()
 
 
 def lock_of(folder: Path) -> FolderLock:
@@ -50,7 +63,7 @@ def lock_of(folder: Path) -> FolderLock:
         BlockingIOError: Another process has it.
     """
     place = os.path.realpath(folder)
-    lock = _held.get(place)
-    if lock is None:
-        lock = _held[place] = FolderLock(folder)
+    lock = held.get(place)
+    if lock is None or not lock.is_held:
+        lock = held[place] = FolderLock(folder)
     return lock

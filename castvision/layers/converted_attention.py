@@ -15,6 +15,7 @@ from timm.models.eva import EvaAttention
 from torch.nn import functional as F
 
 from castvision.ops import cast_attention
+from castvision.ops.arithmetic import is_exporting
 from castvision.peers.core import attend
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _checked(grid: Any, is_causal: bool, options: AttentionOptions | None) -> To
             f"expected converted attention to be given the token grid by its model, as attn_mask, got {got}; call the "
             "model, not its blocks, and without a mask"
         )
-    if options is None or torch.compiler.is_exporting():  # it may not branch on sizes
+    if options is None or is_exporting():  # it may not branch on sizes
         return grid
     size, clusters = options.window_size, options.num_clusters
     shape = f"{grid.rows} x {grid.cols} = {grid.rows * grid.cols} tokens"

@@ -21,6 +21,7 @@ from castvision.models.intermediates import as_intermediates
 from castvision.models.one_size import compile_each_size, constant_in_a_trace, of_one_size_in_a_trace
 from castvision.models.timm_private import feature_take_indices
 from castvision.ops import check_choice
+from castvision.ops.arithmetic import is_exporting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,7 +124,7 @@ class ConvertedDinoV3Positions(RotaryEmbeddingDinoV3):  # type: ignore[misc]
     """
 
     def _create_embed(self, feat_shape: Sequence[int], no_aug: bool = False) -> Tensor:
-        if not torch.compiler.is_exporting() or self.normalize_coords != "separate":
+        if not is_exporting() or self.normalize_coords != "separate":
             eager: Tensor = super()._create_embed(feat_shape, no_aug)
             return eager
         sides = [torch.arange(n, device=self.periods.device) for n in feat_shape]

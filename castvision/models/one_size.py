@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
+from castvision.ops.arithmetic import is_exporting
+
 
 def compile_each_size(x: Any) -> None:
     """Under ``torch.compile`` images (B, in_chans, height, width) of another size are another program.
 
     Compilers cannot resize positions, or count clusters, for a size that varies; the batch may.
     """
-    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+    if torch.compiler.is_compiling() and not is_exporting():
         for dim in (2, 3):
             torch._dynamo.mark_static(x, dim)
 

@@ -17,6 +17,12 @@ def is_eager() -> bool:
     return False
 
 
+def is_exporting() -> bool:
+    """Whether a program for images of any size is made: ``torch.export``, which traces without compiling Python."""
+    # torch 2.11 says so of torch.compile too
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+
+
 def on_cpu(x: Tensor) -> bool:
     """Whether fused attention takes masks of another dtype and gives its log-sum-exp, and sums have an order."""
     return x.device.type == "cpu"

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from castvision.ops.arithmetic import is_exporting
+
 BALANCED = ("sa_topk", "random", "blocks")
 """Assignments that give every token one cluster of at most K."""
 
@@ -138,7 +140,7 @@ def index_of(labels: Tensor, num_clusters: int, cluster_size: int) -> Tensor:
 def free_size(size: int) -> int:
     """The same number; to an export a size of its own, instead of an expression that grows with all made of it."""
     if not torch.jit.is_scripting():
-        if torch.compiler.is_exporting():
+        if is_exporting():
             free: int = torch.scalar_tensor(size, dtype=torch.long).item()  # type: ignore[assignment]
             torch._check(free >= 1)
             return free
@@ -151,7 +153,7 @@ def window_size_for(rows: int, cols: int) -> int:
     The smaller of equals, at least 2: 4 for 8 x 8 tokens, 8 for 32 x 32 and 64 x 64, 16 for 128 x 128 and 256 x 256.
     """
     if not torch.jit.is_scripting():
-        if torch.compiler.is_exporting():
+        if is_exporting():
             return _exported_window_size(rows, cols)
     root: float = (rows * cols) ** 0.25
     best = 2 * math.ceil(root / 2 - 1e-6)
@@ -173,7 +175,7 @@ def _exported_window_size(rows: int, cols: int) -> int:
     sizes = 2 * torch.ceil(root / 2 - 1e-6) + torch.arange(0, 6, 2)
     padded = torch.ceil(down / sizes) * torch.ceil(across / sizes) * sizes * sizes
     padded = torch.where((sizes > 1.5 * root) & (sizes > sizes[:1]), torch.inf, padded)
-    size: int = sizes[padded.argmin()].long().item()  # type: ignore[assignment]
+    size: int = sizes.gather(0, padded.argmin(0, keepdim=True)).long().item()  # type: ignore[assignment]
     torch._check(size >= 2)
     return size
 
@@ -196,10 +198,10 @@ def _rounded(value: float) -> int:
 
 
 def _between(low: int, value: int, high: int) -> int:
-    if torch.jit.is_scripting():
-        return max(low, min(value, high))
-    # an export with dynamic sizes may not branch on them
-    return torch.sym_max(low, torch.sym_min(value, high))  # type: ignore[return-value]
+    if not torch.jit.is_scripting():
+        if is_exporting():  # which may not branch on sizes
+            return torch.sym_max(low, torch.sym_min(value, high))  # type: ignore[return-value]
+    return max(low, min(value, high))
 
 
 def window_index(rows: int, cols: int, height: int, width: int, shift: bool, like: Tensor) -> Tensor:

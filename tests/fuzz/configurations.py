@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import random
@@ -124,11 +125,14 @@ def _change(rng: random.Random, content: Any) -> None:
     if how < 0.15:
         del node[key]
     elif how < 0.25 and isinstance(node, dict):
-        node[rng.choice((str(key)[:-1], f"{key}x", "class_path", "init_args", "img_size", "batch_size"))] = rng.choice(
-            _ODD
-        )
+        node[rng.choice((str(key)[:-1], f"{key}x", "class_path", "init_args", "img_size", "batch_size"))] = _odd(rng)
     else:
-        node[key] = rng.choice(_ODD)
+        node[key] = _odd(rng)
+
+
+def _odd(rng: random.Random) -> Any:
+    """A value of its own: the next change may be one inside it."""
+    return copy.deepcopy(rng.choice(_ODD))
 
 
 def wrong_with(text: str, folder: Path) -> str | None:
@@ -153,8 +157,7 @@ _running = ""
 
 
 def _stop(*_: object) -> None:
-    sys.stdout.write(f"! {_running}: longer than {LONGEST} s\n")
-    sys.stdout.flush()
+    os.write(1, f"! {_running}: longer than {LONGEST} s\n".encode())  # sys.stdout may be redirected
     os._exit(0)
 
 

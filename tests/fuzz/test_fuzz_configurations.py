@@ -21,6 +21,23 @@ def test_a_few(tmp_path, number):
     assert wrong_with(make(number), tmp_path) is None
 
 
+def test_mutations_depend_on_nothing_but_their_number():
+    once = [make(number) for number in range(200)]
+    assert [make(number) for number in range(200)] == once
+
+
+def test_what_takes_too_long_is_told_where_output_is_caught():
+    """As every configuration and every command is run."""
+    for module in ("doors", "configurations"):
+        hang = (
+            f"import contextlib, io, os, signal\nfrom tests.fuzz import {module} as door\n"
+            "door._running = 'seven'\nsignal.signal(signal.SIGUSR1, door._stop)\n"
+            "with contextlib.redirect_stdout(io.StringIO()):\n    os.kill(os.getpid(), signal.SIGUSR1)"
+        )
+        done = subprocess.run([sys.executable, "-c", hang], capture_output=True, text=True, check=True)
+        assert done.stdout == "! seven: longer than 10 s\n"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("first", range(0, NUMBERS, 100))

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+import castvision_cli
 from castvision.inference.files import OutputFolder
 from castvision.inference.folder_lock import lock_of
 
@@ -68,3 +70,25 @@ def test_parts_of_one_process_share_a_folder_and_give_it_back(tmp_path):
     assert (
         subprocess.run([sys.executable, "-c", _HOLD, tmp_path], stdin=subprocess.DEVNULL, check=False).returncode == 0
     )
+
+
+def test_a_verb_gives_its_folder_back_whoever_keeps_its_variables(tmp_path, monkeypatch):
+    kept = [OutputFolder(tmp_path / "own")]
+    kept[0].write("a", b"")
+
+    def write(arguments):
+        kept.append(OutputFolder(tmp_path / "out"))
+        kept[-1].write("a", b"")
+        raise RuntimeError
+
+    def is_free(folder):
+        done = subprocess.run([sys.executable, "-c", _HOLD, tmp_path / folder], stdin=subprocess.DEVNULL, check=False,
+                              stderr=subprocess.DEVNULL)  # fmt: skip
+        return done.returncode == 0
+
+    monkeypatch.setitem(sys.modules, "castvision_cli.writing", SimpleNamespace(main=write))
+    monkeypatch.setitem(castvision_cli.VERBS, "writing", "writing")
+    with pytest.raises(RuntimeError):
+        castvision_cli.main(["writing"])
+    assert is_free("out") and not is_free("own")  # what the caller has stays his
+    OutputFolder(tmp_path / "out", overwrite=True).write("b", b"")  # and the process may take it again

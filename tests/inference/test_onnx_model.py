@@ -176,7 +176,9 @@ def test_images_reach_the_model_as_by_torch(number: int) -> None:
         image, _, extras = SampleTransform(side, MEAN, STD).pair(pixels, np.zeros(pixels.shape[:2], np.uint8))
         found, is_real = fit(pixels, side, MEAN, STD)
         np.testing.assert_array_equal(is_real, extras["pixel_mask"].numpy())
-        np.testing.assert_array_equal(found, image.numpy())
+        # whole numbers to the bit; fractions to rounding: OpenCV resizes channels together there, and 4.10 not alike
+        rounding = 0 if pixels.dtype.kind == "u" else 4 * np.finfo(np.float32).eps * float(image.abs().max())
+        np.testing.assert_allclose(found, image.numpy(), rtol=0, atol=rounding)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 40)])

@@ -75,6 +75,12 @@ def segment_shape(page: tifffile.TiffPage) -> tuple[int, int]:
     return shape
 
 
+def segment_count(page: tifffile.TiffPage) -> int:
+    """How many tiles or strips a page of its size has, planes together."""
+    rows, columns = segment_shape(page)
+    return page.shaped[0] * -(-page.imagelength // rows) * -(-page.imagewidth // columns)
+
+
 def check_decodable(page: Any) -> None:
     """Decode one segment, so that what cannot be read is known before anything is started.
 

@@ -26,7 +26,14 @@ from castvision.data.reading.pixels import (
     resolve_missing,
 )
 from castvision.data.reading.reader import ImageReader, make_levels
-from castvision.data.reading.segments import GDAL_NODATA, NotByWindows, SegmentCache, check_decodable, read_page
+from castvision.data.reading.segments import (
+    GDAL_NODATA,
+    NotByWindows,
+    SegmentCache,
+    check_decodable,
+    read_page,
+    segment_count,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,13 +124,18 @@ class TiffReader(ImageReader):
 
 
 def _check_complete(layer: Layer, file_size: int) -> None:
-    """Refuse a file that ends before its pixels do."""
+    """Refuse a file that ends before its pixels do, or does not say where they are."""
     for page in layer.pages:
         offsets, counts = np.asarray(page.dataoffsets, np.int64), np.asarray(page.databytecounts, np.int64)
         shortest = min(len(offsets), len(counts))
         end = int((offsets[:shortest] + counts[:shortest]).max(initial=0))
         if end > file_size or shortest == 0:
             raise ValueError(f"the TIFF is truncated ({file_size:,} of {end:,} bytes); copy or export it again")
+        if not page.is_contiguous and shortest < (wanted := segment_count(page.keyframe)):
+            raise ValueError(
+                f"the TIFF names {shortest:,} of its {wanted:,} tiles or strips (its size is damaged, or their list); "
+                "copy or export it again"
+            )
 
 
 # Layout

@@ -125,3 +125,16 @@ def test_one_strip_that_would_fill_the_memory_is_refused(tmp_path):
             tiff.pages[0].tags[code].overwrite(60_000, dtype="I")
     with pytest.raises(ValueError, match=r"strip\.tif.*536,870,912 pixels.*write the image again in tiles"):
         open_image(path)
+
+
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_a_tiff_that_does_not_name_all_its_segments_is_refused(tmp_path, tile):
+    path = tmp_path / "a.tif"
+    layout = {"rowsperstrip": 8} if tile is None else {"tile": tile}
+    tifffile.imwrite(path, np.zeros((48, 80), np.uint8), compression="zlib", metadata=None, **layout)
+    open_image(path).close()
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[0].tags["ImageLength"].overwrite(2**32 - 1, dtype="I")
+    named, wanted = (6, "536,870,912") if tile is None else (15, "1,342,177,280")
+    with pytest.raises(ValueError, match=rf"a\.tif.*the TIFF names {named} of its {wanted} tiles or strips"):
+        open_image(path)
