@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 import castvision
 from castvision.data import open_array
 from castvision.data.reading.folders import nfc
-from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found, map_by_names, read_class_names
+from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found, classes_near, map_by_names
 from castvision.errors import FAILURES
 from castvision.inference.fitted import FittedModel
 from castvision.inference.instances.measuring import ObjectMeasure
@@ -194,10 +194,10 @@ class Evaluation:
     def _meaning(self, files: Sequence[Path]) -> dict[int | str, int | str] | None:
         """What labels mean by the list of classes beside the folder of masks, or else by the checkpoint."""
         remembered = self.predictor.parts.label_map
-        for folder in {path.parent.parent: None for path in files}:
-            listed = read_class_names(folder / "classes.txt")
+        for folder in {path.parent: None for path in files}:
+            listed = classes_near(folder)
             if listed is not None:
-                found = map_by_names(listed, self.predictor.class_names, remembered, str(folder / "classes.txt"))
+                found = map_by_names(listed[0], self.predictor.class_names, remembered, listed[1])
                 if found is not None:
                     return found
         return None if remembered is None else dict(remembered.items())

@@ -282,7 +282,7 @@ def to_full_range(pixels: Pixels, page: tifffile.TiffPage, keep_index: bool) -> 
     """
     bits = page.bitspersample if isinstance(page.bitspersample, int) else 8
     if keep_index:
-        return (pixels ^ (page.photometric == 0)).astype(np.uint8) if pixels.dtype.kind == "b" else pixels
+        return pixels.astype(np.uint8) if pixels.dtype.kind == "b" else pixels
     if (colours := palette_of(page)) is not None:
         return np.asarray(colours[pixels[..., 0].astype(np.intp)])
     if pixels.dtype.kind == "b":
@@ -291,7 +291,7 @@ def to_full_range(pixels: Pixels, page: tifffile.TiffPage, keep_index: bool) -> 
 
 
 def labels_of(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
-    """A mask's numbers as they are stored, also where white is zero; bilevel ones become 0 and 1, opacity is dropped.
+    """A mask's numbers as they are stored, also where white is zero (as GDAL reads them); opacity is dropped.
 
     Args:
         pixels: (height, width, channels) as stored.
@@ -393,7 +393,7 @@ def nodata_as_read(page: tifffile.TiffPage, keep_index: bool, value: float | Non
         return value
     is_inverted, bits = int(page.photometric) == 0, 8 * page.dtype.itemsize
     if page.dtype.kind == "b":
-        value, bits = (1 - value if is_inverted else value, bits) if keep_index else (value * 255, 8)
+        value, bits = (value, bits) if keep_index else (value * 255, 8)
     if keep_index:
         return value
     if palette_of(page) is not None or int(page.photometric) == 5:
