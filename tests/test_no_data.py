@@ -118,6 +118,32 @@ def mask_beside(name):
     return write
 
 
+def opacity_of_many_bands(folder):
+    pixels = measured(np.uint16, channels=6)
+    pixels[..., 5] = np.where(HOLE, 0, 65535)
+    tifffile.imwrite(folder / "a.tif", pixels, photometric="minisblack", planarconfig="contig",
+                     extrasamples=[*["unspecified"] * 4, "unassalpha"])  # fmt: skip
+    return folder / "a.tif"
+
+
+def told_by_gdal_beside(name, channels):
+    def write(folder):
+        pixels = measured(np.uint8, channels=channels)
+        pixels[HOLE] = np.arange(3, 3 + channels)
+        if name.endswith("tif"):
+            tagged(folder / name, pixels, 200, planarconfig="contig")  # the .aux.xml goes before it
+        else:
+            Image.fromarray(pixels).save(folder / name)
+        bands = "".join(
+            f'<PAMRasterBand band="{band + 1}"><NoDataValue>{band + 3:.14E}</NoDataValue></PAMRasterBand>'
+            for band in range(channels)
+        )
+        (folder / f"{name}.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")
+        return folder / name
+
+    return write
+
+
 KINDS = {
     "uint8 0": by_value(np.uint8, 0),
     "uint16 65535": by_value(np.uint16, 65535),
@@ -136,6 +162,9 @@ KINDS = {
     "mask inside": mask_inside,
     "mask beside a TIFF": mask_beside("a.tif"),
     "mask beside a PNG": mask_beside("a.png"),
+    "opacity of many bands": opacity_of_many_bands,
+    "aux.xml of a TIFF": told_by_gdal_beside("a.tif", 5),
+    "aux.xml of a PNG": told_by_gdal_beside("a.png", 3),
 }
 
 
@@ -319,6 +348,19 @@ def test_a_mask_whose_nodata_is_a_class_is_refused_with_the_way_out(tmp_path):
 def test_stated_numbers(text, number):
     assert nodata_number(text) == number
     assert type(nodata_number(text)) is type(number)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+def test_nodata_of_masks_beside_them(tmp_path, suffix):
+    labels, path = np.ones((SIDE, SIDE), np.uint8), tmp_path / f"a.{suffix}"
+    labels[HOLE] = 9
+    Image.fromarray(labels).save(path)
+    beside = '<PAMDataset><PAMRasterBand band="1"><NoDataValue>{}</NoDataValue></PAMRasterBand></PAMDataset>'
+    (tmp_path / f"{path.name}.aux.xml").write_text(beside.format("9.00000000000000E+00"))
+    np.testing.assert_array_equal(LabelMap(["low", "high"]).read(path), np.where(HOLE, 255, 1))
+    (tmp_path / f"{path.name}.aux.xml").write_text(beside.format(1))
+    with pytest.raises(ValueError, match="no class in the mask"):
+        LabelMap(["low", "high"]).read(path)
 
 
 def test_a_mask_beside_of_another_size_is_refused(tmp_path):

@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from castvision.data.datasets.batch import Batch
 from castvision.data.datasets.samples import to_channels
+from castvision.data.reading.pixels import mark_missing
 from castvision.data.transforms.augmentation import SampleTransform
-from castvision.losses import IGNORED
+from castvision.data.transforms.fitting import fitted_size
 
 if TYPE_CHECKING:
     from castvision.data.reading.pixels import Pixels
@@ -38,11 +39,11 @@ class FittedModel:
         outputs = []
         for number, planes in enumerate(batch):
             pixels = planes.permute(1, 2, 0).cpu().numpy().astype(self.dtype)
-            holes = np.zeros(pixels.shape[:2], np.uint8)
             if pixel_mask is not None:
-                holes[~pixel_mask[number].cpu().numpy()] = IGNORED
-            logits, _, is_real = self._logits(pixels, holes, are_holes=True)
-            outputs.append(_enlarged(_real(logits, is_real), planes.shape[-2:]).to(batch.device))
+                is_known = pixel_mask[number].cpu().numpy()[..., None]
+                pixels = mark_missing(pixels, np.broadcast_to(is_known, pixels.shape))
+            logits, _ = self._shown(pixels, np.zeros(pixels.shape[:2], np.uint8))
+            outputs.append(_enlarged(logits, planes.shape[-2:]).to(batch.device))
         return torch.stack(outputs)
 
     @torch.inference_mode()
@@ -56,25 +57,18 @@ class FittedModel:
         Returns:
             (height', width') uint8, and the same of the truth.
         """
-        logits, target, is_real = self._logits(pixels, mask, are_holes=False)
-        labels = _real(logits.argmax(dim=0)[None], is_real)[0]
-        return labels.cpu().numpy().astype(np.uint8), _real(target[None], is_real)[0].numpy().astype(np.uint8)
+        logits, target = self._shown(pixels, mask)
+        return logits.argmax(dim=0).cpu().numpy().astype(np.uint8), target.numpy().astype(np.uint8)
 
-    def _logits(self, pixels: Pixels, mask: Pixels, *, are_holes: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """(classes, size, size) logits, (size, size) mask, and where there is an image and no padding."""
+    def _shown(self, pixels: Pixels, mask: Pixels) -> tuple[Tensor, Tensor]:
+        """(classes, height', width') logits and (height', width') mask of the image at the size the model is shown."""
         device, in_chans = self.predictor.device, self.predictor.parts.input.in_chans
-        sample = self.transform.pair(to_channels(pixels, in_chans, self.name), mask)
-        image, target, extras, _ = Batch(*sample)
+        image, target, extras, _ = Batch(*self.transform.pair(to_channels(pixels, in_chans, self.name), mask))
         is_real = extras["pixel_mask"]
-        shown = is_real & (target != IGNORED) if are_holes else is_real
-        told = {} if shown.all() else {"pixel_mask": shown[None].to(device)}
+        told = {} if is_real.all() else {"pixel_mask": is_real[None].to(device)}
         logits: Tensor = self.predictor.model(image[None].to(device), **told)
-        return logits[0], target, is_real
-
-
-def _real(planes: Tensor, is_real: Tensor) -> Tensor:
-    """(C, size, size) without the padding, which lies below and to the right."""
-    return planes[:, : int(is_real.any(dim=1).sum()), : int(is_real.any(dim=0).sum())]
+        rows, columns = fitted_size(pixels.shape[:2], image.shape[-1])  # the padding lies below and to the right
+        return logits[0, :, :rows, :columns], target[:rows, :columns]
 
 
 def _enlarged(logits: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 from castvision.data.input_format import InputFormat, input_format, pair
 from castvision.data.reading.pixels import holds_data, mark_missing, match_channels
 from castvision.data.transforms.cropping import crop
-from castvision.data.transforms.fitting import fit, resized_linearly
+from castvision.data.transforms.fitting import fit, fitted_size, resized_linearly
 from castvision.data.transforms.model_input import to_input_array
 from castvision.errors import CheckpointError, one_line
 from castvision.inference.runtimes import softmax
@@ -198,7 +198,7 @@ class FittedArrays:
                 pixels = mark_missing(pixels, np.broadcast_to(pixel_mask[number][..., None], pixels.shape))
             image, is_real = fit(in_channels(pixels, seen.in_chans), max(seen.img_size), seen.mean, seen.std)
             logits = self.predictor.model(image[None], None if is_real.all() else is_real[None])[0]
-            rows, cols = int(is_real.any(axis=1).sum()), int(is_real.any(axis=0).sum())
+            rows, cols = fitted_size(pixels.shape[:2], max(seen.img_size))
             outputs.append(resized_linearly(np.ascontiguousarray(logits[:, :rows, :cols]), planes.shape[-2:]))
         return np.stack(outputs)
 

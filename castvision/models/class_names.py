@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from castvision.data.reading.folders import nfc
 from castvision.models.recipe import CHECKPOINT_KEY, stored_facts
 from castvision.models.segmenter import Segmenter
 
@@ -57,7 +58,10 @@ def check_same_classes(stored: Sequence[str] | None, wanted: Sequence[str], path
     Raises:
         ValueError: It names both.
     """
-    if stored is None or not (are_named(stored) and are_named(wanted)) or list(stored) == list(wanted):
+    if stored is None or not (are_named(stored) and are_named(wanted)):
+        return
+    stored, wanted = ([nfc(name) for name in names] for names in (stored, wanted))
+    if stored == wanted:
         return
     what = "in another order" if sorted(stored) == sorted(wanted) else "of other names"
     raise ValueError(
@@ -107,7 +111,8 @@ def reorder_classifier(
     Raises:
         ValueError: Classes that differ, one name of two classes, or a model that does not say where its classifier is.
     """
-    if not (are_named(stored) and are_named(wanted)) or list(stored) == list(wanted):
+    stored, wanted = ([nfc(name) for name in names] for names in (stored, wanted))
+    if not (are_named(stored) and are_named(wanted)) or stored == wanted:
         return None
     parameters = classifier_of(model)
     if len({*stored}) < len(stored) or len({*wanted}) < len(wanted) or not parameters:

@@ -2,7 +2,8 @@
 
 A chunk is all windows of several images, or several windows of one. Its keys and values are written into one buffer of
 [P prefix ; K members ; M summaries] rows per window. Only clusters with members inside a window differ from the summary
-that all windows share, so summaries are copied, and K rows a window at most are then replaced.
+that all windows share: each such pair of window and cluster is a *remainder*. So summaries are copied, and a row for
+each remainder, at most K a window, is then replaced.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ SMALL_IMAGES = 1 << 19
 """Elements of a chunk that holds whole images, at least."""
 
 _TOKENS = 1 << 9
-"""Tokens whose rows are copied at once on the way into sums."""
+"""Tokens whose rows are copied at once on the way into sums, at most; and at most an eighth of all."""
 
 
 class Totals(NamedTuple):
@@ -52,56 +53,67 @@ class Totals(NamedTuple):
     bias: Tensor
 
 
-class Windows(NamedTuple):
-    """Windows of one size, all that is light about them: (B, W, …) for all images, (G, …) cut to a chunk's G windows.
+class Remainders(NamedTuple):
+    """What is left of clusters outside windows that hold some of their members: U pairs, in the windows' order.
 
     Attributes:
-        numbers: Four int64 numbers of each token, (…, 4, K): itself, padding = N; itself, padding = N - 1; its
-            cluster, M where it is not seen; the place of one token of the same window and cluster, the same for all
-            of them.
-        left: Z of its cluster outside the window, (…, K, h).
-        sparse: Whether that is too little to be resolved, (…, K, h).
+        row: The pair among all of windows and M + 1 clusters, (U,) int64; cluster M is that of tokens not seen.
+        cluster: Its cluster among those of the images, M + 1 each, (U,) int64.
+        left: Z outside the window, (U, h).
+        sparse: Whether that is too little to be resolved, (U, h).
         divisor: The same as ``left``, 1 where sparse.
-        bias: Of the logits of [prefix ; members ; summaries ; the spare row], (…, P + K + M + 1, h).
     """
 
-    numbers: Tensor
+    row: Tensor
+    cluster: Tensor
     left: Tensor
     sparse: Tensor
     divisor: Tensor
+
+
+class Windows(NamedTuple):
+    """Windows of one size, those of all images one after the other: all that is light about them.
+
+    Attributes:
+        number: W, of an image.
+        index: Their tokens, (B * W, K), padding = N.
+        bias: Of the logits of [prefix ; members ; summaries ; the spare row], (B * W, P + K + M + 1, h), without the
+            mean query's part where a remainder's mean is still to come.
+        remainder: Which remainder each token is a part of, (B * W, K).
+        starts: How many remainders there are before each window, and in all.
+        remainders: Of all windows.
+    """
+
+    number: int
+    index: Tensor  # type: ignore[assignment] # shadows a method of tuples
     bias: Tensor
+    remainder: Tensor
+    starts: list[int]
+    remainders: Remainders
 
 
 class Chunk(NamedTuple):
-    """Windows of some images and their operands, tokens before heads; G = images x windows.
+    """Some windows of some images: G of them, counted from the chunk's first; see `Windows`.
 
     Attributes:
         images: Which images.
-        index: Tokens of each window, (G, K), padding = N.
+        index: (G, K).
         ids: The tokens' rows among those of the images, one after the other, (G * K,), padding as token N - 1.
-        labels: Clusters of the tokens, (G, K), M where not seen.
-        clusters: The clusters' rows among those of the images, M + 1 each, (G * K,).
-        twin: Rows of each token's twin among the chunk's, (G * K,).
-        left: See `Windows`, (G, K, h).
-        sparse: See there.
-        divisor: See there.
-        bias: Complete, (G, P + K + M + 1, h).
-        q: (G, K, H, D).
-        pairs: Keys and values, (2, G, P + K + M + 1, H, D), the last row spare.
+        bias: (G, P + K + M + 1, h).
+        remainder: (G * K,).
+        remainders: Of these windows.
     """
 
     images: slice
     index: Tensor  # type: ignore[assignment] # shadows a method of tuples
     ids: Tensor
-    labels: Tensor
-    clusters: Tensor
-    twin: Tensor
-    left: Tensor
-    sparse: Tensor
-    divisor: Tensor
     bias: Tensor
-    q: Tensor
-    pairs: Tensor
+    remainder: Tensor
+    remainders: Remainders
+
+    def by_image(self, x: Tensor) -> Tensor:
+        """(G, …) as (images, windows, …)."""
+        return x.reshape(self.images.stop - self.images.start, -1, *x.shape[1:])
 
 
 class Chunks:
@@ -123,7 +135,6 @@ class Chunks:
         if center is not None and labels is not None:
             self.e, self.top = exponents(k, center, labels, num_clusters, scale)
         self.totals = None if labels is None else self._sum_clusters(labels)
-        self._counts: dict[int, Tensor] = {}
         self._pairs: Tensor | None = None
         self.has_padding = token_mask is not None or sum(x.shape[1] * x.shape[2] for x in windows) > self.num_tokens
         self.has_sparse = False
@@ -132,56 +143,84 @@ class Chunks:
     # Rows of tokens, by chunk
 
     def chunks(self) -> Iterator[Chunk]:
-        """The parts of the call, the same ones each time; the next one takes the memory of the last."""
+        """The parts of the call, the same ones each time."""
         room = min(WORKSPACE, max(LEAST_WORKSPACE, self.q.numel() // SHARE))
         for windows in self.windows:
-            number, size = windows.numbers.shape[1], windows.numbers.shape[3]
+            number, size = windows.number, windows.index.shape[1]
             row = 2 * (self.num_prefix + size + self.num_clusters + 1) * self.heads * self.head_dim
             if number * row <= room:  # many small images: fewer chunks of more of them
                 room = max(room, SMALL_IMAGES)
             per = max(1, room // row)
-            images, count = max(1, min(self.batch, per // number)), min(per, number)
-            for b in range(0, self.batch, images):
-                some = slice(b, min(b + images, self.batch))
-                for w in range(0, number, count):
-                    yield self._chunk(some, slice(w, w + count), windows)
+            images = max(1, min(self.batch, per // number))
+            for start in range(0, self.batch * number, images * number):
+                stop = min(start + images * number, self.batch * number)
+                step = stop - start if images > 1 else min(per, number)
+                for first in range(start, stop, step):
+                    yield self._chunk(windows, first, min(first + step, stop))
 
-    def _chunk(self, images: slice, some: slice, windows: Windows) -> Chunk:
-        """Gather the tokens, then write the summaries of what lies outside each window."""
+    def _chunk(self, windows: Windows, first: int, stop: int) -> Chunk:
+        images = slice(first // windows.number, (stop - 1) // windows.number + 1)
+        index = windows.index[first:stop]
+        ids = index.clamp(max=self.num_tokens - 1) + self._offset(images, len(index), self.num_tokens)
+        start = windows.starts[first]
+        row, cluster, left, sparse, divisor = (x[start : windows.starts[stop]] for x in windows.remainders)
+        clusters = self.num_clusters + 1
+        remainders = Remainders(row - first * clusters, cluster - images.start * clusters, left, sparse, divisor)
+        remainder = windows.remainder[first:stop].flatten() - start
+        return Chunk(images, index, ids.flatten(), windows.bias[first:stop], remainder, remainders)
+
+    def _offset(self, images: slice, windows: int, rows: int) -> Tensor | int:
+        """Where the rows of each window's image begin among those of the images, (G, 1)."""
         number = images.stop - images.start
-        numbers, left, sparse, divisor, bias = (x[images, some].flatten(0, 1) for x in windows)
-        index, ids, labels, twin = numbers.unbind(1)
-        groups, size = index.shape
-        starts = self.count(groups)
-        clusters, twin = labels, twin + starts * size
-        if number > 1:
-            image = _image_of(starts, number)
-            ids, clusters = ids + image * self.num_tokens, labels + image * (self.num_clusters + 1)
-        chunk = Chunk(
-            images,
-            index,
-            ids.flatten(),
-            labels,
-            clusters.flatten(),
-            twin.flatten(),
-            left,
-            sparse,
-            divisor,
-            bias,
-            self.q,
-            self.q,
-        )
-        p, stop = self.num_prefix, self.num_prefix + size
-        pairs = self._buffer(2, groups, bias.shape[1], self.heads, self.head_dim)
-        by_image = pairs.view(2, number, -1, *pairs.shape[2:])
+        if number == 1:
+            return 0
+        window = torch.arange(windows, device=self.q.device)[:, None]
+        return torch.div(window, windows // number, rounding_mode="floor") * rows
+
+    def operands(self, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor]:
+        """The tokens, and the summaries of what lies outside each window; tokens before heads.
+
+        Returns:
+            Queries (G, K, H, D), keys and values (2, G, P + K + M + 1, H, D), the last row spare, in memory that the
+            next chunk takes again, and the bias of their logits, (G, P + K + M + 1, h).
+        """
+        groups, size = chunk.index.shape
+        p, stop, bias = self.num_prefix, self.num_prefix + size, chunk.bias
+        pairs = self._buffer(2, groups, stop + self.num_clusters + 1, self.heads, self.head_dim)
+        by_image = pairs.view(2, chunk.images.stop - chunk.images.start, -1, *pairs.shape[2:])
         if self.prefix is not None:
-            by_image[:, :, :, :p] = self.prefix[:, images, None]
-        for part, rows in zip(pairs, self.pair, strict=True):
-            part[:, p:stop] = self.gather(rows, chunk)
+            by_image[:, :, :, :p] = self.prefix[:, chunk.images, None]
         if self.totals is not None:
-            by_image[:, :, :, stop:] = self.totals.means[:, images, None]
-            bias = self._replace(chunk, pairs, self.totals)
-        return chunk._replace(bias=bias, q=self.gather(self.q, chunk), pairs=pairs)
+            by_image[:, :, :, stop:] = self.totals.means[:, chunk.images, None]
+        row = chunk.remainders.row
+        row = row + (torch.div(row, self.num_clusters + 1, rounding_mode="floor") + 1) * stop
+        for i, (rows, x) in enumerate(zip(pairs, self.pair, strict=True)):
+            members = self.gather(x, chunk)
+            rows[:, p:stop] = members
+            if self.totals is not None:
+                mean = self._mean_left(i, members, chunk, self.totals)
+                rows.flatten(0, 1).index_copy_(0, row, mean.to(rows.dtype))
+                if i == 0 and self.center is not None:
+                    term = (mean * self._centers(chunk)).sum(-1) * -self.scale  # U, H
+                    bias = bias.flatten(0, 1).index_add(0, row, term).view_as(bias)
+                del mean
+            del members  # before the queries take its memory
+        return self.gather(self.q, chunk), pairs, bias
+
+    def _mean_left(self, part: int, members: Tensor, chunk: Chunk, totals: Totals) -> Tensor:
+        """Mean key (0) or value (1) of each remainder, (U, H, D), from those of the windows' tokens (G, K, H, D)."""
+        rest = chunk.remainders
+        members = members.to(self.wide)
+        if self.e is not None:
+            members = members * self.gather(self.e, chunk)[..., None]
+        inside = members.new_zeros(len(rest.row), self.heads, self.head_dim)
+        inside.index_add_(0, chunk.remainder, members.flatten(0, 1))
+        sums = totals.sums[part, chunk.images].flatten(0, 1)
+        mean = sums.index_select(0, rest.cluster).sub_(inside).div_(rest.divisor[..., None])
+        if self.has_sparse:
+            whole = totals.means[part, chunk.images].flatten(0, 1).index_select(0, rest.cluster)
+            mean = torch.where(rest.sparse[..., None], whole, mean)
+        return mean
 
     def _buffer(self, *shape: int) -> Tensor:
         """Memory for a chunk's keys and values: the next chunk of the shape takes it again."""
@@ -189,41 +228,15 @@ class Chunks:
             self._pairs = self.q.new_empty(shape)
         return self._pairs
 
-    def count(self, number: int) -> Tensor:
-        """0, 1, … as a column, (number, 1), made once."""
-        if number not in self._counts:
-            self._counts[number] = torch.arange(number, device=self.q.device)[:, None]
-        return self._counts[number]
-
-    def _replace(self, chunk: Chunk, pairs: Tensor, totals: Totals) -> Tensor:
-        """Write means over the remainders of the clusters that have members inside a window; gives the bias."""
-        groups, size = chunk.index.shape
-        stop = self.num_prefix + size
-        x = pairs[:, :, self.num_prefix : stop].to(self.wide)  # 2, G, K, H, D
-        if self.e is not None:
-            x = x * self.gather(self.e, chunk)[..., None]
-        sums = totals.sums[:, chunk.images].flatten(1, 2)
-        mean = sums.index_select(1, chunk.clusters).view_as(x) - _sum_inside(x, chunk.twin)
-        mean /= chunk.divisor[..., None]
-        if self.has_sparse:
-            means = totals.means[:, chunk.images].flatten(1, 2)
-            whole = means.index_select(1, chunk.clusters).view_as(x)
-            mean = torch.where(chunk.sparse[..., None], whole, mean)
-        row = (self.count(groups) * pairs.shape[2] + stop + chunk.labels).flatten()
-        pairs.flatten(1, 2).index_copy_(1, row, mean.flatten(1, 2).to(pairs.dtype))
-        if self.center is None:
-            return chunk.bias
-        rows = chunk.bias.flatten(0, 1).clone()
-        term = self.scale * (mean[0] * self.centers(chunk)).sum(-1)  # G, K, H
-        rows.index_copy_(0, row, rows.index_select(0, row) - term.flatten(0, 1))
-        return rows.view_as(chunk.bias)
-
-    def centers(self, chunk: Chunk) -> Tensor:
-        """Mean query of each window's image, (G, 1, H, D)."""
+    def _centers(self, chunk: Chunk) -> Tensor:
+        """Mean query of each remainder's image, (U, H, D), or (1, H, D) where there is one image."""
         if self.center is None:
             raise ValueError("expected a mean query")
-        number = chunk.images.stop - chunk.images.start
-        return self.center[chunk.images].repeat_interleave(len(chunk.index) // number, 0)[:, None]
+        centers = self.center[chunk.images]
+        if len(centers) == 1:
+            return centers
+        image = torch.div(chunk.remainders.cluster, self.num_clusters + 1, rounding_mode="floor")
+        return centers.index_select(0, image)
 
     def gather(self, rows: Tensor, chunk: Chunk) -> Tensor:
         """Rows (B, N, …) of the chunk's tokens, (G, K, …)."""
@@ -238,10 +251,7 @@ class Chunks:
 
     def put(self, rows: Tensor, chunk: Chunk, part: Tensor) -> None:
         """Write the chunk's rows (G, K, …) to their tokens."""
-        number = chunk.images.stop - chunk.images.start
-        at = chunk.index
-        if number > 1:
-            at = at + _image_of(self.count(len(at)), number) * (self.num_tokens + 1)
+        at = chunk.index + self._offset(chunk.images, len(chunk.index), self.num_tokens + 1)
         rows[chunk.images].flatten(0, 1).index_put_((at,), part)
 
     # Sums over clusters and windows
@@ -270,66 +280,52 @@ class Chunks:
 
     def blocks(self) -> Iterator[slice]:
         """Some tokens of all images, whose rows are copied at once."""
-        step = max(1, _TOKENS // self.batch)
+        step = max(1, min(_TOKENS // self.batch, self.num_tokens // 8))
         return (slice(start, start + step) for start in range(0, self.num_tokens, step))
 
     def _describe(self, index: Tensor) -> Windows:
         """All that is light about windows with index (B, W, K)."""
-        batch, number, size = index.shape
-        ids = index.clamp(max=self.num_tokens - 1)
-        flat = ids.flatten(1)
+        number = index.shape[1]
+        ids = index.clamp(max=self.num_tokens - 1).flatten(1)
         seen = index < self.num_tokens
         if self.token_mask is not None:
-            seen = seen & self.token_mask.gather(1, flat).view_as(index)
-        hidden = torch.where(seen, 0.0, -torch.inf).to(self.wide)[..., None]  # B, W, K, 1
+            seen = seen & self.token_mask.gather(1, ids).view_as(index)
+        hidden = torch.where(seen, 0.0, -torch.inf).to(self.wide).flatten(0, 1)[..., None]  # B * W, K, 1
+        index = index.flatten(0, 1)
         if self.labels is None or self.totals is None:
-            bias = F.pad(hidden, (0, 0, self.num_prefix, 1))
-            return Windows(torch.stack([index, ids, ids, ids], 2), hidden, hidden, hidden, _open_if_blind(bias))
-        labels = torch.where(seen, self.labels.gather(1, flat).view_as(index), self.num_clusters)
-        twin = _twins(labels, self.num_clusters)
-        light = torch.ones_like(index, dtype=torch.float64)[..., None]
+            bias = _open_if_blind(F.pad(hidden, (0, 0, self.num_prefix, 1)))
+            nothing = Remainders(*[index.new_empty(0)] * 5)
+            return Windows(number, index, bias, index, [0] * (len(index) + 1), nothing)
+        clusters = self.num_clusters + 1
+        labels = torch.where(seen, self.labels.gather(1, ids).view_as(seen), self.num_clusters).flatten(0, 1)
+        pair = torch.arange(len(index), device=index.device)[:, None] * clusters + labels  # B * W, K
+        exists = torch.zeros(len(index) * clusters, dtype=torch.bool, device=index.device)
+        exists[pair] = True
+        remainder = (exists.cumsum(0) - 1)[pair]
+        row = exists.nonzero()[:, 0]
+        starts: list[int] = F.pad(exists.view(-1, clusters).sum(1).cumsum(0), (1, 0)).tolist()
+        cluster = torch.div(row, number * clusters, rounding_mode="floor") * clusters + row % clusters
+        light = torch.ones_like(ids, dtype=torch.float64)[..., None]
         if self.e is not None:
-            e = self.e.gather(1, flat[..., None].expand(-1, -1, self.heads)).view(*index.shape, -1)
-            light = torch.cat([light, e.to(torch.float64)], 3)
-        rows = torch.arange(batch * number, device=index.device)[:, None] * size + twin.flatten(0, 1)
-        inside = _sum_inside(light.flatten(0, 1)[None], rows.flatten())[0].view_as(light)
-        cluster = labels.flatten(1)[..., None]
-        count = self.totals.count[..., None].gather(1, cluster).view(*index.shape, 1) - inside[..., :1]
-        whole = self.totals.z.gather(1, cluster.expand(-1, -1, self.totals.z.shape[2])).view(*index.shape, -1)
-        left = whole - (inside if self.e is None else inside[..., 1:])
-        # without the mean query's part where a remainder's mean is still to come
+            e = self.e.gather(1, ids[..., None].expand(-1, -1, self.heads))
+            light = torch.cat([light, e.to(torch.float64)], 2)
+        inside = light.new_zeros(len(row), light.shape[2]).index_add_(0, remainder.flatten(), light.flatten(0, 1))
+        whole = self.totals.z.flatten(0, 1).index_select(0, cluster)
+        left = whole - (inside if self.e is None else inside[:, 1:])
+        someone = (self.totals.count.flatten().index_select(0, cluster) - inside[:, 0] > 0.5)[:, None]
         bias = left.clamp(min=1e-30).log().to(self.wide)
         if self.top is not None:
-            bias = bias + self.top.gather(1, cluster.expand(-1, -1, self.heads)).view(*index.shape, -1)
-        bias = bias.masked_fill(count < 0.5, -torch.inf)
-        full = self.totals.bias[:, None].expand(-1, number, -1, -1).clone()
-        full.scatter_(2, labels[..., None].expand_as(bias), bias)
-        full = torch.cat([hidden.expand(-1, -1, -1, full.shape[3]), full], 2)
+            bias = bias + self.top.flatten(0, 1).index_select(0, cluster)
+        shared = self.totals.bias[:, None].expand(-1, number, -1, -1).flatten(0, 2)
+        full = shared.index_copy(0, row, bias.masked_fill(~someone, -torch.inf)).view(len(index), clusters, -1)
+        full = torch.cat([hidden.expand(-1, -1, full.shape[2]), full], 1)
         full = _open_if_blind(F.pad(full, (0, 0, self.num_prefix, 0)))
         sparse = is_sparse(left, whole)
-        # nobody looks at a remainder without members, whatever its mean
-        self.has_sparse |= bool((sparse & (count > 0.5)).any())
-        numbers = torch.stack([index, ids, labels, twin], 2)
-        return Windows(numbers, left.to(self.wide), sparse, torch.where(sparse, 1, left).to(self.wide), full)
-
-
-def _twins(labels: Tensor, num_clusters: int) -> Tensor:
-    """For each token of windows (…, K) the place of one token of its window and cluster, whichever wrote last."""
-    size = labels.shape[-1]
-    flat = labels.reshape(-1, size)
-    row = torch.arange(len(flat), device=labels.device)[:, None] * (num_clusters + 1) + flat
-    table = torch.empty(len(flat) * (num_clusters + 1), dtype=torch.long, device=labels.device)
-    table[row] = torch.arange(size, device=labels.device).expand_as(row)
-    return table[row].view_as(labels)
-
-
-def _sum_inside(x: Tensor, twin: Tensor) -> Tensor:
-    """Sums over the tokens of a window and cluster, for each of them: (A, G, K, …) from the same.
-
-    x: (A, G, K, …); twin: (G * K,) rows of the tokens' twins.
-    """
-    rows = x.flatten(1, 2)
-    return torch.zeros_like(rows).index_add_(1, twin, rows).index_select(1, twin).view_as(x)
+        self.has_sparse |= bool((sparse & someone).any())  # nobody looks at a remainder without members
+        divisor = torch.where(sparse, 1, left).to(self.wide)
+        return Windows(
+            number, index, full, remainder, starts, Remainders(row, cluster, left.to(self.wide), sparse, divisor)
+        )
 
 
 def _add_rows(total: Tensor, labels: Tensor, rows: Tensor) -> None:
@@ -347,16 +343,6 @@ def _flat(labels: Tensor, length: int) -> Tensor:
     if len(labels) == 1:
         return labels[0]
     return (labels + torch.arange(len(labels), device=labels.device)[:, None] * length).flatten()
-
-
-def _image_of(windows: Tensor, number: int) -> Tensor:
-    """Which of ``number`` images each of the windows 0, 1, … (G, 1) belongs to."""
-    return torch.div(windows, len(windows) // number, rounding_mode="floor")
-
-
-def by_image(x: Tensor, chunk: Chunk) -> Tensor:
-    """(G, …) as (images, windows, …)."""
-    return x.reshape(chunk.images.stop - chunk.images.start, -1, *x.shape[1:])
 
 
 def _open_if_blind(bias: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from castvision.ops.chunks import Chunk, Chunks, Totals, by_image, rows_at
+from castvision.ops.chunks import Chunk, Chunks, Remainders, Totals, rows_at
 from castvision.ops.options import Operands
 
 
@@ -49,7 +49,7 @@ def _forward(call: Chunks) -> tuple[Tensor, Tensor]:
     out = call.room()
     lse = call.room(call.heads, dtype=call.wide)
     for chunk in call.chunks():
-        q, keys, values, mask = _heads_first(chunk)
+        q, keys, values, mask = _heads_first(*call.operands(chunk))
         part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, keys, values, 0.0, False, attn_mask=mask, scale=call.scale
         )
@@ -69,32 +69,36 @@ def _backward(call: Chunks, grad: Tensor, out: Tensor, lse: Tensor) -> tuple[Ten
     d_prefix = None if call.prefix is None else torch.zeros_like(call.prefix, dtype=call.wide)
     far = None if call.totals is None else _FarGradient(call, call.totals)
     p = call.num_prefix
-    for chunk in call.chunks():
+
+    def take(chunk: Chunk) -> None:  # a function, so that all it holds is gone before `finish`
         stop = p + chunk.index.shape[1]
-        dq_part, dk_part, dv_part, d_bias = _attention_gradient(call, chunk, grad, out, lse)
+        operands = call.operands(chunk)
+        dq_part, dk_part, dv_part, d_bias = _attention_gradient(call, chunk, operands, grad, out, lse)
         if d_prefix is not None:
             for total, part in zip(d_prefix, (dk_part, dv_part), strict=True):
-                total[chunk.images] += by_image(part[:, :p], chunk).sum(1)
+                total[chunk.images] += chunk.by_image(part[:, :p]).sum(1)
         near = [dk_part[:, p:stop], dv_part[:, p:stop]]
         if far is not None:
-            inside = far.take(chunk, dk_part[:, stop:], dv_part[:, stop:], d_bias)
+            inside = far.take(chunk, operands[1], dk_part[:, stop:], dv_part[:, stop:], d_bias)
             near = [part - less for part, less in zip(near, inside, strict=True)]
         for rows, part in zip((dq, dk, dv), (dq_part, *near), strict=True):
             call.put(rows, chunk, part)
+
+    for chunk in call.chunks():
+        take(chunk)
     dq, dk, dv = (x[:, : call.num_tokens] for x in (dq, dk, dv))
     d_center = None if far is None else far.finish(dk, dv)
     return dq, dk, dv, *((None, None) if d_prefix is None else d_prefix.to(call.q.dtype)), d_center
 
 
 def _attention_gradient(
-    call: Chunks, chunk: Chunk, grad: Tensor, out: Tensor, lse: Tensor
+    call: Chunks, chunk: Chunk, operands: tuple[Tensor, Tensor, Tensor], grad: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of a chunk's q, keys, values, tokens before heads, and of the summaries' bias if it has one."""
     part = call.gather(grad, chunk)
     if call.has_padding:
         part.masked_fill_((chunk.index == call.num_tokens)[..., None, None], 0)
-    size = chunk.q.shape[1]
-    q, keys, values, mask = _heads_first(chunk)
+    q, keys, values, mask = _heads_first(*operands)
     out, lse = call.gather(out, chunk).transpose(1, 2), call.gather(lse, chunk).transpose(1, 2)
     if call.has_padding:  # nobody looks at such a row: as if it weighed nothing
         lse = lse.masked_fill((chunk.index == call.num_tokens)[:, None], torch.inf)
@@ -106,7 +110,7 @@ def _attention_gradient(
     if call.e is None:
         return dq, dk, dv, None
     # sum over queries of P (dP - delta): the fused kernel gives P'dP as dv.v, and P'delta takes one more product
-    first = call.num_prefix + size
+    first = call.num_prefix + chunk.index.shape[1]
     delta = (part.to(call.wide) * out.to(call.wide)).sum(-1, keepdim=True)  # G, H, K, 1
     # in the precision of the kernel, whose log-sum-exp this is compared with; never above 1, though the two may differ
     logits = q.to(call.wide) * call.scale @ keys[:, :, first:].transpose(-1, -2).to(call.wide)
@@ -125,41 +129,41 @@ class _FarGradient:
         self.d_e = None if call.e is None else torch.zeros_like(call.e)
         self.d_center = None if call.center is None else torch.zeros_like(call.center)
 
-    def take(self, chunk: Chunk, dk: Tensor, dv: Tensor, d_bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Add up gradients of summaries, (G, M + 1 or M, H, D), and of their biases, (G, M, H).
+    def take(self, chunk: Chunk, pairs: Tensor, dk: Tensor, dv: Tensor, d_bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Add up gradients of summaries, (G, M, H, D), and of their biases, (G, M, H); pairs: the chunk's operands.
 
         Returns:
             What the keys and values inside do *not* get of what every member gets at the end, (G, K, H, D) each.
         """
-        call, images = self.call, chunk.images
-        groups, m = len(chunk.labels), call.num_clusters
-        row = call.count(groups) * (m + 1) + chunk.labels  # G, K
+        call, images, rest = self.call, chunk.images, chunk.remainders
+        groups, m = len(chunk.index), call.num_clusters
         whole = self.totals.z[images, None].expand(-1, groups // (images.stop - images.start), -1, -1).flatten(0, 2)
         whole = whole.to(call.wide).clamp(min=1e-30)  # G * (M + 1), h
-        left = chunk.left.flatten(0, 1).clamp(min=1e-30)
+        left = rest.left.clamp(min=1e-30)
         divisor = left
         if call.has_sparse:
-            divisor = torch.where(chunk.sparse.flatten(0, 1), whole[row.flatten()], left)
-        inverse = whole.index_copy(0, row.flatten(), divisor).reciprocal_().view(groups, m + 1, -1)
-        grads = [dk[:, :m].to(call.wide), dv[:, :m].to(call.wide)]
+            divisor = torch.where(rest.sparse, whole.index_select(0, rest.row), left)
+        inverse = whole.index_copy(0, rest.row, divisor).reciprocal_().view(groups, m + 1, -1)[:, :m]
+        grads = [dk.to(call.wide), dv.to(call.wide)]
         d_e: Tensor | None = None
         if d_bias is not None and call.center is not None and self.d_center is not None:
-            first = chunk.pairs.shape[2] - m - 1
-            means = chunk.pairs[:, :, first:-1].to(call.wide)  # 2, G, M, H, D
-            self.d_center[images] -= call.scale * by_image((d_bias[..., None] * means[0]).sum(1), chunk).sum(1)
-            grads[0] = grads[0] - call.scale * d_bias[..., None] * call.centers(chunk)
+            means = pairs[:, :, -m - 1 : -1].to(call.wide)  # 2, G, M, H, D
+            self.d_center[images] -= call.scale * chunk.by_image((d_bias[..., None] * means[0]).sum(1)).sum(1)
+            center = call.center[images].repeat_interleave(groups // (images.stop - images.start), 0)[:, None]
+            grads[0] = grads[0] - call.scale * d_bias[..., None] * center
             # Z divides the means, and its log is in the bias: of what is left, always, also where the mean is the
             # whole's
-            through_mean = -sum((d * mean).sum(-1) for d, mean in zip(grads, means, strict=True)) * inverse[:, :m]
-            log_left = whole.index_copy(0, row.flatten(), left).view(groups, m + 1, -1)[:, :m]
+            through_mean = -sum((d * mean).sum(-1) for d, mean in zip(grads, means, strict=True)) * inverse
+            log_left = whole.index_copy(0, rest.row, left).view(groups, m + 1, -1)[:, :m]
             through_bias = torch.where(log_left > 1e-30, d_bias / log_left, 0)
-            self.z[images, :m] += by_image(through_mean + through_bias, chunk).sum(1)
-            d_e = _rows_of(through_mean, row).masked_fill(chunk.sparse, 0) + _rows_of(through_bias, row)
+            self.z[images, :m] += chunk.by_image(through_mean + through_bias).sum(1)
+            d_e = _rows_of(through_mean, rest).masked_fill(rest.sparse, 0) + _rows_of(through_bias, rest)
+            d_e = _by_token(d_e, chunk)
         inside = []
         for i, grad in enumerate(grads):
-            grad = grad * inverse[:, :m, :, None]
-            self.sums[i, images, :m] += by_image(grad, chunk).sum(1)
-            part = _rows_of(grad, row).masked_fill_(chunk.sparse[..., None], 0)  # G, K, H, D
+            grad = grad * inverse[..., None]
+            self.sums[i, images, :m] += chunk.by_image(grad).sum(1)
+            part = _by_token(_rows_of(grad, rest).masked_fill_(rest.sparse[..., None], 0), chunk)
             if d_e is not None and call.e is not None:
                 d_e = d_e + (part * call.gather(call.pair[i], chunk)).sum(-1)
                 part = part * call.gather(call.e, chunk)[..., None]
@@ -192,18 +196,23 @@ class _FarGradient:
         return self.d_center
 
 
-def _rows_of(x: Tensor, row: Tensor) -> Tensor:
-    """Rows of x (G, M, …) for row (G, K) = g (M + 1) + cluster; zeros for cluster M."""
+def _rows_of(x: Tensor, rest: Remainders) -> Tensor:
+    """Rows of x (G, M, …) that are remainders', (U, …); zeros for cluster M."""
     m = x.shape[1]
-    cluster = row - torch.arange(len(row), device=row.device)[:, None] * (m + 1)
-    flat = torch.arange(len(row), device=row.device)[:, None] * m + cluster.clamp(max=m - 1)
-    picked = x.flatten(0, 1).index_select(0, flat.flatten()).view(*row.shape, *x.shape[2:])
-    return picked.masked_fill_((cluster == m).view(*row.shape, *[1] * (x.ndim - 2)), 0)
+    window = torch.div(rest.row, m + 1, rounding_mode="floor")
+    cluster = rest.row - window * (m + 1)
+    picked = x.flatten(0, 1).index_select(0, window * m + cluster.clamp(max=m - 1))
+    return picked.masked_fill_((cluster == m).view(-1, *[1] * (picked.ndim - 1)), 0)
 
 
-def _heads_first(chunk: Chunk) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _by_token(x: Tensor, chunk: Chunk) -> Tensor:
+    """Remainders' rows (U, …) for each token that is a part of one, (G, K, …)."""
+    return x.index_select(0, chunk.remainder).view(*chunk.index.shape, *x.shape[1:])
+
+
+def _heads_first(q: Tensor, pairs: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q, keys, values with heads before tokens, and the bias as a mask for all queries: the fused kernel's form."""
-    q = chunk.q.transpose(1, 2)
-    keys, values = chunk.pairs[:, :, :-1].transpose(2, 3)
-    mask = chunk.bias[:, :-1].transpose(1, 2)[:, :, None].expand(-1, -1, q.shape[2], -1)
+    q = q.transpose(1, 2)
+    keys, values = pairs[:, :, :-1].transpose(2, 3)
+    mask = bias[:, :-1].transpose(1, 2)[:, :, None].expand(-1, -1, q.shape[2], -1)
     return q, keys, values, mask

@@ -216,7 +216,8 @@ def farthest_first(points: Tensor, number: int, first: Tensor, hidden: Tensor) -
     newest, chosen = first, [first]
     for _ in range(number - 1):
         center = points.gather(1, newest[:, None, None].expand(-1, -1, points.shape[2]))  # B, 1, F
-        to_newest = square - 2 * (points @ center.transpose(1, 2))[..., 0] + center.square().sum(2)
+        both = (square + square.gather(1, newest[:, None]))[..., None]
+        to_newest = torch.baddbmm(both, points, center.transpose(1, 2), alpha=-2)[..., 0]
         distance = torch.minimum(distance, to_newest)
         newest = distance.argmax(1)
         chosen.append(newest)

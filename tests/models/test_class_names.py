@@ -65,7 +65,12 @@ def test_names_in_files(tmp_path):
 
 def test_classes_agree_by_name_and_those_without_by_number():
     assert are_named(["class 0", "roof"]) and not are_named(["class 0", "class 1"]) and not are_named(None)
-    for stored, wanted in ((None, ["a"]), (["class 0", "class 1"], ["a", "b"]), (["a", "b"], ["a", "b"])):
+    for stored, wanted in (
+        (None, ["a"]),
+        (["class 0", "class 1"], ["a", "b"]),
+        (["a", "b"], ["a", "b"]),
+        (["\u00fc"], ["u\u0308"]),
+    ):
         check_same_classes(stored, wanted, "x.ckpt")
     with pytest.raises(
         ValueError, match=r"classes, ground, house \('x\.ckpt'\), got classes in another order: house, gr"

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
+from castvision.data.reading.pixels import mark_missing
+from castvision.models.recipe import InputFormat, Recipe, build
+from castvision.models.recipe import save as save_checkpoint
 from castvision_cli import main
 
 TINY = [
@@ -36,11 +40,19 @@ def save(path, pixels):
     Image.fromarray(pixels).save(path)
 
 
-def pairs(root):
+def transparent(image, part):
+    """Nothing is known of the left and of the top of the image."""
+    opacity = np.full(image.shape[:2], 255, np.uint8)
+    opacity[:, : image.shape[1] // part], opacity[: image.shape[0] // part] = 0, 0
+    return np.dstack([image, opacity])
+
+
+def pairs(root, has_holes=False):
     rng = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 5)):
         for number in range(count):
             image, mask = disks(rng, *rng.integers(70, 150, 2))
+            image = transparent(image, 1 if number == 4 else 3) if has_holes else image
             save(root / split / "images" / f"{number}.png", image)
             save(root / split / "masks" / f"{number}.png", mask)
 
@@ -70,9 +82,9 @@ def assert_same(measured, trained):
     assert np.float32(measured) == np.float32(trained)
 
 
-@pytest.mark.parametrize("fit", [True, False])
-def test_of_segmentation_folders(tmp_path, fit):
-    pairs(tmp_path / "data")
+@pytest.mark.parametrize(("fit", "has_holes"), [(True, False), (True, True), (False, False)])
+def test_of_segmentation_folders(tmp_path, fit, has_holes):
+    pairs(tmp_path / "data", has_holes)
     flags = ["--model.model_kwargs", "{img_size: 32, in_chans: 3, depth: 2}", "--data.pixels.fit", str(fit).lower()]
     trained = run_of(tmp_path, "segmentation_folder", *flags)
     facts = torch.load(tmp_path / "run/best.ckpt", weights_only=True)["castvision"]
@@ -121,6 +133,32 @@ def test_predict_shows_whole_images_where_training_did(tmp_path, capsys):
     inside[[0, -1]], inside[:, [0, -1]] = False, False
     large = np.kron(small, np.ones((4, 4), np.uint8)), np.kron(inside, np.ones((4, 4), bool))
     assert (labels[large[1]] == large[0][large[1]]).mean() > 0.95
+
+
+@pytest.mark.parametrize("size", [(32, 16), (64, 32), (1, 32)])
+def test_holes_do_not_move_what_lies_beside_them(tmp_path, size):
+    """The classes of a whole image lie where those are that evaluation counts, whatever is empty above and left."""
+    from castvision.inference.fitted import FittedModel
+    from castvision.inference.predictor import load_model
+
+    torch.manual_seed(0)
+    seen = InputFormat(3, (32, 32), (0.5,) * 3, (0.2,) * 3, resize="fit")
+    small_model = {"depth": 1, "in_chans": 3}
+    recipe = Recipe(
+        "segmentation", "cast_vit_atto_patch4_32", 3, model_kwargs=small_model, head="LinearHead", input=seen
+    )
+    save_checkpoint(tmp_path / "m.ckpt", recipe, build(recipe))
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3)).astype(np.uint8)
+    is_known = np.ones(size, bool)
+    is_known[: size[0] // 4], is_known[:, :4] = False, False
+    model = FittedModel(load_model(tmp_path / "m.ckpt"), pixels.dtype, "photo")
+    small, target = model.measure(mark_missing(pixels, is_known[..., None]), np.zeros(size, np.uint8))
+    step = max(size) // 32
+    np.testing.assert_array_equal(target == 255, ~is_known[::step, ::step])
+    logits = model(torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), pixel_mask=torch.from_numpy(is_known)[None])
+    shown = functional.interpolate(logits, size=small.shape, mode="area").argmax(dim=1)[0].numpy()
+    assert logits.shape[-2:] == size
+    assert (shown == small)[target != 255].mean() > (0.99 if step == 1 else 0.9)
 
 
 def test_crops_that_have_the_training_size_leave_tiles(tmp_path):

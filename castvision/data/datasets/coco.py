@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from castvision.data.datasets.coco_shapes import decode_compressed, decode_runs, fill_polygon, has_no_area
+from castvision.data.datasets.coco_shapes import (
+    decode_compressed,
+    decode_runs,
+    fill_polygon,
+    has_no_area,
+    polygon_area,
+)
 from castvision.data.datasets.listed import listed_files
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
+from castvision.data.reading.folders import nfc
 from castvision.data.reading.labels import check_same_size
 from castvision.files import read_json
 from castvision.losses import IGNORED
@@ -31,6 +38,7 @@ logger = logging.getLogger(__name__)
 Id = int | str
 Boxes = Literal["refuse", "ignore", "paint"]
 _MAX_CATEGORIES = 254
+_BACKGROUND = ("background", "_background_")
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class CocoFile:
 
     Attributes:
         path: The file.
-        class_names: "background", then the categories in the order of their ids.
+        class_names: "background", then the categories in the order of their ids but one that is the background.
         images: (file, height, width) of each image, in the order of the file; one image under several ids stands once.
         objects: Annotations of each image, in the order they are painted: crowds first, then large before small.
         label_of: Class of each category id.
@@ -87,7 +95,9 @@ def read_coco(
     content = _load(path)
     folder = path.parent if images is None else Path(images)
     categories = sorted(content["categories"], key=lambda category: _order(_id(category["id"])))
-    label_of = {_id(category["id"]): label for label, category in enumerate(categories, start=1)}
+    named = [category for category in categories if nfc(str(category["name"])).casefold() not in _BACKGROUND]
+    label_of = {_id(category["id"]): 0 for category in categories}
+    label_of |= {_id(category["id"]): label for label, category in enumerate(named, start=1)}
     if len(label_of) != len(categories) or not 1 <= len(categories) <= _MAX_CATEGORIES:
         raise ValueError(f"expected 1..{_MAX_CATEGORIES} categories of different ids in {str(path)!r}")
     inside = None if allow_outside_root else [folder, *([] if root is None else [Path(root)])]
@@ -102,10 +112,11 @@ def read_coco(
                 raise ValueError(f"{told}: {key} {value!r} is not in the file")
         try:
             outline = _outline(annotation, boxes)
+            area = _area({**annotation, **outline}) if outline else 0.0
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{told}: {error}") from error
         if outline:
-            objects[index_of[image]].append({**annotation, "category_id": category, **outline})
+            objects[index_of[image]].append({**annotation, "category_id": category, **outline, "area": area})
         if not outline or outline["left_out"]:
             without_area.append(annotation.get("id"))
     if without_area:
@@ -114,8 +125,8 @@ def read_coco(
             path, len(without_area), len(content["annotations"]), without_area[0],
         )  # fmt: skip
     for some in objects:
-        some.sort(key=lambda one: (not one["iscrowd"], -_area(one)))
-    names = ["background", *(str(category["name"]) for category in categories)]
+        some.sort(key=lambda one: (not one["iscrowd"], -one["area"]))
+    names = ["background", *(nfc(str(category["name"])) for category in named)]
     return CocoFile(path, names, files, objects, label_of, ids)
 
 
@@ -144,7 +155,7 @@ def _images(
     index_of: dict[Id, int] = {}
     index_at: dict[str, int] = {}
     for file, entry in zip(paths, entries, strict=True):
-        one, size = _id(entry["id"]), (int(entry["height"]), int(entry["width"]))
+        one, size = _id(entry["id"]), _size(path, entry)
         if one in index_of:
             raise ValueError(f"expected images of different ids in {str(path)!r}, got {one!r} twice of {len(entries)}")
         index = index_of[one] = index_at.setdefault(os.path.realpath(file), len(files))
@@ -161,6 +172,17 @@ def _images(
     if len(files) < len(entries):
         logger.warning("%s: %d images stand under two ids; their objects are merged", path, len(entries) - len(files))
     return files, ids, index_of
+
+
+def _size(path: Path, entry: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of an image."""
+    try:
+        return int(entry["height"]), int(entry["width"])
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"{path}, image {entry['id']}: expected height and width as whole numbers, got {entry['height']!r} and "
+            f"{entry['width']!r}; export the file again"
+        ) from None
 
 
 def _outline(annotation: Mapping[str, Any], boxes: Boxes) -> dict[str, Any]:
@@ -195,9 +217,15 @@ def _outline(annotation: Mapping[str, Any], boxes: Boxes) -> dict[str, Any]:
 
 
 def _area(annotation: Mapping[str, Any]) -> float:
-    """As stated, or that of the box."""
-    stated, box = annotation.get("area"), annotation.get("bbox") or (0, 0, 0, 0)
-    return float(stated) if stated else float(box[2]) * float(box[3])
+    """As stated, or that of the box, or that of the outline."""
+    stated, box, shape = annotation.get("area"), annotation.get("bbox"), annotation["segmentation"]
+    area = float(stated or 0) or (float(box[2]) * float(box[3]) if box else 0.0)
+    if area > 0:
+        return area
+    if isinstance(shape, list):
+        return sum(map(polygon_area, shape))
+    runs = shape["counts"]
+    return float(sum((decode_compressed(runs) if isinstance(runs, str) else runs)[1::2]))
 
 
 def check_ids_apart(splits: Mapping[str, CocoFile]) -> None:

@@ -35,6 +35,12 @@ def has_no_area(polygon: Any) -> bool:
     return all((u - x) * (b - y) == (v - y) * (a - x) for a, b in points)
 
 
+def polygon_area(polygon: Sequence[float]) -> float:
+    """The area of a polygon x0, y0, x1, y1, … that does not cross itself, in square pixels."""
+    x, y = np.asarray(polygon, np.float64).reshape(-1, 2).T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
 def decode_compressed(text: str) -> list[int]:
     """Run lengths from the text that pycocotools, SAM, CVAT and others write.
 

@@ -16,7 +16,8 @@ def listed_files(folder: Path, names: Sequence[str], lines: Sequence[str], insid
     """The files that a list names, which lie in given folders or below them.
 
     It counts where a file lies in the end: ``sub/../a.png`` is inside; ``../a.png``, an absolute path to elsewhere and
-    a link that leads out of the folder are not. The folders themselves may be links. Files need not exist.
+    a link that leads out of the folder are not. The folders themselves may be links. Files need not exist. Backslashes
+    are those of Windows where no file has them in its name.
 
     Args:
         folder: What names are relative to.
@@ -31,6 +32,9 @@ def listed_files(folder: Path, names: Sequence[str], lines: Sequence[str], insid
         ValueError: A file outside of all of them; the first such line is named.
     """
     paths = as_on_disk([folder / name for name in names])
+    if any("\\" in name for name in names):
+        other = as_on_disk([folder / name.replace("\\", "/") for name in names])
+        paths = [path if os.path.lexists(path) else spelt for path, spelt in zip(paths, other, strict=True)]
     if inside is None:
         return paths
     roots = tuple(os.path.join(os.path.realpath(one), "") for one in inside)

@@ -12,6 +12,7 @@ import numpy as np
 from castvision.data.datasets.listed import listed_files
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
 from castvision.data.datasets.segmentation import read_rows
+from castvision.data.reading.folders import nfc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _PATH = "path"
 _LIST = "labels"
+_MARKS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ def read_label_table(
     marked = _from_names(rows) if columns == [_LIST] else _from_columns(rows, columns)
     if class_names is None:
         class_names = columns if columns != [_LIST] else sorted(set().union(*marked))
-    column_of = {name: column for column, name in enumerate(class_names)}
+    if not class_names:
+        raise ValueError(f"expected a label on some line of {str(path)!r}, found none")
+    column_of = {nfc(name): column for column, name in enumerate(class_names)}
     if columns != [_LIST] and set(columns) != set(column_of):
         differing = sorted(set(columns) ^ set(column_of))
         raise ValueError(f"{path}, line 1: expected the columns {', '.join(class_names)}, differing: {differing[:8]}")
@@ -85,15 +89,15 @@ def read_label_table(
 
 
 def _from_names(rows: Sequence[tuple[str, Any]]) -> list[list[str]]:
-    return [[name.strip() for name in row[_LIST].split(";") if name.strip()] for _, row in rows]
+    return [[nfc(name.strip()) for name in row[_LIST].split(";") if name.strip()] for _, row in rows]
 
 
 def _from_columns(rows: Sequence[tuple[str, Any]], columns: Sequence[str]) -> list[list[str]]:
     for line, row in rows:
         for name in columns:
-            if row[name] not in ("0", "1"):
+            if row[name].lower() not in _MARKS:
                 raise ValueError(f"{line}: expected 0 or 1 in the column {name!r}, got {row[name]!r}")
-    return [[name for name in columns if row[name] == "1"] for _, row in rows]
+    return [[name for name in columns if _MARKS[row[name].lower()]] for _, row in rows]
 
 
 def _check_unique(rows: Sequence[tuple[str, Any]], images: Sequence[Path]) -> None:

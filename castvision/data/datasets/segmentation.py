@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from castvision.data.datasets.leaks import check_apart, hold_out_images
 from castvision.data.datasets.listed import listed_files
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
-from castvision.data.reading.folders import images_by_name
+from castvision.data.reading.folders import images_by_name, nfc
 from castvision.data.reading.labels import check_same_size, mark_ignored, names_up_to
 from castvision.data.reading.opening import IMAGE_SUFFIXES, open_mask
 from castvision.losses import IGNORED
@@ -204,7 +205,8 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Mappi
     """Rows of a CSV file with a header.
 
     Args:
-        path: UTF-8, with commas; names of files may have other bytes, as the file system has them.
+        path: UTF-8, with commas; names of files may have other bytes, as the file system has them. Columns without a
+            name, such as the number of a row, are left out.
         columns: Of files; they must be there, with a value on every line.
 
     Yields:
@@ -212,7 +214,8 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Mappi
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: No header, a missing column or value, too many values, or no line at all; with the line's number.
+        ValueError: No header, a missing column or value, a column twice, too many values, or no line at all; with the
+            line's number.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such list: {str(path)!r}; check the path")
@@ -220,17 +223,21 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Mappi
     if "\0" in text:
         raise ValueError(f"expected text (UTF-8) in {str(path)!r}, got zero bytes; export the list again")
     reader = csv.DictReader(io.StringIO(text, newline=None))  # also lines that end as on old Macs
-    reader.fieldnames = header = [name.strip() for name in reader.fieldnames or []]
+    reader.fieldnames = header = [nfc(name.strip()) for name in reader.fieldnames or []]
     if not set(columns) <= set(header):
         raise ValueError(
             f"{path}, line 1: expected the columns {', '.join(columns)}, got {', '.join(header) or 'none'}"
+        )
+    if twice := sorted(name for name, count in Counter(header).items() if name and count > 1):
+        raise ValueError(
+            f"{path}, line 1: expected each column once, got {', '.join(twice)} twice; rename or remove one"
         )
     is_empty = True
     for row in reader:
         line = f"{path}, line {reader.line_num}"
         if None in row or None in row.values():
             raise ValueError(f"{line}: expected {len(header)} values ({', '.join(header[:6])}), got another number")
-        values = {name: value.strip() for name, value in row.items()}
+        values = {name: value.strip() for name, value in row.items() if name}
         for name in columns:
             if not values[name]:
                 raise ValueError(f"{line}: expected a value in the column {name!r}, got none")

@@ -12,9 +12,10 @@ import re
 import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
 import numpy as np
+
+from castvision.data.reading.pam import is_there, not_of_gdal, pam_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -211,21 +212,13 @@ def epsg_keys(code: int, is_geographic: bool) -> tuple[int, ...]:
 # Beside the image
 
 
-def _is_there(file: Path) -> bool:
-    """Whether there is such a file; none has a name that is too long for the file system."""
-    try:
-        return file.is_file()
-    except OSError:
-        return False
-
-
 def _read_world_file(path: Path) -> Transform | None:
     """Six lines: a, d, b, e and the middle of the first pixel. ``.tfw`` or ``.tifw`` of ``.tif``, or ``.wld``."""
     suffix = path.suffix[1:]
     names = [f"{suffix[:1]}{suffix[-1:]}w", f"{suffix}w", "wld"] if suffix else ["wld"]
     for name in dict.fromkeys(spelled for short in names for spelled in (short, short.lower(), short.upper())):
         file = path.with_suffix(f".{name}")
-        if _is_there(file) and file != path:
+        if is_there(file) and file != path:
             try:
                 a, d, b, e, x, y = (float(text) for text in file.read_text("utf-8", "replace").split())
                 _check_transform(transform := (a, b, x - (a + b) / 2, d, e, y - (d + e) / 2))
@@ -239,19 +232,16 @@ def _read_world_file(path: Path) -> Transform | None:
 
 def _read_pam(path: Path) -> tuple[Transform | None, str | None]:
     """Transform and WKT of GDAL's .aux.xml, where it states them."""
-    file = path.with_name(f"{path.name}.aux.xml")
-    if not _is_there(file):
+    root = pam_of(path)
+    if root is None:
         return None, None
-    try:
-        root = ElementTree.fromstring(file.read_bytes())
-        transform, text = None, root.findtext("GeoTransform")
-        if text is not None:
+    transform, text = None, root.findtext("GeoTransform")
+    if text is not None:
+        try:
             c, a, b, f, d, e = (float(number) for number in text.split(","))
             _check_transform(transform := (a, b, c, d, e, f))
-    except (ElementTree.ParseError, ValueError) as error:
-        raise ValueError(
-            f"expected what GDAL writes in {file.name!r}, got other ({error}); correct or remove it"
-        ) from None
+        except ValueError as error:
+            raise not_of_gdal(f"{path.name}.aux.xml", error) from None
     return transform, (root.findtext("SRS") or "").strip() or None
 
 

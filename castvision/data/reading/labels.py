@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from castvision.data.reading.folders import nfc
 from castvision.data.reading.opening import open_image, open_mask
 from castvision.data.reading.pixels import Mask, Pixels, is_missing
 from castvision.losses import IGNORED
@@ -69,8 +70,9 @@ class LabelMap:
             return IGNORED
         if isinstance(value, int) and 0 <= value < len(self.class_names):
             return value
-        if value in self.class_names:
-            return self.class_names.index(str(value))
+        own = [nfc(name) for name in self.class_names]
+        if isinstance(value, str) and nfc(value) in own:
+            return own.index(nfc(value))
         names = ", ".join(self.class_names[:8])
         raise ValueError(
             f"expected a class 0..{len(self.class_names) - 1}, its name ({names}) or 'ignore', got {value!r}"
@@ -225,10 +227,18 @@ def check_class_names(class_names: Sequence[str]) -> None:
 
 
 def read_class_names(path: Path) -> list[str] | None:
-    """The names in a ``classes.txt``, one a line, in the order of the labels; None without the file."""
+    """The names in a ``classes.txt``, one a line, in the order of the labels; None without the file.
+
+    Raises:
+        ValueError: Bytes that are no UTF-8.
+    """
     if not path.is_file():
         return None
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected text (UTF-8) in {str(path)!r}, got other bytes ({error}); save it again") from None
+    return [nfc(line.strip()) for line in text.splitlines() if line.strip()]
 
 
 def numbered(label_map: Mapping[int | str, int | str] | None) -> list[str] | None:
@@ -267,7 +277,8 @@ def map_by_names(
     Raises:
         ValueError: Other names, or another order of labels that a remembered map translates already.
     """
-    if list(listed) == list(class_names):
+    listed, class_names = ([nfc(name) for name in names] for names in (listed, class_names))
+    if listed == class_names:
         return None
     told = f"{where!r} names {', '.join(listed[:8])}, the model's classes are {', '.join(class_names[:8])}"
     if sorted(listed) != sorted(class_names) or len({*listed}) < len(listed) or remembered is not None:

@@ -43,7 +43,9 @@ class RasterReader(ImageReader):
             self.georeference = _georeference(base)
         self.levels = make_levels([(level.height, level.width) for level in self._levels])
         self._palette = None if self.options.is_mask else _palette(base)
-        self._has_alpha = base.count in (2, 4) and base.colorinterp[-1].name == "alpha"
+        is_alpha_last = base.colorinterp[-1].name == "alpha"
+        self._has_alpha = base.count in (2, 4) and is_alpha_last
+        self._hides = is_alpha_last and not self._has_alpha  # see castvision.data.reading.tiff.hides_by_opacity
         values = {repr(nodata_number(value)): nodata_number(value) for value in base.nodatavals}
         self.nodata = values.popitem()[1] if len(values) == 1 and self._palette is None else None
         flags = [{flag.name for flag in some} for some in base.mask_flag_enums]
@@ -60,7 +62,7 @@ class RasterReader(ImageReader):
     def has_gaps(self) -> bool:
         """Whether the file can say that pixels are missing."""
         drops_alpha = self._has_alpha and self.options.alpha == "white"
-        return bool(self._masked_bands) or drops_alpha or super().has_gaps
+        return bool(self._masked_bands) or drops_alpha or self._hides or super().has_gaps
 
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
         from rasterio.errors import RasterioError
@@ -75,6 +77,9 @@ class RasterReader(ImageReader):
                 is_known[..., [number - 1 for number in self._masked_bands]] = np.moveaxis(masks, 0, -1) != 0
         except RasterioError as error:
             raise ValueError(f"GDAL cannot read it: {error}") from error
+        if self._hides:
+            is_opaque = np.broadcast_to(bands[-1][..., None] > 0, (height, width, len(bands)))
+            is_known = is_opaque if is_known is None else is_known & is_opaque
         return self._convert(np.ascontiguousarray(np.moveaxis(bands, 0, -1)), is_known)
 
     def _convert(self, bands: Pixels, is_known: Mask | None) -> Pixels:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from castvision.data.reading.pixels import MAX_PIXELS, Pixels
+from castvision.data.reading.pixels import MAX_PIXELS, Pixels, nodata_number
 
 if TYPE_CHECKING:
     import tifffile
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 _JPEGS = (6, 7)
+LERC = 34887
+GDAL_NODATA = 42113
 
 
 class NotByWindows(ValueError):
@@ -118,7 +120,40 @@ def decode_segment(page: Page, data: bytes | None, index: int) -> Pixels | None:
     if keyframe.compression in (6, 7, 34892, 33007):
         tables = {"jpegtables": page.jpegtables, "jpegheader": keyframe.jpegheader}
     segment, _, _ = keyframe.decode(data, index, **tables)
-    return None if segment is None else segment[0]
+    if segment is None:
+        return None
+    if data is not None and keyframe.compression == LERC:
+        return _decode_lerc(data, segment[0].shape, keyframe.dtype)
+    return np.asarray(segment[0])
+
+
+def _decode_lerc(data: bytes, shape: tuple[int, ...], dtype: Any) -> Pixels:
+    """A segment (height, width, samples): NaN where its own mask says so, which tifffile leaves out.
+
+    Samples of which not all are missing at the same pixels are stored one after the other, not side by side.
+    """
+    import imagecodecs
+
+    decoded, masks = imagecodecs.lerc_decode(data, masks=True)
+    pixels = np.array(decoded, dtype)
+    if masks is not None and dtype.kind == "f":
+        masks = masks[..., None] if masks.ndim < pixels.ndim else masks
+        pixels[~np.broadcast_to(masks, pixels.shape)] = np.nan
+    if masks is not None and pixels.ndim == 3 and masks.shape == pixels.shape:  # else one mask for all samples
+        pixels = np.moveaxis(pixels, 0, -1)
+    return pixels.reshape(*pixels.shape[:2], -1)[: shape[0], : shape[1]]
+
+
+def _fill_of(page: Any) -> float:
+    """What tiles and strips hold that the file leaves out: the nodata value where the samples can hold it, else 0."""
+    value = nodata_number(page.tags.valueof(GDAL_NODATA))
+    if value is None:
+        return 0
+    if page.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return float(page.dtype.type(value))
+    limits = np.iinfo(page.dtype) if page.dtype.kind in "ui" else None
+    return value if limits is not None and isinstance(value, int) and limits.min <= value <= limits.max else 0
 
 
 def read_page(page: Page, number: int, window: tuple[int, int, int, int], cache: SegmentCache) -> Pixels:
@@ -140,8 +175,7 @@ def read_page(page: Page, number: int, window: tuple[int, int, int, int], cache:
         # NOTE: mapped anew for each window; the pages of a map that lives on would count as this process's memory.
         mapped = page.asarray(out="memmap", squeeze=False)[:, 0, y : y + height, x : x + width]
         return np.array(np.moveaxis(mapped, 0, -2), keyframe.dtype).reshape(height, width, -1)
-    fill = getattr(keyframe, "nodata", 0)
-    out = np.full((height, width, planes * contiguous), fill, keyframe.dtype)
+    out = np.full((height, width, planes * contiguous), _fill_of(keyframe), keyframe.dtype)
     wanted = _touched(keyframe, window)
     missing = []
     for index, corner in wanted.items():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from castvision.data.reading.georeference import Georeference, georeference_from_tags
+from castvision.data.reading.pam import nodata_beside
 from castvision.data.reading.pixels import (
     Decoded,
     Mask,
@@ -25,7 +26,14 @@ from castvision.data.reading.pixels import (
     resolve_missing,
 )
 from castvision.data.reading.reader import ImageReader, make_levels
-from castvision.data.reading.segments import NotByWindows, SegmentCache, check_decodable, read_page, segment_count
+from castvision.data.reading.segments import (
+    GDAL_NODATA,
+    NotByWindows,
+    SegmentCache,
+    check_decodable,
+    read_page,
+    segment_count,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,9 +46,10 @@ MICRONS = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "micron
 _CHANNEL_AXES = "SCIQ"
 _PALETTE, _YCBCR, _LABS = 3, 6, (8, 9, 10)
 _LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)  # compressions whose YCbCr nobody has turned into RGB
-ORIENTATION_TAG, _GDAL_METADATA, _GDAL_NODATA = 274, 42112, 42113
+ORIENTATION_TAG, _GDAL_METADATA = 274, 42112
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
 _PLACEHOLDER_DPI = (72.0, 96.0)
+Nodata = float | tuple[float | None, ...] | None
 
 
 class TiffReader(ImageReader):
@@ -66,8 +75,11 @@ class TiffReader(ImageReader):
         self.levels = make_levels([layer.size[::-1] if is_turned else layer.size for layer in self._layers])
         self._masks = _find_masks(tiff, self._layers) if not self.options.page else [None for _ in self._layers]
         self._has_masks = any(mask is not None for mask in self._masks)
-        self._stored_nodata = stored_nodata(page)
-        self.nodata = nodata_as_read(page, self.options.is_mask)
+        inside = stored_nodata(page)
+        beside = nodata_beside(self.path, first.channels, inside)
+        self._stored_nodata: Nodata = inside if beside is None else alike(beside)
+        one = None if isinstance(self._stored_nodata, tuple) else self._stored_nodata
+        self.nodata = nodata_as_read(page, self.options.is_mask, one)
         probe = self._convert(np.zeros((1, 1, first.channels), page.dtype))
         self.channels, self.dtype = probe.shape[-1], probe.dtype
         self._drops_alpha = self.options.alpha == "white" and has_alpha(page)
@@ -96,7 +108,8 @@ class TiffReader(ImageReader):
     @property
     def has_gaps(self) -> bool:
         """Whether the file can say that pixels are missing."""
-        return self._stored_nodata is not None or self._drops_alpha or self._has_masks or super().has_gaps
+        by_opacity = self._drops_alpha or hides_by_opacity(self._page)
+        return self._stored_nodata is not None or by_opacity or self._has_masks or super().has_gaps
 
     def _convert(self, raw: Pixels, is_inside: Mask | None = None) -> Pixels:
         """Stored samples to what `castvision.data.open_image` promises; of a mask they stay as they are."""
@@ -104,7 +117,7 @@ class TiffReader(ImageReader):
             labels = labels_of(raw, self._page).pixels
             return labels if is_inside is None else mark_missing(labels, is_inside)
         decoded = finish_tiff(to_full_range(raw, self._page, keep_index=False), self._page)
-        is_known = known_samples(raw, self._stored_nodata, decoded.pixels.shape[-1])
+        is_known = known_samples(raw, self._page, self._stored_nodata, decoded.pixels.shape[-1])
         if is_inside is not None:
             is_known = is_inside if is_known is None else is_known & is_inside
         return resolve_missing(replace(decoded, is_known=is_known), self.options.alpha)
@@ -290,22 +303,28 @@ def labels_of(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
     return Decoded(np.ascontiguousarray(pixels), "none", _orientation(page))
 
 
-def known_samples(raw: Pixels, nodata: float | None, channels: int) -> Mask | None:
+def known_samples(raw: Pixels, page: tifffile.TiffPage, nodata: Nodata, channels: int) -> Mask | None:
     """Which values were measured, by what is stored: before white is zero, palettes and ranges change it.
 
     Args:
         raw: (height, width, samples) as stored.
-        nodata: See `stored_nodata`.
+        page: Where they come from.
+        nodata: Of all samples, or one for each.
         channels: Of what the samples become.
 
     Returns:
         (height, width, channels), or (height, width, 1) where samples are no channels; None = all.
     """
-    if nodata is None:
-        return None
-    is_known: Mask = ~is_missing(raw, nodata)
-    if raw.shape[-1] != channels:
+    is_known: Mask | None = None
+    if isinstance(nodata, tuple):
+        is_known = np.stack([~is_missing(raw[..., band], value) for band, value in enumerate(nodata)], axis=-1)
+    elif nodata is not None:
+        is_known = ~is_missing(raw, nodata)
+    if is_known is not None and raw.shape[-1] != channels:
         is_known = np.any(is_known, axis=-1, keepdims=True)
+    if hides_by_opacity(page) and raw.shape[-1] == page.samplesperpixel:
+        is_opaque: Mask = raw[..., -1:] > 0
+        is_known = is_opaque if is_known is None else is_known & is_opaque
     return is_known
 
 
@@ -313,6 +332,14 @@ def has_alpha(page: tifffile.TiffPage) -> bool:
     """Whether the last of a page's samples is opacity."""
     extra = tuple(int(kind) for kind in page.extrasamples)
     return extra in ((1,), (2,)) and page.samplesperpixel in (2, 4)
+
+
+def hides_by_opacity(page: tifffile.TiffPage) -> bool:
+    """Whether the last of many samples is opacity: it stays a channel, and what it hides was never measured.
+
+    Of two and four samples, see `has_alpha`, it may as well be an infrared that is only called so.
+    """
+    return not has_alpha(page) and bool(page.extrasamples) and int(page.extrasamples[-1]) in (1, 2)
 
 
 def finish_tiff(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
@@ -352,12 +379,16 @@ def _orientation(page: tifffile.TiffPage) -> int:
 
 def stored_nodata(page: tifffile.TiffPage) -> float | None:
     """GDAL's value for missing pixels, as samples are stored."""
-    return nodata_number(page.tags.valueof(_GDAL_NODATA))
+    return nodata_number(page.tags.valueof(GDAL_NODATA))
 
 
-def nodata_as_read(page: tifffile.TiffPage, keep_index: bool) -> float | None:
-    """The same in the values that are read, see `to_full_range` and `finish_tiff`; None if they are no such values."""
-    value = stored_nodata(page)
+def alike(values: tuple[float | None, ...]) -> Nodata:
+    """The one value where those of all bands are it, NaN too, else themselves."""
+    return values[0] if len({repr(value) for value in values}) == 1 else values
+
+
+def nodata_as_read(page: tifffile.TiffPage, keep_index: bool, value: float | None) -> float | None:
+    """A stored nodata value in those that are read, see `to_full_range` and `finish_tiff`; None if it is none there."""
     if value is None or page.dtype is None or page.dtype.kind not in "bu" or not isinstance(value, int):
         return value
     is_inverted, bits = int(page.photometric) == 0, 8 * page.dtype.itemsize

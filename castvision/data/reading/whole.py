@@ -20,11 +20,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from castvision.data.reading.georeference import Georeference, georeference_beside, georeference_from_tags
+from castvision.data.reading.pam import nodata_beside
 from castvision.data.reading.pixels import (
     Decoded,
     Pixels,
     check_size,
     is_missing,
+    mark_missing,
     orient,
     resolve_alpha,
     resolve_missing,
@@ -39,6 +41,7 @@ from castvision.data.reading.reader import (
     check_file,
     make_levels,
 )
+from castvision.data.reading.segments import LERC, SegmentCache, read_page
 from castvision.data.reading.tiff import (
     ORIENTATION_TAG,
     TIFF_SIGNATURES,
@@ -159,8 +162,20 @@ class WholeImageReader(ImageReader):
             with self.path.open("rb") as file:
                 is_tiff = file.read(4) in TIFF_SIGNATURES
             self.georeference = (self._look_at_tags if is_tiff else self._look_beside)(self.path)
+            self._leave_out(nodata_beside(self.path, self.channels))
         if self.georeference is not None and not self.georeference.is_in_degrees:
             self.mpp, self.mpp_y = self.georeference.pixel_sizes
+
+    def _leave_out(self, nodata: tuple[float | None, ...] | None) -> None:
+        """Mark what an .aux.xml calls nodata. Fewer values than channels are those of a palette's numbers."""
+        if nodata is None:
+            return
+        if self.options.is_mask:
+            self.nodata = nodata[0]
+        elif None not in nodata:
+            missing = [is_missing(self._pixels[..., band], value) for band, value in enumerate(nodata)]
+            is_known = ~np.ma.getmaskarray(self._pixels) & ~np.stack(missing, axis=-1)
+            self._pixels = mark_missing(np.ma.getdata(self._pixels), is_known)
 
     def _look_at_tags(self, path: Path) -> Georeference | None:
         """Where a TIFF's pixels as they are shown lie; of labels also which one stands for none."""
@@ -169,7 +184,7 @@ class WholeImageReader(ImageReader):
         with tifffile.TiffFile(path) as tiff:
             stored = tiff.pages[self.options.page or 0].aspage()
             if self.options.is_mask:
-                self.nodata = nodata_as_read(stored, keep_index=True)
+                self.nodata = nodata_as_read(stored, True, stored_nodata(stored))
             place = georeference_from_tags(stored.tags.valueof, path)
             turn = stored.tags.valueof(ORIENTATION_TAG, 1)
             return place and place.of_turned(turn, stored.imagelength, stored.imagewidth)
@@ -349,7 +364,7 @@ def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Dec
                 return _as_stored(decoded, first)
             if (nodata := stored_nodata(first)) is None:
                 return decoded
-            value = nodata_as_read(first, False)
+            value = nodata_as_read(first, False, nodata)
             stored = _decode_pillow(data, True).pixels if value is None else decoded.pixels
             is_known = ~is_missing(stored, nodata if value is None else value)
             return replace(decoded, is_known=is_known if is_known.shape == decoded.pixels.shape else is_known[..., :1])
@@ -364,7 +379,7 @@ def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Dec
         if keep_index:
             return labels_of(pixels, first)
         decoded = finish_tiff(to_full_range(pixels, first, keep_index), first)
-        return replace(decoded, is_known=known_samples(pixels, stored_nodata(first), decoded.pixels.shape[-1]))
+        return replace(decoded, is_known=known_samples(pixels, first, stored_nodata(first), decoded.pixels.shape[-1]))
 
 
 def _as_stored(decoded: Decoded, page: tifffile.TiffPage) -> Decoded:
@@ -406,6 +421,8 @@ def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pag
     axes = source.axes
     extra = channel_axes(axes, source.shape, pages)
     try:
+        if source.keyframe.compression == LERC:
+            return _by_segments(source)
         pixels: Pixels = source.asarray()
     except (ValueError, ImportError) as error:  # ImportError: codecs of newer Pythons' standard library
         if isinstance(error, ImportError) or "imagecodecs" in str(error):
@@ -418,3 +435,10 @@ def _read_channels_last(source: tifffile.TiffPageSeries | tifffile.TiffPage, pag
     pixels = pixels.transpose(*order, *rest)
     height, width = pixels.shape[:2]
     return pixels.reshape(height, width, -1)  # (height, width, channels)
+
+
+def _by_segments(source: tifffile.TiffPageSeries | tifffile.TiffPage) -> Pixels:
+    """(height, width, channels) of what tifffile alone reads amiss."""
+    window = 0, 0, source.keyframe.imagelength, source.keyframe.imagewidth
+    pages: Any = getattr(source, "pages", [source])
+    return np.concatenate([read_page(page, number, window, SegmentCache(0)) for number, page in enumerate(pages)], -1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from castvision.data.reading.pixels import Pixels
+from castvision.data.reading.pixels import Pixels, nodata_number
 from castvision.data.reading.reader import ImageReader, make_levels, missing_package
 from castvision.data.reading.tiff import MICRONS
 
@@ -46,6 +49,7 @@ class ZarrReader(ImageReader):
         self.levels = make_levels([(array.shape[y], array.shape[x]) for array in self._arrays])
         self.channels = self._arrays[0].shape[axes.index("c")] if "c" in axes else 1
         self.dtype = self._arrays[0].dtype.newbyteorder("=")
+        self.nodata = _nodata(self._arrays[0])
         self.channel_names = names if names is not None and len(names) == self.channels else None
 
     def _read(self, y: int, x: int, height: int, width: int, level: int) -> Pixels:
@@ -56,6 +60,18 @@ class ZarrReader(ImageReader):
             kept, window = [*kept, "c"], window[..., None]
         pixels = window.transpose([kept.index(axis) for axis in "yxc"])  # (height, width, channels)
         return np.array(pixels, self.dtype, order="C")
+
+
+def _nodata(array: Any) -> float | None:
+    """By the attributes of climate data; else what chunks hold that were never written, unless it is 0, the default."""
+    for one in (array.attrs.get(name) for name in ("_FillValue", "missing_value")):
+        number = nodata_number(one)
+        if number is None and isinstance(one, str):
+            with contextlib.suppress(ValueError, struct.error):  # xarray's form of floats in zarr 3
+                number = struct.unpack("<d", base64.b64decode(one, validate=True))[0]
+        if number is not None:
+            return number
+    return nodata_number(array.fill_value.item()) if array.fill_value else None
 
 
 def _plain_axes(array: Any) -> list[str]:

@@ -34,10 +34,9 @@ def fit(pixels: Pixels, size: int, mean: Sequence[float], std: Sequence[float]) 
     pixels = fill_missing(pixels, np.asarray(mean) * unit(pixels.dtype))
     if pixels.dtype.name not in _NATIVE:
         pixels = to_float(pixels)
-    scale = size / max(pixels.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    height, width = fitted_size(pixels.shape[:2], size)
     if (height, width) != pixels.shape[:2]:
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        how = cv2.INTER_AREA if size < max(pixels.shape[:2]) else cv2.INTER_LINEAR
         planes = [cv2.resize(np.ascontiguousarray(plane), (width, height), interpolation=how)
                   for plane in pixels.transpose(2, 0, 1)]  # fmt: skip
         pixels = np.stack(planes, axis=-1)
@@ -49,6 +48,12 @@ def fit(pixels: Pixels, size: int, mean: Sequence[float], std: Sequence[float]) 
     image = to_input_array(padded, padded.shape[2], mean, std, keep_units=True)
     image[:, ~is_real] = 0
     return image, is_real
+
+
+def fitted_size(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """Height and width of an image (height, width) whose longer side is brought to ``size``."""
+    height, width = (max(1, round(side * (size / max(shape)))) for side in shape)
+    return height, width
 
 
 def resized_linearly(planes: Any, size: tuple[int, int]) -> Any:

@@ -102,6 +102,31 @@ def test_classes_overlaps_and_crowds(write):
     assert mask.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("told", [{}, {"area": None, "bbox": None}, {"area": 0, "bbox": [0, 0, 0, 0]}])
+@pytest.mark.parametrize("runs", [False, True])
+def test_small_objects_lie_on_large_ones_that_state_no_area(write, told, runs):
+    small = {"size": list(SIZE), "counts": [13, 2, 4, 2, 27]} if runs else [[2, 1, 4, 1, 4, 3, 2, 3]]
+    objects = [
+        {"id": 1, "image_id": 7, "category_id": 30, "segmentation": small, **told},
+        {"id": 2, "image_id": 7, "category_id": 4, "segmentation": [[0, 0, 8, 0, 8, 6, 0, 6]], **told},
+    ]
+    expected = np.ones(SIZE, int)
+    expected[1:3, 2:4] = 2
+    content = annotations(annotations=objects, categories=[{"id": 4, "name": "cat"}, {"id": 30, "name": "dog"}])
+    assert CocoSegmentation(read_coco(write(content))).mask(0).tolist() == expected.tolist()
+
+
+def test_a_category_called_background_is_the_background(write):
+    named = [{"id": 0, "name": "Background"}, {"id": 4, "name": "cat"}]
+    objects = [
+        {"id": 1, "image_id": 7, "category_id": 4, "segmentation": [[0, 0, 8, 0, 8, 6, 0, 6]]},
+        {"id": 2, "image_id": 7, "category_id": 0, "segmentation": [[0, 0, 2, 0, 2, 6, 0, 6]]},
+    ]
+    coco = read_coco(write(annotations(annotations=objects, categories=named)))
+    assert coco.class_names == ["background", "cat"]
+    assert CocoSegmentation(coco).mask(0).tolist() == [[0, 0, *[1] * 6]] * 6
+
+
 def test_images_in_another_folder_and_without_objects(write, tmp_path):
     path = write(annotations(annotations=[]), "other.json")
     (tmp_path / "images").mkdir()
@@ -127,6 +152,10 @@ def wrong(**changes):
         (annotations(categories=[]), r"expected 1\.\.254 categories"),
         (annotations(images=[]), "expected images of different ids"),
         (annotations(images=[{"id": 7}]), r"images\[0\]: expected .* missing file_name, height, width"),
+        (
+            annotations(images=[{"id": 7, "file_name": "a.png", "height": None, "width": 8}]),
+            "image 7: expected height and width as whole numbers, got None and 8",
+        ),
         (wrong(image_id=8), r"annotation 1: image_id 8 is not in the file"),
         (wrong(category_id=8), r"annotation 1: category_id 8 is not in the file"),
     ],

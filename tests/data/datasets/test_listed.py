@@ -55,6 +55,14 @@ def test_it_counts_where_a_file_lies_in_the_end(root, tmp_path):
     assert len(listed_files(tmp_path / "link", names, ["line"] * len(names), [tmp_path / "link"])) == len(names)
 
 
+def test_backslashes_of_windows(root):
+    assert listed_files(root, ["deep\\b.png", "a.png"], ["line"] * 2, [root]) == [root / "deep/b.png", root / "a.png"]
+    (root / "x\\y.png").write_bytes(b"x")
+    assert listed_files(root, ["x\\y.png"], ["line"], [root]) == [root / "x\\y.png"]
+    with pytest.raises(ValueError, match="line 7: expected a file in"):
+        listed_files(root, ["..\\data-of-others\\x.png"], ["line 7"], [root])
+
+
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_outside_is_refused_with_the_way_out(root, name):
     name = name.format(absolute=root.parent / "data-of-others/x.png")

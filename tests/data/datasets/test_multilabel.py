@@ -28,6 +28,21 @@ def test_columns_and_names_say_the_same(write):
         assert [path.name for path in table.images] == ["a.png", "b.png", "c.png"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,h\u00fctte,dog\na.png,1.0,0.0\nb.png,1.0,1.0\n",
+        ",path,hu\u0308tte,dog\n0,a.png,True,False\n1,b.png,true,TRUE\n",
+        "path,labels\na.png,h\u00fctte\nb.png,dog;hu\u0308tte\n",
+    ],
+)
+def test_what_other_programs_write(write, text):
+    """Marks as numbers with a point and as words, the number of a row, one name in two Unicode forms."""
+    table = read_label_table(write(text), ["h\u00fctte", "dog"])
+    assert table.targets.tolist() == [[1, 0], [1, 1]]
+    assert sorted(read_label_table(write(text)).class_names) == ["dog", "h\u00fctte"]
+
+
 def test_classes_may_be_given_in_another_order(write):
     path = write("path,cat,dog\na.png,1,0\n")
     assert read_label_table(path, ["dog", "cat"]).targets.tolist() == [[0, 1]]
@@ -41,6 +56,8 @@ def test_classes_may_be_given_in_another_order(write):
         ("path,cat,dog\na.png,1,0\nb.png,1,2\n", r"train\.csv, line 3: expected 0 or 1 in the column 'dog', got '2'"),
         ("path,cat,dog\na.png,1,\n", r"line 2: expected 0 or 1 in the column 'dog', got ''"),
         ("path,cat,dog\na.png,1\n", "line 2: expected 3 values"),
+        ("path,cat,cat\na.png,1,0\n", "line 1: expected each column once, got cat twice"),
+        ("path,labels\na.png,\n", "expected a label on some line"),
         ("path,cat,dog\na.png,1,1\na.png,0,0\n", r"line 3: 'a\.png' stands on .*line 2 already"),
         ("path,cat,dog\na.png,1,1\n./a.png,0,0\n", r"line 3: '\./a\.png' stands on .*line 2 already"),
     ],

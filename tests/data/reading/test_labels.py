@@ -9,7 +9,15 @@ from PIL import Image
 
 from castvision.data import read_mask
 from castvision.data.datasets.sources import ImageSources
-from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found, check_same_size, mark_ignored
+from castvision.data.reading.labels import (
+    ClassReader,
+    LabelMap,
+    check_classes_found,
+    check_same_size,
+    map_by_names,
+    mark_ignored,
+    read_class_names,
+)
 from castvision.data.reading.whole import read_image
 
 NAMES = ["background", "road", "water"]
@@ -233,3 +241,16 @@ def test_masks_of_one_class_and_255():
         check_classes_found(counts, NAMES, "here")
     counts[255] = 0
     assert check_classes_found(counts, NAMES, "here") == ["road", "water"]
+
+
+def test_names_are_the_same_in_any_unicode_form(tmp_path):
+    composed, apart = "h\u00fctte", "hu\u0308tte"
+    (tmp_path / "classes.txt").write_text(f"{apart}\nwald\n", encoding="utf-8-sig")  # as Windows and a Mac write it
+    listed = read_class_names(tmp_path / "classes.txt")
+    assert listed == [composed, "wald"]
+    assert map_by_names(listed, [apart, "wald"], None, "x") is None
+    assert map_by_names(listed, ["wald", apart], None, "x") == {0: 1, 1: 0, 255: "ignore"}
+    assert LabelMap([composed, "wald"], {7: apart}).mapping == {"7": 0}
+    (tmp_path / "classes.txt").write_bytes("hütte".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"UTF-8.*classes\.txt"):
+        read_class_names(tmp_path / "classes.txt")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import pickle
+import struct
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ from PIL import Image
 
 from castvision.data import Georeference, open_array, open_image, open_mask, read_mask
 from castvision.data.datasets.samples import load_pixels
+from castvision.data.reading.pixels import is_empty
 from castvision.data.reading.whole import read_image
 
 RNG = np.random.default_rng(0)
@@ -206,6 +209,23 @@ def test_zarr_arrays(tmp_path, version, layout):
         assert (reader.height, reader.width, reader.channels) == expected.shape
         np.testing.assert_array_equal(reader.read(10, 20, 30, 40), expected[10:40, 20:60])
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(reader)).read(49, 69, 1, 1), expected[49:, 69:])
+
+
+@pytest.mark.parametrize("told", ["_FillValue", "missing_value", "by xarray", "never written", "0 by default"])
+def test_nodata_of_zarr(tmp_path, told):
+    zarr = pytest.importorskip("zarr")
+    fill = 0.0 if told == "0 by default" else -9999.0
+    empty = fill if told in ("never written", "0 by default") else 0.0
+    array = zarr.create_array(str(tmp_path / "a.zarr"), shape=(6, 8), chunks=(6, 2), dtype="f4", fill_value=empty)
+    array[:, 2:] = 5
+    if told in ("_FillValue", "missing_value", "by xarray"):
+        array[:, :2] = fill
+        value = base64.b64encode(struct.pack("<d", fill)).decode() if told == "by xarray" else fill
+        array.attrs["_FillValue" if told == "by xarray" else told] = value
+    with open_image(tmp_path / "a.zarr") as reader:
+        found = is_empty(reader.read_masked(0, 0, 6, 8))
+    assert found[:, :2].all() == (told != "0 by default")
+    assert not found[:, 2:].any()
 
 
 @pytest.mark.parametrize("version", [2, 3])

@@ -14,6 +14,7 @@ from PIL import Image
 
 from castvision.data import open_image
 from castvision.data.reading import segments
+from castvision.data.reading.pixels import is_empty
 from castvision.data.reading.whole import read_image
 
 RNG = np.random.default_rng(0)
@@ -340,3 +341,37 @@ def test_both_decoders_give_gdals_pixels(tmp_path, name):
     with open_image(path, alpha="keep") as reader:
         window = reader.read(40, 50, 70, 90)
     assert np.abs(window.astype(np.float64) - expected[40:110, 50:140]).max() <= tolerance
+
+
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+@pytest.mark.parametrize("hole", ["none", "one for all bands", "one a band"])
+def test_lerc_keeps_what_is_missing_where_it_is(tmp_path, interleave, hole):
+    rasterio, _ = pytest.importorskip("rasterio"), pytest.importorskip("imagecodecs")
+    pixels = RNG.random((70, 91, 3), np.float32)
+    if hole != "none":
+        pixels[:, :7] = np.nan
+    if hole == "one a band":
+        pixels[:9, :, 1], pixels[20, 20, 2] = np.nan, np.nan
+    how = {"driver": "GTiff", "tiled": True, "blockxsize": 16, "blockysize": 16, "interleave": interleave}
+    with (
+        pytest.warns(rasterio.errors.NotGeoreferencedWarning),
+        rasterio.open(
+            tmp_path / "a.tif", "w", height=70, width=91, count=3, dtype="float32", compress="LERC_DEFLATE", **how
+        ) as target,
+    ):
+        target.write(np.moveaxis(pixels, -1, 0))
+    check_windows(tmp_path / "a.tif", pixels)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), pixels)
+
+
+@pytest.mark.parametrize("text", ["-3.4e+38", "-3.40282346600000E+38"])
+def test_tiles_left_out_hold_nodata_that_is_rounded(tmp_path, text):
+    pixels = np.ones((32, 32), np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(16, 16), compression="zlib", metadata=None,
+                     extratags=[(42113, "s", 0, text, True)])  # fmt: skip
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
+        for tag in (324, 325):  # the first tile's place and length
+            found = tiff.pages[0].tags[tag]
+            found.overwrite((0, *found.value[1:]))
+    with open_image(tmp_path / "a.tif") as reader:
+        np.testing.assert_array_equal(is_empty(reader.read_masked(0, 0, 32, 32)), np.pad(np.ones((16, 16)), (0, 16)))
