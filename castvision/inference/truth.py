@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from castvision.data.reading.folders import nfc
-from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found, map_by_names, read_class_names
+from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found, classes_near, map_by_names
 from castvision.errors import FAILURES
 from castvision.ignored import IGNORED
 
@@ -61,10 +61,10 @@ def meaning_of_labels(
     """
     if given is not None:
         return LabelMap(class_names, given)
-    for folder in {path.parent.parent: None for path in masks}:
-        listed = read_class_names(folder / "classes.txt")
+    for folder in {path.parent: None for path in masks}:
+        listed = classes_near(folder)
         if listed is not None:
-            found = map_by_names(listed, class_names, remembered, str(folder / "classes.txt"))
+            found = map_by_names(listed[0], class_names, remembered, listed[1])
             if found is not None:
                 return LabelMap(class_names, found)
     return LabelMap(class_names, None if remembered is None else dict(remembered.items()))

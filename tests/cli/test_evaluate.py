@@ -147,16 +147,17 @@ def test_labels_mean_what_they_meant_in_training_or_what_the_command_says(tmp_pa
     assert evaluate(tmp_path, segmenter, "--masks", str(tmp_path / "grey"), "--label-map", "{0: 0, 255: ignore}") == 0
 
 
-def test_a_list_of_classes_beside_the_masks_is_followed_by_name(tmp_path, segmenter, capsys):
+@pytest.mark.parametrize("masks", ["masks", "val/masks", "masks/val"])
+def test_a_list_of_classes_beside_the_masks_is_followed_by_name(tmp_path, segmenter, capsys, masks):
     bright = np.random.default_rng(0).random((40, 30)) > 0.5
     save_image(tmp_path / "images/a.png", bright.astype(np.uint8) * 255)
-    save_image(tmp_path / "masks/a.png", np.where(bright, 0, 1).astype(np.uint8))
+    save_image(tmp_path / masks / "a.png", np.where(bright, 0, 1).astype(np.uint8))
     (tmp_path / "classes.txt").write_text("bright\ndark\n")
-    assert evaluate(tmp_path, segmenter, "--masks", str(tmp_path / "masks")) == 0
+    assert evaluate(tmp_path, segmenter, "--masks", str(tmp_path / masks)) == 0
     confusion = json.loads((tmp_path / "out/metrics.json").read_text())["confusion"]
     assert confusion == [[int((~bright).sum()), 0], [0, int(bright.sum())]]
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    assert evaluate(tmp_path, segmenter, "--masks", str(tmp_path / "masks"), "--overwrite") == 2
+    assert evaluate(tmp_path, segmenter, "--masks", str(tmp_path / masks), "--overwrite") == 2
     assert "names cat, dog, the model's classes are dark, bright; say by --label-map" in capsys.readouterr().err
 
 

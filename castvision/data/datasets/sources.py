@@ -16,7 +16,7 @@ from castvision.data.datasets.vector_labels import VectorMask
 from castvision.data.reading import ImageReader, open_image, open_mask
 from castvision.data.reading.labels import LabelMap, mark_ignored
 from castvision.data.reading.overview import read_overview
-from castvision.data.reading.pixels import Pixels
+from castvision.data.reading.pixels import Pixels, is_empty
 from castvision.data.reading.reader import Alpha
 from castvision.data.transforms.model_input import unit
 from castvision.ignored import IGNORED
@@ -86,6 +86,7 @@ class ImageSources:
         self.scales: list[tuple[float, str] | None] = []
         self.channels = self.image(0).channels
         self.has_gaps = False
+        self._may_be_empty: list[bool] = []
         for number in range(len(pairs)):
             self._add(number)
         self.context_size = None if context_size is None else (context_size[0], context_size[1])
@@ -134,6 +135,13 @@ class ImageSources:
                 f"{labels[row, column]} at row {rows[row]}, column {columns[column]}"
             )
         return labels.astype(np.uint8)
+
+    def read_measured_labels(self, number: int, y: int, x: int, height: int, width: int) -> Pixels:
+        """The same as ``read_labels``, and 255 where the image, which is read only if there are labels, is empty."""
+        labels = self.read_labels(number, y, x, height, width)
+        if self._may_be_empty[number] and (labels != IGNORED).any():
+            labels = np.where(is_empty(self.read_image(number, y, x, height, width)), np.uint8(IGNORED), labels)
+        return labels
 
     def _sampled(
         self, mask: ImageReader, number: int, window: tuple[int, int, int, int]
@@ -186,6 +194,7 @@ class ImageSources:
             raise ValueError(f"expected level in 0..{len(image.levels) - 1} of {image.name!r}, got level={self.level}")
         self.sizes.append((image.levels[self.level].height, image.levels[self.level].width))
         self.has_gaps |= image.has_gaps
+        self._may_be_empty.append(image.has_gaps or image.dtype.kind == "f")
         mpp, unit_of_mpp = image.mpp, image.mpp_unit
         self.scales.append((mpp * image.levels[self.level].downsample, unit_of_mpp) if mpp and unit_of_mpp else None)
         if image.channels != self.channels:
@@ -207,6 +216,8 @@ class ImageSources:
 class ClassIndex:
     """How many pixels of each class each block of some regions holds; built in one pass over the masks.
 
+    Pixels of an image that hold no data have no class; images that can say so are read, too.
+
     This is what drawing windows balanced by class needs to know of huge masks.
 
     Args:
@@ -214,7 +225,7 @@ class ClassIndex:
         regions: Which parts of them.
 
     Attributes:
-        counts: (256,) int64: labelled pixels of each class, the last those that are ignored.
+        counts: (256,) int64: labelled pixels of each class, the last those that are ignored or empty.
         present: Classes that occur.
     """
 
@@ -226,7 +237,7 @@ class ClassIndex:
             for y in range(0, area.height, _CHUNK):
                 for x in range(0, area.width, _CHUNK):
                     size = min(_CHUNK, area.height - y), min(_CHUNK, area.width - x)
-                    labels = sources.read_labels(source, area.y + y, area.x + x, *size)
+                    labels = sources.read_measured_labels(source, area.y + y, area.x + x, *size)
                     self.counts[IGNORED] += int((labels == IGNORED).sum())
                     for label, blocks, amounts in _count(labels):
                         corners = blocks * _BLOCK + (y, x)
@@ -256,7 +267,7 @@ class ClassIndex:
         number, y, x = (int(value) for value in self._blocks[label][entry])
         source, area = self.regions[number]
         size = min(_BLOCK, area.height - y), min(_BLOCK, area.width - x)
-        labels = sources.read_labels(source, area.y + y, area.x + x, *size)
+        labels = sources.read_measured_labels(source, area.y + y, area.x + x, *size)
         before = int(self._ends[label][entry - 1]) if entry else 0
         row, column = divmod(int(np.flatnonzero(labels == label)[rank - before]), size[1])
         return number, area.y + y + row, area.x + x + column

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from castvision.data.datasets.coco_shapes import fill_polygon
+from castvision.data.reading.folders import nfc
 from castvision.data.reading.opening import open_image
 from castvision.data.reading.reader import ImageReader, Level, Options
 from castvision.data.reading.vector import Feature, is_beyond_degrees, moved, read_features
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from castvision.data.reading.vector import Points
 
 logger = logging.getLogger(__name__)
+
+_LARGE = 16.0  # square pixels
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class VectorLabels:
         path = root / self.path
         features, stated = read_features(path, self.attribute, self.layer)
         if self.classes is not None:
-            table = {str(value): name for value, name in self.classes.items()}
+            table = {nfc(str(value)): nfc(name) for value, name in self.classes.items()}
             if unknown := sorted({one.value for one in features} - table.keys()):
                 raise ValueError(
                     f"expected values {', '.join(sorted(table)[:8])} of {self.attribute!r} in {str(path)!r}, got "
@@ -83,7 +86,7 @@ class VectorLabels:
 
     def class_names(self, features: Sequence[Feature]) -> list[str]:
         """The classes: that of ground without labels, then the others by name."""
-        outside = [] if self.unlabelled == "ignore" else [self.unlabelled]
+        outside = [] if self.unlabelled == "ignore" else [nfc(self.unlabelled)]
         return [*outside, *sorted({one.value for one in features} - {"ignore", *outside})]
 
     def masks(
@@ -100,8 +103,8 @@ class VectorLabels:
         Raises:
             ValueError: A value that is no class, an image without a place, or no label on any image.
         """
-        label_of = {**{name: label for label, name in enumerate(class_names)}, "ignore": IGNORED}
-        for name in (self.unlabelled, *(one.value for one in features)):
+        label_of = {**{nfc(name): label for label, name in enumerate(class_names)}, "ignore": IGNORED}
+        for name in (nfc(self.unlabelled), *(one.value for one in features)):
             if name not in label_of:
                 raise ValueError(
                     f"expected classes {', '.join(list(class_names)[:8])} or ignore in {self.path!r}, got {name!r}; "
@@ -113,12 +116,20 @@ class VectorLabels:
                 "without labels is, such as unlabelled: background"
             )
         known: dict[str, list[Feature]] = {}
-        placed = np.zeros(len(features), bool)
+        placed, drawn = np.zeros(len(features), bool), np.zeros(len(features), bool)
         masks = []
         for image in images:
-            mask, is_on = self._mask(features, crs, image, label_of, known)
+            mask, is_on, is_drawn = self._mask(features, crs, image, label_of, known)
             placed |= is_on
+            drawn |= is_drawn
             masks.append(mask)
+        if placed.any() and not drawn.any():
+            raise ValueError(
+                f"expected labels of {self.path!r} that cover the middle of a pixel, found {placed.sum()} that are too "
+                "small; give points with point_radius, or wider polygons (buffer)"
+            )
+        if (lost := placed & ~drawn).any():
+            logger.warning("%d labels of %s are so small that they cover no pixel's middle", lost.sum(), self.path)
         if not placed.any():
             raise ValueError(
                 f"expected labels of {self.path!r} on the images, found none of {len(features)} there (coordinate "
@@ -135,7 +146,7 @@ class VectorLabels:
         image: Path,
         label_of: Mapping[str, int],
         known: dict[str, list[Feature]],
-    ) -> tuple[VectorMask, Any]:
+    ) -> tuple[VectorMask, Any, Any]:
         with open_image(image) as reader:
             place, size = reader.georeference, (reader.height, reader.width)
         transform = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0) if place is None else place.transform
@@ -155,9 +166,10 @@ class VectorLabels:
             for one in here
         ]
         is_on = np.array([area.meets(0, 0, *size) for area in areas])
+        is_drawn = np.array([is_here and area.covers(size) for area, is_here in zip(areas, is_on, strict=True)])
         kept = [area for area, is_here in zip(areas, is_on, strict=True) if is_here]
         kept.sort(key=lambda area: -area.size)
-        return VectorMask(f"{self.path} on {image}", size, kept, label_of[self.unlabelled]), is_on
+        return VectorMask(f"{self.path} on {image}", size, kept, label_of[nfc(self.unlabelled)]), is_on, is_drawn
 
 
 class Area:
@@ -183,6 +195,16 @@ class Area:
     def meets(self, y: int, x: int, height: int, width: int) -> bool:
         """Whether the box around it overlaps a window."""
         return bool((self.low < (x + width, y + height)).all() and (self.high > (x, y)).all())
+
+    def covers(self, size: tuple[int, int]) -> bool:
+        """Whether it covers any pixel of an image (height, width); of larger areas that is taken for granted."""
+        if self.size > _LARGE:
+            return True
+        corner = np.maximum(np.floor(self.low), 0).astype(int)
+        width, height = np.minimum(np.ceil(self.high), size[::-1]).astype(int) - corner
+        here = np.full((max(height, 1), max(width, 1)), IGNORED, np.uint8)
+        Area(0, self.rings, self.radius).draw(here, int(corner[1]), int(corner[0]))
+        return bool((here == 0).any())
 
     def draw(self, mask: Pixels, y: int, x: int) -> None:
         """Paint it into a window (height, width) whose first pixel is at row ``y`` and column ``x``."""

@@ -124,7 +124,7 @@ class WindowDataset(Dataset[Sample]):
         return {"context": context.contiguous(), "window": symmetry.of_window(window)}
 
     def keep_labelled(self) -> WindowDataset:
-        """Leave out windows of the grid without a labelled pixel; reads all their masks once.
+        """Leave out windows of the grid without a labelled pixel that holds data; reads all their masks once.
 
         Raises:
             ValueError: Random windows.
@@ -135,7 +135,7 @@ class WindowDataset(Dataset[Sample]):
         for corner in self._corners:
             number, y, x = (int(value) for value in corner)
             source, inside = self._inside(number, y, x)
-            kept.append(bool((self.sources.read_labels(source, *inside) != IGNORED).any()))
+            kept.append(bool((self.sources.read_measured_labels(source, *inside) != IGNORED).any()))
         self._corners = self._corners[np.array(kept, bool)]
         self.sources.close()
         return self

@@ -241,6 +241,26 @@ def read_class_names(path: Path) -> list[str] | None:
     return [nfc(line.strip()) for line in text.splitlines() if line.strip()]
 
 
+def classes_near(folder: Path) -> tuple[list[str], str] | None:
+    """The names beside masks and their file: in the masks' own folder, in DIR of ``DIR/masks`` or of ``DIR/val/masks``.
+
+    Args:
+        folder: In which masks lie.
+
+    Returns:
+        None without such a file.
+
+    Raises:
+        ValueError: See `read_class_names`.
+    """
+    own = folder.absolute()
+    for place in (own, *own.parents[:2]):
+        names = read_class_names(place / "classes.txt")
+        if names:
+            return names, str(place / "classes.txt")
+    return None
+
+
 def numbered(label_map: Mapping[int | str, int | str] | None) -> list[str] | None:
     """Names by `names_up_to` for the classes of a label map that names none; None without a map.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from castvision.data.reading.folders import nfc
 from castvision.files import read_json
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def read_features(path: Path, attribute: str, layer: str | None = None) -> tuple
         if value is None or str(value).strip() in ("", "nan"):
             raise ValueError(f"{where}: expected a value of {attribute!r}, got none; fill it in, or delete the feature")
         text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-        features += [Feature(text, rings) for rings in _parts(geometry, where)]
+        features += [Feature(nfc(text), rings) for rings in _parts(geometry, where)]
     if not features:
         raise ValueError(f"expected polygons or points in {str(path)!r}, found none")
     return features, crs

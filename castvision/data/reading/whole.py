@@ -42,11 +42,9 @@ from castvision.data.reading.reader import (
     make_levels,
 )
 from castvision.data.reading.segments import LERC, SegmentCache, read_page
-from castvision.data.reading.tiff import (
+from castvision.data.reading.tiff import TIFF_SIGNATURES, channel_axes, check_pages
+from castvision.data.reading.tiff_samples import (
     ORIENTATION_TAG,
-    TIFF_SIGNATURES,
-    channel_axes,
-    check_pages,
     finish_tiff,
     known_samples,
     labels_of,
@@ -257,6 +255,9 @@ def decode(data: bytes, page: int | None = None, keep_index: bool = False) -> De
     decoded = _decode_pillow(data, keep_index)
     if data.startswith(_PNG) and data[24] == 16 and data[25] in (2, 4, 6):
         return replace(_decode_png16(data), orientation=decoded.orientation)
+    if keep_index and data.startswith(_PNG) and data[24] in (2, 4) and data[25] == 0:
+        pixels = decoded.pixels[..., :1] // np.uint8(255 // (2 ** data[24] - 1))  # which Pillow has spread over 0..255
+        return replace(decoded, pixels=pixels, alpha="none")
     return decoded
 
 
@@ -385,10 +386,10 @@ def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Dec
 def _as_stored(decoded: Decoded, page: tifffile.TiffPage) -> Decoded:
     """Undo what Pillow does to grey: 2 and 4 bits spread over 0..255, and light for dark where white is zero."""
     is_grey = page.samplesperpixel == 1 and int(page.photometric) in (0, 1)
-    if not is_grey or not 1 < page.bitspersample <= 8:
+    if not is_grey or page.bitspersample > 8:
         return decoded
     top = 2**page.bitspersample - 1
-    pixels = decoded.pixels // np.uint8(255 // top)
+    pixels = decoded.pixels if top == 1 else decoded.pixels // np.uint8(255 // top)
     return replace(decoded, pixels=np.uint8(top) - pixels if int(page.photometric) == 0 else pixels)
 
 

@@ -144,7 +144,9 @@ class WindowDataModule(ImageDataModule):
         for name, dataset in self._datasets.items():
             dataset.statistics = statistics
             if len(dataset) == 0:
-                raise ValueError(f"expected labelled pixels in every split, found none for {name!r}; try another seed")
+                raise ValueError(
+                    f"expected labelled pixels in every split, found none for {name!r}; label some, or split otherwise"
+                )
         super().__init__(names, sources.channels, (size, size), statistics.mean, statistics.std)
         self.context_size = sources.context_size
         self.level, self.scale = level, common_scale(sources.scales)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -198,6 +199,27 @@ def test_stored_values_whole_and_by_windows(tmp_path, photometric, bits):
     write_small_tiff(tmp_path / "m.tif", packed, (16, 24), bits, 0 if photometric == "miniswhite" else 1)
     assert np.array_equal(read_image(tmp_path / "m.tif", palette="index")[..., 0], labels)
     assert np.array_equal(read_mask(tmp_path / "m.tif"), labels)
+
+
+@pytest.mark.parametrize("key", [None, 1])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_stored_values_of_grey_pngs(tmp_path, bits, key):
+    """Also where one value stands for transparent."""
+    labels = np.random.default_rng(bits).integers(0, 2**bits, (6, 16), dtype=np.uint8)
+    unpacked = np.unpackbits(labels[..., None], axis=-1)[..., -bits:].reshape(6, -1)
+    rows = np.insert(np.packbits(unpacked, axis=1), 0, 0, axis=1).tobytes()  # no filter
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", 16, 6, bits, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    if key is not None:
+        parts.insert(1, (b"tRNS", struct.pack(">H", key)))
+    chunks = [
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part)) for name, part in parts
+    ]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), labels)
 
 
 def write_small_tiff(path, rows, size, bits, photometric):

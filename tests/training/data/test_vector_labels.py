@@ -192,6 +192,51 @@ def test_what_is_refused(tmp_path, features, how, message):
         WindowDataModule(str(tmp_path), vector=VectorLabels("l.geojson", **{"attribute": "kind", **how}), **LITTLE)
 
 
+@pytest.mark.parametrize("hole", [0, np.nan])
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_where_the_image_is_empty_are_none(tmp_path, hole, seed):
+    """Neither splits nor the balance of classes count them."""
+    path = raster(tmp_path / "images/a.tif")
+    pixels = tifffile.imread(path).astype(np.float32)
+    pixels[:, :120] = hole
+    place = [(33550, "d", 3, (STEP, STEP, 0.0), True), (33922, "d", 6, (0, 0, 0, LEFT, TOP, 0), True)]
+    nodata = [(42113, "s", 0, "0", True)] if hole == 0 else []
+    tifffile.imwrite(path, pixels, photometric="rgb", extratags=[*place, (34735, "H", 16, UTM, True), *nodata])
+    points = [point("ab"[step % 2], 8 + 30 * (step % 8), 9 + 37 * (step // 8)) for step in range(40)]
+    geojson(tmp_path / "l.geojson", *points)
+    data = WindowDataModule(str(tmp_path), vector=VectorLabels("l.geojson", "kind"), seed=seed, **LITTLE)
+    for split in ("val", "test"):
+        windows = data.dataset(split)
+        assert all((windows[index][1] != 255).any() for index in range(len(windows)))
+    assert all((data.dataset("train")[index][1] != 255).any() for index in range(20))
+    geojson(tmp_path / "l.geojson", *(one for one in points if one["geometry"]["coordinates"][0] < LEFT + 120 * STEP))
+    with pytest.raises(ValueError, match="with labels for each of train, val, test, got 0"):
+        WindowDataModule(str(tmp_path), vector=VectorLabels("l.geojson", "kind"), **LITTLE)
+
+
+def test_labels_too_small_for_any_pixel_are_counted_or_refused(tmp_path, caplog):
+    images = [raster(tmp_path / "images/a.tif")]
+    small, large = square("town", 3.6, 3.6, 0.3), square("field", 10, 20, 3)
+    geojson(tmp_path / "labels.geojson", small, large)
+    labels = VectorLabels("labels.geojson", "kind")
+    features, crs = labels.read(tmp_path)
+    labels.masks(features, crs, images, ["field", "town"])
+    assert "1 labels of labels.geojson are so small" in caplog.text
+    with pytest.raises(ValueError, match=r"found 1 that are too small; give points"):
+        labels.masks(features[:1], crs, images, ["field", "town"])
+
+
+def test_values_are_classes_in_any_unicode_form(tmp_path):
+    raster(tmp_path / "images/a.tif")
+    geojson(tmp_path / "labels.geojson", point("h\u00fctte", 3, 3), point("hu\u0308tte", 9, 3), point("wald", 20, 9))
+    labels = VectorLabels("labels.geojson", "kind")
+    features, crs = labels.read(tmp_path)
+    assert labels.class_names(features) == ["h\u00fctte", "wald"]
+    (mask,) = labels.masks(features, crs, [tmp_path / "images/a.tif"], ["wald", "hu\u0308tte"])
+    with mask.open() as reader:
+        assert reader.read(3, 0, 1, 10)[0, [3, 9], 0].tolist() == [1, 1]
+
+
 def test_a_margin_of_zeros_is_named(tmp_path, caplog):
     raster(tmp_path / "images/a.tif", zeros=40)
     geojson(tmp_path / "l.geojson", *(square(kind, 40 * step, 100, 9) for step, kind in enumerate("abab")))
