@@ -90,13 +90,13 @@ def make_settings(args: argparse.Namespace) -> Settings:
     Raises:
         ValueError: One that is out of range or that this machine cannot do.
     """
-    import torch
-
-    from benchmarks.record import has_bf16
-
     unknown = [level for level in args.levels if level not in LEVELS]
     if unknown:
         raise ValueError(f"expected levels of {', '.join(LEVELS)}, got {unknown[0]!r}")
+    import torch  # here, so that a mistyped level is answered at once
+
+    from benchmarks.record import has_bf16
+
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("expected a CUDA device for --device cuda, found none; leave it out to measure the CPU")
     sizes = tuple(sorted(set(args.sizes or SIZES)))

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from castvision.ignored import IGNORED
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-IGNORED = 255
-"""The label of pixels that count nowhere."""
 
 
 def unexplained_variance(found: Tensor, wanted: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelStatScores
 
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

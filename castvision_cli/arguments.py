@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
     from castvision.inference.onnx_model import OnnxPredictor
     from castvision.inference.predictor import Predictor
+
+_DRIVER = "libcuda.so.1"
+_NOT_BUILT = re.compile(r"^(cuda|hip)\b.*= None$", re.MULTILINE)
 
 
 def _number(
@@ -153,6 +158,40 @@ def fits_images(arguments: argparse.Namespace, predictor: Predictor | OnnxPredic
     """Whether a model is shown whole images brought to one size: it was trained so, and no tile is asked for."""
     parts = predictor.parts
     return parts.task == "segmentation" and parts.input.resize == "fit" and arguments.tile is None
+
+
+def check_device(name: str) -> None:
+    """Refuse CUDA where torch was built without it, or the system without its driver; torch is not imported for it.
+
+    Raises:
+        ValueError: There is none.
+    """
+    spec = find_spec("torch")
+    if name.partition(":")[0] != "cuda" or "torch" in sys.modules or spec is None or spec.origin is None:
+        return
+    version = Path(spec.origin).with_name("version.py")
+    text = version.read_text(encoding="utf-8") if version.is_file() else ""
+    missing = {*_NOT_BUILT.findall(text)}
+    if {"cuda", "hip"} == missing:
+        raise ValueError(
+            f"expected a device of this machine (cpu, ...), got {name!r}: torch is installed without CUDA; leave out "
+            "--device, or install torch with it"
+        )
+    if missing == {"hip"} and sys.platform == "linux" and not _has_library(_DRIVER):
+        raise ValueError(
+            f"expected a device of this machine (cpu, ...), got {name!r}: NVIDIA's driver ({_DRIVER}) is not "
+            "installed; leave out --device, or install the driver"
+        )
+
+
+def _has_library(name: str) -> bool:
+    import ctypes
+
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
 
 
 def resolve_device(name: str) -> torch.device:

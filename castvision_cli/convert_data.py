@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castvision_cli.arguments import new_parser
+from castvision_cli.light import without_models
 
 if TYPE_CHECKING:
     import argparse
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from castvision.data.annotations import Conversion
 
-_LIGHT = "CASTVISION_WITHOUT_TORCH"
 _DESCRIPTION = """\
 Draw what was annotated in LabelMe (its folder of JSON files), CVAT ("CVAT for images 1.1", an XML file) or Label Studio
 ("JSON") as masks of class numbers, with a list of images and masks and the names of the classes. COCO files need none
@@ -71,12 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not arguments.source.exists():
             raise FileNotFoundError(f"no such file or folder: {str(arguments.source)!r}; check the path")
-        # NOTE: imported here: a wrong path should be said at once. Models, which take seconds more, are not needed.
-        os.environ[_LIGHT] = "1"
-        try:
+        # NOTE: imported here: a wrong path should be said at once.
+        with without_models():
             from castvision.data.annotations import convert_annotations
-        finally:
-            del os.environ[_LIGHT]
 
         logging.getLogger("tifffile").setLevel(logging.CRITICAL)
         done = convert_annotations(

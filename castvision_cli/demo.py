@@ -10,12 +10,15 @@ from castvision_cli.arguments import (
     add_attention_argument,
     add_device_argument,
     add_output_arguments,
+    check_device,
     new_parser,
     positive,
     resolve_device,
     share,
 )
 from castvision_cli.early_checks import check_model, check_output, check_sources
+from castvision_cli.early_images import check_images, told_of
+from castvision_cli.light import without_models
 
 if TYPE_CHECKING:
     import argparse
@@ -95,13 +98,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_sources(arguments.images)
         check_model(arguments.model)
         check_output(arguments.output, is_open=arguments.overwrite)
-        device = resolve_device(arguments.device)
+        check_device(arguments.device)
         # NOTE: imported here, so that --help and what is wrong so far answer at once.
-        from castvision.inference.files import OutputFolder, find_images
+        with without_models():
+            from castvision.inference.files import OutputFolder, find_images
 
         images = find_images(arguments.images, outside=arguments.output)
         output = OutputFolder(arguments.output, overwrite=arguments.overwrite, protected=images)
         images = dict(list(images.items())[: arguments.limit])
+        check_images(images, told_of(arguments.model))
+        device = resolve_device(arguments.device)
         from castvision.inference.predictor import load_model
         from castvision.inference.showing import UNTRAINED, Options, Showing
 

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from castvision_cli.light import without_models
 from castvision_cli.values import check_model_name
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _LOCAL = "local-dir:"
 _HUBS = ("hf-hub:", "hf_hub:")
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors", ".onnx")
 _PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
-_DECODED_WHOLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+DECODED_WHOLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 """Kinds that Pillow alone reads; others have readers of their own."""
 _LARGE = 1 << 24
 """Bytes of a file, and pixels of an image, that are decoded in a fraction of a second."""
@@ -46,7 +47,7 @@ def check_sources(sources: Iterable[str | Path]) -> None:
             raise FileNotFoundError(f"no such image or folder: {name!r}; check the path")
     if all(Path(name).suffix.lower() in _PHOTOGRAPHS and _is_text(Path(name)) for name in names):
         raise ValueError(f"expected an image, got text in {names[0]!r}; name an image")
-    if len(names) == 1 and Path(names[0]).is_file() and Path(names[0]).suffix.lower() in _DECODED_WHOLE:
+    if len(names) == 1 and Path(names[0]).is_file() and Path(names[0]).suffix.lower() in DECODED_WHOLE:
         _decode(Path(names[0]))
     if len(names) == 1 and Path(names[0]).is_dir() and not _holds_files(Path(names[0])):
         raise FileNotFoundError(f"no images in {names[0]!r}: the folder is empty; check the path")
@@ -86,23 +87,38 @@ def check_model(source: str) -> None:
         )
 
 
-def check_run_folder(words: Sequence[str], configs: Sequence[Path], contents: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse to train into the folder of a finished run.
+def check_run_folder(
+    verb: str,
+    words: Sequence[str],
+    config: Path | None,
+    contents: Sequence[Mapping[str, Any]],
+    *,
+    is_resumed: bool = False,
+) -> None:
+    """Refuse to train into the folder of a finished run, to go on with none, and to evaluate no checkpoint.
 
     Args:
+        verb: "fit", "validate", "test" or "predict".
         words: The command line.
-        configs: The configurations.
-        contents: Theirs.
+        config: The last configuration.
+        contents: Of all of them.
+        is_resumed: Whether an unfinished run is to go on.
 
     Raises:
-        FileExistsError: It holds a finished run.
+        FileExistsError: See `castvision.run_folder.folder_to_train`.
+        FileNotFoundError: See there, and `castvision.run_folder.folder_to_evaluate`.
     """
-    found = str(Path("runs") / configs[-1].stem) if configs else None  # as `castvision.training.run_folder` has it
+    with without_models():
+        from castvision.run_folder import folder_to_evaluate, folder_to_train
+
+    found: dict[str, Any] = {}
     for content in contents:
-        found = content.get("run_dir") or found
-    folder = _value_of(("--run_dir",), words, found)
-    if isinstance(folder, str) and (Path(folder) / "metrics.json").exists():
-        raise FileExistsError(f"{folder!r} holds a finished run; choose another --run_dir, or move it away")
+        found |= {name: content[name] for name in ("run_dir", "ckpt_path") if content.get(name)}
+    given = _value_of(("--run_dir",), words, found.get("run_dir"))
+    if verb == "fit":
+        folder_to_train(given, config, is_resumed=is_resumed)
+    else:
+        folder_to_evaluate(given, config, _value_of(("--ckpt_path",), words, found.get("ckpt_path")))
 
 
 def check_given(path: Path | None, what: str) -> None:
@@ -119,11 +135,15 @@ def check_output(path: Path, *, is_open: bool) -> None:
     """Refuse an output folder that is a file or, unless it is open to new files, holds something.
 
     Raises:
-        NotADirectoryError: A file stands there.
+        NotADirectoryError: A file stands there, or in place of a folder above it.
+        PermissionError: It may not be written to.
         FileExistsError: The folder is not empty.
     """
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"expected a folder for the output, got a file: {str(path)!r}; name another folder")
+    there = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"expected a folder for the output, got a file: {str(there)!r}; name another folder")
+    if not os.access(there, os.W_OK):
+        raise PermissionError(f"cannot write into {str(there)!r}: no permission; name another folder for the output")
     if not is_open and path.is_dir() and any(path.iterdir()):
         raise FileExistsError(f"output folder is not empty: {str(path)!r}; name a new one or pass --overwrite")
 
@@ -240,7 +260,7 @@ def _value_of(flags: Sequence[str], words: Sequence[str], default: Any) -> Any:
         flag, is_joined, value = word.partition("=")
         if flag in flags:
             found = value if is_joined else next(iter(words[place + 1 : place + 2]), None)
-    return found
+    return None if found == "null" else found
 
 
 def _damaged_part(path: Path) -> str | None:

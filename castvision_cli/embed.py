@@ -14,6 +14,7 @@ from castvision_cli.arguments import (
     add_device_argument,
     add_output_arguments,
     add_scale_argument,
+    check_device,
     natural,
     new_parser,
     positive,
@@ -21,6 +22,8 @@ from castvision_cli.arguments import (
     share,
 )
 from castvision_cli.early_checks import check_cluster, check_given, check_model, check_output, check_sources
+from castvision_cli.early_images import check_images, told_of
+from castvision_cli.light import without_models
 from castvision_cli.resuming import RUN_FILE, open_output, settings_of_run
 from castvision_cli.stopping import exit_code, told
 
@@ -117,14 +120,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_output(arguments.output, is_open=arguments.overwrite or arguments.resume)
         check_given(arguments.mask, "mask or folder of masks")
         check_given(arguments.weights, "file of weights")
-        device = resolve_device(arguments.device)
+        check_device(arguments.device)
         # NOTE: imported here, so that --help and what is wrong so far answer at once.
-        from castvision.inference.files import ALL_SUFFIXES, expand_patterns, find_images, match_masks
+        with without_models():
+            from castvision.inference.files import ALL_SUFFIXES, expand_patterns, find_images, match_masks
 
         images = find_images(expand_patterns(arguments.inputs), outside=arguments.output, suffixes=ALL_SUFFIXES)
         settings = settings_of_run(arguments)
         output = open_output(arguments, settings, images)
         masks = match_masks(arguments.mask, images)
+        check_images(images, told_of(arguments.model), arguments.bands)
+        device = resolve_device(arguments.device)
         from castvision.inference.embedding import EmbeddingRun, Options
         from castvision.inference.feature_model import load_feature_model
 

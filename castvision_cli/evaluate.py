@@ -14,6 +14,7 @@ from castvision_cli.arguments import (
     add_output_arguments,
     add_scale_argument,
     add_tile_arguments,
+    check_device,
     fits_images,
     new_parser,
     positive,
@@ -21,7 +22,9 @@ from castvision_cli.arguments import (
     tile_options,
 )
 from castvision_cli.early_checks import check_cluster, check_given, check_model, check_output, check_sources
+from castvision_cli.early_images import check_images, masks_fit, scale_fits, told_of
 from castvision_cli.instance_options import add_instance_arguments, check_instance_options, instances_asked_for
+from castvision_cli.light import without_models
 
 if TYPE_CHECKING:
     import argparse
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from castvision.inference.evaluation import Evaluation
     from castvision.inference.instances.finding import InstanceOptions
     from castvision.inference.predictor import Predictor
+    from castvision_cli.early_images import Told
 
 _DESCRIPTION = """\
 Measure a trained model on images whose answers are known: images and masks of the same names, or polygons and points
@@ -117,20 +121,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         label_map, vector = _checked(arguments)
+        check_device(arguments.device)
+        facts = told_of(arguments.model)
+        if facts is not None and facts.task == "slides":
+            from castvision_cli.slides import evaluate_slides
+
+            return evaluate_slides(arguments, parser, _print_metrics)
+        _check_contents(arguments, facts, label_map)
         device = resolve_device(arguments.device)
         # NOTE: imported here, so that --help and what is wrong so far answer at once.
         from castvision.data.datasets.multilabel import read_label_table
         from castvision.inference.files import ALL_SUFFIXES, OutputFolder, find_images, match_masks
         from castvision.inference.predictor import load_model
-        from castvision.inference.slides import is_slide_model
 
-        if is_slide_model(arguments.model):
-            from castvision_cli.slides import evaluate_slides
-
-            return evaluate_slides(arguments, parser, _print_metrics)
         check_cluster(arguments.cluster)
-        if arguments.images is not None and arguments.labels is not None:
-            raise ValueError("expected --images, or --labels, whose list names the images; give one of both")
         predictor = load_model(arguments.model, device=device, attention=arguments.attention)
         trusted = arguments.allow_outside_root
         table = None
@@ -193,6 +197,45 @@ def _checked(arguments: argparse.Namespace) -> tuple[dict[Any, Any] | None, dict
     if vector is not None:
         check_given(Path(str(vector.get("path", ""))), "file of labels")
     return label_map, vector
+
+
+def _check_contents(arguments: argparse.Namespace, facts: Told | None, label_map: dict[Any, Any] | None) -> None:
+    """Refuse what the evaluation would refuse once the model is loaded: answers that are not the model's.
+
+    Raises:
+        ValueError: What is wrong; OSError likewise.
+    """
+    if arguments.images is not None and arguments.labels is not None:
+        raise ValueError("expected --images, or --labels, whose list names the images; give one of both")
+    if facts is None:
+        return
+    with without_models():
+        from castvision.data.datasets.multilabel import read_label_table
+        from castvision.inference.files import ALL_SUFFIXES, OutputFolder, find_images, match_masks
+        from castvision.inference.suited import check_measurable
+        from castvision.inference.truth import check_two_classes, folders_as_classes, meaning_of_labels
+
+    has = {"has_table": arguments.labels is not None, "has_label_map": label_map is not None}
+    drawn = [arguments.masks, arguments.vector, arguments.instance_masks]
+    check_measurable(facts.name, facts.task, has_masks=any(each is not None for each in drawn), **has)
+    table = None
+    if arguments.labels is not None:
+        trusted = arguments.allow_outside_root
+        table = read_label_table(arguments.labels, facts.class_names, allow_outside_root=trusted)
+    sources = [arguments.images] if table is None else table.images
+    images = find_images(sources, outside=arguments.output, suffixes=ALL_SUFFIXES)
+    masks = match_masks(arguments.masks, images)
+    references = match_masks(arguments.instance_masks, images)
+    truth = [*masks.values(), *references.values()]
+    OutputFolder(arguments.output, overwrite=arguments.overwrite, protected=[*images, *truth])
+    look = scale_fits(facts, arguments.mpp)
+    if facts.task == "classification":
+        folders_as_classes(images, facts.class_names)
+    elif masks:
+        labels = meaning_of_labels(masks.values(), facts.class_names, label_map, facts.label_map)
+        check_two_classes(masks.values(), labels)
+        look = masks_fit(masks, labels, facts, arguments.mpp)
+    check_images(images, facts, arguments.bands, look)
 
 
 def _numbered(references: dict[Path, Path], predictor: Predictor, how: InstanceOptions) -> dict[Path, Any]:

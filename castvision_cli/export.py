@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castvision_cli.arguments import add_output_arguments, new_parser, positive
-from castvision_cli.early_checks import check_model, check_output, check_sources
+from castvision_cli.early_checks import check_given, check_model, check_output, check_sources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         check_model(arguments.checkpoint)
+        check_given(Path(arguments.checkpoint), "checkpoint")
         check_output(arguments.output, is_open=arguments.overwrite)
         if arguments.format != "onnx" and (arguments.int8 or arguments.images):
             raise ValueError(f"--int8 and --images belong to --format onnx, got --format {arguments.format}")

@@ -16,6 +16,7 @@ from castvision_cli.arguments import (
     add_output_arguments,
     add_scale_argument,
     add_tile_arguments,
+    check_device,
     fits_images,
     from_zero,
     new_parser,
@@ -25,6 +26,7 @@ from castvision_cli.arguments import (
     tile_options,
 )
 from castvision_cli.early_checks import check_cluster, check_given, check_model, check_output, check_sources
+from castvision_cli.early_images import check_images, scale_fits, told_of
 from castvision_cli.instance_options import (
     FILES,
     add_instance_arguments,
@@ -32,15 +34,18 @@ from castvision_cli.instance_options import (
     instances_asked_for,
     listed,
 )
+from castvision_cli.light import without_models
 from castvision_cli.resuming import RUN_FILE, open_output, settings_of_run
 from castvision_cli.stopping import exit_code, told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from castvision.inference.files import OutputFolder
     from castvision.inference.onnx_model import OnnxPredictor
     from castvision.inference.prediction import Record
     from castvision.inference.predictor import Predictor
+    from castvision_cli.early_images import Told
 
 ONNX = ".onnx"
 
@@ -118,20 +123,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_output(arguments.output, is_open=arguments.overwrite or arguments.resume)
         check_given(arguments.mask, "mask or folder of masks")
         check_instance_options(arguments)
-        is_onnx = Path(arguments.model).suffix == ONNX
-        device = check_onnx_options(arguments) if is_onnx else resolve_device(arguments.device)
-        # NOTE: imported here, so that --help and what is wrong so far answer at once.
-        from castvision.inference.files import ALL_SUFFIXES, expand_patterns, find_images, match_masks
-
-        if not is_onnx and _is_of_slides(arguments.model):
+        check_onnx_options(arguments) if _is_onnx(arguments) else check_device(arguments.device)
+        facts = told_of(arguments.model)
+        if facts is not None and facts.task == "slides":
             from castvision_cli.slides import predict_slides
 
             return predict_slides(arguments, parser)
-
-        images = find_images(expand_patterns(arguments.inputs), outside=arguments.output, suffixes=ALL_SUFFIXES)
         settings = settings_of_run(arguments)
-        output = open_output(arguments, settings, images)
-        masks = match_masks(arguments.mask, images)
+        images, masks, output = _listed(arguments, settings, facts)
+        device = "cpu" if _is_onnx(arguments) else resolve_device(arguments.device)
+        # NOTE: imported here, so that --help and what is wrong so far answer at once.
         from castvision.inference.prediction import Options, PredictionRun
 
         check_cluster(arguments.cluster)
@@ -181,7 +182,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     return print_end(console, len(images), failed, f"done; results in {output.path}")
 
 
-def check_onnx_options(arguments: argparse.Namespace) -> str:
+def _listed(
+    arguments: argparse.Namespace, settings: dict[str, Any], facts: Told | None
+) -> tuple[dict[Path, str], dict[Path, Path], OutputFolder]:
+    """Images with their names, masks and the folder for results, checked as far as it goes without the model.
+
+    Raises:
+        ValueError: What is wrong; OSError likewise.
+    """
+    with without_models():
+        from castvision.inference.files import ALL_SUFFIXES, expand_patterns, find_images, match_masks
+        from castvision.inference.suited import check_predicts
+    if facts is not None:
+        check_predicts(facts.name, facts.task)
+    images = find_images(expand_patterns(arguments.inputs), outside=arguments.output, suffixes=ALL_SUFFIXES)
+    output = open_output(arguments, settings, images)
+    masks = match_masks(arguments.mask, images)
+    check_images(images, facts, arguments.bands, scale_fits(facts, arguments.mpp))
+    return images, masks, output
+
+
+def _is_onnx(arguments: argparse.Namespace) -> bool:
+    return Path(arguments.model).suffix == ONNX
+
+
+def check_onnx_options(arguments: argparse.Namespace) -> None:
     """Refuse what a model in ONNX has no part in, and see to it that torch is not imported.
 
     Raises:
@@ -203,17 +228,10 @@ def check_onnx_options(arguments: argparse.Namespace) -> str:
             "checkpoint"
         )
     os.environ["CASTVISION_WITHOUT_TORCH"] = "1"
-    return "cpu"
-
-
-def _is_of_slides(model: str) -> bool:
-    from castvision.inference.slides import is_slide_model
-
-    return is_slide_model(model)
 
 
 def _load(arguments: argparse.Namespace, device: Any) -> Predictor | OnnxPredictor:
-    if Path(arguments.model).suffix == ONNX:
+    if _is_onnx(arguments):
         from castvision.inference.onnx_model import OnnxPredictor
 
         return OnnxPredictor(Path(arguments.model))

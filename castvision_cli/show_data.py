@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from castvision_cli.arguments import new_parser, positive
 from castvision_cli.class_names import keep_class_names, quote_class_names
 from castvision_cli.early_checks import check_paths_of_run, read_config
+from castvision_cli.early_data import check_data
 from castvision_cli.signatures import check_options
 from castvision_cli.train import find_config, one_line
 
@@ -78,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_overrides(rest)
         check_options("fit", rest, [{"data": contents[0].get("data")}])
         check_paths_of_run(rest, contents)
+        check_data(rest, contents)
         # NOTE: imported here: it takes ten seconds, and what is wrong so far should be said at once.
         import torch
 

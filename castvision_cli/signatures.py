@@ -43,7 +43,7 @@ def check_options(
     """
     classes = {part: _class_named(part, words, contents) for part in _PARTS}
     trainer = arguments_of(_TRAINER, verb) or {}
-    for flag, value in _flags(words):
+    for flag, value in flags_in(words):
         part, _, key = flag.partition(".")
         if part in _PARTS:
             name, *deeper = key.removeprefix("init_args.").split(".")
@@ -99,7 +99,7 @@ def _check_value(part: str, key: str, value: Any, known: Arguments | None, is_cl
         raise ValueError(f"expected head in {sorted(heads)}, got head={value!r}")
 
 
-def _flags(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def flags_in(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Every ``--flag`` with its value as YAML reads it; ``...`` for a flag without one."""
     import yaml
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from castvision_cli.class_names import keep_class_names, quote_class_names
 from castvision_cli.early_checks import check_paths_of_run, check_run_folder, read_config
+from castvision_cli.early_data import check_data
 from castvision_cli.signatures import check_options
 
 if TYPE_CHECKING:
@@ -145,8 +146,8 @@ def _checked(arguments: Sequence[str]) -> CommandLine:
     contents = [read_config(path) for path in line.configs]
     check_options(line.verb, line.arguments, contents, is_closed=not line.allowed_classes)
     check_paths_of_run(line.arguments, contents)
-    if line.verb == "fit" and not line.is_resumed:
-        check_run_folder(line.arguments, line.configs, contents)
+    check_run_folder(line.verb, line.arguments, line.config, contents, is_resumed=line.is_resumed)
+    check_data(line.arguments, contents)
     return line
 
 

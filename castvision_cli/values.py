@@ -96,10 +96,17 @@ def model_names() -> frozenset[str]:
 
     Empty where their sources are not found.
     """
+    trained = {path.stem for path in Path(str(_folder("castvision")), "weights").glob("*.safetensors")}
+    return registered_names() and registered_names() | trained
+
+
+@lru_cache
+def registered_names() -> frozenset[str]:
+    """Those of them that come without weights trained for a task; empty where sources are not found."""
     folders = [_folder("castvision"), _folder("timm")]
     if None in folders:
         return frozenset()
-    found = {path.stem for path in Path(str(folders[0]), "weights").glob("*.safetensors")}
+    found: set[str] = set()
     for folder in folders:
         for path in Path(str(folder), "models").glob("*.py"):
             text = path.read_text(encoding="utf-8")

@@ -24,8 +24,8 @@ from castvision.data.reading.overview import read_overview
 from castvision.data.reading.pixels import holds_data, is_empty, mark_missing, nodata_number, to_picture
 from castvision.data.transforms.augmentation import SampleTransform
 from castvision.data.transforms.statistics import RunningStatistics
-from castvision.inference.evaluation import check_labels
 from castvision.inference.tiled import tiled_inference
+from castvision.inference.truth import check_labels
 from castvision.inference.writers.preview import read_reduced
 from castvision.visualization.pictures import display_picture
 

@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
-# Runs the default test-suite with the lowest release of every requirement that setup.cfg allows, in .venv-floors; arguments
-# go to pytest. PYTHON names the interpreter that makes the environment (default: python3.11). For the newest releases on
-# another Python: python3.13 -m venv .venv313 && source .venv313/bin/activate && bash tools/test.sh
+# Runs the default test-suite with other releases than one's own, in an environment made for it; arguments go to pytest.
+#   bash tools/floors.sh                                      the lowest releases that setup.cfg allows, Python 3.11
+#   RELEASES=highest PYTHON=python3.13 bash tools/floors.sh   the newest, on another Python
+# PYTHON names the interpreter; .venv-RELEASES-VERSION is kept for the next time (6 GB with a GPU's torch).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-if [[ ! -x .venv-floors/bin/uv ]]; then
-    "${PYTHON:-python3.11}" -m venv .venv-floors
-    .venv-floors/bin/python -m pip install --quiet --disable-pip-version-check uv
+releases="${RELEASES:-lowest-direct}"
+python="${PYTHON:-python3.11}"
+version="$("$python" -c 'import sys; print(*sys.version_info[:2], sep=".")')"
+folder=".venv-$releases-$version"
+if [[ ! -x "$folder/bin/uv" ]]; then
+    "$python" -m venv "$folder"
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check uv
 fi
 # shellcheck disable=SC1091
-source .venv-floors/bin/activate
-uv pip install --quiet --resolution lowest-direct --editable '.[dev]'
+source "$folder/bin/activate"
+uv pip install --quiet --upgrade --resolution "$releases" --editable '.[dev]'
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec python -m pytest -n "${WORKERS:-auto}" "$@"

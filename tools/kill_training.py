@@ -89,7 +89,7 @@ def finish(config: Path, folder: Path) -> None:
 
 def rows(folder: Path) -> list[dict[str, str]]:
     """What a run has logged."""
-    from castvision.training.run_folder import log_parts
+    from castvision.run_folder import log_parts
 
     found = [row for part in log_parts(folder) for row in csv.DictReader(part.read_text().splitlines())]
     return [{name: value for name, value in row.items() if value} for row in found]

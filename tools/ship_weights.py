@@ -20,9 +20,9 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="a finished run's folder")
     parser.add_argument("name", help="of the shipped model")
     arguments = parser.parse_args()
+    from castvision.checkpoint_facts import CHECKPOINT_KEY
     from castvision.models import checkpoint_file
     from castvision.models.checkpoint import task_weights
-    from castvision.models.recipe import CHECKPOINT_KEY
     from castvision.models.shipped import FOLDER
 
     try:

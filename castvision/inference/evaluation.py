@@ -15,20 +15,20 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 import castvision
 from castvision.data import open_array
-from castvision.data.reading.folders import nfc
-from castvision.data.reading.labels import ClassReader, LabelMap, check_classes_found, classes_near, map_by_names
-from castvision.errors import FAILURES
+from castvision.data.reading.labels import ClassReader
+from castvision.ignored import IGNORED
 from castvision.inference.fitted import FittedModel
 from castvision.inference.instances.measuring import ObjectMeasure
 from castvision.inference.instances.quality import PanopticTally
 from castvision.inference.panels import PANEL, panels_of
 from castvision.inference.prediction import CLASSIFIER_SIDE
 from castvision.inference.scale import level_to_work_at, mask_at_level
+from castvision.inference.suited import check_measurable
 from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
 from castvision.inference.tiled import tiled_inference
+from castvision.inference.truth import bands_of, check_labels, check_two_classes, folders_as_classes, meaning_of_labels
 from castvision.inference.whole_images import remark_on_size, whole_image
 from castvision.inference.writers.preview import read_reduced
-from castvision.losses import IGNORED
 from castvision.metrics import (
     BoundaryF1,
     MultiLabelScores,
@@ -44,7 +44,7 @@ from castvision.visualization.legend import Entry, class_entries, shorten
 from castvision.visualization.plots import Panel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from castvision.data import ImageReader
     from castvision.data.datasets.multilabel import LabelTable
@@ -58,13 +58,6 @@ if TYPE_CHECKING:
 
 Labels = np.ndarray[Any, np.dtype[Any]]
 _WORST = 20
-_BAND_PIXELS = 1 << 24
-_NEEDED = {
-    "segmentation": "needs --masks",
-    "classification": "takes folders of classes, no --masks and no --labels",
-    "features": "has no classes to measure; train a classifier or segmenter with --init-from it",
-    "multilabel": "needs --labels LIST.csv, which names its images (path,NAME1,NAME2,… or path,labels)",
-}
 
 
 @dataclass
@@ -161,14 +154,9 @@ class Evaluation:
         references: Mapping[Path, Path] | None = None,
     ) -> None:
         task, names = predictor.parts.task, predictor.class_names
-        if task is None:
-            raise ValueError(f"{predictor.parts.name} is untrained: there is nothing to measure; give a checkpoint")
-        given = "segmentation" if masks else "classification" if table is None else "multilabel"
-        if task != given:
-            raise ValueError(f"{predictor.parts.name} is a {task} model: it {_NEEDED[task]}")
-        if label_map is not None and not masks:
-            raise ValueError(f"expected no --label-map: a {task} model is measured without masks")
-        self.truth = _true_folders(images, names) if task == "classification" else {}
+        has = {"has_masks": bool(masks), "has_table": table is not None, "has_label_map": label_map is not None}
+        check_measurable(predictor.parts.name, task, **has)
+        self.truth = folders_as_classes(images, names) if task == "classification" else {}
         self.predictor, self.masks, self.tiles, self.mpp, self.fits = predictor, masks, tiles, mpp, fits
         self.bands = bands
         if fits and (tiles.get("tta", "none") != "none" or tiles.get("precision", "fp32") != "fp32"):
@@ -187,20 +175,8 @@ class Evaluation:
             self.tally.labels = MultiLabelScores(len(names)), torch.zeros(len(names), dtype=torch.int64)
         files = [mask for mask in masks.values() if isinstance(mask, Path)]
         if files:
-            self.labels = LabelMap(names, self._meaning(files) if label_map is None else label_map)
-            if self.labels.mapping is None:
-                _check_truth(files, self.labels)
-
-    def _meaning(self, files: Sequence[Path]) -> dict[int | str, int | str] | None:
-        """What labels mean by the list of classes beside the folder of masks, or else by the checkpoint."""
-        remembered = self.predictor.parts.label_map
-        for folder in {path.parent: None for path in files}:
-            listed = classes_near(folder)
-            if listed is not None:
-                found = map_by_names(listed[0], self.predictor.class_names, remembered, listed[1])
-                if found is not None:
-                    return found
-        return None if remembered is None else dict(remembered.items())
+            self.labels = meaning_of_labels(files, names, label_map, predictor.parts.label_map)
+            check_two_classes(files, self.labels)
 
     def measure(self, path: Path, progress: bool | Callable[[int, int], None] = False) -> str | None:
         """Predict one of the images and count.
@@ -363,18 +339,6 @@ class Evaluation:
         return class_entries(present, names, pictures.background_class(names), "ignored, no data")
 
 
-def _true_folders(images: dict[Path, str], names: tuple[str, ...]) -> dict[Path, int]:
-    """The class of each image, by its folder."""
-    folders = {path: name.split("/")[0] if "/" in name else path.parent.name for path, name in images.items()}
-    own = {nfc(name): name for name in names}
-    folders = {path: own.get(nfc(folder), folder) for path, folder in folders.items()}
-    unknown = sorted(set(folders.values()) - set(names))
-    if unknown:
-        known = ", ".join(names[:10])
-        raise ValueError(f"expected one folder for each class ({known}), found {', '.join(unknown[:5])}")
-    return {path: names.index(folder) for path, folder in folders.items()}
-
-
 def _label_rows(scores: Tensor, counts: Tensor, names: tuple[str, ...]) -> list[dict[str, Any]]:
     """A row for each class: average precision, F1, and how many images have the label."""
     columns = zip(names, *scores.tolist(), counts.tolist(), strict=True)
@@ -382,46 +346,6 @@ def _label_rows(scores: Tensor, counts: Tensor, names: tuple[str, ...]) -> list[
         {"name": name, "ap": None if math.isnan(ap) else ap, "f1": None if math.isnan(f1) else f1, "count": count}
         for name, ap, f1, count in columns
     ]
-
-
-def _check_truth(masks: Iterable[Path], labels: LabelMap) -> None:
-    """Refuse masks of one class and 255, before any work; reads on until two classes are found."""
-    counts = np.zeros(IGNORED + 1, np.int64)
-    for path in masks:
-        try:
-            with ClassReader(path, labels) as mask:
-                for y, rows in _bands(mask):
-                    counts += np.bincount(mask.read(y, 0, rows, mask.width).ravel(), minlength=len(counts))
-                    if np.count_nonzero(counts[:IGNORED]) > 1:
-                        return
-        except FAILURES:
-            continue  # said when its image's turn comes
-    try:
-        check_classes_found(counts, labels.class_names, "the masks")
-    except ValueError as error:
-        raise ValueError(f"{error} (--label-map '{{0: 0, 255: 1}}', or '{{0: 0, 255: ignore}}')") from error
-
-
-def _bands(mask: Truth) -> list[tuple[int, int]]:
-    rows = max(1, _BAND_PIXELS // mask.width)
-    return [(y, min(rows, mask.height - y)) for y in range(0, mask.height, rows)]
-
-
-def check_labels(mask: Truth, classes: int) -> None:
-    """Refuse a mask with labels no class has, before any work.
-
-    Raises:
-        ValueError: It names the labels.
-    """
-    found: set[int] = set()
-    for y, rows in _bands(mask):
-        found.update(np.unique(mask.read(y, 0, rows, mask.width)).tolist())
-    unknown = sorted(label for label in found if not 0 <= label < classes and label != IGNORED)
-    if unknown:
-        raise ValueError(
-            f"expected labels 0..{classes - 1} and {IGNORED} (ignored) in {mask.name!r}, found {unknown[:10]}; "
-            "change the mask, or train with more classes"
-        )
 
 
 def compare(labels: Labels, mask: Truth, tally: Tally) -> Tensor:
@@ -437,7 +361,7 @@ def compare(labels: Labels, mask: Truth, tally: Tally) -> Tensor:
     """
     classes = len(tally.confusion)
     confusion = torch.zeros_like(tally.confusion)
-    for y, rows in _bands(mask):
+    for y, rows in bands_of(mask):
         truth = torch.from_numpy(mask.read(y, 0, rows, mask.width)[..., 0].astype(np.int64))
         predicted = torch.from_numpy(labels[y : y + rows].astype(np.int64))
         truth[predicted == np.iinfo(labels.dtype).max] = IGNORED

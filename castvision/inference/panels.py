@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from castvision.ignored import IGNORED
 from castvision.inference.writers.preview import read_reduced
-from castvision.losses import IGNORED
 from castvision.visualization import pictures
 from castvision.visualization.legend import shorten
 from castvision.visualization.plots import Panel

@@ -22,6 +22,7 @@ from castvision.inference.instances.finding import InstanceOptions, find_instanc
 from castvision.inference.maps import Kind, Maps, maps_of, with_classes
 from castvision.inference.scale import level_to_work_at
 from castvision.inference.sinks import FileSink
+from castvision.inference.suited import check_predicts
 from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
 from castvision.inference.tile_source import Skip
 from castvision.inference.tiled import TiledResult, bands_at_once, tiled_inference
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from castvision.inference.tiling import TileGrid
 
 Record = dict[str, Any]
-NO_CLASSES = "was trained for its features and has no classes; train a classifier or segmenter with --init-from it"
 _PNG_PIXELS = 1 << 24
 CLASSIFIER_SIDE = 8192
 """Longer side of what a classifier is given of an image; larger ones are averaged over blocks first."""
@@ -131,10 +131,7 @@ class PredictionRun:
     """
 
     def __init__(self, predictor: Predictor | OnnxPredictor, output: OutputFolder, options: Options) -> None:
-        if not predictor.is_trained:
-            raise ValueError(f"{predictor.parts.name} is untrained: its predictions mean nothing; give a checkpoint")
-        if not predictor.has_classes:
-            raise ValueError(f"{predictor.parts.name} {NO_CLASSES}")
+        check_predicts(predictor.parts.name, predictor.parts.task)
         self.predictor, self.output, self.options = predictor, output, options
         how = options.instances
         self.things = [] if how is None else things_of(predictor, how, options.tiles, options.fits)

@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from castvision.checkpoint_facts import CHECKPOINT_KEY
 from castvision.data.input_format import InputFormat
 from castvision.data.reading.overview import make_context
 from castvision.data.transforms.model_input import to_model_input
@@ -18,7 +19,7 @@ from castvision.files import read_json
 from castvision.models.centres import CentreSegmenter
 from castvision.models.checkpoint_file import check_finite
 from castvision.models.convert import change_attention, convert, split_options
-from castvision.models.recipe import CHECKPOINT_KEY, Recipe, TaskName, load, near_misses
+from castvision.models.recipe import Recipe, TaskName, load, near_misses
 from castvision.models.segmenter import unwrap
 from castvision.models.shipped import shipped_file
 from castvision.visualization.clusters import cluster_maps, clustered_layers
@@ -216,7 +217,7 @@ class Predictor:
         if self.parts.task is None:
             raise ValueError(f"{self.parts.name} is untrained: its prediction would mean nothing; give a checkpoint")
         if self.parts.task == "features":
-            from castvision.inference.prediction import NO_CLASSES
+            from castvision.inference.suited import NO_CLASSES
 
             raise ValueError(f"{self.parts.name} {NO_CLASSES}")
         logits = self.model(prepared, **self._surroundings(prepared)).float()[0].cpu()  # (num_classes[, height, width])

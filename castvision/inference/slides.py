@@ -18,7 +18,7 @@ from castvision.data.datasets.slide_bags import BagFormat, bag_format, differing
 from castvision.data.reading.bags import BAG_SUFFIXES, read_bag
 from castvision.inference.predictor import class_names_or_default
 from castvision.metrics import classification_metrics, image_table
-from castvision.models.recipe import load, stored_facts
+from castvision.models.recipe import load
 from castvision.visualization import plots
 from castvision.visualization.features import enlarged, heat_map
 
@@ -32,12 +32,6 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 _MOST_CELLS = 1 << 24
-
-
-def is_slide_model(source: str | Path) -> bool:
-    """Whether a model is a checkpoint that was trained on embeddings of slides; its weights are not read."""
-    facts = stored_facts(source) if Path(source).is_file() else None
-    return facts is not None and facts.get("task") == "slides"
 
 
 def name_bags(sources: Sequence[str | Path]) -> dict[Path, str]:

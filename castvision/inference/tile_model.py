@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from castvision.data import ImageReader
+    from castvision.data.input_format import InputFormat
     from castvision.data.reading.pixels import Pixels
     from castvision.inference.onnx_model import OnnxPredictor
     from castvision.inference.predictor import Predictor
@@ -41,8 +42,25 @@ def open_for(predictor: AnyPredictor, path: str | os.PathLike[str], bands: Seque
         FileNotFoundError: No such file.
         ValueError: A file that cannot be read, or without these bands.
     """
-    seen = predictor.parts.input
+    return open_as(predictor.parts.input, path, bands)
+
+
+def open_as(seen: InputFormat, path: str | os.PathLike[str], bands: Sequence[int] | None = None) -> ImageReader:
+    """`open_for` a model that is not built yet, by what it was trained on."""
     return open_image(path, alpha=alpha_for(seen.in_chans), bands=seen.bands if bands is None else bands)
+
+
+def check_channels(channels: int, in_chans: int) -> None:
+    """Refuse an image whose channels no tile of a model's can be made of: grey and RGB are turned into one another.
+
+    Raises:
+        ValueError: The channels do not fit.
+    """
+    if channels != in_chans and {channels, in_chans} != {1, 3}:
+        raise ValueError(
+            f"expected an image with {in_chans} channels for this model, got {channels}; "
+            f"choose channels with --bands, or train with in_chans={channels}"
+        )
 
 
 def model_range(predictor: AnyPredictor, reader: ImageReader, level: int = 0) -> tuple[float, float] | None:
@@ -88,12 +106,7 @@ class TileModel:
     def __init__(
         self, predictor: AnyPredictor, channels: int, limits: tuple[float, float] | None, centres: bool = False
     ) -> None:
-        in_chans = predictor.parts.input.in_chans
-        if channels != in_chans and {channels, in_chans} != {1, 3}:
-            raise ValueError(
-                f"expected an image with {in_chans} channels for this model, got {channels}; "
-                f"choose channels with --bands, or train with in_chans={channels}"
-            )
+        check_channels(channels, predictor.parts.input.in_chans)
         self.predictor, self.limits = predictor, limits
         self.takes_arrays = predictor.takes_arrays
         model: Any = predictor.model

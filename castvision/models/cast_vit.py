@@ -58,7 +58,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         dynamic_img_pad: Pad images to whole patches; False refuses other sizes.
         use_rot_pos_emb: Rotary 2-D positions on queries and keys.
         stem: "patch" (one convolution) or "conv" (3x3 convolutions).
-        attn_layer: "cast", "full" or "none", for comparisons.
+        attn_layer: "cast"; for comparisons "full" or "none", which take no options of clustered attention.
         local_branch: Depthwise convolution beside attention.
         rope_in_routing: Form clusters after rotary positions: of places more than of content. Default: for the paper's
             attention, as there; not for near and far.
@@ -105,7 +105,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
     ) -> None:
         known = dict.fromkeys((*AttentionOptions._fields, *PEER_OPTIONS))
         options = {name: arguments.pop(name) for name in known if name in arguments}
-        _check(stem, attn_layer, dynamic_img_size, arguments)
+        _check(stem, attn_layer, options, dynamic_img_size, arguments)
         peer = _peer_of(options)
         grid = _grid_size(img_size, patch_size)
         shared = dict(
@@ -113,7 +113,7 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
             freeze_surrogates=freeze_surrogates, grid_size=grid,
         )  # fmt: skip
         if peer is not None:
-            shared = _peer_arguments(peer, attn_layer, shared)
+            shared = _peer_arguments(peer, shared)
         if reg_tokens is None:
             reg_tokens = 0 if peer is None else PEERS[peer].reg_tokens
         super().__init__(
@@ -316,12 +316,8 @@ def _peer_of(options: dict[str, Any]) -> str | None:
     return None
 
 
-def _peer_arguments(peer: str, attn_layer: str, shared: dict[str, Any]) -> dict[str, Any]:
+def _peer_arguments(peer: str, shared: dict[str, Any]) -> dict[str, Any]:
     """What blocks of a peer are given of the model's arguments."""
-    if attn_layer != "cast":
-        raise ValueError(
-            f"expected attn_layer='cast' with attention={peer!r}, got {attn_layer=}; leave one of them out"
-        )
     for name in ("rope_in_routing", "learned_scale", "freeze_surrogates"):
         if shared[name]:
             raise ValueError(f"expected no {name} with attention={peer!r}, got {name}={shared[name]!r}; leave it out")
@@ -336,9 +332,17 @@ def _grid_size(img_size: int | tuple[int, int], patch_size: int | tuple[int, int
     return -(-height // down), -(-width // across)
 
 
-def _check(stem: str, attn_layer: str, dynamic_img_size: bool, timm_arguments: dict[str, Any]) -> None:
+def _check(
+    stem: str, attn_layer: str, options: dict[str, Any], dynamic_img_size: bool, timm_arguments: dict[str, Any]
+) -> None:
     check_choice("stem", stem, tuple(STEMS))
     check_choice("attn_layer", attn_layer, tuple(ATTN_LAYERS))
+    given = [name for name, value in options.items() if value is not None]
+    if attn_layer != "cast" and given:
+        name = given[0]
+        raise ValueError(
+            f"expected attn_layer='cast' with {name}={options[name]!r}, got {attn_layer=}; leave one of them out"
+        )
     if not dynamic_img_size:
         raise ValueError("expected dynamic_img_size=True: these models take any image size; leave it out")
     if timm_arguments.get("patch_drop_rate"):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from castvision.checkpoint_facts import CHECKPOINT_KEY, stored_facts
 from castvision.data.reading.folders import nfc
-from castvision.models.recipe import CHECKPOINT_KEY, stored_facts
 from castvision.models.segmenter import Segmenter
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-import zipfile
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import timm
 import torch
 
+from castvision.checkpoint_facts import CHECKPOINT_KEY
 from castvision.data.input_format import InputFormat, input_format, pair
 from castvision.errors import CheckpointError, one_line
 from castvision.models import checkpoint_file
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 TaskName = Literal["classification", "multilabel", "segmentation", "slides", "features"]
-CHECKPOINT_KEY = "castvision"
 _FORMAT = 1
 _OPTIONAL = {
     "format",
@@ -276,25 +275,6 @@ def save(path: str | Path, recipe: Recipe, model: nn.Module) -> None:
     """
     weights = {f"model.{key}": value for key, value in model.state_dict().items()}
     checkpoint_file.write({CHECKPOINT_KEY: recipe.to_dict(), "state_dict": weights}, path)
-
-
-def stored_facts(path: str | Path) -> Mapping[str, Any] | None:
-    """What a checkpoint remembers, as `Recipe.from_dict` takes it; its weights are not read.
-
-    Args:
-        path: Any file of weights.
-
-    Returns:
-        None for files of others, which remember nothing.
-    """
-    if not zipfile.is_zipfile(path):
-        return None
-    try:
-        content = checkpoint_file.read(path, is_mapped=True)
-    except (CheckpointError, FileNotFoundError):
-        return None  # whoever reads the weights says what is wrong with it
-    facts = content.get(CHECKPOINT_KEY) if isinstance(content, dict) else None
-    return facts if isinstance(facts, dict) else None
 
 
 def load(path: str | Path) -> tuple[Recipe, nn.Module]:

@@ -26,6 +26,7 @@ from castvision.files import draft
 from castvision.models import checkpoint_file
 from castvision.models.checkpoint import load_state_dict
 from castvision.models.class_names import check_same_classes, stored_class_names
+from castvision.run_folder import BEST, CONFIG, LAST, folder_to_evaluate, folder_to_train, forget_after
 from castvision.training.callbacks.announcement import Announcement
 from castvision.training.callbacks.averaging import WarmAveraging
 from castvision.training.callbacks.clusters import ClusterStatistics
@@ -39,7 +40,6 @@ from castvision.training.class_paths import allow_classes, check_optimizer
 from castvision.training.data.data_module import ImageDataModule
 from castvision.training.from_data import complete, trial_arguments
 from castvision.training.processes import LOST, check_processes, is_lost_process
-from castvision.training.run_folder import BEST, CONFIG, LAST, folder_to_evaluate, folder_to_train, forget_after
 from castvision.training.tasks.task import Task
 from castvision.training.tensorboard_log import BoardLog
 

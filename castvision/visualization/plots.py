@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from castvision.data.reading.pixels import mark_missing
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 from castvision.visualization.legend import MOST_ENTRIES, Entry, add_legend, class_entries, shorten
 from castvision.visualization.pictures import (
     RGB,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from castvision.files import draft
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 from castvision.visualization.legend import add_legend, class_entries
 from castvision.visualization.pictures import background_class, overlay_mask
 from castvision.visualization.plots import visible

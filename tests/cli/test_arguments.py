@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from importlib.machinery import ModuleSpec
 
 import pytest
 
-from castvision_cli.arguments import above_zero, from_zero, natural, new_parser, positive, share
+from castvision_cli.arguments import above_zero, check_device, from_zero, natural, new_parser, positive, share
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,30 @@ def test_a_mistyped_option_is_answered_with_the_nearest(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["--overw"])
     assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("built", "has_driver", "message"),
+    [
+        ("cuda: Optional[str] = None\nhip: Optional[str] = None\n", True, "torch is installed without CUDA"),
+        ("cuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n", False, "driver .* is not installed"),
+        ("cuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n", True, None),
+        ("cuda: Optional[str] = None\nhip: Optional[str] = '6.4'\n", False, None),
+        ("", False, None),
+    ],
+)
+def test_a_gpu_that_cannot_be_there_is_refused_without_torch(tmp_path, monkeypatch, built, has_driver, message):
+    """What torch was built with, as its version says, and the system's driver; what they do not tell is torch's."""
+    (tmp_path / "version.py").write_text(built)
+    spec = ModuleSpec("torch", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("castvision_cli.arguments.find_spec", lambda name: spec)
+    monkeypatch.setattr("castvision_cli.arguments._has_library", lambda name: has_driver)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    check_device("auto")
+    check_device("cpu")
+    if message is None:
+        check_device("cuda")
+        return
+    with pytest.raises(ValueError, match=message):
+        check_device("cuda:1")

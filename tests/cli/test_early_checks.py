@@ -28,7 +28,7 @@ LIGHT = """
 import sys
 from castvision_cli import main
 assert main(sys.argv[1:]) == 2
-heavy = {"castvision", "torch", "timm", "lightning", "jsonargparse", "numpy"} & set(sys.modules)
+heavy = {"castvision.models", "torch", "timm", "lightning", "jsonargparse", "numpy"} & set(sys.modules)
 assert not heavy, heavy
 """
 
@@ -129,7 +129,7 @@ def test_what_may_be_right_is_let_through(tmp_path):
     names = ["new.ckpt", "old.pth", "b.safetensors"]
     for name in [*(str(tmp_path / name) for name in names), "hf-hub:timm/any", "vit_small_patch14_dinov2.lvd142m"]:
         check_model(name)
-    check_run_folder(["--run_dir", str(tmp_path)], [Path("done.yaml")], [{"run_dir": "done"}])
+    check_run_folder("fit", ["--run_dir", str(tmp_path)], Path("done.yaml"), [{"run_dir": "done"}])
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n")
     (tmp_path / "b.png").write_text("text")
     check_sources([tmp_path, str(tmp_path / "*.png")])

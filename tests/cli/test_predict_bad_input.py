@@ -65,9 +65,9 @@ def test_bad_images_are_named_and_the_others_done(tmp_path, segmenter, bad_folde
 def test_a_bomb_is_refused_by_name(tmp_path, segmenter, photo, monkeypatch, capsys):
     monkeypatch.setattr("castvision.data.reading.pixels.MAX_PIXELS", 1000)
     out = tmp_path / "out"
-    assert predict([str(photo), "--model", str(segmenter), "--output", str(out)]) == 1
-    assert "astronaut.png" in capsys.readouterr().out
-    assert files_of(out) == ["predictions.csv", "run.json", "summary.json"]
+    assert predict([str(photo), "--model", str(segmenter), "--output", str(out)]) == 2
+    assert "astronaut.png" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, segmenter, photo, monkeypatch, capsys):

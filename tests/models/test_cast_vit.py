@@ -180,6 +180,12 @@ def test_pyramid(patch: int, output_stride: int) -> None:
         ({"assignment": "topk"}, ValueError, "mixing='joint'"),
         ({"assignment": "sa_topkk"}, ValueError, "did you mean 'sa_topk'"),
         ({"assignment": ["topk"]}, ValueError, "one per block"),
+        (
+            {"attn_layer": "full", "window_size": 8},
+            ValueError,
+            "attn_layer='cast' with window_size=8, got attn_layer='full'",
+        ),
+        ({"attn_layer": "none", "attention": "near_far"}, ValueError, "leave one of them out"),
         ({"stem": "convs"}, ValueError, "did you mean 'conv'"),
         ({"stem": "conv", "patch_size": 6}, ValueError, "power of two"),
         ({"patch_drop_rate": 0.5}, ValueError, "patch_drop_rate"),

@@ -49,7 +49,8 @@ def test_places_by_hand():
 @pytest.mark.parametrize(
     "changes",
     [
-        {}, {"attn_layer": "full"}, {"class_token": True}, {"attention": "paper"}, {"assignment": "blocks"},
+        {}, {"attn_layer": "full", "num_clusters": None}, {"class_token": True}, {"attention": "paper"},
+        {"assignment": "blocks"},
         {"summaries": ["none", "mean"]}, {"summaries": "none", "anchors": 2},
         {"summaries": "none", "class_token": True},
         {"summaries": "none", "neighborhood": "cluster", "assignment": "sa_topk"},

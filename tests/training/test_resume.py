@@ -15,9 +15,9 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from castvision.run_folder import forget_after, log_parts
 from castvision.training.callbacks.report import Report
 from castvision.training.optim import Schedule
-from castvision.training.run_folder import forget_after, log_parts
 from castvision_cli import train as cli
 from tests.training.conftest import recipe
 

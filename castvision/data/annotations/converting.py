@@ -20,7 +20,7 @@ from castvision.data.annotations.labelme import read_labelme
 from castvision.data.annotations.shapes import covered
 from castvision.data.reading.opening import open_image
 from castvision.files import draft
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 More = dict[str, Tensor]
 Sample = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, More] | tuple[Tensor, Tensor, More, More]

@@ -20,12 +20,13 @@ from castvision.data.datasets.coco_shapes import (
     has_no_area,
     polygon_area,
 )
+from castvision.data.datasets.leaks import check_apart
 from castvision.data.datasets.listed import listed_files
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
 from castvision.data.reading.folders import nfc
 from castvision.data.reading.labels import check_same_size
 from castvision.files import read_json
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -328,3 +329,43 @@ def _shapes(segmentation: Any, size: tuple[int, int]) -> list[Mask]:
     if tuple(map(int, segmentation["size"])) != size:
         raise ValueError(f"expected run lengths of size {size} as the image, got {tuple(segmentation['size'])}")
     return [decode_runs(decode_compressed(counts) if isinstance(counts, str) else counts, size)]
+
+
+def open_coco(
+    root: str | Path,
+    annotations: Mapping[str, str],
+    folders: Mapping[str, str] | None = None,
+    *,
+    boxes: Boxes = "refuse",
+    allow_outside_root: bool = False,
+) -> tuple[dict[str, CocoSegmentation], list[str]]:
+    """Annotation files by split, which belong together, and the names of their classes.
+
+    Args:
+        root: What the other paths are relative to.
+        annotations: A JSON file for "train", "val" and, if there is one, "test".
+        folders: The folder of a split's images; by default its annotation file's.
+        boxes: See `read_coco`.
+        allow_outside_root: See there.
+
+    Raises:
+        FileNotFoundError: See `read_coco`.
+        ValueError: See there; other splits, different categories, or one image in two splits.
+    """
+    if not {"train", "val"} <= set(annotations) <= {"train", "val", "test"}:
+        raise ValueError(f"expected annotations for train and val (and test), got {sorted(annotations)}")
+    files = {}
+    for split, path in annotations.items():
+        folder = (folders or {}).get(split)
+        images = None if folder is None else Path(root) / folder
+        files[split] = read_coco(
+            Path(root) / path, images, boxes=boxes, root=root, allow_outside_root=allow_outside_root
+        )
+    names = files["train"].class_names
+    for split, file in files.items():
+        if file.class_names != names or file.label_of != files["train"].label_of:
+            differing = sorted(set(file.class_names) ^ set(names))
+            raise ValueError(f"expected the same categories in train and {split}, differing: {differing[:8]}")
+    check_ids_apart(files)
+    check_apart({split: [path for path, _, _ in file.images] for split, file in files.items()})
+    return {split: CocoSegmentation(file) for split, file in files.items()}, names

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from castvision.data.datasets.leaks import check_apart, hold_out_images
 from castvision.data.datasets.listed import listed_files
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
 from castvision.data.datasets.segmentation import read_rows
@@ -134,3 +136,40 @@ class MultiLabelDataset(PixelDataset):
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """See `PixelDataset.read`."""
         return load_pixels(self.table.images[index], self.in_chans, self.bands), self.table.targets[index]
+
+
+def open_label_tables(
+    root: str | Path,
+    class_names: Sequence[str] | None = None,
+    *,
+    val_share: float = 0.2,
+    seed: int = 0,
+    allow_outside_root: bool = False,
+) -> tuple[dict[str, MultiLabelDataset], list[str]]:
+    """Lists of images and labels by split, and the names of their classes.
+
+    Args:
+        root: A folder with ``train.csv``, ``val.csv`` and, if there is one, ``test.csv``; or one CSV file.
+        class_names: In order; None = those of the training list.
+        val_share: Share of the images held out where there is one list.
+        seed: Of that choice.
+        allow_outside_root: See `read_label_table`.
+
+    Raises:
+        FileNotFoundError: See `read_label_table`.
+        ValueError: See there, or one image in two splits.
+    """
+    root, read = Path(root), partial(read_label_table, allow_outside_root=allow_outside_root)
+    if root.suffix.lower() == ".csv":
+        table = read(root, class_names)
+        tables = {
+            split: LabelTable([table.images[index] for index in indices], table.class_names, table.targets[indices])
+            for split, indices in hold_out_images(table.images, val_share, seed)
+        }
+    else:
+        train = read(root / "train.csv", class_names)
+        others = {split: root / f"{split}.csv" for split in ("val", "test")}
+        found = {split: path for split, path in others.items() if split == "val" or path.is_file()}
+        tables = {"train": train, **{split: read(path, train.class_names) for split, path in found.items()}}
+        check_apart({split: table.images for split, table in tables.items()})
+    return {split: MultiLabelDataset(table) for split, table in tables.items()}, tables["train"].class_names

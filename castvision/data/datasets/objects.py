@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,17 +11,15 @@ import numpy as np
 from castvision.data.datasets.leaks import check_apart
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
 from castvision.data.datasets.segmentation import SPLITS, match_folders
-from castvision.data.reading.labels import check_same_size
+from castvision.data.reading.labels import LabelMap, check_same_size, names_up_to, read_class_names
 from castvision.data.reading.numbers import numbers_in
 from castvision.data.reading.opening import open_mask
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from castvision.data.datasets.batch import Sample
-    from castvision.data.reading.labels import LabelMap
     from castvision.data.reading.pixels import Pixels
     from castvision.data.transforms.augmentation import SampleTransform
 
@@ -131,3 +130,30 @@ def find_objects(root: Path) -> dict[str, list[NumberedImage]]:
     check_files([path for some in found.values() for one in some for path in (one.image, one.objects)])
     check_apart({split: [entry.image for entry in entries] for split, entries in found.items()})
     return found
+
+
+def open_objects(
+    root: str | Path,
+    class_names: Sequence[str] | None = None,
+    label_map: Mapping[int | str, int | str] | None = None,
+) -> tuple[dict[str, ObjectDataset], LabelMap]:
+    """Images with masks of objects, by split, and what the labels of their masks of classes mean.
+
+    Args:
+        root: See `find_objects`.
+        class_names: In the order of the labels; None = those of ``classes.txt``, or "background" and "object".
+        label_map: See `LabelMap`.
+
+    Raises:
+        FileNotFoundError: See `find_objects`.
+        ValueError: See there, and `LabelMap`; or other than two classes without masks of classes.
+    """
+    found = find_objects(Path(root))
+    names = class_names or read_class_names(Path(root) / "classes.txt") or names_up_to(1)
+    if len(names) != 2 and any(entry.mask is None for entries in found.values() for entry in entries):
+        raise ValueError(
+            f"expected masks of classes beside those of objects for {len(names)} classes, found none in "
+            f"{str(root)!r}; add train/masks and val/masks, or name a background and one class"
+        )
+    labels = LabelMap(names, label_map)
+    return {split: ObjectDataset(entries, labels) for split, entries in found.items()}, labels

@@ -1,4 +1,8 @@
-"""Map-style data sets of image files: what they share, from a file's pixels to a model's tensors."""
+"""Map-style data sets of image files: what they share, from a file's pixels to a model's tensors.
+
+Reading and checking files needs no torch; it is imported with the first tensor. A map-style data set is to torch what
+has ``__getitem__`` and ``__len__``.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,20 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
-from castvision.data.datasets.batch import Sample
 from castvision.data.reading.opening import open_image
 from castvision.data.reading.pixels import Mask, Pixels, check_size, holds_data, is_empty, mark_missing, match_channels
 from castvision.data.reading.reader import UnreadableImageError, alpha_for
 from castvision.data.transforms.model_input import to_model_input
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from torch import Tensor
+
+    from castvision.data.datasets.batch import Sample
 
 
 class Transform(Protocol):
@@ -41,10 +45,12 @@ class PlainTransform:
 
     def pair(self, pixels: Pixels, mask: Pixels) -> tuple[Tensor, Tensor]:
         """(C, height, width) float32 and (height, width) int64."""
+        import torch
+
         return self.image(pixels), torch.from_numpy(np.where(is_empty(pixels), IGNORED, mask.astype(np.int64)))
 
 
-class PixelDataset(Dataset[Sample], ABC):
+class PixelDataset(ABC):
     """Template: a subclass reads pixels and target of one sample, the transform makes them tensors.
 
     Items are (image, target): image (C, height, width) float32; target (height, width) int64 with 255 = ignored, or
@@ -83,6 +89,8 @@ class PixelDataset(Dataset[Sample], ABC):
 
     def __getitem__(self, index: int) -> Sample:
         """One sample as tensors."""
+        import torch
+
         pixels, target = self.read(index)
         transform = self.transform or PlainTransform()
         if target.ndim == 2:

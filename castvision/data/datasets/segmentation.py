@@ -11,19 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from castvision.data.datasets.checking import spread
 from castvision.data.datasets.leaks import check_apart, hold_out_images
 from castvision.data.datasets.listed import listed_files
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
 from castvision.data.reading.folders import images_by_name, nfc
-from castvision.data.reading.labels import check_same_size, mark_ignored, names_up_to
+from castvision.data.reading.labels import (
+    LabelMap,
+    check_same_size,
+    mark_ignored,
+    names_up_to,
+    numbered,
+    read_class_names,
+)
 from castvision.data.reading.opening import IMAGE_SUFFIXES, open_mask
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from castvision.data.datasets.samples import Transform
-    from castvision.data.reading.labels import LabelMap
     from castvision.data.reading.pixels import Pixels
 
 logger = logging.getLogger(__name__)
@@ -81,6 +88,42 @@ class SegmentationDataset(PixelDataset):
         mask = self.labels.read(pair.mask)
         check_same_size(pixels, mask, str(pair.image), str(pair.mask))
         return pixels, mask
+
+
+def open_pairs(
+    root: str | Path,
+    class_names: Sequence[str] | None = None,
+    label_map: Mapping[int | str, int | str] | None = None,
+    *,
+    val_share: float = 0.2,
+    seed: int = 0,
+    allow_outside_root: bool = False,
+    checked: int | None = None,
+) -> tuple[dict[str, SegmentationDataset], LabelMap]:
+    """Images with masks, by split, and what their labels mean.
+
+    Args:
+        root: See `find_pairs`.
+        class_names: In the order of the labels; None = those of ``classes.txt``, or `found_class_names`.
+        label_map: See `LabelMap`.
+        val_share: See `find_pairs`.
+        seed: See there.
+        allow_outside_root: See there.
+        checked: Masks of each split, evenly spread, whose labels say which classes there are; None = all.
+
+    Raises:
+        FileNotFoundError: See `find_pairs`.
+        ValueError: See there, and `LabelMap`.
+    """
+    folder = Path(root) if Path(root).is_dir() else Path(root).parent
+    names = class_names or read_class_names(folder / "classes.txt") or numbered(label_map)
+    if names is not None:
+        LabelMap(names, label_map)  # what is wrong with it need not wait for files
+    pairs = find_pairs(root, val_share=val_share, seed=seed, allow_outside_root=allow_outside_root)
+    if names is None:
+        names = found_class_names([some[index].mask for some in pairs.values() for index in spread(len(some), checked)])
+    labels = LabelMap(names, label_map)
+    return {split: SegmentationDataset(some, labels) for split, some in pairs.items()}, labels
 
 
 def found_class_names(masks: Sequence[Path]) -> list[str]:

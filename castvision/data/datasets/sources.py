@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from castvision.data.datasets.regions import Region
+from castvision.data.datasets.regions import Block, Region
 from castvision.data.datasets.vector_labels import VectorMask
 from castvision.data.reading import ImageReader, open_image, open_mask
 from castvision.data.reading.labels import LabelMap, mark_ignored
@@ -19,7 +19,7 @@ from castvision.data.reading.overview import read_overview
 from castvision.data.reading.pixels import Pixels, is_empty
 from castvision.data.reading.reader import Alpha
 from castvision.data.transforms.model_input import unit
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 logger = logging.getLogger(__name__)
 
@@ -290,3 +290,8 @@ def _count(labels: Any) -> list[tuple[int, Any, Any]]:
                     found.setdefault(label, []).append((row, column, amount))
     tables = {label: np.array(rows, np.int64) for label, rows in found.items()}
     return [(label, table[:, :2], table[:, 2]) for label, table in tables.items()]
+
+
+def whole_images(sources: ImageSources) -> list[Region]:
+    """A region for each image: all of it."""
+    return [(number, Block(0, 0, height, width)) for number, (height, width) in enumerate(sources.sizes)]

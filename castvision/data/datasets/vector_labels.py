@@ -15,7 +15,7 @@ from castvision.data.reading.folders import nfc
 from castvision.data.reading.opening import open_image
 from castvision.data.reading.reader import ImageReader, Level, Options
 from castvision.data.reading.vector import Feature, is_beyond_degrees, moved, read_features
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

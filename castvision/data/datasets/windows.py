@@ -13,11 +13,11 @@ from torch.utils.data import Dataset
 from castvision.data.datasets.batch import ENDLESS, Batch, Sample
 from castvision.data.datasets.regions import Block, Region
 from castvision.data.datasets.samples import Transform
-from castvision.data.datasets.sources import ClassIndex, ImageSources
+from castvision.data.datasets.sources import ClassIndex, ImageSources, whole_images
 from castvision.data.reading.pixels import is_empty
 from castvision.data.transforms.statistics import ChannelStatistics
 from castvision.data.transforms.symmetries import Symmetry
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 
 class WindowDataset(Dataset[Sample]):
@@ -188,11 +188,6 @@ class WindowDataset(Dataset[Sample]):
         here = is_real[: inside.height, : inside.width]
         here[:] = torch.from_numpy(~missing)
         return image, mask, {"pixel_mask": is_real}
-
-
-def whole_images(sources: ImageSources) -> list[Region]:
-    """A region for each image: all of it."""
-    return [(number, Block(0, 0, height, width)) for number, (height, width) in enumerate(sources.sizes)]
 
 
 def _check_options(sampling: str, balance: str | None, stride: int | None, symmetries: bool) -> None:

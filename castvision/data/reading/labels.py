@@ -10,7 +10,7 @@ import numpy as np
 from castvision.data.reading.folders import nfc
 from castvision.data.reading.opening import open_image, open_mask
 from castvision.data.reading.pixels import Mask, Pixels, is_missing
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

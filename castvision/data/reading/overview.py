@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from castvision.data.reading.pixels import holds_data
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from castvision.data.reading import ImageReader
 
 _BAND_VALUES = 1 << 23
@@ -29,6 +28,8 @@ def make_context(image: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (B, C, *size).
     """
+    from torch.nn import functional  # here, since most sources of windows have no overviews and need no torch
+
     return functional.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
@@ -44,6 +45,9 @@ def read_overview(reader: ImageReader, size: tuple[int, int]) -> Tensor:
         large, means over blocks of pixels stand for the pixels. What is nodata or not finite does not count: blocks
         without any data are filled with the mean of the others.
     """
+    import torch
+    from torch.nn import functional
+
     level = _coarsest(reader, size)
     height, width = reader.levels[level].height, reader.levels[level].width
     deep, wide = max(1, height // (_FINENESS * size[0])), max(1, width // (_FINENESS * size[1]))  # of a block

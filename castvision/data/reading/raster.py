@@ -45,7 +45,7 @@ class RasterReader(ImageReader):
         self._palette = None if self.options.is_mask else _palette(base)
         is_alpha_last = base.colorinterp[-1].name == "alpha"
         self._has_alpha = base.count in (2, 4) and is_alpha_last
-        self._hides = is_alpha_last and not self._has_alpha  # see castvision.data.reading.tiff.hides_by_opacity
+        self._hides = is_alpha_last and not self._has_alpha  # see castvision.data.reading.tiff_samples.hides_by_opacity
         values = {repr(nodata_number(value)): nodata_number(value) for value in base.nodatavals}
         self.nodata = values.popitem()[1] if len(values) == 1 and self._palette is None else None
         flags = [{flag.name for flag in some} for some in base.mask_flag_enums]

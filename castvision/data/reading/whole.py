@@ -42,11 +42,9 @@ from castvision.data.reading.reader import (
     make_levels,
 )
 from castvision.data.reading.segments import LERC, SegmentCache, read_page
-from castvision.data.reading.tiff import (
+from castvision.data.reading.tiff import TIFF_SIGNATURES, channel_axes, check_pages
+from castvision.data.reading.tiff_samples import (
     ORIENTATION_TAG,
-    TIFF_SIGNATURES,
-    channel_axes,
-    check_pages,
     finish_tiff,
     known_samples,
     labels_of,

@@ -20,7 +20,7 @@ from torch import Tensor
 from castvision.data.reading.pixels import fill_missing, is_empty
 from castvision.data.transforms.batch_augmentation import ChannelJitter
 from castvision.data.transforms.model_input import to_float, to_model_input, unit
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask a server for its newest release
 import albumentations as A

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from torch import Tensor
 
 from castvision.data.reading import ImageReader, open_image
 from castvision.data.reading.pixels import Pixels, holds_data, mark_missing
@@ -19,6 +18,8 @@ from castvision.files import draft
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator
+
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from castvision.ignored import IGNORED
 from castvision.inference.instances.finding import find_instances
 from castvision.inference.instances.quality import PanopticTally
 from castvision.inference.instances.references import true_objects
 from castvision.inference.maps import Kind, maps_of
 from castvision.inference.prediction import things_of
 from castvision.inference.sinks import FileSink
-from castvision.losses import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -9,8 +9,8 @@ import numpy as np
 
 from castvision.data.reading.numbers import numbers_in
 from castvision.data.reading.opening import open_mask
+from castvision.ignored import IGNORED
 from castvision.inference.scale import mask_at_level
-from castvision.losses import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback
 
+from castvision.data.datasets.checking import spread
 from castvision.data.datasets.samples import PixelDataset
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 from castvision.training.callbacks.progress import seconds_left
-from castvision.training.data.data_module import ImageDataModule, spread
+from castvision.training.data.data_module import ImageDataModule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from torch.nn import functional
 
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 from castvision.visualization.clusters import cluster_maps, clustered_layers
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import castvision
 from castvision.data.datasets.batch import Batch
 from castvision.files import draft
 from castvision.models import checkpoint_file
-from castvision.training.run_folder import BEST, METRICS, REPORT, log_parts
+from castvision.run_folder import BEST, METRICS, REPORT, log_parts
 from castvision.visualization.run_report import Examples, save_report
 
 if TYPE_CHECKING:

@@ -6,21 +6,21 @@ import logging
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, create_transform
 from torch import Tensor
 
-from castvision.data.datasets.class_folders import ClassFolders
-from castvision.data.datasets.leaks import check_apart
+from castvision.data.datasets.checking import spread
+from castvision.data.datasets.class_folders import open_class_folders
 from castvision.data.datasets.lra import MEAN, STD, LRAImage, LRAPathfinder
 from castvision.data.datasets.samples import load_pixels
 from castvision.data.synthetic.pathfinder.dataset import CLASS_NAMES
 from castvision.data.transforms.crop import ByDepth, cropping_transform, rgb_picture, rgb_pixels
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
-from castvision.training.data.data_module import ImageDataModule, Pairs, spread
+from castvision.training.data.data_module import ImageDataModule, Pairs
 from castvision.training.data.pixel_data import ImageFormat
 
 if TYPE_CHECKING:
@@ -73,18 +73,9 @@ class ImageFolderDataModule(ImageDataModule):
         self.load_by(batch_size, num_workers, seed)
         given = ImageFormat(mean=mean, std=std).statistics(3)
         self.root = Path(root)
-        self._folders = {split: _open_split(self.root / split) for split in ("train", "val")}
-        if (self.root / "test").is_dir():
-            self._folders["test"] = _open_split(self.root / "test")
+        self._folders = open_class_folders(self.root)
         self.fit_batch(len(self._folders["train"]))
         names = self._folders["train"].classes
-        for split, folder in self._folders.items():
-            if folder.classes != names:
-                differing = sorted(set(folder.classes) ^ set(names))
-                raise ValueError(
-                    f"expected the same classes in train and {split} of {root!r}, differing: {differing[:8]}"
-                )
-        check_apart({split: [Path(path) for path, _ in folder.samples] for split, folder in self._folders.items()})
         self.augmentation = dict(augmentation or {})
         self._is_deep = read_rgb_pixels(self._folders["train"].samples[0][0]).dtype != np.uint8
         if self._is_deep and self.augmentation.get("auto_augment"):
@@ -118,8 +109,7 @@ class ImageFolderDataModule(ImageDataModule):
         """
         if split not in self._folders:
             raise FileNotFoundError(f"expected a folder {str(self.root / split)!r}, found none")
-        images: Pairs = self._folders[split]
-        return images
+        return cast("Pairs", self._folders[split])  # map-style by what it does
 
 
 def training_transform(
@@ -144,16 +134,6 @@ def training_transform(
         raise ValueError(f"expected arguments of timm.data.create_transform in augmentation: {error}") from error
     keep_a_bit(shallow)
     return ByDepth(shallow, deep)
-
-
-def _open_split(folder: Path) -> ClassFolders:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"expected a folder {str(folder)!r} with one folder for each class, found none")
-    images = ClassFolders(str(folder), loader=read_picture)
-    for path, _ in images.samples:
-        if Path(path).stat().st_size == 0:
-            raise ValueError(f"the image {path!r} is an empty file; remove it or fetch it again")
-    return images
 
 
 def read_picture(path: str, mean: Sequence[float] = IMAGENET_DEFAULT_MEAN) -> Image.Image | Tensor:

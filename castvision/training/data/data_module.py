@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from castvision.data.datasets.batch import Batch, Sample, as_batch
+from castvision.data.datasets.checking import check_batch_size, spread
 from castvision.data.reading.labels import check_class_names
 from castvision.data.reading.pixels import MAX_PIXELS
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 from castvision.training.data.resumable import (
     HeldOutSampler,
     ResumableLoader,
@@ -129,11 +130,8 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         if self._is_batch_chosen:
             self.batch_size = fitting_batch_size(images, self.largest_batch)
-        elif images < self.batch_size:
-            raise ValueError(
-                f"expected at least batch_size training images, got {images} and batch_size={self.batch_size}; "
-                "set a smaller batch_size, or leave it out to have one chosen"
-            )
+        else:
+            check_batch_size(images, self.batch_size)
 
     @abstractmethod
     def dataset(self, split: str) -> Pairs:
@@ -294,17 +292,3 @@ def count_classes(dataset: Pairs, num_classes: int, sample: int = COUNTED_IMAGES
             counts += found
     logger.info("pixels of each class in %d training images: %s", len(indices), counts.tolist())
     return counts
-
-
-def warn_of_missing(class_names: Sequence[str]) -> None:
-    """Say, before training starts, which classes no training mask holds a pixel of."""
-    if class_names:
-        logger.warning(
-            "no pixel of %s in the training masks: nothing of it will be learned", ", ".join(class_names[:8])
-        )
-
-
-def spread(length: int, count: int | None) -> list[int]:
-    """At most ``count`` indices, spread evenly over ``range(length)``; all of them for None."""
-    count = length if count is None else min(count, length)
-    return [number * length // count for number in range(count)]

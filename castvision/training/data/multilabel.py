@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
-
-from castvision.data.datasets.leaks import check_apart, hold_out_images
-from castvision.data.datasets.multilabel import LabelTable, MultiLabelDataset, read_label_table
+from castvision.data.datasets.multilabel import open_label_tables
 from castvision.data.transforms.augmentation import Augmentation
 from castvision.data.transforms.batch_augmentation import BatchAugmentation
 from castvision.training.data.pixel_data import ImageFormat, PixelDataModule
@@ -53,25 +49,8 @@ class MultiLabelCsvDataModule(PixelDataModule):
     ) -> None:
         if not pixels.fit:
             raise ValueError("expected fit: true: the labels are of whole images")
-        tables = _read_tables(Path(root), class_names, val_share, seed, allow_outside_root)
-        splits = {split: MultiLabelDataset(table) for split, table in tables.items()}
-        super().__init__(splits, tables["train"].class_names, img_size, pixels, augmentation)
+        splits, names = open_label_tables(
+            root, class_names, val_share=val_share, seed=seed, allow_outside_root=allow_outside_root
+        )
+        super().__init__(splits, names, img_size, pixels, augmentation)
         self.load_by(batch_size, num_workers, seed, batch_augmentation)
-
-
-def _read_tables(
-    root: Path, class_names: list[str] | None, val_share: float, seed: int, allow_outside_root: bool
-) -> dict[str, LabelTable]:
-    read = partial(read_label_table, allow_outside_root=allow_outside_root)
-    if root.suffix.lower() == ".csv":
-        table = read(root, class_names)
-        return {
-            split: LabelTable([table.images[index] for index in indices], table.class_names, table.targets[indices])
-            for split, indices in hold_out_images(table.images, val_share, seed)
-        }
-    train = read(root / "train.csv", class_names)
-    others = {split: root / f"{split}.csv" for split in ("val", "test")}
-    found = {split: path for split, path in others.items() if split == "val" or path.is_file()}
-    tables = {"train": train, **{split: read(path, train.class_names) for split, path in found.items()}}
-    check_apart({split: table.images for split, table in tables.items()})
-    return tables

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from castvision.data.datasets.objects import ObjectDataset, find_objects
-from castvision.data.reading.labels import LabelMap, names_up_to, read_class_names
+from castvision.data.datasets.objects import open_objects
 from castvision.data.transforms.augmentation import Augmentation
 from castvision.training.data.pixel_data import AUGMENTATION, ImageFormat, PixelDataModule
 
@@ -51,15 +48,7 @@ class InstanceDataModule(PixelDataModule):
     ) -> None:
         if pixels.fit:
             raise ValueError("expected pixels.fit: false for objects, whose offsets are in pixels; leave it out")
-        found = find_objects(Path(root))
-        names = class_names or read_class_names(Path(root) / "classes.txt") or names_up_to(1)
-        if len(names) != 2 and any(entry.mask is None for entries in found.values() for entry in entries):
-            raise ValueError(
-                f"expected masks of classes beside those of objects for {len(names)} classes, found none in "
-                f"{str(root)!r}; add train/masks and val/masks, or name a background and one class"
-            )
-        labels = LabelMap(names, label_map)
+        splits, labels = open_objects(root, class_names, label_map)
         self.label_map = labels.mapping
-        splits = {split: ObjectDataset(entries, labels) for split, entries in found.items()}
-        super().__init__(splits, names, img_size, pixels, augmentation)
+        super().__init__(splits, labels.class_names, img_size, pixels, augmentation)
         self.load_by(batch_size, num_workers, seed)

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, cast
 
 from castvision.data.datasets.batch import Batch, Sample, drop_full_mask, pad_collate
-from castvision.data.datasets.coco import Boxes, CocoSegmentation, check_ids_apart, read_coco
-from castvision.data.datasets.leaks import check_apart
-from castvision.data.datasets.segmentation import SegmentationDataset, find_pairs, found_class_names
-from castvision.data.reading.labels import LabelMap, check_classes_found, numbered, read_class_names
-from castvision.data.reading.pixels import is_empty
+from castvision.data.datasets.checking import check_samples, set_channels, spread
+from castvision.data.datasets.coco import Boxes, open_coco
+from castvision.data.datasets.segmentation import open_pairs
 from castvision.data.transforms.augmentation import Augmentation, SampleTransform
 from castvision.data.transforms.batch_augmentation import BatchAugmentation
-from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
-from castvision.losses import IGNORED
-from castvision.training.data.data_module import ImageDataModule, Pairs, check_img_size, spread, warn_of_missing
+from castvision.data.transforms.statistics import ChannelStatistics
+from castvision.training.data.data_module import ImageDataModule, Pairs, check_img_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,11 +102,7 @@ class PixelDataModule(ImageDataModule):
         check_img_size((img_size, img_size))  # before anything is read
         train = splits["train"]
         self.bands = pixels.bands
-        for dataset in splits.values():
-            dataset.bands = pixels.bands
-        in_chans = pixels.in_chans or train.read(0)[0].shape[-1]
-        for dataset in splits.values():
-            dataset.in_chans = in_chans
+        in_chans = set_channels(splits, pixels.in_chans, pixels.bands)
         given = pixels.statistics(in_chans)
         measured = check_samples(splits, pixels.check, class_names)
         statistics = given or measured
@@ -150,7 +140,7 @@ class PixelDataModule(ImageDataModule):
         """
         if split not in self._splits:
             raise FileNotFoundError(f"expected images for {split!r}, found {', '.join(self._splits)} only")
-        return self._splits[split]
+        return cast("Pairs", self._splits[split])  # map-style by what it does, see `PixelDataset`
 
 
 def _is_resized(dataset: PixelDataset, img_size: int) -> bool:
@@ -162,38 +152,6 @@ def _is_resized(dataset: PixelDataset, img_size: int) -> bool:
 def _collate(samples: Sequence[Sample]) -> Batch:
     """Images of any sizes."""
     return drop_full_mask(pad_collate(samples))
-
-
-def check_samples(
-    splits: Mapping[str, PixelDataset], count: int | None, class_names: Sequence[str]
-) -> ChannelStatistics:
-    """Read samples of every split, so that wrong data are found before training starts, not hours into it.
-
-    Args:
-        splits: Data sets by split.
-        count: Samples of each, evenly spread; None = all.
-        class_names: Of the labels.
-
-    Returns:
-        Statistics of the training images read.
-
-    Raises:
-        ValueError: A sample that cannot be used; masks that hold nothing but one class and ignored pixels.
-    """
-    running = RunningStatistics()
-    pixels_of = np.zeros(IGNORED + 1, dtype=np.int64)
-    for split, dataset in splits.items():
-        indices = spread(len(dataset), count)
-        logger.info("reading %d of %d images of %s", len(indices), len(dataset), split)
-        for index in indices:
-            pixels, target = dataset.read(index)
-            if split == "train":
-                running.add(pixels)
-                if target.ndim == 2:
-                    pixels_of += np.bincount(target[~is_empty(pixels)], minlength=len(pixels_of))
-    if pixels_of.any() and len(class_names) > 1:
-        warn_of_missing(check_classes_found(pixels_of, class_names, "the training masks"))
-    return running.result()
 
 
 class SegmentationDataModule(PixelDataModule):
@@ -238,18 +196,12 @@ class SegmentationDataModule(PixelDataModule):
         seed: int = 0,
         allow_outside_root: bool = False,
     ) -> None:
-        folder = Path(root) if Path(root).is_dir() else Path(root).parent
-        names = class_names or read_class_names(folder / "classes.txt") or numbered(label_map)
-        if names is not None:
-            LabelMap(names, label_map)  # what is wrong with it need not wait for files
-        pairs = find_pairs(root, val_share=val_share, seed=seed, allow_outside_root=allow_outside_root)
-        if names is None:
-            checked = [some[index].mask for some in pairs.values() for index in spread(len(some), pixels.check)]
-            names = found_class_names(checked)
-        labels = LabelMap(names, label_map)
+        splits, labels = open_pairs(
+            root, class_names, label_map, val_share=val_share, seed=seed, allow_outside_root=allow_outside_root,
+            checked=pixels.check,
+        )  # fmt: skip
         self.label_map = labels.mapping
-        splits = {split: SegmentationDataset(some, labels) for split, some in pairs.items()}
-        super().__init__(splits, names, img_size, pixels, augmentation)
+        super().__init__(splits, labels.class_names, img_size, pixels, augmentation)
         self.load_by(batch_size, num_workers, seed, batch_augmentation)
 
 
@@ -294,22 +246,6 @@ class CocoDataModule(PixelDataModule):
         seed: int = 0,
         allow_outside_root: bool = False,
     ) -> None:
-        if not {"train", "val"} <= set(annotations) <= {"train", "val", "test"}:
-            raise ValueError(f"expected annotations for train and val (and test), got {sorted(annotations)}")
-        files = {}
-        for split, path in annotations.items():
-            folder = (folders or {}).get(split)
-            images = None if folder is None else Path(root) / folder
-            files[split] = read_coco(
-                Path(root) / path, images, boxes=boxes, root=root, allow_outside_root=allow_outside_root
-            )
-        names = files["train"].class_names
-        for split, file in files.items():
-            if file.class_names != names or file.label_of != files["train"].label_of:
-                differing = sorted(set(file.class_names) ^ set(names))
-                raise ValueError(f"expected the same categories in train and {split}, differing: {differing[:8]}")
-        check_ids_apart(files)
-        check_apart({split: [path for path, _, _ in file.images] for split, file in files.items()})
-        splits = {split: CocoSegmentation(file) for split, file in files.items()}
+        splits, names = open_coco(root, annotations, folders, boxes=boxes, allow_outside_root=allow_outside_root)
         super().__init__(splits, names, img_size, pixels, augmentation)
         self.load_by(batch_size, num_workers, seed, batch_augmentation)

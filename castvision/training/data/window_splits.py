@@ -3,88 +3,25 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from castvision.data.datasets.labelled_split import split_labelled
-from castvision.data.datasets.leaks import check_apart, kept_together, same_images
+from castvision.data.datasets.leaks import kept_together, same_images
 from castvision.data.datasets.regions import Region, split_by_block, split_by_source
-from castvision.data.datasets.sources import ClassIndex
+from castvision.data.datasets.sources import ClassIndex, whole_images
 from castvision.data.datasets.vector_labels import VectorMask
-from castvision.data.datasets.windows import whole_images
-from castvision.data.reading.folders import ALL_SUFFIXES, images_by_name
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from castvision.data.datasets.sources import ImageSources, Pair
+    from castvision.data.datasets.sources import ImageSources
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "val", "test")
 LARGEST_BLOCK = 2048
-
-
-def find_pairs(root: str | Path) -> list[Pair]:
-    """Images and masks of one name.
-
-    Args:
-        root: The folder that holds ``images`` and ``masks``.
-
-    Returns:
-        (image, mask), sorted by name; those in sub-folders too, by the same path in both.
-
-    Raises:
-        FileNotFoundError: A folder that is missing or empty.
-        ValueError: Two files of one name in a folder, or names without a partner.
-    """
-    images, masks = (images_by_name(Path(root) / folder, ALL_SUFFIXES) for folder in ("images", "masks"))
-    if not images:
-        raise FileNotFoundError(f"expected images in {str(Path(root) / 'images')!r}, found none")
-    alone = sorted(images.keys() ^ masks.keys())
-    if alone:
-        raise ValueError(
-            f"expected an image and a mask of every name in {str(root)!r}, got only one of each of: "
-            f"{', '.join(alone[:8])}"
-        )
-    return [(image, masks[name]) for name, image in images.items()]
-
-
-def find_sources(root: str | Path, *, with_masks: bool = True) -> tuple[list[Pair], list[str] | None]:
-    """Images of a folder with ``images`` (and ``masks``), or of its folders ``train``, ``val`` and ``test``.
-
-    Args:
-        root: The folder.
-        with_masks: Whether there are masks; otherwise they are None.
-
-    Returns:
-        (image, mask), and the split of each, if folders name them.
-
-    Raises:
-        FileNotFoundError: A folder that is missing or empty.
-        ValueError: See `find_pairs`; also one image in two splits.
-    """
-    root = Path(root)
-    folders = {split: root / split for split in SPLITS if (root / split / "images").is_dir()}
-    if not folders:
-        return _pairs(root, with_masks), None
-    if not {"train", "val"} <= set(folders):
-        raise FileNotFoundError(f"expected train/images and val/images in {str(root)!r}, got {', '.join(folders)} only")
-    found = {split: _pairs(folder, with_masks) for split, folder in folders.items()}
-    check_apart({split: [Path(image) for image, _ in pairs] for split, pairs in found.items()})
-    return [pair for pairs in found.values() for pair in pairs], [split for split in found for _ in found[split]]
-
-
-def _pairs(root: Path, with_masks: bool) -> list[Pair]:
-    if with_masks:
-        return find_pairs(root)
-    images = images_by_name(root / "images", ALL_SUFFIXES)
-    if not images:
-        raise FileNotFoundError(f"expected images in {str(root / 'images')!r}, found none")
-    return [(image, None) for image in images.values()]
 
 
 def split_regions(

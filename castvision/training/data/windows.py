@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch.utils.data import default_collate
 
 from castvision.data.datasets.batch import Batch, Sample, drop_full_mask, with_masks
+from castvision.data.datasets.checking import warn_of_missing
 from castvision.data.datasets.margins import warn_of_margins
-from castvision.data.datasets.sources import ClassIndex, ImageSources
+from castvision.data.datasets.sources import ClassIndex, ImageSources, whole_images
 from castvision.data.datasets.vector_labels import VectorLabels
-from castvision.data.datasets.windows import WindowDataset, whole_images
-from castvision.data.reading.labels import LabelMap, check_classes_found, names_up_to, numbered, read_class_names
-from castvision.data.reading.reader import alpha_for
+from castvision.data.datasets.window_folders import open_sources
+from castvision.data.datasets.windows import WindowDataset
+from castvision.data.reading.labels import check_classes_found, names_up_to
 from castvision.data.transforms.statistics import ChannelStatistics, RunningStatistics
-from castvision.training.data.data_module import ImageDataModule, Pairs, warn_of_missing
+from castvision.training.data.data_module import ImageDataModule, Pairs
 from castvision.training.data.resumable import FreshSampler
-from castvision.training.data.window_splits import find_sources, split_regions
+from castvision.training.data.window_splits import split_regions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,24 +113,12 @@ class WindowDataModule(ImageDataModule):
         shares = shares or SHARES
         if not {"train", "val"} <= set(shares) <= {"train", "val", "test"}:
             raise ValueError(f"expected shares of train, val and, if wanted, test, got {shares}")
-        if vector is not None and label_map is not None:
-            raise ValueError("expected no label_map with vector labels: name their classes in vector.classes")
-        pairs, owners = find_sources(root, with_masks=vector is None)
-        names = class_names or read_class_names(Path(root) / "classes.txt") or numbered(label_map)
-        if vector is not None:
-            features, crs = vector.read(Path(root))
-            names = names or vector.class_names(features)
-            images = [Path(image) for image, _ in pairs]
-            pairs = list(zip(images, vector.masks(features, crs, images, names), strict=True))
-        labels = None if names is None else LabelMap(names, label_map)
-        self.label_map = None if labels is None else labels.mapping
+        sources, owners, names = open_sources(
+            root, level=level, context_size=context_size, class_names=class_names, label_map=label_map,
+            in_chans=in_chans, bands=bands, vector=vector,
+        )  # fmt: skip
+        self.label_map = None if sources.labels is None else sources.labels.mapping
         self.bands = bands
-        how: dict[str, Any] = {"num_classes": None if names is None else len(names), "context_size": context_size}
-        how["labels"] = None if self.label_map is None else labels
-        how |= {"alpha": alpha_for(in_chans), "bands": bands}
-        sources = ImageSources(pairs, level=level, **how)
-        if in_chans not in (None, sources.channels):
-            raise ValueError(f"expected images of in_chans={in_chans} channels, got {sources.channels}; choose bands")
         warn_of_margins(sources)
         regions = split_regions(
             sources, owners, shares, seed, split=split, block=block, margin=margin, size=size

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 from castvision.models.centres import CentreSegmenter
 from castvision.training.tasks.segmentation import SegmentationTask
 

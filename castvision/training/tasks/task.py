@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.optim import AdamW
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from castvision.checkpoint_facts import CHECKPOINT_KEY
 from castvision.data.datasets.batch import Batch, as_batch
-from castvision.losses import IGNORED
+from castvision.ignored import IGNORED
 from castvision.models.checkpoint import freeze as freeze_parameters
 from castvision.models.checkpoint import initialize_from
 from castvision.models.class_names import (
@@ -29,7 +30,7 @@ from castvision.models.class_names import (
     reorder_classifier,
     stored_class_names,
 )
-from castvision.models.recipe import CHECKPOINT_KEY, Recipe, TaskName, build, load
+from castvision.models.recipe import Recipe, TaskName, build, load
 from castvision.models.segmenter import unwrap
 from castvision.training.data.data_module import ImageDataModule
 from castvision.training.data.resumable import world

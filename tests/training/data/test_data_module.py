@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from castvision.training.data.data_module import spread
+from castvision.data.datasets.checking import spread
 from castvision.training.data.resumable import FreshSampler, ShuffledSampler
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from castvision.data.datasets.window_folders import find_pairs
 from castvision.training.data.classification import ImageFolderDataModule, LRAPathfinderDataModule
 from castvision.training.data.multilabel import MultiLabelCsvDataModule
 from castvision.training.data.named_data import NamedDataModule
 from castvision.training.data.pixel_data import CocoDataModule, SegmentationDataModule
-from castvision.training.data.window_splits import find_pairs
 from castvision.training.data.windows import WindowDataModule
 from tests.data.reading.test_folders import STRAYS
 

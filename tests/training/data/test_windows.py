@@ -10,7 +10,7 @@ import tifffile
 import torch
 
 from castvision.data import open_image
-from castvision.training.data.window_splits import find_pairs
+from castvision.data.datasets.window_folders import find_pairs
 from castvision.training.data.windows import WindowDataModule
 from castvision_cli import train as cli
 from castvision_cli.predict import main as predict

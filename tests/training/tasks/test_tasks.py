@@ -9,9 +9,10 @@ from torch.nn import functional
 from torch.utils.data import default_collate
 
 import castvision.heads
+from castvision.checkpoint_facts import CHECKPOINT_KEY
 from castvision.data.datasets.batch import as_batch
 from castvision.losses import dice_loss
-from castvision.models.recipe import CHECKPOINT_KEY, InputFormat, save
+from castvision.models.recipe import InputFormat, save
 from castvision.training.data.data_module import count_classes
 from castvision.training.tasks.classification import ClassificationTask, Mixing, MultiLabelTask
 from castvision.training.tasks.segmentation import SegmentationTask

@@ -1,0 +1,142 @@
+"""What a checkpoint's facts and the images' headers say, before models are imported: whether anything can be done.
+
+An image that cannot be read is named at the end, once the others are done; here only a command is refused that could
+not do a single one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from castvision_cli.early_checks import DECODED_WHOLE
+from castvision_cli.light import without_models
+from castvision_cli.values import registered_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from castvision.data.input_format import InputFormat
+    from castvision.data.reading.labels import LabelMap
+    from castvision.data.reading.reader import ImageReader
+
+_LOOKED_AT = 16
+"""Images of which one must do; where more than these are unreadable, the rest is not looked at."""
+_SMALL = 1 << 24
+"""Pixels of a mask, and bytes of a photograph, that are read in a fraction of a second."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is known of a model that is not loaded yet.
+
+    Attributes:
+        name: As messages call it.
+        task: What it was trained for; None = it is untrained.
+        class_names: In the order of its logits.
+        seen: What it was trained on; None where that is not told.
+        label_map: What labels in masks meant in training.
+    """
+
+    name: str
+    task: str | None
+    class_names: tuple[str, ...] = ()
+    seen: InputFormat | None = None
+    label_map: Mapping[str, int | str] | None = None
+
+
+def told_of(model: str) -> Told | None:
+    """What a checkpoint of ours says of itself, and the name of a registered model; None where only loading tells."""
+    if not Path(model).is_file():
+        return Told(model, None) if model in registered_names() else None
+    with without_models():
+        from castvision.checkpoint_facts import stored_facts
+        from castvision.data.input_format import input_format
+    facts = stored_facts(model)
+    if facts is None:
+        return None
+    try:
+        names = tuple(str(name) for name in facts["class_names"])
+        return Told(str(facts["model_name"]), str(facts["task"]), names, input_format(facts), facts.get("label_map"))
+    except (KeyError, TypeError, ValueError):
+        return None  # the message of whoever loads it says what is wrong
+
+
+def check_images(
+    images: Iterable[Path],
+    told: Told | None,
+    bands: Sequence[int] | None = None,
+    look: Callable[[Path, ImageReader], None] = lambda path, reader: None,
+) -> None:
+    """Refuse images of which none can be used.
+
+    Args:
+        images: Files.
+        told: Of the model; None = its channels are not known.
+        bands: Channels that are asked for.
+        look: What else an image must pass.
+
+    Raises:
+        ValueError: The first image's error, where all have one; OSError likewise.
+    """
+    with without_models():
+        from castvision.data.reading import open_image
+        from castvision.inference.tile_model import check_channels, open_as
+
+    errors: list[Exception] = []
+    paths = list(images)
+    for path in paths[:_LOOKED_AT]:
+        if path.suffix.lower() in DECODED_WHOLE and path.is_file() and path.stat().st_size > _SMALL:
+            return
+        try:
+            seen = None if told is None else told.seen
+            with open_image(path, bands=bands) if seen is None else open_as(seen, path, bands) as reader:
+                if told is not None and told.seen is not None and told.task == "segmentation":
+                    check_channels(reader.channels, told.seen.in_chans)
+                look(path, reader)
+            return
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            errors.append(error)
+        except (RuntimeError, MemoryError):
+            return
+    if paths and len(errors) == len(paths):
+        raise errors[0]
+
+
+def masks_fit(
+    masks: Mapping[Path, Path], labels: LabelMap, told: Told, mpp: float | None
+) -> Callable[[Path, ImageReader], None]:
+    """What `check_images` is to look for where each image has a mask: its size, and labels that are classes.
+
+    Args:
+        masks: Of each image.
+        labels: What the labels mean.
+        told: Of a segmentation model that says what it was trained on.
+        mpp: The scale that is asked for.
+    """
+    from castvision.data.reading.labels import ClassReader
+    from castvision.inference.scale import level_to_work_at, mask_at_level
+    from castvision.inference.truth import check_labels
+
+    def look(path: Path, reader: ImageReader) -> None:
+        if told.seen is None or path not in masks:
+            return
+        level, _ = level_to_work_at(reader, mpp, told.seen)
+        with ClassReader(masks[path], labels) as mask:
+            if mask.height * mask.width <= _SMALL:
+                check_labels(mask_at_level(mask, reader, level), len(told.class_names))
+
+    return look
+
+
+def scale_fits(told: Told | None, mpp: float | None) -> Callable[[Path, ImageReader], None]:
+    """What `check_images` is to look for where a segmentation model works at a scale of its own, or at a given one."""
+
+    def look(path: Path, reader: ImageReader) -> None:
+        if told is not None and told.seen is not None and told.task == "segmentation":
+            from castvision.inference.scale import level_to_work_at
+
+            level_to_work_at(reader, mpp, told.seen)
+
+    return look

@@ -1,0 +1,46 @@
+"""A command is refused early only if it could not do a single image; see test_early_contents for what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from castvision.models.shipped import shipped_names
+from castvision_cli.early_images import check_images, told_of
+from tests.inference.prediction_cases import NAMES
+
+
+def test_one_that_can_be_read_is_enough(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{name}.png" for name in "abc"]
+    for path in paths:
+        path.write_text("hello")
+    with pytest.raises(ValueError, match=r"cannot read image .*a\.png"):
+        check_images(paths, None)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(paths[2])
+    check_images(paths, None)
+    with pytest.raises(ValueError, match=r"a\.png"):
+        check_images(paths, None, bands=[4])
+    monkeypatch.setattr("castvision_cli.early_images._LOOKED_AT", 2)
+    check_images(paths, None, bands=[4])  # what is wrong with the last one is not known
+    check_images([], None)
+
+
+def test_a_large_photograph_is_not_decoded_twice(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_text("hello")
+    monkeypatch.setattr("castvision_cli.early_images._SMALL", 4)
+    check_images([tmp_path / "a.png"], None)
+
+
+def test_what_is_told_of_a_model(tmp_path, segmenter):
+    told = told_of(str(segmenter))
+    assert told is not None
+    assert (told.task, told.class_names) == ("segmentation", tuple(NAMES))
+    assert told.seen is not None
+    assert told.seen.in_chans == 3
+    named = told_of("vit_tiny_patch16_224")
+    assert named is not None
+    assert named.task is None
+    (tmp_path / "a.onnx").write_bytes(b"1")
+    for source in (str(tmp_path), str(tmp_path / "a.onnx"), "hf-hub:any/model", *shipped_names()):
+        assert told_of(source) is None
