@@ -67,6 +67,13 @@ class BudgetSchedule(LambdaLR):
     def __init__(self, optimizer: Optimizer, schedule: Schedule, progress: Callable[[float], float]) -> None:
         super().__init__(optimizer, lambda step: schedule.factor(progress(step + 0.5)))
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the groups' highest rates, all by one factor where this run's largest is another."""
+        wanted = max(self.base_lrs)
+        super().load_state_dict(state_dict)
+        if (stored := max(self.base_lrs)) > 0:
+            self.base_lrs = [rate * (wanted / stored) for rate in self.base_lrs]
+
     def refresh(self) -> None:
         """Set the rates of the next step anew; a run that goes on with another budget brings those of the old one."""
         for group, highest, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):

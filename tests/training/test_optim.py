@@ -136,3 +136,19 @@ def test_a_longer_run_follows_the_new_schedule_from_its_first_step():
         again.refresh()
         assert long.param_groups[0]["lr"] == pytest.approx(2.0 * Schedule(warmup=0.0).factor((done + 0.5) / 8))
         assert again.get_last_lr() == [long.param_groups[0]["lr"]]
+
+
+@pytest.mark.parametrize("lr", [2.0, 0.5])
+def test_a_run_that_goes_on_has_its_own_rate(lr):
+    """The groups keep their proportions, which layer decay made."""
+
+    def make(highest):
+        groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate * highest} for rate in (0.25, 1.0)]
+        optimizer = torch.optim.SGD(groups)
+        return optimizer, BudgetSchedule(optimizer, Schedule(warmup=0.0), lambda steps: steps / 8)
+
+    (_, before), (optimizer, schedule) = make(2.0), make(lr)
+    schedule.load_state_dict(before.state_dict())
+    schedule.refresh()
+    assert schedule.base_lrs == [0.25 * lr, lr]
+    assert optimizer.param_groups[1]["lr"] == lr * Schedule(warmup=0.0).factor(0.5 / 8)

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from castvision.run_folder import forget_after, log_parts
 from castvision.training.callbacks.report import Report
+from castvision.training.optim import Schedule
 from castvision_cli import train as cli
 from tests.training.conftest import recipe
 
@@ -154,6 +155,22 @@ def test_two_runs_are_one_whatever_the_number_of_loader_processes(tmp_path):
 
 class Killed(BaseException):
     """As sudden as SIGKILL for what is on disk."""
+
+
+@pytest.mark.parametrize(("gathered", "lr"), [(1, 0.002), (2, 0.002), (1, 0.01)])
+def test_a_finished_run_goes_on_with_other_batches_and_rates(tmp_path, gathered, lr):
+    """The third epoch is the last third of the schedule, or what its steps are of all; none are at rate 0."""
+    assert train(configuration(tmp_path), tmp_path / "first", "--trainer.max_epochs", "2") == 0
+    done = torch.load(tmp_path / "first/last.ckpt", weights_only=True)["global_step"]
+    flags = ["--trainer.max_epochs", "3", "--trainer.accumulate_grad_batches", str(gathered), "--model.optimizer.lr"]
+    again = ["--ckpt_path", str(tmp_path / "first/last.ckpt"), *flags, str(lr)]
+    assert train(configuration(tmp_path), tmp_path / "second", *again) == 0
+    rates = [float(row["train/lr"]) for row in logged(tmp_path / "second") if "train/lr" in row]
+    steps = torch.load(tmp_path / "second/last.ckpt", weights_only=True)["global_step"] - done
+    schedule = Schedule(**recipe("pixel")["model"]["init_args"].get("schedule", {}))
+    assert steps * gathered in (done // 2, done // 2 + gathered - 1)
+    assert min(rates) > 0
+    assert rates[0] == pytest.approx(lr * schedule.factor((done + 0.5) / (done + steps)))
 
 
 def test_rows_after_the_checkpoint_are_logged_once(tmp_path, monkeypatch):

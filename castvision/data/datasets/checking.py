@@ -58,19 +58,27 @@ def check_samples(
         Statistics of the training images read.
 
     Raises:
-        ValueError: A sample that cannot be used; masks that hold nothing but one class and ignored pixels.
+        ValueError: A sample that cannot be used; training masks that hold nothing but one class and ignored pixels, or
+            held-out ones, all of them read, without any class.
     """
     running = RunningStatistics()
     pixels_of = np.zeros(IGNORED + 1, dtype=np.int64)
     for split, dataset in splits.items():
         indices = spread(len(dataset), count)
         logger.info("reading %d of %d images of %s", len(indices), len(dataset), split)
+        is_unlabelled = split == "val" and 0 < len(indices) == len(dataset)
         for index in indices:
             pixels, target = dataset.read(index)
+            is_unlabelled &= target.ndim == 2 and bool((target[~is_empty(pixels)] == IGNORED).all())
             if split == "train":
                 running.add(pixels)
                 if target.ndim == 2:
                     pixels_of += np.bincount(target[~is_empty(pixels)], minlength=len(pixels_of))
+        if is_unlabelled:
+            raise ValueError(
+                f"expected labelled pixels in the masks of {split}, found none in {len(indices)}: all are ignored, or "
+                "lie where the image is empty, and nothing could be measured; label some, or hold out other images"
+            )
     if pixels_of.any() and len(class_names) > 1:
         warn_of_missing(check_classes_found(pixels_of, class_names, "the training masks"))
     return running.result()

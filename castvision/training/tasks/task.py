@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -45,6 +46,7 @@ from castvision.training.optim import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from lightning.pytorch import Trainer
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch import nn
 
@@ -105,6 +107,7 @@ class Task(LightningModule, ABC):
         self._fresh = {name: value.detach().clone() for name, value in started.items()}
         self.init_report = None if init_from is None else initialize_from(self.model, init_from)
         self._init_classes = self._classes_started_from(init_from)
+        self._other_steps = 0
         if freeze:
             freeze_parameters(self.model, freeze)
         self.confusions = torch.nn.ModuleDict(
@@ -269,7 +272,8 @@ class Task(LightningModule, ABC):
             self.take_over(self.data)
 
     def on_train_start(self) -> None:
-        """A run that goes on with another budget follows the new schedule from its first step."""
+        """A run that goes on with another budget, rate or batch size follows the new schedule from its first step."""
+        self._other_steps = _other_steps(self.trainer)
         for entry in self.trainer.lr_scheduler_configs:
             if isinstance(entry.scheduler, BudgetSchedule):
                 entry.scheduler.refresh()
@@ -384,7 +388,7 @@ class Task(LightningModule, ABC):
     def progress(self, steps: float) -> float:
         """Share of the run's budget used: of its steps, or of ``max_time`` if that runs out first."""
         total = self.trainer.estimated_stepping_batches
-        share = steps / total if total not in (0, float("inf")) else 0.0
+        share = steps / (total + self._other_steps) if total not in (0, float("inf")) else 0.0
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set by the callback connector
             if isinstance(callback, Timer) and callback._duration is not None:
                 share = max(share, callback.time_elapsed() / callback._duration)
@@ -401,6 +405,17 @@ class Task(LightningModule, ABC):
         if data is not None:
             facts = Recipe.from_dict({**facts, **data.description()}).to_dict()
         checkpoint[CHECKPOINT_KEY] = facts
+
+
+def _other_steps(trainer: Trainer) -> int:
+    """How many more steps a run that goes on has taken than its batches make in as many epochs: they were others."""
+    batches = trainer.num_training_batches
+    if trainer.max_steps != -1 or not math.isfinite(batches):
+        return 0
+    progress, gathered = trainer.fit_loop.epoch_loop.batch_progress, trainer.accumulate_grad_batches
+    an_epoch = math.ceil(batches / gathered)
+    inside = an_epoch if progress.is_last_batch else min(progress.current.ready // gathered, an_epoch)
+    return trainer.global_step - trainer.current_epoch * an_epoch - inside
 
 
 def given_classes(num_classes: int | None) -> int:

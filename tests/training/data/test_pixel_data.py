@@ -119,6 +119,14 @@ def test_masks_of_0_and_255_are_not_taken_for_ignored_pixels(tmp_path):
     assert (data.dataset("val")[0][1] == 1).sum() == 8 * 13
 
 
+def test_held_out_masks_without_labels_are_refused(tmp_path):
+    root = write_pairs(tmp_path)
+    for mask in (root / "val/masks").iterdir():
+        Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 255)).save(mask)
+    with pytest.raises(ValueError, match="labelled pixels in the masks of val, found none"):
+        SegmentationDataModule(str(root), NAMES, **SMALL)
+
+
 def test_a_class_that_never_occurs_is_said(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         SegmentationDataModule(str(write_pairs(tmp_path)), [*NAMES, "circle"], **SMALL)
