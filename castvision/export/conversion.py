@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
+import torch
 
 from castvision.models.convert import convert
 from castvision.models.recipe import Recipe, load, near_misses
@@ -35,7 +36,7 @@ def converted(source: str, options: Mapping[str, Any], weights: Path | None = No
         ConnectionError: The weights cannot be fetched.
     """
     path = Path(source)
-    recipe, model = _of_file(path, weights) if path.is_file() else _of_name(source, weights)
+    recipe, model = _of_file(path, weights) if path.is_file() else _of_name(source, options, weights)
     if recipe.model_name.startswith("cast_"):
         raise ValueError(
             f"{recipe.model_name} has near and far already; write its checkpoint for others by castvision export"
@@ -62,9 +63,12 @@ def _of_file(path: Path, weights: Path | None) -> tuple[Recipe, nn.Module]:
     return recipe, model
 
 
-def _of_name(name: str, weights: Path | None) -> tuple[Recipe, nn.Module]:
+def _of_name(name: str, options: Mapping[str, Any], weights: Path | None) -> tuple[Recipe, nn.Module]:
     if not timm.is_model(name.split(".")[0]):
         raise ValueError(f"expected the name of a ViT of timm's or a checkpoint, got {name!r}{near_misses(name)}")
+    if not name.startswith("cast_"):
+        with torch.device("meta"):  # what cannot be converted is said before weights are fetched
+            convert(timm.create_model(name), **options)
     overlay = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
     with explained(name, True):
         model: Any = timm.create_model(name, pretrained=True, **overlay)

@@ -58,3 +58,12 @@ def test_what_cannot_be_converted_is_refused(tmp_path: Path, capsys: pytest.Capt
         error = capsys.readouterr().err
         assert told in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_family_that_cannot_be_converted_is_told_before_weights_are_fetched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_, **__: pytest.fail("fetched"))
+    assert main(["resnet18", "--output", str(tmp_path / "out")]) == 2
+    assert "cannot convert a ResNet" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
