@@ -147,7 +147,8 @@ def _checked(arguments: Sequence[str]) -> CommandLine:
     check_options(line.verb, line.arguments, contents, is_closed=not line.allowed_classes)
     check_paths_of_run(line.arguments, contents)
     check_run_folder(line.verb, line.arguments, line.config, contents, is_resumed=line.is_resumed)
-    check_data(line.arguments, contents)
+    if "lightning" not in sys.modules:  # else the data module is as quick, and what is wrong with the model comes first
+        check_data(line.arguments, contents)
     return line
 
 
