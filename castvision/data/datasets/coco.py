@@ -48,7 +48,8 @@ class CocoFile:
 
     Attributes:
         path: The file.
-        class_names: "background", then the categories in the order of their ids but one that is the background.
+        class_names: "background", then the names of the categories in the order of their ids, each once and no other
+            background.
         images: (file, height, width) of each image, in the order of the file; one image under several ids stands once.
         objects: Annotations of each image, in the order they are painted: crowds first, then large before small.
         label_of: Class of each category id.
@@ -95,12 +96,7 @@ def read_coco(
     path = Path(path)
     content = _load(path)
     folder = path.parent if images is None else Path(images)
-    categories = sorted(content["categories"], key=lambda category: _order(_id(category["id"])))
-    named = [category for category in categories if nfc(str(category["name"])).casefold() not in _BACKGROUND]
-    label_of = {_id(category["id"]): 0 for category in categories}
-    label_of |= {_id(category["id"]): label for label, category in enumerate(named, start=1)}
-    if len(label_of) != len(categories) or not 1 <= len(categories) <= _MAX_CATEGORIES:
-        raise ValueError(f"expected 1..{_MAX_CATEGORIES} categories of different ids in {str(path)!r}")
+    names, label_of = _classes(path, content["categories"])
     inside = None if allow_outside_root else [folder, *([] if root is None else [Path(root)])]
     files, ids, index_of = _images(path, content["images"], folder, inside)
     objects: list[list[dict[str, Any]]] = [[] for _ in files]
@@ -127,7 +123,6 @@ def read_coco(
         )  # fmt: skip
     for some in objects:
         some.sort(key=lambda one: (not one["iscrowd"], -one["area"]))
-    names = ["background", *(nfc(str(category["name"])) for category in named)]
     return CocoFile(path, names, files, objects, label_of, ids)
 
 
@@ -142,6 +137,19 @@ def _id(value: Any) -> Id:
 
 def _order(one: Id) -> tuple[bool, int, str]:
     return (isinstance(one, str), 0 if isinstance(one, str) else one, str(one))
+
+
+def _classes(path: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[Id, int]]:
+    """Names of the classes, and the class of each category: names are what classes agree by."""
+    categories = sorted(entries, key=lambda category: _order(_id(category["id"])))
+    name_of = {_id(category["id"]): nfc(str(category["name"])) for category in categories}
+    if len(name_of) != len(categories) or not 1 <= len(categories) <= _MAX_CATEGORIES:
+        raise ValueError(f"expected 1..{_MAX_CATEGORIES} categories of different ids in {str(path)!r}")
+    names = list(dict.fromkeys(name for name in name_of.values() if name.casefold() not in _BACKGROUND))
+    twice = [name for name in names if list(name_of.values()).count(name) > 1]
+    if twice:
+        logger.warning("%s: categories of one name are one class: %s", path, ", ".join(twice[:8]))
+    return ["background", *names], {one: names.index(name) + 1 if name in names else 0 for one, name in name_of.items()}
 
 
 def _images(

@@ -127,6 +127,18 @@ def test_a_category_called_background_is_the_background(write):
     assert CocoSegmentation(coco).mask(0).tolist() == [[0, 0, *[1] * 6]] * 6
 
 
+def test_categories_of_one_name_are_one_class(write, caplog):
+    named = [{"id": 3, "name": "cat"}, {"id": 4, "name": "cafe\u0301"}, {"id": 9, "name": "caf\u00e9"}]
+    objects = [
+        {"id": 1, "image_id": 7, "category_id": 4, "segmentation": [[0, 0, 8, 0, 8, 6, 0, 6]]},
+        {"id": 2, "image_id": 7, "category_id": 9, "segmentation": [[0, 0, 2, 0, 2, 6, 0, 6]]},
+    ]
+    coco = read_coco(write(annotations(annotations=objects, categories=named)))
+    assert coco.class_names == ["background", "cat", "caf\u00e9"]
+    assert (CocoSegmentation(coco).mask(0) == 2).all()
+    assert "categories of one name are one class: caf\u00e9" in caplog.text
+
+
 def test_images_in_another_folder_and_without_objects(write, tmp_path):
     path = write(annotations(annotations=[]), "other.json")
     (tmp_path / "images").mkdir()
