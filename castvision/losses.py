@@ -9,7 +9,7 @@ pixels in the mean, its Dice of nothing is 1, and it has no Dice of a whole batc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -166,6 +166,29 @@ class WeightedLosses(nn.Module):
             options = {"label_smoothing": self.label_smoothing} if name == "ce" and self.training else {}
             terms.append(share * LOSSES[name](logits.float(), target, weight=self.class_weights, **options))
         return torch.stack(terms).sum()
+
+
+def losses_of(
+    shares: Mapping[str, float] | None,
+    class_weights: Sequence[float] | Literal["balanced"] | None,
+    num_classes: int,
+    label_smoothing: float = 0.0,
+) -> WeightedLosses:
+    """The losses that a segmentation task is configured with.
+
+    Args:
+        shares: See `WeightedLosses`; None = cross-entropy.
+        class_weights: Weight of each class; "balanced" = all 1 until the data are known, see `balanced_class_weights`.
+        num_classes: How many there are.
+        label_smoothing: See `WeightedLosses`.
+
+    Raises:
+        ValueError: Another number of weights than classes, a negative one, or what `WeightedLosses` refuses.
+    """
+    weights = [1.0] * num_classes if class_weights == "balanced" else class_weights
+    if weights is not None and (len(weights) != num_classes or min(weights) < 0):
+        raise ValueError(f"expected one weight >= 0 for each class, got {class_weights=}, {num_classes=}")
+    return WeightedLosses({"ce": 1.0} if shares is None else shares, weights, label_smoothing)
 
 
 def balanced_class_weights(counts: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ not do a single one.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from castvision_cli.light import without_models
 from castvision_cli.values import registered_names
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from castvision.data.input_format import InputFormat
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 _LOOKED_AT = 16
 """Images of which one must do; where more than these are unreadable, the rest is not looked at."""
+_PATCH = re.compile(r"_patch(\d+)_")
+"""How names of ViTs state the side of a patch."""
 _SMALL = 1 << 24
 """Pixels of a mask, and bytes of a photograph, that are read in a fraction of a second."""
 
@@ -37,6 +41,7 @@ class Told:
         class_names: In the order of its logits.
         seen: What it was trained on; None where that is not told.
         label_map: What labels in masks meant in training.
+        patch_size: Side of a patch; None where the name does not state it.
     """
 
     name: str
@@ -44,12 +49,13 @@ class Told:
     class_names: tuple[str, ...] = ()
     seen: InputFormat | None = None
     label_map: Mapping[str, int | str] | None = None
+    patch_size: int | None = None
 
 
 def told_of(model: str) -> Told | None:
     """What a checkpoint of ours says of itself, and the name of a registered model; None where only loading tells."""
     if not Path(model).is_file():
-        return Told(model, None) if model in registered_names() else None
+        return Told(model, None, patch_size=_patch_of(model)) if model in registered_names() else None
     with without_models():
         from castvision.checkpoint_facts import stored_facts
         from castvision.data.input_format import input_format
@@ -60,9 +66,39 @@ def told_of(model: str) -> Told | None:
         task, names = str(facts["task"]), tuple(str(name) for name in facts["class_names"])
         if not names and task not in ("features", "slides"):
             return None  # loading gives them names
-        return Told(str(facts["model_name"]), task, names, input_format(facts), facts.get("label_map"))
+        name, kwargs = str(facts["model_name"]), dict(facts["model_kwargs"])
+        patch_size = None if "patch_size" in kwargs else _patch_of(name)
+        return Told(name, task, names, input_format(facts), facts.get("label_map"), patch_size)
     except (KeyError, TypeError, ValueError):
         return None  # the message of whoever loads it says what is wrong
+
+
+def _patch_of(model_name: str) -> int | None:
+    found = _PATCH.search(f"{model_name}_")
+    return None if found is None else int(found[1])
+
+
+def check_tiles(arguments: argparse.Namespace, told: Told | None) -> None:
+    """Refuse tiles that are no multiple of a model's patches, or that cannot overlap as they are to.
+
+    Args:
+        arguments: With what ``castvision_cli.arguments.add_tile_arguments`` or ``embed`` adds.
+        told: Of the model; None = its patches are not known.
+
+    Raises:
+        ValueError: It names the options.
+    """
+    with without_models():
+        from castvision.inference.tiling import make_grid
+
+    tile, overlap = arguments.tile, arguments.overlap
+    if tile is None:
+        return
+    if told is not None and told.patch_size is not None and tile % told.patch_size:
+        raise ValueError(f"expected --tile a multiple of {told.patch_size} (the patch of {told.name}), got {tile}")
+    if "halo" in arguments:
+        overlap = tile // 8 if overlap is None else overlap
+        make_grid((tile, tile), tile, overlap, overlap // 4 if arguments.halo is None else arguments.halo)
 
 
 def check_images(

@@ -22,7 +22,7 @@ from castvision_cli.arguments import (
     share,
 )
 from castvision_cli.early_checks import check_cluster, check_given, check_model, check_output, check_sources
-from castvision_cli.early_images import check_images, told_of
+from castvision_cli.early_images import check_images, check_tiles, told_of
 from castvision_cli.light import without_models
 from castvision_cli.resuming import RUN_FILE, open_output, settings_of_run
 from castvision_cli.stopping import exit_code, told
@@ -129,7 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = settings_of_run(arguments)
         output = open_output(arguments, settings, images)
         masks = match_masks(arguments.mask, images)
-        check_images(images, told_of(arguments.model), arguments.bands)
+        facts = told_of(arguments.model)
+        check_tiles(arguments, facts)
+        check_images(images, facts, arguments.bands)
         device = resolve_device(arguments.device)
         from castvision.inference.embedding import EmbeddingRun, Options
         from castvision.inference.feature_model import load_feature_model

@@ -24,6 +24,8 @@ Arguments = dict[str, ast.expr | None]
 _OWN = frozenset({"config", "run_dir", "ema", "early_stopping", "seed_everything", "print_config", "help"})
 _PARTS = ("model", "data", "trainer")
 _TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
+_NESTED = ("optimizer", "schedule")
+"""Arguments of a task that have arguments of their own."""
 _NOT_OPTIONS = frozenset({"self", "model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"})
 
 
@@ -47,7 +49,7 @@ def check_options(
         part, _, key = flag.partition(".")
         if part in _PARTS:
             name, *deeper = key.removeprefix("init_args.").split(".")
-            _check(part, name.rstrip("+"), classes[part])
+            check_argument(part, name.rstrip("+"), classes[part])
             if deeper:
                 check_value(f"{part}.{name}.{deeper[-1]}", value, None)
             elif name in ("", "class_path"):
@@ -55,7 +57,7 @@ def check_options(
             else:
                 _check_value(part, name, value, classes[part], is_closed)
         elif trainer:
-            _check("", flag, {*_OWN, *trainer} - _NOT_OPTIONS)
+            check_argument("", flag, {*_OWN, *trainer} - _NOT_OPTIONS)
             check_value(flag, value, None)
     for content in contents:
         for part in _PARTS:
@@ -68,7 +70,7 @@ def check_options(
             known = classes[part] if part == "trainer" or named is None else arguments_of(str(named))
             values = section if part == "trainer" else section.get("init_args")
             for key, value in values.items() if isinstance(values, dict) else ():
-                _check(part, str(key), known)
+                check_argument(part, str(key), known)
                 _check_value(part, str(key), value, known, is_closed)
 
 
@@ -76,7 +78,7 @@ def _check_class(part: str, name: Any, is_closed: bool) -> None:
     """Refuse a bare name that is none of `castvision.training`, nor of a program's that calls the command."""
     if "lightning" in sys.modules:
         return
-    own = _imports(_source("castvision.training"))
+    own = imports_of(source_of("castvision.training"))
     if part == "trainer" or not isinstance(name, str) or not is_closed or not own:
         return
     if name.isidentifier() and name not in own:
@@ -89,12 +91,15 @@ def _check_class(part: str, name: Any, is_closed: bool) -> None:
 
 def _check_value(part: str, key: str, value: Any, known: Arguments | None, is_closed: bool) -> None:
     check_value(f"{part}.{key}", value, (known or {}).get(key))
+    if key in _NESTED and isinstance(value, dict):
+        for name, inner in (value.get("init_args") or value).items():
+            check_value(f"{part}.{key}.{name}", inner, None)
     if part != "model" or not isinstance(value, str):
         return
     annotation = (known or {}).get(key)
     if key == "model_name" and is_closed and isinstance(annotation, ast.Name):  # slides have a Literal
         check_model_name(value, "model_name=")
-    heads = _imports(_source("castvision.heads"))
+    heads = imports_of(source_of("castvision.heads"))
     if key == "head" and heads and value not in heads:
         raise ValueError(f"expected head in {sorted(heads)}, got head={value!r}")
 
@@ -113,7 +118,12 @@ def flags_in(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
                 yield flag[2:], following
 
 
-def _check(part: str, key: str, known: Collection[str] | None) -> None:
+def check_argument(part: str, key: str, known: Collection[str] | None) -> None:
+    """Refuse an argument that is not known; None: nothing is known.
+
+    Raises:
+        ValueError: It names a similar one, or all.
+    """
     if known is None or key in known or key in ("", "class_path", "init_args", "dict_kwargs", "help"):
         return
     near = difflib.get_close_matches(key, sorted(known), n=1)
@@ -147,16 +157,16 @@ def arguments_of(name: str, method: str = "__init__") -> Arguments | None:
     """
     module, _, cls = name.rpartition(".")
     if not module:
-        where = _imports(_source("castvision.training")).get(name)
+        where = imports_of(source_of("castvision.training")).get(name)
         return None if where is None else arguments_of(where, method)
-    tree = _source(module)
+    tree = source_of(module)
     found = (
         None if tree is None else next((x for x in tree.body if isinstance(x, ast.ClassDef) and x.name == cls), None)
     )
     if tree is None or found is None:
         return None
     bases = [ast.unparse(base) for base in found.bases]
-    here = {x.name: f"{module}.{x.name}" for x in tree.body if isinstance(x, ast.ClassDef)} | _imports(tree)
+    here = {x.name: f"{module}.{x.name}" for x in tree.body if isinstance(x, ast.ClassDef)} | imports_of(tree)
     function = next((x for x in found.body if isinstance(x, ast.FunctionDef) and x.name == method), None)
     own: Arguments = {}
     if function is not None:
@@ -174,9 +184,9 @@ def _without_aliases(annotation: ast.expr | None, tree: ast.Module | None) -> as
     """An annotation with what names of the module stand for, such as Lightning's list of precisions."""
     match annotation:
         case ast.Name(id=name):
-            module, _, original = _imports(tree).get(name, "").rpartition(".")
+            module, _, original = imports_of(tree).get(name, "").rpartition(".")
             if module:
-                return _without_aliases(ast.Name(original), _source(module)) if name.isupper() else annotation
+                return _without_aliases(ast.Name(original), source_of(module)) if name.isupper() else annotation
             meant = next(
                 (x.value for x in (tree.body if tree else ()) if isinstance(x, ast.Assign)
                  and isinstance(x.targets[0], ast.Name) and x.targets[0].id == name), None,
@@ -191,7 +201,7 @@ def _without_aliases(annotation: ast.expr | None, tree: ast.Module | None) -> as
     return annotation
 
 
-def _imports(tree: ast.Module | None) -> dict[str, str]:
+def imports_of(tree: ast.Module | None) -> dict[str, str]:
     """Import paths of the names that a module imports from others."""
     return {
         alias.asname or alias.name: f"{line.module}.{alias.name}"
@@ -202,7 +212,7 @@ def _imports(tree: ast.Module | None) -> dict[str, str]:
 
 
 @lru_cache
-def _source(module: str) -> ast.Module | None:
+def source_of(module: str) -> ast.Module | None:
     """A module's source, found without importing its packages."""
     top, *rest = module.split(".")
     spec = find_spec(top)

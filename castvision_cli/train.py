@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 
 from castvision_cli.class_names import keep_class_names, quote_class_names
 from castvision_cli.early_checks import check_paths_of_run, check_run_folder, read_config
+from castvision_cli.early_classes import check_classes
 from castvision_cli.early_data import check_data
+from castvision_cli.early_model import check_model
 from castvision_cli.signatures import check_options
 
 if TYPE_CHECKING:
@@ -145,10 +147,12 @@ def _checked(arguments: Sequence[str]) -> CommandLine:
     line = CommandLine(arguments)
     contents = [read_config(path) for path in line.configs]
     check_options(line.verb, line.arguments, contents, is_closed=not line.allowed_classes)
+    check_classes(line.arguments, contents, line.allowed_classes)
     check_paths_of_run(line.arguments, contents)
     check_run_folder(line.verb, line.arguments, line.config, contents, is_resumed=line.is_resumed)
     if "lightning" not in sys.modules:  # else the data module is as quick, and what is wrong with the model comes first
         check_data(line.arguments, contents)
+        check_model(line.arguments, contents)
     return line
 
 

@@ -19,7 +19,8 @@ _LEAST = {
     "data.batch_size": 1, "data.num_workers": 0, "data.img_size": 1, "data.in_chans": 1, "model.num_classes": 1,
     "model.optimizer.lr": 0, "model.optimizer.weight_decay": 0, "trainer.accumulate_grad_batches": 1,
     "trainer.check_val_every_n_epoch": 1, "trainer.num_nodes": 1, "trainer.max_epochs": -1, "trainer.max_steps": -1,
-    "trainer.gradient_clip_val": 0, "early_stopping": 1,
+    "trainer.gradient_clip_val": 0, "early_stopping": 1, "model.label_smoothing": 0, "model.mask_weight": 0,
+    "model.schedule.warmup": 0, "model.schedule.final": 0, "model.weight_decay": 0,
 }  # fmt: skip
 """Smallest values of numbers; null may stand for none."""
 _SHARES = ("ema",)

@@ -208,6 +208,7 @@ def connected(address: str) -> Iterator[Any]:
         OSError: Nobody answers there.
     """
     check_address(address)
+    import dask
     from distributed import Client, LocalCluster
 
     kind, _, number = address.partition(":")
@@ -216,10 +217,12 @@ def connected(address: str) -> Iterator[Any]:
             yield client
         return
     processes = int(number) if number else max(1, (os.cpu_count() or 1) // torch.get_num_threads())
+    threads = str(torch.get_num_threads())
     with (
+        # Dask would have workers give memory back at once, and take it anew for every layer: twice the time
+        dask.config.set({"distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": threads}}),
         LocalCluster(
             n_workers=processes, threads_per_worker=1, dashboard_address=None, host="127.0.0.1", memory_limit=0,
-            env={"OMP_NUM_THREADS": str(torch.get_num_threads())},
         ) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip

@@ -1,6 +1,7 @@
 """A configuration is data: which classes it may name, so that a stranger's file runs nothing but training.
 
-jsonargparse asks before it imports what a value names. Everything that is not listed here is refused unimported.
+jsonargparse asks before it imports what a value names. What `castvision.allowed_classes` does not list is refused
+unimported.
 """
 
 from __future__ import annotations
@@ -11,15 +12,10 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import set_parsing_settings
 from torch.optim import Optimizer
 
+from castvision.allowed_classes import ALLOWED
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-_LIGHTNING = ("callbacks", "loggers", "plugins", "profilers", "strategies", "accelerators")
-ALLOWED = (
-    "castvision", "torch.optim", "torch.nn", "timm.optim", "torchmetrics", "lightning.fabric.loggers",
-    "lightning.fabric.plugins", "lightning.fabric.strategies", *(f"lightning.pytorch.{name}" for name in _LIGHTNING),
-)  # fmt: skip
-"""Packages and modules whose classes a configuration may name."""
 
 
 def allow_classes(more: Sequence[str] = ()) -> None:

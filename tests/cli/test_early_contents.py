@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,13 +19,14 @@ from tests.inference.prediction_cases import ATTO, save
 
 pytestmark = pytest.mark.slow
 
-LIGHT = """
+PROGRAM = """
 import sys
 from castvision_cli import main
-assert main(sys.argv[1:]) == 2
-heavy = {"castvision.models", "castvision.training", "torch", "timm", "lightning", "jsonargparse"} & set(sys.modules)
-assert not heavy, heavy
+heavy, *words = sys.argv[1:]
+assert main(words) == 2
+assert not {*heavy.split()} & {*sys.modules}
 """
+HEAVY = "castvision.models castvision.training torch timm lightning jsonargparse"
 SPLITS = ("train", "val")
 OF_SEGMENTATION = "train --config segmentation_folder --data.root"
 OF_CLASSES = "train --config image_folder --data.root"
@@ -134,6 +136,8 @@ def folder(tmp_path_factory):
     save(root / "classes.ckpt", model, task="classification", class_names=["cat", "dog", "cow"])
     save(root / "labels.ckpt", model, task="multilabel", class_names=["sun", "sea", "sand"])
     (root / "empty").mkdir()
+    (root / "optimizer.yaml").write_text("model: {init_args: {optimizer: {class_path: AdamW, init_args: {lrr: 1}}}}")
+    (root / "callback.yaml").write_text("trainer: {callbacks: [{class_path: my.Own}]}")
     _image(root / "good.png")
     _image(root / "bands.tif", channels=5)
     (root / "cut.tif").write_bytes((root / "bands.tif").read_bytes()[:40])
@@ -173,7 +177,7 @@ def folder(tmp_path_factory):
         (f"{OF_SEGMENTATION} text", "cannot read image 'text/val/images/val1.png': expected one of PNG"),
         (f"{OF_SEGMENTATION} one_class", "expected two classes or more in the training masks"),
         (f"{OF_SEGMENTATION} leak", "got the same image in train ('leak/train/images/train0.png') and val"),
-        (f"{OF_SEGMENTATION} nothing", "are all pixels nodata?"),
+        (f"{OF_SEGMENTATION} nothing", "expected labelled pixels in the masks of val, found none in 2"),
         (f"{OF_SEGMENTATION} ok --data.pixels.bands [9]", "expected bands within 1..3 of 'ok/train/images/train0.png'"),
         (f"{OF_SEGMENTATION} ok --data.batch_size 50", "expected at least batch_size training images, got 2 and"),
         (f"{OF_SEGMENTATION} column/list.csv", "line 1: expected the columns image, mask, got image, label"),
@@ -200,6 +204,10 @@ def folder(tmp_path_factory):
         ("data show --config segmentation_folder --data.root no_mask --output a.png", "has no mask 'train1'"),
         ("data convert empty --output out", "expected LabelMe's JSON files in 'empty', found none"),
         (f"{PREDICT} --bands 9", "expected bands within 1..3 of 'ok/train/images/train0.png', got [9]"),
+        (f"{PREDICT} --tile 30", "expected --tile a multiple of 4 (the patch of cast_vit_atto_patch4_32), got 30"),
+        (f"{PREDICT} --tile 32 --overlap 32", "expected 2 * halo <= overlap < tile"),
+        (f"{EVALUATE} --masks ok/train/masks --tile 30", "expected --tile a multiple of 4"),
+        ("embed good.png --model vit_tiny_patch16_224 --output out --tile 30", "expected --tile a multiple of 16"),
         (f"{PREDICT} --mpp 0.5", "does not state how large its pixels are"),
         (f"{PREDICT} --mask no_mask/train/masks", "no mask in 'no_mask/train/masks' for ok/train/images/train1.png"),
         ("predict bands.tif --model model.ckpt --output out", "expected an image with 3 channels for this"),
@@ -223,6 +231,14 @@ def folder(tmp_path_factory):
         ("train --config quickstart --trainer.num_nodes 0", "expected trainer.num_nodes >= 1, got 0"),
         ("train --config quickstart --data.img_size x", "expected data.img_size to be int, got 'x'"),
         ("train --config quickstart --model FooTask", "unknown class 'FooTask' as model"),
+        ("train --config quickstart --model.optimizer AdmaW", "unknown optimizer 'AdmaW': did you mean AdamW?"),
+        ("train --config quickstart --model.optimizer torch.optim.Foo", "no class 'Foo' in torch.optim"),
+        ("train --config quickstart --model.optimizer os.system", "the configuration names os.system, which is not"),
+        ("train --config optimizer.yaml", "'lrr' is not accepted in model.optimizer: did you mean model.optimizer.lr?"),
+        ("train --config quickstart --model.optimizer timm.optim.Lionn", "did you mean timm.optim.Lion?"),
+        ("train --config quickstart --trainer.logger lightning.pytorch.loggers.CSVLoger", "loggers.CSVLogger?"),
+        ("train --config callback.yaml", "the configuration names my.Own, which is not among the classes it may run"),
+        ("train --config quickstart --model.schedule.warmup -1", "expected model.schedule.warmup >= 0, got -1"),
         ("train --config quickstart --trainer.accelerator tpu", "expected torch_xla for trainer.accelerator=tpu"),
         ("evaluate --model vit_tinny --images ok --output out", "unknown model 'vit_tinny', did you mean"),
         ("demo good.png --model vit_tinny --output out", "unknown model 'vit_tinny', did you mean"),
@@ -232,8 +248,30 @@ def folder(tmp_path_factory):
     ],
 )  # fmt: skip
 def test_torch_is_not_imported_for_it(folder, arguments, message):
+    _refused(folder, HEAVY, arguments, message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--model.model_kwargs.depht 3", "got an unexpected keyword argument 'depht'; did you mean 'depth'?"),
+        ("--model.model_kwargs '{attn_layer: full, window_size: 4}'", "expected attn_layer='cast' with window_size=4"),
+        ("--model.head_kwargs.foo 3", "UpsamplingHead.__init__() got an unexpected keyword argument 'foo'"),
+        ("--model.model_name vit_tiny_patch16_224 --init-from model.ckpt", "is the checkpoint of another architecture"),
+        ("--model.freeze [nothing]", "the pattern 'nothing' of freeze matches no parameter"),
+        ("--model.loss '{hinge: 1}'", "expected a factor > 0 for some of ['ce', 'dice', 'focal']"),
+        ("--model.class_weights [1,2,3]", "expected one weight >= 0 for each class"),
+    ],
+)
+def test_lightning_is_not_imported_for_what_a_model_refuses(folder, arguments, message):
+    heavy = "castvision.training lightning jsonargparse"
+    _refused(folder, heavy, f"train --config quickstart {arguments}", message)
+
+
+def _refused(folder, heavy, arguments, message):
     done = subprocess.run(
-        [sys.executable, "-c", LIGHT, *arguments.split()], capture_output=True, text=True, check=False, cwd=folder,
+        [sys.executable, "-c", PROGRAM, heavy, *shlex.split(arguments)], capture_output=True, text=True, check=False,
+        cwd=folder,
         env={"PYTHONPATH": ":".join([*sys.path, str(Path(__file__).parents[2])])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
-from castvision.losses import WeightedLosses, balanced_class_weights
+from castvision.losses import balanced_class_weights, losses_of
 from castvision.metrics import (
     DISTANCE_EDGES,
     BoundaryF1,
@@ -74,11 +74,7 @@ class SegmentationTask(Task):
         **shared: Any,
     ) -> None:
         num_classes = given_classes(num_classes)
-        is_balanced = class_weights == "balanced"
-        weights = [1.0] * num_classes if class_weights == "balanced" else class_weights
-        if weights is not None and (len(weights) != num_classes or min(weights) < 0):
-            raise ValueError(f"expected one weight >= 0 for each class, got {class_weights=}, {num_classes=}")
-        losses = WeightedLosses({"ce": 1.0} if loss is None else loss, weights, label_smoothing)
+        losses = losses_of(loss, class_weights, num_classes, label_smoothing)
         recipe = Recipe(
             self.kind, model_name, num_classes, model_kwargs=with_attention(model_kwargs, attention), head=head,
             head_kwargs=dict(head_kwargs or {}), out_indices=None if out_indices is None else tuple(out_indices),
@@ -86,7 +82,7 @@ class SegmentationTask(Task):
         )  # fmt: skip
         super().__init__(recipe, **shared)
         self.losses = losses
-        self.balances_classes = is_balanced
+        self.balances_classes = class_weights == "balanced"
         self.boundaries = nn.ModuleDict()
         if boundary_tolerance is not None:
             self.boundaries.update({stage: BoundaryF1(num_classes, boundary_tolerance) for stage in ("val", "test")})

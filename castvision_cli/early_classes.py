@@ -1,0 +1,137 @@
+"""Classes that a configuration names: told from their modules' sources whether it may, and whether they are there."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from castvision_cli.light import without_models
+from castvision_cli.signatures import arguments_of, check_argument, flags_in, imports_of, source_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_OPTIMIZERS = "torch.optim"
+_SLOTS = ("callbacks", "logger", "plugins", "profiler", "strategy")
+"""Arguments of the trainer that take objects."""
+
+
+def check_classes(words: Sequence[str], contents: Sequence[Mapping[str, Any]], more: Sequence[str] = ()) -> None:
+    """Refuse classes of packages that a configuration may not name, and those that their module does not have.
+
+    Args:
+        words: The command line, without the configurations.
+        contents: Of the configurations.
+        more: Further packages that it may name.
+
+    Raises:
+        ValueError: It names the class, and what is near to it.
+    """
+    with without_models():
+        from castvision.allowed_classes import ALLOWED
+
+    if "lightning" in sys.modules:  # a program that calls the command may have made classes of its own
+        return
+    for name in (*_in_files(contents), *_in_words(words)):
+        module, _, cls = name.rpartition(".")
+        if not module:
+            continue
+        if not any(f"{name}.".startswith(f"{prefix}.") for prefix in (*ALLOWED, *more)):
+            raise ValueError(
+                f"the configuration names {name}, which is not among the classes it may run; if you trust it, add "
+                f"--allow-class {name}"
+            )
+        known = _names_in(module)
+        if known and cls not in known:
+            near = difflib.get_close_matches(cls, sorted(known), n=1)
+            hint = f", did you mean {module}.{near[0]}?" if near else "; check the name"
+            raise ValueError(f"no class {cls!r} in {module}{hint}")
+
+
+def check_optimizer(name: str, arguments: Mapping[str, Any]) -> str:
+    """Refuse an optimiser that torch does not have, and arguments that one of torch's does not take.
+
+    Args:
+        name: Bare, or an import path.
+        arguments: What it is to be called with, beside the parameters.
+
+    Returns:
+        Its import path.
+
+    Raises:
+        ValueError: It names those there are.
+    """
+    found = imports_of(source_of(_OPTIMIZERS))
+    known = sorted(each for each in found if each[0].isupper() and each != "Optimizer")
+    bare = name.removeprefix(f"{_OPTIMIZERS}.")
+    if name.isidentifier() and known and name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}, or an import path"
+        raise ValueError(f"unknown optimizer {name!r}: {hint}")
+    taken = arguments_of(found[bare]) if bare in found else None
+    for key in arguments:
+        check_argument("model.optimizer", str(key), taken)
+    return f"{_OPTIMIZERS}.{name}" if name.isidentifier() else name
+
+
+def _in_files(contents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Import paths in the places of configurations that take classes."""
+    for content in contents:
+        for part in ("model", "data"):
+            section = content.get(part)
+            if isinstance(section, dict):
+                yield from _paths_in({"class_path": section.get("class_path")})
+                arguments = section.get("init_args")
+                if part == "model" and isinstance(arguments, dict):
+                    yield from _optimizer(arguments.get("optimizer"))
+        trainer = content.get("trainer")
+        yield from _paths_in({slot: trainer.get(slot) for slot in _SLOTS} if isinstance(trainer, dict) else None)
+
+
+def _in_words(words: Sequence[str]) -> Iterator[str]:
+    """Those on the command line."""
+    for flag, value in flags_in(words):
+        part, _, key = flag.rstrip("+").partition(".")
+        name = key.removeprefix("init_args.").removesuffix(".class_path")
+        if part == "model" and name == "optimizer":
+            yield from _optimizer(value)
+        elif (part in ("model", "data") and name in ("", "class_path")) or (part == "trainer" and name in _SLOTS):
+            yield from [value] if isinstance(value, str) and _is_path(value) else _paths_in(value)
+
+
+def _optimizer(value: Any) -> Iterator[str]:
+    """The import path of an optimiser, given as such or with its arguments."""
+    name, arguments = (value.get("class_path"), value.get("init_args")) if isinstance(value, dict) else (value, None)
+    if isinstance(name, str) and _is_path(name):
+        yield check_optimizer(name, arguments or {})
+
+
+def _paths_in(value: Any) -> Iterator[str]:
+    """Every ``class_path`` inside maps and lists."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
+        if key == "class_path" and isinstance(inner, str) and _is_path(inner):
+            yield inner
+        else:
+            yield from _paths_in(inner)
+
+
+def _is_path(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split("."))
+
+
+def _names_in(module: str) -> frozenset[str]:
+    """Names that a module has; empty where its source does not tell all of them."""
+    tree = source_of(module)
+    if tree is None:
+        return frozenset()
+    names: set[str] = set()
+    for line in ast.walk(tree):
+        if isinstance(line, ast.ClassDef | ast.FunctionDef):
+            names.add(line.name)
+        elif isinstance(line, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in line.names}
+        elif isinstance(line, ast.Name) and isinstance(line.ctx, ast.Store):
+            names.add(line.id)
+    return frozenset() if names & {"*", "__getattr__"} else frozenset(names)
