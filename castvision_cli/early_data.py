@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from castvision.data.datasets.samples import PixelDataset
 
-_PACKAGE = "castvision.training"
+PACKAGE = "castvision.training"
 _MOST_FILES = 20_000
 _MOST_BYTES = 1 << 24
 """Of a list, and of the images that are read: a fraction of a second."""
@@ -37,8 +37,8 @@ def check_data(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> N
     Raises:
         ValueError: What is wrong, as the data module says it; OSError likewise.
     """
-    name, given = _data_of(words, contents)
-    look = _LOOKS.get(name.removeprefix(f"{_PACKAGE}."))
+    name, given = data_of(words, contents)
+    look = _LOOKS.get(name.removeprefix(f"{PACKAGE}."))
     if look is None or not _is_plain(given) or not _is_small(Path(given["root"])):
         return
     with without_models(), silently():
@@ -48,7 +48,7 @@ def check_data(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> N
             return  # an argument of another type: jsonargparse says so
 
 
-def _data_of(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+def data_of(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
     """The data module's class and arguments; those of a part of one are "pixels.bands"."""
     name, given = "", dict[str, Any]()
     for content in contents:
@@ -84,7 +84,7 @@ def _is_small(root: Path) -> bool:
     return root.is_dir()
 
 
-def _called(function: Callable[..., Any], given: Mapping[str, Any], **more: Any) -> Any:
+def called(function: Callable[..., Any], given: Mapping[str, Any], **more: Any) -> Any:
     """A function's result for those of its arguments that the data module is given."""
     known = inspect.signature(function).parameters
     return function(**{key: value for key, value in given.items() if key in known and value is not None}, **more)
@@ -95,7 +95,7 @@ def _look_at_class_folders(given: Mapping[str, Any]) -> None:
     from castvision.data.datasets.class_folders import open_class_folders
     from castvision.data.datasets.samples import load_pixels
 
-    images = [Path(path) for path, _ in _called(open_class_folders, given)["train"].samples]
+    images = [Path(path) for path, _ in called(open_class_folders, given)["train"].samples]
     check_batch_size(len(images), given.get("batch_size") or 1)
     read = 0
     for path in images[:_SAMPLES]:
@@ -107,14 +107,14 @@ def _look_at_class_folders(given: Mapping[str, Any]) -> None:
 def _look_at_pairs(given: Mapping[str, Any]) -> None:
     from castvision.data.datasets.segmentation import open_pairs
 
-    splits, labels = _called(open_pairs, given, checked=_SAMPLES)
+    splits, labels = called(open_pairs, given, checked=_SAMPLES)
     _read_some(splits, labels.class_names, given)
 
 
 def _look_at_objects(given: Mapping[str, Any]) -> None:
     from castvision.data.datasets.objects import open_objects
 
-    splits, labels = _called(open_objects, given)
+    splits, labels = called(open_objects, given)
     _read_some(splits, labels.class_names, given)
 
 
@@ -123,14 +123,14 @@ def _look_at_coco(given: Mapping[str, Any]) -> None:
 
     files = [Path(given["root"], name) for name in given["annotations"].values()]
     if sum(file.stat().st_size for file in files if file.is_file()) <= _MOST_BYTES:
-        splits, names = _called(open_coco, given)
+        splits, names = called(open_coco, given)
         _read_some(splits, names, given)
 
 
 def _look_at_tables(given: Mapping[str, Any]) -> None:
     from castvision.data.datasets.multilabel import open_label_tables
 
-    splits, names = _called(open_label_tables, given)
+    splits, names = called(open_label_tables, given)
     _read_some(splits, names, given)
 
 
@@ -141,7 +141,7 @@ def _look_at_windows(given: Mapping[str, Any]) -> None:
 
     if given.get("vector") is not None:
         return
-    sources, _, names = _called(open_sources, {**given, "context_size": None})
+    sources, _, names = called(open_sources, {**given, "context_size": None})
     if names is not None and sum(height * width for height, width in sources.sizes) <= _MOST_BYTES:
         counts = ClassIndex(sources, whole_images(sources)).counts
         check_classes_found(counts, names, f"the masks in {given['root']!r}")

@@ -22,6 +22,7 @@ from castvision_cli.early_checks import check_paths_of_run, check_run_folder, re
 from castvision_cli.early_classes import check_classes
 from castvision_cli.early_data import check_data
 from castvision_cli.early_model import check_model
+from castvision_cli.early_synthetic import check_generated
 from castvision_cli.signatures import check_options
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ def _checked(arguments: Sequence[str]) -> CommandLine:
     check_run_folder(line.verb, line.arguments, line.config, contents, is_resumed=line.is_resumed)
     if "lightning" not in sys.modules:  # else the data module is as quick, and what is wrong with the model comes first
         check_data(line.arguments, contents)
+        check_generated(line.arguments, contents)
         check_model(line.arguments, contents)
     return line
 

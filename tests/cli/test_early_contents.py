@@ -261,9 +261,15 @@ def test_torch_is_not_imported_for_it(folder, arguments, message):
         ("--model.freeze [nothing]", "the pattern 'nothing' of freeze matches no parameter"),
         ("--model.loss '{hinge: 1}'", "expected a factor > 0 for some of ['ce', 'dice', 'focal']"),
         ("--model.class_weights [1,2,3]", "expected one weight >= 0 for each class"),
+        ("--data.contour_length 900", "expected 2 <= contour_length <= 32, got contour_length=900"),
+        ("--data.img_size 8", "img_size"),
+        ("--config maze64 --data.cell 1", "cell"),
+        ("--config region64 --data.share 3", "share"),
+        ("--config copymove64 --data.decoys 9", "decoys"),
+        ("--config pathfinder_seg32 --data.contour_length 200", "contour_length"),
     ],
 )
-def test_lightning_is_not_imported_for_what_a_model_refuses(folder, arguments, message):
+def test_lightning_is_not_imported_for_what_a_model_or_a_generator_refuses(folder, arguments, message):
     heavy = "castvision.training lightning jsonargparse"
     _refused(folder, heavy, f"train --config quickstart {arguments}", message)
 
