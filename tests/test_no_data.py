@@ -390,3 +390,20 @@ def test_windows_of_which_only_some_hold_nan_make_a_batch(tmp_path, labels):
     assert [len(sample) for sample in samples] == [2, 2, 2, 3]
     _, _, extras = default_collate(with_masks(samples))
     assert (~extras["pixel_mask"]).nonzero().tolist() == [[3, 4, 4]]
+
+
+@pytest.mark.parametrize(("suffix", "is_hidden"), [("png", True), ("webp", True), ("tif", False)])
+def test_bands_without_opacity(tmp_path, suffix, is_hidden):
+    """What is wholly transparent in a PNG or WebP holds nothing; the fourth band of a TIFF may be an infrared."""
+    stored = np.full((8, 8, 4), 200, np.uint8)
+    stored[:4, :, 3], stored[4, :, 3] = 0, 3
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(stored).save(path, **({"lossless": True, "exact": True} if suffix == "webp" else {}))
+    for bands, channels in (([1, 2, 3], 3), ([2], 1)):
+        with open_image(path, bands=bands) as reader:
+            read = reader.read_masked(0, 0, 8, 8)
+            assert reader.has_gaps == is_hidden
+        assert np.ma.getdata(read).shape == (8, 8, channels) and (np.ma.getdata(read) == 200).all()
+        assert np.ma.getmaskarray(read)[:4].all() == is_hidden and not np.ma.getmaskarray(read)[4:].any()
+    with open_image(path, bands=[1, 4]) as reader:
+        assert not np.ma.getmaskarray(reader.read_masked(0, 0, 8, 8)).any()

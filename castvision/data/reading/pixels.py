@@ -8,7 +8,7 @@ misses some channels only, those do not enter statistics and are a model's mean;
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -84,6 +84,12 @@ def resolve_missing(decoded: Decoded, alpha: str) -> Pixels:
         colours = None if is_known is None else is_known[..., : pixels.shape[-1]]
         is_known = is_opaque if colours is None else is_opaque & colours
     return pixels if is_known is None else mark_missing(pixels, is_known)
+
+
+def hide_transparent(decoded: Decoded) -> Decoded:
+    """The same, with what is wholly transparent missing in every channel, whether or not opacity is read."""
+    is_opaque = np.broadcast_to(decoded.pixels[..., -1:] > 0, decoded.pixels.shape)
+    return replace(decoded, is_known=is_opaque if decoded.is_known is None else decoded.is_known & is_opaque)
 
 
 def _over_white(pixels: Pixels, alpha: str) -> Pixels:

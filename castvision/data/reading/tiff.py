@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -33,8 +34,6 @@ from castvision.data.reading.tiff_samples import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import tifffile
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -115,6 +114,12 @@ class TiffReader(ImageReader):
         if is_inside is not None:
             is_known = is_inside if is_known is None else is_known & is_inside
         return resolve_missing(replace(decoded, is_known=is_known), self.options.alpha)
+
+
+def is_tiff(path: str | Path) -> bool:
+    """Whether a file begins as TIFFs do."""
+    with Path(path).open("rb") as file:
+        return file.read(4) in TIFF_SIGNATURES
 
 
 def _check_complete(layer: Layer, file_size: int) -> None:

@@ -1,8 +1,7 @@
 """Images held in memory as a whole: arrays, and files that are decoded from beginning to end without losing bits.
 
-Pillow reads everything with 8 bits a channel and 16-bit grey. It silently cuts 16-bit colour PNGs to 8 bits, so those
-go through OpenCV after Pillow has found them sound. TIFFs with more than 8 bits or with unusual channels go through
-tifffile.
+Pillow reads everything with 8 bits a channel and 16-bit grey. It cuts 16-bit colour PNGs to 8 bits in silence, so those
+go through OpenCV once Pillow has found them sound; TIFFs with more bits or unusual channels go through tifffile.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from castvision.data.reading.pixels import (
     Decoded,
     Pixels,
     check_size,
+    hide_transparent,
     is_missing,
     mark_missing,
     orient,
@@ -42,7 +42,7 @@ from castvision.data.reading.reader import (
     make_levels,
 )
 from castvision.data.reading.segments import LERC, SegmentCache, read_page
-from castvision.data.reading.tiff import TIFF_SIGNATURES, channel_axes, check_pages
+from castvision.data.reading.tiff import TIFF_SIGNATURES, channel_axes, check_pages, is_tiff
 from castvision.data.reading.tiff_samples import (
     ORIENTATION_TAG,
     finish_tiff,
@@ -157,9 +157,7 @@ class WholeImageReader(ImageReader):
         height, width, self.channels = self._pixels.shape
         self.levels, self.dtype = make_levels([(height, width)]), self._pixels.dtype
         if self.path is not None:
-            with self.path.open("rb") as file:
-                is_tiff = file.read(4) in TIFF_SIGNATURES
-            self.georeference = (self._look_at_tags if is_tiff else self._look_beside)(self.path)
+            self.georeference = (self._look_at_tags if is_tiff(self.path) else self._look_beside)(self.path)
             self._leave_out(nodata_beside(self.path, self.channels))
         if self.georeference is not None and not self.georeference.is_in_degrees:
             self.mpp, self.mpp_y = self.georeference.pixel_sizes
@@ -201,6 +199,9 @@ class WholeImageReader(ImageReader):
         options = self.options
         decoded = _read_decoded(self.name, options.alpha, options.page, "index" if options.is_mask else "colour")
         self._drops_alpha = decoded.alpha != "none" and options.alpha == "white"
+        if options.bands is not None and decoded.alpha != "none" and not is_tiff(self.name):  # whose may be infrared
+            self._drops_alpha = decoded.pixels.shape[-1] not in options.bands
+            decoded = hide_transparent(decoded) if self._drops_alpha else decoded
         resolve = resolve_alpha if options.is_mask else resolve_missing
         return orient(resolve(decoded, options.alpha), decoded.orientation)
 
