@@ -133,7 +133,7 @@ def served(
         _, address, _ = page.launch(
             server_name=listen, server_port=port, prevent_thread_lock=True, max_file_size=megabytes * 1_000_000,
             app_kwargs={"middleware": [Middleware(OnlyHere)]}, footer_links=[], run_history=False, show_error=False,
-            enable_monitoring=False, css=CSS, theme=theme, **quiet,
+            enable_monitoring=False, css=CSS, theme=theme, state_session_capacity=studio.store.most, **quiet,
         )  # fmt: skip
     except OSError as error:
         if port is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch.nn import functional
 
 from .drawing import table
 from .features import in_colours
+from .memory import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,13 +53,11 @@ def measure(call: Callable[[], Tensor]) -> Measured:
 
 def _reset_peak() -> int | None:
     """Begin a new peak of this process's memory, and give the bytes it holds now; None but on Linux."""
+    give_back()  # what earlier work left must not hide what comes
     try:
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:  # glibc: what earlier work left must not hide what comes
-            trim(0)
         _MARKS.write_text("5", encoding="ascii")
         return _status("VmRSS")
-    except (OSError, TypeError, StopIteration):
+    except (OSError, StopIteration):
         return None
 
 

@@ -10,6 +10,7 @@ from castvision.errors import FAILURES, one_line
 
 from . import clusters, comparison, features, segments
 from .drawing import line
+from .memory import give_back
 from .sessions import Stopped
 from .studio import take_example, take_upload
 
@@ -110,6 +111,8 @@ def _answered(studio: Studio, request: gr.Request, work: Callable[[Session], Any
         return line(one_line(stop)), *kept
     except FAILURES as error:
         return line(one_line(error, 400), is_error=True), *kept
+    finally:
+        give_back()
 
 
 def _picture(label: str, name: str) -> dict[str, Any]:

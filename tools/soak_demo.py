@@ -4,7 +4,8 @@
     python tools/soak_demo.py --minutes 60 --output benchmarks/results/soak_demo.json
 
 Needs Linux and the extra ``demo``. The server is a process of its own, watched from outside; clients speak to it as
-pages do. An error is an answer that is neither a result nor a refusal in one line, or a traceback of the server.
+pages do. An error is an answer that is neither a result nor a refusal in one line, or a traceback of the server. The
+time starts when every client has used every tab once: libraries are loaded then, and their first buffers made.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ import threading
 import time
 import zlib
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERY = 5.0
@@ -90,40 +96,74 @@ def write_uploads(folder: Path) -> tuple[list[Path], list[Path]]:
     return good, bad
 
 
-def visit(address: str, good: list[Path], bad: list[Path], end: float, tally: Tally, seed: int) -> None:
-    """One client: page after page until the time is over."""
-    from gradio_client import Client
+class Visitor:
+    """One client.
 
-    draw = random.Random(seed)
-    while time.monotonic() < end:
+    Args:
+        address: Of the page.
+        good: Files to upload.
+        bad: Files to be refused.
+        tally: What happens is counted there.
+        seed: Of what the client chooses.
+    """
+
+    def __init__(self, address: str, good: list[Path], bad: list[Path], tally: Tally, seed: int) -> None:
+        self.address, self.good, self.bad, self.tally = address, good, bad, tally
+        self.draw = random.Random(seed)
+
+    def page(self, work: Callable[[Any], None]) -> None:
+        """Open a page, do something there, leave it."""
+        from gradio_client import Client
+
         try:
-            client = Client(address, verbose=False, download_files=False, httpx_kwargs={"timeout": 180})
+            client = Client(self.address, verbose=False, download_files=False, httpx_kwargs={"timeout": 180})
         except Exception as error:
-            tally.error(f"page: {type(error).__name__}: {error}")
+            self.tally.error(f"page: {type(error).__name__}: {error}")
             time.sleep(1)
-            continue
+            return
         try:
-            for _ in range(PAGES):
-                if time.monotonic() >= end:
-                    break
-                one_round(client, draw, good, bad, tally)
+            work(client)
         finally:
             client.close()
 
+    def warm_up(self) -> None:
+        """Every tab once."""
 
-def one_round(client, draw: random.Random, good: list[Path], bad: list[Path], tally: Tally) -> None:
-    """A bad upload or a good one and what a visitor does with it."""
-    from gradio_client import handle_file
+        def work(client: Any) -> None:
+            for number in range(len(tabs(self.draw))):
+                use(client, self.tally, self.draw.choice(self.good), tabs(self.draw)[number])
 
-    if draw.random() < 0.4:
-        path = draw.choice(bad)
-        answer = ask(client, tally, "upload", handle_file(path), expected="alert", told=path.name)
-        if answer:
-            tally.refusal(path.name)
-        return
-    ask(client, tally, "upload", handle_file(draw.choice(good)))
+        self.page(work)
+
+    def visit(self, end: float) -> None:
+        """Page after page until the time is over."""
+
+        def work(client: Any) -> None:
+            for _ in range(PAGES):
+                if time.monotonic() >= end:
+                    break
+                self.one_round(client)
+
+        while time.monotonic() < end:
+            self.page(work)
+
+    def one_round(self, client: Any) -> None:
+        """A bad upload or a good one and what a visitor does with it."""
+        from gradio_client import handle_file
+
+        if self.draw.random() < 0.4:
+            path = self.draw.choice(self.bad)
+            if ask(client, self.tally, "upload", handle_file(path), expected="alert", told=path.name):
+                self.tally.refusal(path.name)
+            return
+        photograph = self.draw.choice(self.good)
+        use(client, self.tally, photograph, self.draw.choice(tabs(self.draw)))
+
+
+def tabs(draw: random.Random) -> list[list[tuple[Any, ...]]]:
+    """What a visitor does on each tab."""
     x, y = draw.random(), draw.random()
-    tabs = [
+    return [
         [("features", 16 * draw.randint(8, 32)), ("similar", x, y)],
         [
             ("clusters", 16 * draw.randint(8, 24), draw.randint(1, 12)),
@@ -133,11 +173,18 @@ def one_round(client, draw: random.Random, good: list[Path], bad: list[Path], ta
         [("big", "features of the model", 256)],
         [("compare", 16 * draw.randint(8, 24))],
     ]
-    for name, *arguments in draw.choice(tabs):
+
+
+def use(client: Any, tally: Tally, photograph: Path, calls: list[tuple[Any, ...]]) -> None:
+    """A good upload, and a tab."""
+    from gradio_client import handle_file
+
+    ask(client, tally, "upload", handle_file(photograph))
+    for name, *arguments in calls:
         ask(client, tally, name, *arguments)
 
 
-def ask(client, tally: Tally, name: str, *arguments, expected: str = "status", told: str = "") -> bool:
+def ask(client: Any, tally: Tally, name: str, *arguments: Any, expected: str = "status", told: str = "") -> bool:
     """Call an endpoint and look at the line it answers with; whether it is as expected."""
     tally.call(name)
     try:
@@ -191,18 +238,30 @@ def serve(folder: Path, model: str, log: Path) -> tuple[subprocess.Popen, str]:
     raise RuntimeError(f"expected the demo to start, got: {log.read_text(encoding='utf-8')[-500:]}")
 
 
-def summary(samples: list[dict[str, float]], warm: float) -> dict[str, object]:
-    """Start, end and range of what was watched after the first minutes, in which libraries are still being loaded."""
-    settled = [each for each in samples if each["seconds"] >= warm] or samples
-    found: dict[str, object] = {"first_minutes_left_out": round(warm / 60, 2)}
-    tenth = max(1, len(settled) // 10)
+def summary(samples: list[dict[str, float]]) -> dict[str, object]:
+    """Medians of the first and the last tenth, and of the tenth after a fifth of the time; the range of all."""
+    found: dict[str, object] = {}
+    count, tenth = len(samples), max(1, len(samples) // 10)
     for name in ("rss_mb", "handles", "threads", "files"):
-        values = [each[name] for each in settled]
-        first, last = statistics.median(values[:tenth]), statistics.median(values[-tenth:])
-        found[name] = {"first_tenth": first, "last_tenth": last, "least": min(values), "most": max(values)}
-    rss = found["rss_mb"]
-    rss["growth"] = round(rss["last_tenth"] / rss["first_tenth"] - 1, 4)
+        values = [each[name] for each in samples]
+        parts = {
+            "first_tenth": values[:tenth],
+            "third_tenth": values[count // 5 :][:tenth],
+            "last_tenth": values[-tenth:],
+        }
+        medians = {part: statistics.median(of) for part, of in parts.items()}
+        found[name] = {**medians, "least": min(values), "most": max(values)}
+        if name == "rss_mb":
+            found[name]["growth"] = round(medians["last_tenth"] / medians["first_tenth"] - 1, 4)
     return found
+
+
+def together(work: list[Callable[[], None]]) -> list[threading.Thread]:
+    """Start what all clients do."""
+    threads = [threading.Thread(target=each, daemon=True) for each in work]
+    for each in threads:
+        each.start()
+    return threads
 
 
 def main() -> None:
@@ -219,15 +278,14 @@ def main() -> None:
         inputs.mkdir()
         good, bad = write_uploads(inputs)
         server, address = serve(folder, arguments.model, log)
-        start = time.monotonic()
-        end = start + 60 * arguments.minutes
-        clients = [
-            threading.Thread(target=visit, args=(address, good, bad, end, tally, seed), daemon=True)
-            for seed in range(arguments.clients)
-        ]
-        for each in clients:
-            each.start()
+        visitors = [Visitor(address, good, bad, tally, seed) for seed in range(arguments.clients)]
+        begun = time.monotonic()
         try:
+            for each in together([visitor.warm_up for visitor in visitors]):
+                each.join()
+            start = time.monotonic()
+            end = start + 60 * arguments.minutes
+            clients = together([partial(visitor.visit, end) for visitor in visitors])
             while time.monotonic() < end and server.poll() is None:
                 samples.append(look(server.pid, folder, start))
                 time.sleep(EVERY)
@@ -255,7 +313,8 @@ def main() -> None:
         "errors": len(tally.errors) + printed.count("Traceback"),
         "error_texts": dict(Counter(tally.errors).most_common(20)),
         "tracebacks": printed.count("Traceback"),
-        **summary(samples, min(180.0, 12 * arguments.minutes)),
+        "warm_up": {"every_client_used": "every tab once", "seconds": round(start - begun, 1)},
+        **summary(samples),
         "samples": samples[:: max(1, len(samples) // 120)],
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

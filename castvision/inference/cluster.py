@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -283,7 +283,18 @@ def distribute(
             report(path, done, total)
         else:
             report(None, done, total)
+    _clear_parts(work.output / PARTS, tuple(f"{images[path]}." for path in failed))
     return failed
+
+
+def _clear_parts(folder: Path, kept: tuple[str, ...]) -> None:
+    """Take away the folder of parts, but for those whose names begin so: of images that failed, for `--resume`."""
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
+        if path.is_dir():
+            with suppress(OSError):  # it holds such parts
+                path.rmdir()
+        elif not path.relative_to(folder).as_posix().startswith(kept):
+            path.unlink(missing_ok=True)
 
 
 def measure(

@@ -165,6 +165,35 @@ def test_units_write_what_one_process_writes(tmp_path, segmenter, images, monkey
     assert {told[0] for told in reported} == {None, *found}
 
 
+def test_parts_are_kept_of_images_that_failed_alone(tmp_path, segmenter, images, monkeypatch):
+    """What is joined needs no parts, nor what a lost worker began; what failed goes on from its own."""
+    (images / "inner").mkdir()
+    for name in ("inner/long", "long.too"):
+        (images / f"{name}.png").write_bytes((images / "long.png").read_bytes())
+    output, parts = tmp_path / "many", tmp_path / "many" / cluster.PARTS
+    options = Options(tiles={**TILES, "context_size": None, "mask_nodata": True})
+    work = cluster.Prediction(str(segmenter), None, "cpu", output, options)
+    found = {images / f"{name}.png": name for name in ("long", "inner/long", "long.too")}
+    monkeypatch.setattr(cluster, "completed_of", lambda futures: Completed(futures, False))
+    parts.mkdir(parents=True)
+    (parts / "long.0.draft-of-a-lost-worker").write_bytes(b"begun")
+    with monkeypatch.context() as patch:
+        original = cluster.join_parts
+
+        def full(paths, target):
+            if "inner" in str(paths[0]):
+                raise OSError("no space left")
+            original(paths, target)
+
+        patch.setattr(cluster, "join_parts", full)
+        failed = cluster.distribute(Here(), work, found, {})
+    assert list(failed) == [images / "inner/long.png"]
+    left = files_of(parts)
+    assert len(left) >= 4 and all(str(name).startswith("inner/long.") for name in left)
+    assert cluster.distribute(Here(), work, found, {}) == {}
+    assert not parts.exists()
+
+
 def test_counts_of_units_are_those_of_one_process(tmp_path, segmenter, images, monkeypatch):
     (tmp_path / "masks").mkdir()
     for path in images.glob("*.png"):
@@ -237,6 +266,7 @@ def test_two_workers_one_of_them_killed(tmp_path, segmenter, images, capsys):
     assert predicted(tmp_path / "one", segmenter, images) == 1
     assert predicted(tmp_path / "two", segmenter, images, "--cluster", "local:2") == 1
     alike(tmp_path / "one", tmp_path / "two")
+    assert not (tmp_path / "two" / cluster.PARTS).exists()
     assert "broken.png" in capsys.readouterr().out
     output = tmp_path / "three"
     options = Options(tiles={**TILES, "context_size": None, "mask_nodata": True}, geojson=True, probabilities=True)
