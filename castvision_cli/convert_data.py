@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castvision_cli.arguments import new_parser
-from castvision_cli.light import without_models
+from castvision_cli.early.light import without_models
 
 if TYPE_CHECKING:
     import argparse

@@ -16,9 +16,9 @@ from castvision_cli.arguments import (
     resolve_device,
     share,
 )
-from castvision_cli.early_checks import check_model, check_output, check_sources
-from castvision_cli.early_images import check_images, told_of
-from castvision_cli.light import without_models
+from castvision_cli.early.images import check_images, told_of
+from castvision_cli.early.light import without_models
+from castvision_cli.early.paths import check_model, check_output, check_sources
 
 if TYPE_CHECKING:
     import argparse

@@ -21,9 +21,9 @@ from castvision_cli.arguments import (
     resolve_device,
     share,
 )
-from castvision_cli.early_checks import check_cluster, check_given, check_model, check_output, check_sources
-from castvision_cli.early_images import check_images, check_tiles, told_of
-from castvision_cli.light import without_models
+from castvision_cli.early.images import check_images, check_tiles, told_of
+from castvision_cli.early.light import without_models
+from castvision_cli.early.paths import check_cluster, check_given, check_model, check_output, check_sources
 from castvision_cli.resuming import RUN_FILE, open_output, settings_of_run
 from castvision_cli.stopping import exit_code, told
 

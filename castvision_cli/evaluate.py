@@ -21,10 +21,10 @@ from castvision_cli.arguments import (
     resolve_device,
     tile_options,
 )
-from castvision_cli.early_checks import check_cluster, check_given, check_model, check_output, check_sources
-from castvision_cli.early_images import check_images, check_tiles, masks_fit, scale_fits, told_of
+from castvision_cli.early.images import check_images, check_tiles, masks_fit, scale_fits, told_of
+from castvision_cli.early.light import without_models
+from castvision_cli.early.paths import check_cluster, check_given, check_model, check_output, check_sources
 from castvision_cli.instance_options import add_instance_arguments, check_instance_options, instances_asked_for
-from castvision_cli.light import without_models
 
 if TYPE_CHECKING:
     import argparse
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from castvision.inference.evaluation import Evaluation
     from castvision.inference.instances.finding import InstanceOptions
     from castvision.inference.predictor import Predictor
-    from castvision_cli.early_images import Told
+    from castvision_cli.early.images import Told
 
 _DESCRIPTION = """\
 Measure a trained model on images whose answers are known: images and masks of the same names, or polygons and points

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castvision_cli.arguments import add_output_arguments, new_parser, positive
-from castvision_cli.early_checks import check_given, check_model, check_output, check_sources
+from castvision_cli.early.paths import check_given, check_model, check_output, check_sources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from castvision_cli.arguments import new_parser
-from castvision_cli.values import check_model_name
+from castvision_cli.early.values import check_model_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,8 +25,9 @@ from castvision_cli.arguments import (
     share,
     tile_options,
 )
-from castvision_cli.early_checks import check_cluster, check_given, check_model, check_output, check_sources
-from castvision_cli.early_images import check_images, check_tiles, scale_fits, told_of
+from castvision_cli.early.images import check_images, check_tiles, scale_fits, told_of
+from castvision_cli.early.light import without_models
+from castvision_cli.early.paths import check_cluster, check_given, check_model, check_output, check_sources
 from castvision_cli.instance_options import (
     FILES,
     add_instance_arguments,
@@ -34,7 +35,6 @@ from castvision_cli.instance_options import (
     instances_asked_for,
     listed,
 )
-from castvision_cli.light import without_models
 from castvision_cli.resuming import RUN_FILE, open_output, settings_of_run
 from castvision_cli.stopping import exit_code, told
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from castvision.inference.onnx_model import OnnxPredictor
     from castvision.inference.prediction import Record
     from castvision.inference.predictor import Predictor
-    from castvision_cli.early_images import Told
+    from castvision_cli.early.images import Told
 
 ONNX = ".onnx"
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from castvision_cli.arguments import new_parser, positive
 from castvision_cli.class_names import keep_class_names, quote_class_names
-from castvision_cli.early_checks import check_paths_of_run, read_config
-from castvision_cli.early_data import check_data
-from castvision_cli.signatures import check_options
+from castvision_cli.early.data import check_data
+from castvision_cli.early.paths import check_paths_of_run, read_config
+from castvision_cli.early.signatures import check_options
 from castvision_cli.train import find_config, one_line
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from castvision_cli.class_names import keep_class_names, quote_class_names
-from castvision_cli.early_checks import check_paths_of_run, check_run_folder, read_config
-from castvision_cli.early_classes import check_classes
-from castvision_cli.early_data import check_data
-from castvision_cli.early_model import check_model
-from castvision_cli.early_synthetic import check_generated
-from castvision_cli.signatures import check_options
+from castvision_cli.early.classes import check_classes
+from castvision_cli.early.data import check_data
+from castvision_cli.early.model import check_model
+from castvision_cli.early.paths import check_paths_of_run, check_run_folder, read_config
+from castvision_cli.early.signatures import check_options
+from castvision_cli.early.synthetic import check_generated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from castvision_cli.arguments import new_parser, positive
-from castvision_cli.early_checks import check_given, check_model, check_sources
+from castvision_cli.early.paths import check_given, check_model, check_sources
 
 if TYPE_CHECKING:
     import argparse

@@ -7,8 +7,8 @@ import difflib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from castvision_cli.light import without_models
-from castvision_cli.signatures import arguments_of, check_argument, flags_in, imports_of, source_of
+from castvision_cli.early.light import without_models
+from castvision_cli.early.signatures import arguments_of, check_argument, flags_in, imports_of, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

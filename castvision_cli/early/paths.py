@@ -12,8 +12,8 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castvision_cli.light import without_models
-from castvision_cli.values import check_model_name
+from castvision_cli.early.light import without_models
+from castvision_cli.early.values import check_model_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

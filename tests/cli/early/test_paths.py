@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from castvision.models.shipped import shipped_names
-from castvision_cli.early_checks import (
+from castvision_cli.early.paths import (
     check_model,
     check_output,
     check_paths_of_run,
@@ -22,7 +22,7 @@ from castvision_cli.early_checks import (
     check_sources,
     read_config,
 )
-from castvision_cli.values import check_value, model_names
+from castvision_cli.early.values import check_value, model_names
 
 LIGHT = """
 import sys
@@ -112,7 +112,7 @@ def test_nothing_heavy_is_imported_for_it(tmp_path, arguments, message):
     for run in ("done", "runs/image_folder"):
         (tmp_path / run).mkdir(parents=True)
         (tmp_path / run / "metrics.json").write_text("{}")
-    path = [*sys.path, str(Path(__file__).parents[2])]
+    path = [*sys.path, str(Path(__file__).parents[3])]
     done = subprocess.run(
         [sys.executable, "-c", LIGHT, *arguments.split()], capture_output=True, text=True, check=False, cwd=tmp_path,
         env={"PYTHONPATH": ":".join(path)},

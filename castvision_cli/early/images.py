@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from castvision_cli.early_checks import DECODED_WHOLE
-from castvision_cli.light import without_models
-from castvision_cli.values import registered_names
+from castvision_cli.early.light import without_models
+from castvision_cli.early.paths import DECODED_WHOLE
+from castvision_cli.early.values import registered_names
 
 if TYPE_CHECKING:
     import argparse

@@ -1,4 +1,4 @@
-"""Data are refused early only where the data module would refuse them; see test_early_contents for what is refused."""
+"""Data are refused early only where the data module would refuse them; see test_contents.py for what is refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from castvision_cli.early_data import check_data
+from castvision_cli.early.data import check_data
 
 
 def _pairs(root, count, labels):
@@ -69,5 +69,5 @@ def test_what_others_see_to_is_let_through(tmp_path, monkeypatch):
     check_data([], _config(root=3))
     check_data([], _config("CocoDataModule", root=root, annotations="train.json"))
     check_data([], _config("WindowDataModule", root=root, vector={"path": "a.geojson", "attribute": "use"}))
-    monkeypatch.setattr("castvision_cli.early_data._MOST_FILES", 3)
+    monkeypatch.setattr("castvision_cli.early.data._MOST_FILES", 3)
     check_data([], _config(root=root))

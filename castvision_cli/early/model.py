@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from castvision_cli.light import silently
-from castvision_cli.signatures import flags_in
+from castvision_cli.early.light import silently
+from castvision_cli.early.signatures import flags_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

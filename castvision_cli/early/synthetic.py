@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from castvision_cli.early_data import PACKAGE, called, data_of
-from castvision_cli.light import without_models
+from castvision_cli.early.data import PACKAGE, called, data_of
+from castvision_cli.early.light import without_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castvision_cli.light import silently, without_models
-from castvision_cli.signatures import flags_in
+from castvision_cli.early.light import silently, without_models
+from castvision_cli.early.signatures import flags_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

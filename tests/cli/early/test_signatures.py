@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 import castvision
 from castvision import training
-from castvision_cli.signatures import arguments_of, check_options
+from castvision_cli.early.signatures import arguments_of, check_options
 
 CONFIGS = sorted((Path(castvision.__file__).parents[1] / "configs").glob("*.yaml"))
 

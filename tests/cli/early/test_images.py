@@ -1,4 +1,4 @@
-"""A command is refused early only if it could not do a single image; see test_early_contents for what is refused."""
+"""A command is refused early only if it could not do a single image; see test_contents.py for what is refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from castvision.models.shipped import shipped_names
-from castvision_cli.early_images import check_images, told_of
+from castvision_cli.early.images import check_images, told_of
 from tests.inference.prediction_cases import NAMES
 
 
@@ -21,14 +21,14 @@ def test_one_that_can_be_read_is_enough(tmp_path, monkeypatch):
     check_images(paths, None)
     with pytest.raises(ValueError, match=r"a\.png"):
         check_images(paths, None, bands=[4])
-    monkeypatch.setattr("castvision_cli.early_images._LOOKED_AT", 2)
+    monkeypatch.setattr("castvision_cli.early.images._LOOKED_AT", 2)
     check_images(paths, None, bands=[4])  # what is wrong with the last one is not known
     check_images([], None)
 
 
 def test_a_large_photograph_is_not_decoded_twice(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_text("hello")
-    monkeypatch.setattr("castvision_cli.early_images._SMALL", 4)
+    monkeypatch.setattr("castvision_cli.early.images._SMALL", 4)
     check_images([tmp_path / "a.png"], None)
 
 

@@ -278,7 +278,7 @@ def _refused(folder, heavy, arguments, message):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, heavy, *shlex.split(arguments)], capture_output=True, text=True, check=False,
         cwd=folder,
-        env={"PYTHONPATH": ":".join([*sys.path, str(Path(__file__).parents[2])])},
+        env={"PYTHONPATH": ":".join([*sys.path, str(Path(__file__).parents[3])])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     *usage, line = done.stderr.splitlines()
