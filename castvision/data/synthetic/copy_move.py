@@ -2,7 +2,7 @@
 
 What marks them is that they are alike, wherever they lie: no window and no neighbourhood tells. A copy has an outline
 where it was laid over what was there; so have the decoys, regions of the same form from another texture, which are not
-marked.
+marked. With ``tones`` every region is as much lighter or darker than what it lies on as no other one but its copy.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Canvas(NamedTuple):
     texture: NDArray[np.int32]  # (S, S)
     other: NDArray[np.int32]  # (S, S): the texture of the decoys
     places: NDArray[np.int64]  # (2 + MAX_DECOYS, 2): centres of source, copy and decoys
+    tones: NDArray[np.int32]  # (1 + MAX_DECOYS,): what is added to the source, and to each decoy
 
 
 class CopyMoveDataset(DenseDataset):
@@ -42,6 +43,8 @@ class CopyMoveDataset(DenseDataset):
         img_size: Height and width, at least 32.
         decoys: Regions of the same form with another texture, 0..3, which are not marked. Without any, an outline
             tells where the copy is.
+        tones: Give each region a grey level of its own, which its copy shares: it is then seen at once where regions
+            are, and asked for which two are alike.
 
     Raises:
         ValueError: An unknown split, or a number out of range.
@@ -51,12 +54,18 @@ class CopyMoveDataset(DenseDataset):
     class_names = ("other", "copied")
 
     def __init__(
-        self, img_size: int = 64, decoys: int = 1, split: str = "train", length: int = ENDLESS, seed: int = 0
+        self,
+        img_size: int = 64,
+        decoys: int = 1,
+        tones: bool = False,
+        split: str = "train",
+        length: int = ENDLESS,
+        seed: int = 0,
     ) -> None:
         super().__init__(img_size, split, length, seed)
         check_range("img_size", img_size, 32, 1 << 14)
         check_range("decoys", decoys, 0, MAX_DECOYS)
-        self.decoys = decoys
+        self.decoys, self.tones = decoys, tones
 
     def make_batch(self, indices: NDArray[np.int64]) -> DenseBatch:
         """Generate the samples with these numbers, (B,)."""
@@ -91,8 +100,9 @@ class CopyMoveDataset(DenseDataset):
             np.empty((size, size), np.int32),
             np.empty((size, size), np.int32),
             np.empty((2 + MAX_DECOYS, 2), np.int64),
+            np.zeros(1 + MAX_DECOYS, np.int32),
         )
-        _generate(canvas, self.start_streams(indices), self.decoys, batch, copies)
+        _generate(canvas, self.start_streams(indices), self.decoys, self.tones, batch, copies)
         return batch, copies
 
 
@@ -138,19 +148,31 @@ def place(canvas: Canvas, count: int) -> tuple[int, int]:
 
 
 @kernel
+def choose_tones(canvas: Canvas) -> None:
+    """Two lighter and two darker levels in any order: a texture varies by a third of the least difference."""
+    for i in range(len(canvas.tones)):
+        canvas.tones[i] = np.int32((i - 2 + i // 2) << 20)  # -2, -1, 1, 2
+    for i in range(len(canvas.tones)):
+        j = i + below(canvas.rng, len(canvas.tones) - i)
+        canvas.tones[i], canvas.tones[j] = canvas.tones[j], canvas.tones[i]
+
+
+@kernel
 def draw(canvas: Canvas, axes: tuple[int, int], count: int, image: np.ndarray, target: np.ndarray) -> None:
     """Copy the first region to the second place, the other texture to the others, and stretch to 0..255."""
     tall, wide = axes
-    size, texture, places = canvas.texture.shape[0], canvas.texture, canvas.places
+    size, texture, places, tones = canvas.texture.shape[0], canvas.texture, canvas.places, canvas.tones
     for y in range(-tall, tall + 1):
         for x in range(-wide, wide + 1):
             if y * y * wide * wide + x * x * tall * tall > tall * tall * wide * wide:
                 continue
+            texture[places[0, 0] + y, places[0, 1] + x] += tones[0]
             texture[places[1, 0] + y, places[1, 1] + x] = texture[places[0, 0] + y, places[0, 1] + x]
             target[places[0, 0] + y, places[0, 1] + x] = 1
             target[places[1, 0] + y, places[1, 1] + x] = 1
             for i in range(2, count):
-                texture[places[i, 0] + y, places[i, 1] + x] = canvas.other[places[i, 0] + y, places[i, 1] + x]
+                decoy = canvas.other[places[i, 0] + y, places[i, 1] + x] + tones[i - 1]
+                texture[places[i, 0] + y, places[i, 1] + x] = decoy
     low, high = texture[0, 0], texture[0, 0]
     for y in range(size):
         for x in range(size):
@@ -165,6 +187,7 @@ def _generate(
     canvas: Canvas,
     streams: NDArray[np.uint64],
     decoys: int,
+    tones: bool,
     batch: DenseBatch,
     copies: NDArray[np.int64],
     sources: int = SOURCES,
@@ -174,6 +197,8 @@ def _generate(
         add_texture(canvas, canvas.texture)
         add_texture(canvas, canvas.other)
         axes = place(canvas, 2 + decoys)
+        if tones:
+            choose_tones(canvas)
         batch.dots[i] = canvas.places[0]
         copies[i] = canvas.places[1]
         draw(canvas, axes, 2 + decoys, batch.images[i], batch.targets[i])

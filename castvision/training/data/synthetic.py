@@ -255,6 +255,7 @@ class CopyMoveDataModule(EndlessDataModule):
     Args:
         img_size: Height and width.
         decoys: Regions of the same form with another texture, 0..3, which are not marked.
+        tones: Give each region a grey level of its own, which its copy shares.
         train_length: Images an epoch; after each epoch the held-out images are counted.
         val_length: Held-out images that choose the checkpoint.
         test_length: Held-out images read once.
@@ -270,6 +271,7 @@ class CopyMoveDataModule(EndlessDataModule):
         self,
         img_size: int = 64,
         decoys: int = 1,
+        tones: bool = False,
         train_length: int = 20_000,
         val_length: int = 500,
         test_length: int = 2_000,
@@ -278,5 +280,5 @@ class CopyMoveDataModule(EndlessDataModule):
         seed: int = 0,
     ) -> None:
         self.load_by(batch_size, num_workers, seed)
-        make = partial(CopyMoveDataset, img_size=img_size, decoys=decoys)
+        make = partial(CopyMoveDataset, img_size=img_size, decoys=decoys, tones=tones)
         super().__init__(make, img_size, (train_length, val_length, test_length))

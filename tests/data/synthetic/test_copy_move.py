@@ -69,3 +69,21 @@ def test_numbers_are_checked(wrong: dict[str, int], match: str) -> None:
         CopyMoveDataset(**wrong)
     with pytest.raises(TypeError, match="whole"):
         CopyMoveDataset(decoys=0.5)
+
+
+def test_each_region_has_a_tone_of_its_own_and_its_copy_the_same() -> None:
+    """Copies are exact, decoys differ from them by more than textures vary, and without tones nothing changes."""
+    data = CopyMoveDataset(64, 2, tones=True, seed=3)
+    batch = data.make_batch(np.arange(30))
+    plain = CopyMoveDataset(64, 2, seed=3).make_batch(np.arange(30))
+    assert np.array_equal(batch.targets, plain.targets) and np.array_equal(batch.dots, plain.dots)
+    assert not np.array_equal(batch.images, plain.images)
+    changed = []
+    for index, (image, target, (y, x)) in enumerate(zip(batch.images, batch.targets, batch.dots, strict=True)):
+        down, right = data.shift(index)
+        both = label(target, connectivity=1)
+        source, copy = both == both[y, x], both == both[y + down, x + right]
+        assert np.array_equal(image[source], image[copy])
+        around = np.roll(source, 20, 0) & (target == 0)
+        changed.append(abs(float(image[source].mean()) - float(image[around].mean())) if around.any() else 0.0)
+    assert np.median(changed) > 20
