@@ -98,7 +98,7 @@ def test_numbers_that_a_jpeg_made_up_are_refused(tmp_path):
 def test_objects_have_the_class_that_is_no_background(tmp_path):
     root = squares(tmp_path)
     with pytest.raises(
-        ValueError, match="the background first, .* got the classes nucleus, background; name them back"
+        ValueError, match=r"the background first, .* got the classes nucleus, background; name them back"
     ):
         InstanceDataModule(str(root), class_names=["nucleus", "background"], **SMALL)
     assert InstanceDataModule(str(root), class_names=["Background", "nucleus"], **SMALL).class_names[1] == "nucleus"
