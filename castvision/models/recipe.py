@@ -19,6 +19,7 @@ import torch
 from castvision.checkpoint_facts import CHECKPOINT_KEY
 from castvision.data.input_format import InputFormat, input_format, pair
 from castvision.errors import CheckpointError, one_line
+from castvision.ignored import IGNORED
 from castvision.models import checkpoint_file
 from castvision.models.cast_vit import CastVisionTransformer
 from castvision.models.centres import create_centre_segmenter
@@ -203,10 +204,7 @@ def build(recipe: Recipe) -> nn.Module:
         raise ValueError(
             f"unknown model model_name={name!r}{near_misses(name) or '; timm.list_models() names them all'}"
         )
-    if recipe.task == "features" and recipe.num_classes:
-        raise ValueError(f"expected num_classes=0 of a model without classes, got num_classes={recipe.num_classes}")
-    if recipe.task != "features" and recipe.num_classes < 2:
-        raise ValueError(f"expected num_classes >= 2, got num_classes={recipe.num_classes}")
+    _check_num_classes(recipe)
     if "num_classes" in kwargs:
         raise ValueError(
             f"expected no 'num_classes' in model_kwargs (the task sets it), got model_kwargs={dict(kwargs)}"
@@ -227,6 +225,19 @@ def build(recipe: Recipe) -> nn.Module:
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
         told = one_line(error, 2000) + _near_argument(name, str(error))
         raise ValueError(f"cannot build {name} with these model_kwargs: {told}") from error
+
+
+def _check_num_classes(recipe: Recipe) -> None:
+    count = recipe.num_classes
+    if recipe.task == "features" and count:
+        raise ValueError(f"expected num_classes=0 of a model without classes, got num_classes={count}")
+    if recipe.task != "features" and count < 2:
+        raise ValueError(f"expected num_classes >= 2, got num_classes={count}")
+    if recipe.task == "segmentation" and count > IGNORED:
+        raise ValueError(
+            f"expected at most {IGNORED} classes of pixels, got num_classes={count}: the label {IGNORED} stands for "
+            "ignored ones; join some"
+        )
 
 
 def _creator(recipe: Recipe) -> Callable[..., nn.Module]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from castvision.data.reading.labels import is_background
 from castvision.data.reading.pixels import LUMA, Pixels, to_picture
 
 if TYPE_CHECKING:
@@ -201,8 +202,7 @@ def background_class(names: Sequence[str]) -> int | None:
 
     Of two classes without names, the first as well.
     """
-    first = names[0].strip().casefold() if names else ""
-    is_named_so = first in {"background", "other", "none", "unlabelled", "unlabeled", "void"}
+    is_named_so = bool(names) and is_background(names[0])
     return 0 if is_named_so or list(names) == ["class 0", "class 1"] else None
 
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from castvision.data.annotations.cvat import read_cvat
 from castvision.data.annotations.label_studio import read_label_studio
 from castvision.data.annotations.labelme import read_labelme
-from castvision.data.annotations.shapes import covered
+from castvision.data.annotations.shapes import class_name, covered
 from castvision.data.reading.opening import open_image
 from castvision.files import draft
 from castvision.ignored import IGNORED
@@ -170,10 +170,10 @@ def _read_json(source: Path, images: Path | None) -> Annotations:
 def _class_names(found: Annotations, given: Sequence[str] | None, unlabelled: Unlabelled) -> list[str]:
     drawn = {shape.label for image in found.images for shape in image.shapes}
     if given is not None:
-        names = list(given)
+        names = [class_name(str(name)) for name in given]
     else:
         special = {*_AS_BACKGROUND, _AS_IGNORED}
-        listed = found.class_names or []
+        listed = list(dict.fromkeys(class_name(name) for name in found.class_names or []))
         names = [*(name for name in listed if name not in special), *sorted(drawn - special - {*listed})]
         if unlabelled == "background" or drawn & {*_AS_BACKGROUND}:
             names.insert(0, _BACKGROUND)

@@ -17,12 +17,13 @@ from castvision.data.annotations.shapes import (
     points_of,
     turned_box,
 )
+from castvision.data.reading.folders import first_file
 
 if TYPE_CHECKING:
     from pathlib import Path
     from xml.etree.ElementTree import Element
 
-_WITHOUT_AREA = ("polyline", "points", "tag")
+_WITHOUT_AREA = ("polyline", "points", "skeleton", "tag")
 _KINDS = ("polygon", "box", "ellipse", "mask")
 _SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 
@@ -77,7 +78,7 @@ def _image(file: Path, element: Element, images: Path | None) -> AnnotatedImage:
     where = f"{file}, image {name!r}"
     folders = [images] if images is not None else [file.parent, file.parent / "images"]
     places = [folder / part / name for folder in folders for part in ("", subset)]
-    path = next((place for place in places if name and place.is_file()), None)
+    path = first_file(places) if name else None
     if path is None:
         raise FileNotFoundError(f"{where}: found no such file in {str(folders[-1])!r}; say where it is by --images")
     try:

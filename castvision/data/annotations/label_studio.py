@@ -20,6 +20,7 @@ from castvision.data.annotations.shapes import (
     points_of,
     turned_box,
 )
+from castvision.data.reading.folders import as_on_disk, first_file
 from castvision.files import read_json
 
 if TYPE_CHECKING:
@@ -119,11 +120,12 @@ def _image(task: Mapping[str, Any], where: str, folders: Sequence[Path]) -> Anno
         raise ValueError(f"{where}: expected one image in 'data', got {told or sorted(task['data'])}")
     names = list(_names(told[0]))
     places = [(folder, folder / name) for name in names for folder in folders]
-    folder, path = next((place for place in places if place[1].is_file()), (None, None))
-    if folder is None or path is None:
+    path = first_file([place for _, place in places])
+    if path is None:
         raise FileNotFoundError(
             f"{where}: found no image {names[0]!r} (of {told[0]!r}) in {str(folders[-1])!r}; give --images"
         )
+    folder = next(folder for folder, place in places if as_on_disk([place]) == [path])
     return AnnotatedImage(path.relative_to(folder).as_posix(), where, path)
 
 
@@ -135,7 +137,7 @@ def _names(told: str) -> Iterable[str]:
     """What a file may be called here: the end of its path or address, the longest first."""
     parts = urlsplit(told)
     inside = parse_qs(parts.query).get("d") if "/local-files/" in parts.path else None
-    path = PurePosixPath(inside[0] if inside else unquote(parts.path))
+    path = PurePosixPath((inside[0] if inside else unquote(parts.path)).replace("\\", "/"))
     pieces = [piece for piece in path.parts if piece not in ("/", "..", ".")]
     for start in range(len(pieces)):
         yield "/".join(pieces[start:])
@@ -156,7 +158,9 @@ def _size(entry: Mapping[str, Any]) -> tuple[int, int]:
 def _shape(entry: Mapping[str, Any], size: tuple[int, int]) -> Shape:
     labels = _labels(entry)
     if len(labels) != 1:
-        raise ValueError(f"expected one label of a {entry.get('type')}, got {labels or 'none'}")
+        raise ValueError(
+            f"expected one label of a {entry.get('type')}, got {labels or 'none'}; keep one, and export again"
+        )
     value, kind = entry["value"], str(entry["type"]).removesuffix("labels")
     if kind == "":  # labels beside shapes: what is drawn says which it is
         keys = {"points": "polygon", "radiusX": "ellipse", "rle": "brush", "width": "rectangle"}

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from castvision.data.annotations.shapes import AnnotatedImage, Annotations, Bitmap, Outline, Oval, Shape, points_of
-from castvision.data.reading.folders import is_stray, name_of, walk_images
+from castvision.data.reading.folders import first_file, is_stray, name_of, walk_images
 from castvision.files import read_json
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 _KINDS = ("polygon", "rectangle", "oriented_rectangle", "rotation", "circle", "mask")
+_BOXES = ("rectangle", "oriented_rectangle", "rotation")
 _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
 
 
@@ -52,7 +53,7 @@ def read_labelme(folder: Path, images: Path | None = None) -> Annotations:
                 found.left_out[f"{kind} (no area)"] += 1
                 continue
             try:
-                image.shapes.append(Shape(_label(entry), _form(entry, kind), kind == "rectangle"))
+                image.shapes.append(Shape(_label(entry), _form(entry, kind), kind in _BOXES))
             except (ValueError, TypeError, KeyError, OSError) as error:
                 raise ValueError(f"{file}, shape {number}: {error}") from error
         found.images.append(image)
@@ -97,7 +98,9 @@ def _image(file: Path, content: Mapping[str, Any], root: Path, images: Path | No
     data = _decode(content["imageData"], f"{file}: imageData")
     suffix = next((suffix for start, suffix in _SUFFIXES.items() if data.startswith(start)), None)
     if suffix is None:
-        raise ValueError(f"{file}: expected a PNG, JPEG, BMP or TIFF in imageData, got none of them")
+        raise ValueError(
+            f"{file}: expected a PNG, JPEG, BMP or TIFF in imageData, got none of them; give the images by --images"
+        )
     return AnnotatedImage(below.with_suffix(suffix).as_posix(), str(file), embedded=data, size=size)
 
 
@@ -106,9 +109,7 @@ def _find_image(file: Path, told: str, below: Path, images: Path | None) -> Path
     places = [file.parent / told, file.parent / name]
     if images is not None:
         places = [images / told, images / below.parent / name, images / name, *places]
-    if not told:
-        return None
-    return next((place for place in places if place.is_file()), None)
+    return first_file(places) if told else None
 
 
 def _decode(text: Any, what: str) -> bytes:
@@ -122,7 +123,7 @@ def _label(entry: Mapping[str, Any]) -> str:
     label = entry.get("label")
     if label is None or not str(label).strip():
         raise ValueError("expected a label, got none")
-    return str(label).strip()
+    return str(label)
 
 
 def _form(entry: Mapping[str, Any], kind: str) -> Outline | Oval | Bitmap:

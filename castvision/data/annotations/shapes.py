@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from castvision.data.datasets.coco_shapes import fill_polygon, has_no_area
+from castvision.data.reading.folders import nfc
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,7 +62,7 @@ class Shape:
     """One shape of a class.
 
     Attributes:
-        label: The class as the tool names it.
+        label: The class as the tool names it; kept as `class_name`.
         form: What is covered.
         is_box: Whether it is a rectangle, which may stand around an object and not for it.
     """
@@ -69,6 +70,9 @@ class Shape:
     label: str
     form: Outline | Oval | Bitmap
     is_box: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", class_name(self.label))
 
 
 @dataclass
@@ -107,6 +111,11 @@ class Annotations:
     images: list[AnnotatedImage] = field(default_factory=list)
     class_names: list[str] | None = None
     left_out: Counter[str] = field(default_factory=Counter)
+
+
+def class_name(text: str) -> str:
+    """A class's name in composed Unicode and on one line, as a list of classes holds it."""
+    return nfc(" ".join(text.split()))
 
 
 def covered(form: Outline | Oval | Bitmap, size: tuple[int, int]) -> Covered | None:

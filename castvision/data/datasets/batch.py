@@ -53,7 +53,8 @@ def as_batch(batch: Batch | Sequence[Any] | Mapping[str, Any] | Tensor, *, needs
         See `Batch`; the target is int64 where it was of whole numbers, and empty where there is none.
 
     Raises:
-        ValueError: No image, no target, or a mask of several channels.
+        ValueError: No image, no target, a mask of several channels, a target that is no tensor, or a third part
+            that is no mapping.
     """
     if isinstance(batch, Tensor):
         batch = (batch,)
@@ -72,7 +73,22 @@ def as_batch(batch: Batch | Sequence[Any] | Mapping[str, Any] | Tensor, *, needs
         parts = Batch(*batch)
     else:
         raise ValueError(f"expected a batch (image, target), got {len(batch)} part(s); give images and targets")
-    target = parts.target
+    if not (isinstance(parts.extras, Mapping) and isinstance(parts.truth, Mapping)):
+        raise ValueError(
+            f"expected mappings behind (image, target), for the model and for metrics, got {len(batch)} parts, of "
+            f"which {type(parts.extras).__name__} is none; leave out names and indices, or give a mapping with "
+            "'image' and 'mask', whose other keys are nobody's"
+        )
+    return parts._replace(target=_target(parts.target, parts.image, needs_target))
+
+
+def _target(target: Any, image: Tensor, needs_target: bool) -> Tensor:
+    if not isinstance(target, Tensor):
+        if needs_target:
+            raise ValueError(
+                f"expected a tensor of targets behind the images, got {type(target).__name__}; give numbers of classes"
+            )
+        return image.new_empty(0)
     if target.ndim == 4:
         if target.shape[1] != 1:
             raise ValueError(
@@ -80,8 +96,8 @@ def as_batch(batch: Batch | Sequence[Any] | Mapping[str, Any] | Tensor, *, needs
                 f"{tuple(target.shape)}; take the argmax over the channels of one-hot masks"
             )
         target = target[:, 0]
-    is_whole = not target.is_floating_point()
-    return parts._replace(target=target.long() if is_whole else target)
+    found: Tensor = target if target.is_floating_point() else target.long()
+    return found
 
 
 def pad_collate(samples: Sequence[Sample], multiple: int = 1) -> Batch:

@@ -70,6 +70,7 @@ def check_samples(
         for index in indices:
             pixels, target = dataset.read(index)
             is_unlabelled &= target.ndim == 2 and bool((target[~is_empty(pixels)] == IGNORED).all())
+            running.units.add(pixels)
             if split == "train":
                 running.add(pixels)
                 if target.ndim == 2:

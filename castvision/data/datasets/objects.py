@@ -11,7 +11,7 @@ import numpy as np
 from castvision.data.datasets.leaks import check_apart
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
 from castvision.data.datasets.segmentation import SPLITS, match_folders
-from castvision.data.reading.labels import LabelMap, check_same_size, names_up_to, read_class_names
+from castvision.data.reading.labels import LabelMap, check_same_size, is_background, names_up_to, read_class_names
 from castvision.data.reading.numbers import numbers_in
 from castvision.data.reading.opening import open_mask
 from castvision.ignored import IGNORED
@@ -146,7 +146,8 @@ def open_objects(
 
     Raises:
         FileNotFoundError: See `find_objects`.
-        ValueError: See there, and `LabelMap`; or other than two classes without masks of classes.
+        ValueError: See there, and `LabelMap`; or, without masks of classes, other than two classes or a background
+            that is the second of them.
     """
     found = find_objects(Path(root))
     names = class_names or read_class_names(Path(root) / "classes.txt") or names_up_to(1)
@@ -154,6 +155,11 @@ def open_objects(
         raise ValueError(
             f"expected masks of classes beside those of objects for {len(names)} classes, found none in "
             f"{str(root)!r}; add train/masks and val/masks, or name a background and one class"
+        )
+    if len(names) == 2 and is_background(names[1]) and not is_background(names[0]):
+        raise ValueError(
+            f"expected the background first, as the label 0, got the classes {', '.join(names)}; name them "
+            f"{names[1]}, {names[0]}"
         )
     labels = LabelMap(names, label_map)
     return {split: ObjectDataset(entries, labels) for split, entries in found.items()}, labels

@@ -142,6 +142,12 @@ def images_by_name(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> 
     return {name: found[name] for name in sorted(found)}
 
 
+def first_file(places: Sequence[Path]) -> Path | None:
+    """The first of some paths that is a file, as it is spelt or, if none is, in another Unicode form."""
+    exact = next((path for path in places if path.is_file()), None)
+    return exact or next((path for path in as_on_disk(places) if path.is_file()), None)
+
+
 def as_on_disk(paths: Sequence[Path]) -> list[Path]:
     """Paths as the file system spells them, where a list has another Unicode form of a name.
 

@@ -261,6 +261,11 @@ def classes_near(folder: Path) -> tuple[list[str], str] | None:
     return None
 
 
+def is_background(name: str) -> bool:
+    """Whether a class's name says that nothing is there."""
+    return name.strip().casefold() in {"background", "other", "none", "unlabelled", "unlabeled", "void"}
+
+
 def numbered(label_map: Mapping[int | str, int | str] | None) -> list[str] | None:
     """Names by `names_up_to` for the classes of a label map that names none; None without a map.
 

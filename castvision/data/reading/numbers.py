@@ -9,6 +9,8 @@ import numpy as np
 from castvision.data.reading.pixels import Mask, Pixels, is_missing
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from castvision.data.reading.reader import ImageReader
 
 
@@ -26,8 +28,13 @@ def numbers_in(reader: ImageReader, y: int, x: int, height: int, width: int) -> 
         (height, width) int64 numbers, and where the file says that nothing is known (its nodata value but 0).
 
     Raises:
-        ValueError: Negative numbers, fractions, or colours.
+        ValueError: Negative numbers, fractions, or colours; or a JPEG, which holds no exact numbers.
     """
+    if reader.path is not None and is_jpeg(reader.path):
+        raise ValueError(
+            f"expected exact numbers of objects in {reader.name!r}, got a JPEG, whose compression makes up others; "
+            "save them as PNG or TIFF"
+        )
     read = reader.read_masked(y, x, height, width)
     numbers = np.ma.getdata(read)
     if numbers.dtype.kind not in "ui" or (numbers.shape[-1] > 1 and (numbers != numbers[..., :1]).any()):
@@ -43,3 +50,11 @@ def numbers_in(reader: ImageReader, y: int, x: int, height: int, width: int) -> 
     if (numbers[~is_unknown] < 0).any():
         raise ValueError(f"expected numbers of objects >= 0 in {reader.name!r}, got {numbers.min()}")
     return np.where(is_unknown, 0, numbers).astype(np.int64), is_unknown
+
+
+def is_jpeg(path: Path) -> bool:
+    """Whether a file is a JPEG, by its first bytes."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(3) == b"\xff\xd8\xff"

@@ -191,7 +191,10 @@ class ImageReader(ABC):
         """
         if self.dtype.kind not in "ui":
             found = f"{self.channels} channel(s) of {self.dtype}"
-            raise ValueError(f"expected a mask with one whole number a pixel in {self.name!r}, got {found}")
+            raise ValueError(
+                f"expected a mask with one whole number a pixel in {self.name!r}, got {found}; "
+                "save it with whole numbers"
+            )
         if self.channels > 1:
             self.read(0, 0, min(_CORNER, self.height), min(_CORNER, self.width))
             self.channels = 1

@@ -106,6 +106,37 @@ class ChannelStatistics:
             raise ValueError(f"expected mean and std as JSON lists in {str(path)!r}: {error}") from error
 
 
+class Units:
+    """Whether images agree in what their values are, see `ChannelStatistics`; nothing is seen yet.
+
+    Floats and signed numbers from -1 to 2 are taken for shares of 0..1, as whole numbers become.
+    """
+
+    def __init__(self) -> None:
+        self._shares, self._own = "", ""
+
+    def add(self, pixels: Pixels) -> None:
+        """Take in an image.
+
+        Args:
+            pixels: Any shape; values that are marked as missing or not finite do not count.
+
+        Raises:
+            ValueError: Unsigned whole numbers beside numbers in units of their own.
+        """
+        if pixels.dtype.kind in "bu":
+            self._shares = self._shares or str(pixels.dtype)
+        elif not self._own:
+            known = np.ma.getdata(pixels)[holds_data(pixels)]
+            low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+            self._own = f"{pixels.dtype} from {low:g} to {high:g}" if low < -1 or high > 2 else ""
+        if self._shares and self._own:
+            raise ValueError(
+                f"expected images with values of one unit, got some of {self._shares}, which become 0..1, and some of "
+                f"{self._own}, which stay as they are; write all of them in one type"
+            )
+
+
 class RunningStatistics:
     """Mean and variance of values that come in parts (Chan, Golub and LeVeque 1979), in float64."""
 
@@ -113,6 +144,7 @@ class RunningStatistics:
         self.count: Any = 0
         self.mean: Any = 0.0
         self.squares: Any = 0.0  # sum of squared distances from the mean
+        self.units = Units()
 
     def add(self, pixels: Pixels, nodata: float | None = None) -> None:
         """Take in a window.
@@ -122,8 +154,9 @@ class RunningStatistics:
             nodata: Other values that do not.
 
         Raises:
-            ValueError: Another number of channels than before.
+            ValueError: Another number of channels than before, or values of another unit.
         """
+        self.units.add(pixels)
         channels = pixels.shape[-1]
         if np.ndim(self.count) and len(self.count) != channels:
             raise ValueError(f"expected {len(self.count)} channels as in the images before, got {channels}")

@@ -10,7 +10,6 @@ from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn import functional
 
-from castvision.data.datasets.batch import as_batch
 from castvision.metrics import MultiLabelScores, classification_metrics, image_table, multilabel_metrics
 from castvision.models.recipe import Recipe, with_attention
 from castvision.training.tasks.masks import TokenMasks
@@ -199,7 +198,7 @@ class MultiLabelTask(Task):
 
     def measure(self, stage: str, batch: Sequence[Any]) -> tuple[Tensor, int]:
         """Add a batch of held-out images to a stage's scores; its mean loss and the number of images."""
-        image, target, extras, _ = as_batch(batch)
+        image, target, extras, _ = self.taken(batch, stage)
         logits = self(image, **extras)
         scores: Any = self.scores[stage]
         scores.update(logits.float().sigmoid(), target.long())

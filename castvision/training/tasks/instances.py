@@ -74,7 +74,10 @@ class InstanceTask(SegmentationTask):
             ValueError: Data without objects.
         """
         if "objects" not in truth:
-            raise ValueError("expected data with masks of objects for InstanceTask; use InstanceDataModule")
+            raise ValueError(
+                "expected data with masks of objects for InstanceTask; use InstanceDataModule, or give batches "
+                "{'image', 'mask', 'truth': {'objects': numbers (B, height, width)}}"
+            )
         classes, maps = logits[:, : self.num_classes], logits[:, self.num_classes :]
         objects = truth["objects"]
         heat, offsets = centre_targets(objects, self.centre_sigma)

@@ -96,10 +96,19 @@ class SegmentationTask(Task):
         return {**super()._parts(recipe), **head, "out_indices": out_indices}
 
     def setup(self, stage: str) -> None:
-        """Take the class names over from the data; before training, weigh classes by how often they occur there."""
+        """Take the class names over from the data; before training, weigh classes by how often they occur there.
+
+        Raises:
+            ValueError: See `take_over`; or balanced classes of loaders that are not ours.
+        """
         super().setup(stage)
         data = self.data
-        if self.balances_classes and stage == "fit" and data is not None:
+        if self.balances_classes and stage == "fit":
+            if data is None:
+                raise ValueError(
+                    "expected a data module of ours for class_weights='balanced', which looks at its training masks, "
+                    "got other loaders; give a number for each class, see castvision.losses.balanced_class_weights"
+                )
             weights = balanced_class_weights(count_classes(data.dataset("train"), self.num_classes))
             self.losses.class_weights = weights.to(self.device)  # a resumed run's checkpoint has the last word
 

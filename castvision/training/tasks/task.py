@@ -42,6 +42,7 @@ from castvision.training.optim import (
     is_fused,
     parameter_groups,
 )
+from castvision.training.tasks.loaders import ForeignBatches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -110,11 +111,13 @@ class Task(LightningModule, ABC):
         self._other_steps = 0
         if freeze:
             freeze_parameters(self.model, freeze)
+        ignored = IGNORED if self.kind == "segmentation" else None  # of images 255 is a class like any other
         self.confusions = torch.nn.ModuleDict(
-            {stage: MulticlassConfusionMatrix(self.num_classes, ignore_index=IGNORED) for stage in ("val", "test")}
+            {stage: MulticlassConfusionMatrix(self.num_classes, ignore_index=ignored) for stage in ("val", "test")}
             if self.num_classes
             else {}
         )
+        self._foreign = ForeignBatches(self.kind, self.num_classes)
 
     def _classes_started_from(self, path: str | None) -> list[str] | None:
         """The class names of the classifier that was taken from ``init_from``; None if it started anew."""
@@ -278,6 +281,19 @@ class Task(LightningModule, ABC):
             if isinstance(entry.scheduler, BudgetSchedule):
                 entry.scheduler.refresh()
 
+    def taken(self, batch: Any, stage: str) -> Batch:
+        """A batch of our data, or of another loader, brought into form or refused; see `ForeignBatches`."""
+        is_ours = self._trainer is not None and self.data is not None
+        return (
+            as_batch(batch, needs_target=stage != "predict")
+            if is_ours
+            else self._foreign.take(batch, stage, self.dtype)
+        )
+
+    def on_train_epoch_end(self) -> None:
+        """Refuse masks without a second class."""
+        self._foreign.check_seen("train", self.class_names, self.trainer)
+
     def forward(self, image: Tensor, **extras: Tensor) -> Tensor:
         """Logits of images (B, in_chans, height, width); what the model is told beside them, see `Batch`."""
         logits: Tensor = self.model(image, **extras)
@@ -285,7 +301,7 @@ class Task(LightningModule, ABC):
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """One step; metrics are logged only where the loggers take them (each call costs)."""
-        whole = as_batch(batch)
+        whole = self.taken(batch, "train")
         loss = self.training_loss(whole)
         if self.trainer._logger_connector.should_update_logs:
             self.log("train/loss", loss.detach(), batch_size=whole.image.shape[0], sync_dist=True)
@@ -307,7 +323,7 @@ class Task(LightningModule, ABC):
 
     def predict_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """See `decide`."""
-        image, _, extras, _ = as_batch(batch, needs_target=False)
+        image, _, extras, _ = self.taken(batch, "predict")
         return self.decide(self(image, **extras))
 
     def decide(self, logits: Tensor) -> Tensor:
@@ -321,7 +337,7 @@ class Task(LightningModule, ABC):
 
     def measure(self, stage: str, batch: Sequence[Any]) -> tuple[Tensor, int]:
         """Add a batch of held-out images to a stage's counts; its mean loss and the number of images."""
-        image, target, extras, truth = as_batch(batch)
+        image, target, extras, truth = self.taken(batch, stage)
         logits = self(image, **extras)
         self.count(stage, self.decide(logits), target, truth)
         return self.batch_loss(logits, target, truth), image.shape[0]
@@ -340,6 +356,7 @@ class Task(LightningModule, ABC):
         self._summarise("test")
 
     def _summarise(self, stage: str) -> None:
+        self._foreign.check_seen(stage, self.class_names, self.trainer)
         by_name = {f"{stage}/{name}": value for name, value in self.figures(stage).items()}
         self.log_dict(by_name, sync_dist=True)
 

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import math
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,33 @@ def test_what_labelme_cannot_mean_names_the_file_and_writes_nothing(tmp_path, sh
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+def test_names_agree_in_any_unicode_form(tmp_path, on_disk):
+    """Of files and of classes, and a class's name is one line of the list."""
+    other = "NFD" if on_disk == "NFC" else "NFC"
+    picture(tmp_path / "in" / unicodedata.normalize(on_disk, "é.jpg"))
+    first, second = ({**SQUARE, "label": unicodedata.normalize(form, " gelé\nd'eau ")} for form in (on_disk, other))
+    second["points"] = [[x + 20, y] for x, y in SQUARE["points"]]
+    labelme(tmp_path / "in" / "a.json", first, second, image=unicodedata.normalize(other, "é.jpg"))
+    done = convert_annotations(tmp_path / "in", tmp_path / "out")
+    assert done.class_names == ["background", "gelé d'eau"]
+    assert (tmp_path / "out/classes.txt").read_text(encoding="utf-8") == "background\ngelé d'eau\n"
+    expected = painted((1, slice(5, 25), slice(5, 15)), (1, slice(5, 25), slice(25, 35)))
+    np.testing.assert_array_equal(mask_of(tmp_path / "out", "a"), expected)
+    named = convert_annotations(tmp_path / "in", tmp_path / "named", class_names=["background", first["label"]])
+    assert named.class_names == done.class_names
+
+
+@pytest.mark.parametrize("kind", ["rectangle", "oriented_rectangle", "rotation"])
+def test_every_rectangle_of_labelme_may_be_a_box_around_something(tmp_path, kind):
+    corners = [(5, 5), (15, 25)] if kind == "rectangle" else [(5, 5), (15, 5), (15, 25), (5, 25)]
+    picture(tmp_path / "in/a.jpg")
+    labelme(tmp_path / "in/a.json", drawn("house", kind, *corners))
+    done = convert_annotations(tmp_path / "in", tmp_path / "out", rectangles="ignore")
+    np.testing.assert_array_equal(mask_of(tmp_path / "out", "a"), painted((255, slice(5, 25), slice(5, 15))))
+    assert done.rectangles == 1
+
+
 def test_one_image_is_annotated_once(tmp_path):
     picture(tmp_path / "in/a.jpg")
     labelme(tmp_path / "in/a.json", SQUARE)
@@ -204,14 +232,14 @@ def test_every_shape_of_cvat(tmp_path):
             '<ellipse label="car" cx="30" cy="20" rx="10" ry="10" z_order="1"/>',
             '<mask label="road" rle="2, 4, 2, 4" left="20" top="2" width="6" height="2" z_order="0"/>',
             '<box label="car" xtl="0" ytl="4" xbr="10" ybr="6" rotation="90" z_order="0"/>',
-            '<polyline label="road" points="1,1;2,2"/>', '<tag label="road"/>',
+            '<polyline label="road" points="1,1;2,2"/>', '<tag label="road"/>', '<skeleton label="road"/>',
         ),
         on("deep/b.png"),
     )  # fmt: skip
     done = convert_annotations(tmp_path / "annotations.xml", tmp_path / "out")
     assert done.class_names == ["background", "road", "car"]  # as the task lists them
     assert done.shapes == {"road": 2, "car": 3} and done.rectangles == 2
-    assert done.left_out == {"polyline (no area)": 1, "tag (no area)": 1}
+    assert done.left_out == {"polyline (no area)": 1, "tag (no area)": 1, "skeleton (no area)": 1}
     expected = painted((1, slice(2, 4), slice(22, 26)), (2, slice(0, 10), slice(4, 6)))
     expected[DISC] = 2
     expected[30:40, 40:50] = 2
@@ -317,7 +345,7 @@ def test_every_shape_of_label_studio(tmp_path):
             result("keypointlabels", "car", {"x": 1, "y": 1, "width": 1}),
             {"id": "r", "type": "choices", "value": {"choices": ["sunny"]}},
         ),
-        task(2, "/data/local-files/?d=deep/b.png"),
+        task(2, "/data/local-files/?d=deep%5Cb.png"),
         {"id": 3, "data": {"image": "s3://bucket/c.png"}, "annotations": []},
         task(4, "https://example.org/c.png", was_cancelled=True),
     )  # fmt: skip

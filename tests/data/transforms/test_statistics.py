@@ -87,3 +87,25 @@ def test_the_file(tmp_path):
 def test_impossible_statistics(mean, std):
     with pytest.raises(ValueError, match="expected"):
         ChannelStatistics(mean, std)
+
+
+@pytest.mark.parametrize("first", [np.uint8, np.uint16, np.bool_])
+@pytest.mark.parametrize(("other", "values"), [
+    (np.float32, [0, 25_500]), (np.int16, [-100, 7]), (np.float64, [np.nan, 255]),
+])  # fmt: skip
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_images_of_two_units_are_refused(first, other, values, is_turned):
+    """Whole numbers become 0..1 and others stay, so that the mean of both is nobody's."""
+    images = [np.ones((1, 2, 1), first), np.array(values, other).reshape(1, 2, 1)]
+    running = RunningStatistics()
+    with pytest.raises(ValueError, match=r"values of one unit, got some of .* write all of them in one type"):
+        for image in reversed(images) if is_turned else images:
+            running.add(image)
+
+
+@pytest.mark.parametrize("others", [np.float32([0.2, 1.1]), np.float64([np.inf, 0.5]), np.uint16([0, 65535])])
+def test_shares_are_one_unit_whatever_their_type(others):
+    running = RunningStatistics()
+    for image in (np.uint8([0, 255]), others):
+        running.add(image.reshape(1, 2, 1))
+    assert 0 <= running.result().mean[0] <= 1.1

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 
 from castvision.data.datasets.batch import Batch, pad_collate
 from castvision.data.datasets.objects import find_objects
@@ -84,6 +85,23 @@ def test_what_is_missing_or_does_not_fit_is_refused(tmp_path):
         find_objects(root)
     with pytest.raises(FileNotFoundError):
         find_objects(tmp_path)
+
+
+def test_numbers_that_a_jpeg_made_up_are_refused(tmp_path):
+    root = squares(tmp_path)
+    path = root / "train/objects/1.tif"
+    Image.fromarray(tifffile.imread(path).astype(np.uint8)).save(path, "JPEG")
+    with pytest.raises(ValueError, match=r"exact numbers of objects in .*1\.tif.*got a JPEG.*PNG or TIFF"):
+        InstanceDataModule(str(root), **SMALL)
+
+
+def test_objects_have_the_class_that_is_no_background(tmp_path):
+    root = squares(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"the background first, .* got the classes nucleus, background; name them back"
+    ):
+        InstanceDataModule(str(root), class_names=["nucleus", "background"], **SMALL)
+    assert InstanceDataModule(str(root), class_names=["Background", "nucleus"], **SMALL).class_names[1] == "nucleus"
 
 
 def test_further_truth_is_padded_with_nothing():

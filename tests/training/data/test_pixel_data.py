@@ -354,3 +354,22 @@ def test_a_run_learns_from_folders(tmp_path):
     assert metrics["best"]["val/miou"] > 0.9
     facts = torch.load(tmp_path / "run/best.ckpt", weights_only=True)["castvision"]
     np.testing.assert_allclose(facts["mean"], [0.5] * 12)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_images_of_two_units_are_refused(tmp_path, split):
+    """Bytes become 0..1 and floats stay: the bytes would all have been one value."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for number in range(2):
+            pixels = rng.integers(0, 256, (16, 16), dtype=np.uint8)
+            is_other = part == split and number
+            for folder, content in (("images", pixels.astype(np.float32) * 100 if is_other else pixels),
+                                    ("masks", pixels // 128)):  # fmt: skip
+                path = tmp_path / part / folder / f"{number}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                tifffile.imwrite(path, content)
+    with pytest.raises(
+        ValueError, match=r"one unit, got some of uint8, .* some of float32 .* write all of them in one"
+    ):
+        SegmentationDataModule(str(tmp_path), img_size=16, num_workers=0).setup("fit")
