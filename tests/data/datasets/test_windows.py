@@ -93,7 +93,7 @@ def test_the_grid_covers_every_pixel_once_and_pads_with_ignored(pair):
         y, x = corner(image)
         assert extras["pixel_mask"].sum() == min(128, HEIGHT - y) * min(128, WIDTH - x)
         assert extras["pixel_mask"][: HEIGHT - y, : WIDTH - x].all()
-        seen[y : y + 128, x : x + 128] = labels
+        seen[y : y + 128, x : x + 128] = labels.numpy()
         assert (image[:, labels.shape[0] - (y + 128 - HEIGHT) :] == 0).all() or y + 128 <= HEIGHT
     np.testing.assert_array_equal(seen[:HEIGHT, :WIDTH], mask)
     assert (seen[HEIGHT:] == 255).all() and (seen[:, WIDTH:] == 255).all()
