@@ -283,12 +283,9 @@ class Task(LightningModule, ABC):
 
     def taken(self, batch: Any, stage: str) -> Batch:
         """A batch of our data, or of another loader, brought into form or refused; see `ForeignBatches`."""
-        is_ours = self._trainer is not None and self.data is not None
-        return (
-            as_batch(batch, needs_target=stage != "predict")
-            if is_ours
-            else self._foreign.take(batch, stage, self.dtype)
-        )
+        if self._trainer is not None and self.data is not None:
+            return as_batch(batch, needs_target=stage != "predict")
+        return self._foreign.take(batch, stage, self.dtype)
 
     def on_train_epoch_end(self) -> None:
         """Refuse masks without a second class."""

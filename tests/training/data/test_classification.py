@@ -147,7 +147,7 @@ def test_one_class_alone_is_refused(tmp_path):
     for split in ("train", "val"):
         (tmp_path / split / "images").mkdir(parents=True)
         Image.new("L", (4, 4), len(split)).save(tmp_path / split / "images" / "0.png")
-    with pytest.raises(ValueError, match=r"two classes or more in .*train', found only 'images'; for images with masks"):
+    with pytest.raises(ValueError, match=r"two classes or more in .*, found only 'images'; for images with masks"):
         ImageFolderDataModule(str(tmp_path))
 
 
