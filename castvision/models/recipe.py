@@ -232,7 +232,10 @@ def _check_num_classes(recipe: Recipe) -> None:
     if recipe.task == "features" and count:
         raise ValueError(f"expected num_classes=0 of a model without classes, got num_classes={count}")
     if recipe.task != "features" and count < 2:
-        raise ValueError(f"expected num_classes >= 2, got num_classes={count}")
+        raise ValueError(
+            f"expected num_classes >= 2, got num_classes={count}: one class alone needs no model; name "
+            "what is none of it as a class, too"
+        )
     if recipe.task == "segmentation" and count > IGNORED:
         raise ValueError(
             f"expected at most {IGNORED} classes of pixels, got num_classes={count}: the label {IGNORED} stands for "

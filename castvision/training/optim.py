@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
     from torch import nn
     from torch.optim import Optimizer
+
+logger = logging.getLogger(__name__)
+
+_SETTINGS = ("weight_decay", "betas", "momentum")
+"""Of an optimiser that a checkpoint brings along and a run that goes on may change, beside its rate."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,14 @@ class BudgetSchedule(LambdaLR):
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule, progress: Callable[[float], float]) -> None:
+        self._settings = [
+            {name: group[name] for name in _SETTINGS if name in group} for group in optimizer.param_groups
+        ]
         super().__init__(optimizer, lambda step: schedule.factor(progress(step + 0.5)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the schedule is; settings are the run's own."""
+        return {name: value for name, value in super().state_dict().items() if name != "_settings"}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the groups' highest rates, all by one factor where this run's largest is another."""
@@ -75,7 +88,16 @@ class BudgetSchedule(LambdaLR):
             self.base_lrs = [rate * (wanted / stored) for rate in self.base_lrs]
 
     def refresh(self) -> None:
-        """Set the rates of the next step anew; a run that goes on with another budget brings those of the old one."""
+        """Set the rates of the next step anew; a run that goes on with another budget brings those of the old one.
+
+        So does one with another weight decay, betas or momentum; the first that differs is said.
+        """
+        changes: list[str] = []
+        for group, wanted in zip(self.optimizer.param_groups, self._settings, strict=True):
+            changes += [f"{name} {value} (was {group[name]})" for name, value in wanted.items() if group[name] != value]
+            group.update(wanted)
+        if changes:
+            logger.info("the run goes on with another %s", changes[0])
         for group, highest, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
             group["lr"] = highest * factor(self.last_epoch)
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]

@@ -152,3 +152,23 @@ def test_a_run_that_goes_on_has_its_own_rate(lr):
     schedule.refresh()
     assert schedule.base_lrs == [0.25 * lr, lr]
     assert optimizer.param_groups[1]["lr"] == lr * Schedule(warmup=0.0).factor(0.5 / 8)
+
+
+@pytest.mark.parametrize(("decay", "betas"), [(0.05, (0.9, 0.999)), (0.3, (0.9, 0.999)), (0.05, (0.8, 0.99))])
+def test_a_run_that_goes_on_has_its_own_decay_and_betas(decay, betas, caplog):
+    """torch takes the checkpoint's; vectors keep none, and what has not changed is not said."""
+
+    def run(decay, betas):
+        groups = parameter_groups(torch.nn.Linear(2, 2), decay)
+        optimizer = torch.optim.AdamW(groups, lr=1.0, betas=betas)
+        return optimizer, BudgetSchedule(optimizer, Schedule(), lambda steps: steps / 8)
+
+    first, schedule = run(0.05, (0.9, 0.999))
+    second, resumed = run(decay, betas)
+    second.load_state_dict(first.state_dict())
+    resumed.load_state_dict(schedule.state_dict())
+    with caplog.at_level("INFO"):
+        resumed.refresh()
+    assert {(group["weight_decay"], group["betas"]) for group in second.param_groups} == {(0.0, betas), (decay, betas)}
+    assert ("goes on with another" in caplog.text) is ((decay, betas) != (0.05, (0.9, 0.999)))
+    assert all(value is not resumed._settings for value in resumed.state_dict().values())

@@ -112,7 +112,7 @@ def open_class_folders(root: str | Path) -> dict[str, ClassFolders]:
 
     Raises:
         FileNotFoundError: A folder that is missing, or a class without images.
-        ValueError: Splits with different classes, or with one alone, one image in two splits, or an empty file.
+        ValueError: Splits with different classes, one image in two splits, or an empty file.
     """
     splits = ["train", "val", *(["test"] if (Path(root) / "test").is_dir() else [])]
     folders = {split: _open_split(Path(root) / split) for split in splits}
@@ -123,11 +123,6 @@ def open_class_folders(root: str | Path) -> dict[str, ClassFolders]:
             raise ValueError(
                 f"expected the same classes in train and {split} of {str(root)!r}, differing: {differing[:8]}"
             )
-    if len(names) < 2:
-        raise ValueError(
-            f"expected a folder for each of two classes or more in {str(Path(root) / 'train')!r}, found only "
-            f"{names[0]!r}; for images with masks use --config segmentation_folder"
-        )
     check_apart({split: [Path(path) for path, _ in folder.samples] for split, folder in folders.items()})
     return folders
 

@@ -96,20 +96,24 @@ def read_slide_table(path: str | Path, folder: str | Path) -> SlideTable:
         found[file] = line
     return SlideTable(
         list(found),
-        [row[_LABEL] for _, row in rows],
+        [nfc(row[_LABEL]) for _, row in rows],
         None if patient_column is None else [row[patient_column] for _, row in rows],
         [row["split"] for _, row in rows] if "split" in header else None,
     )
 
 
 def _bag_of(slide: str, bags: Mapping[str, Path]) -> Path | None:
-    """By the name as it stands, then without an ending; then by the last part of the name, where one alone has it."""
+    """By the name as it stands, then without an ending; then where one of the two names has folders more in front."""
     name = nfc(slide).replace("\\", "/")
     for candidate in (name, name.rpartition(".")[0]):
         if candidate in bags:
             return bags[candidate]
-    last = {name.rpartition("/")[2], name.rpartition("/")[2].rpartition(".")[0]}
-    alike = [path for known, path in bags.items() if known.rpartition("/")[2] in last]
+    spelt = [f"/{one}" for one in (name, name.rpartition(".")[0]) if one]
+    alike = [
+        path
+        for known, path in bags.items()
+        if any(one.endswith(f"/{known}") or f"/{known}".endswith(one) for one in spelt)
+    ]
     return alike[0] if len(alike) == 1 else None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from castvision.data.datasets.labelled_split import split_labelled
 from castvision.data.datasets.leaks import check_apart, same_images
 from castvision.data.datasets.slide_bags import SPLITS, SlideBags, common_format, pad_bags, read_slide_table
+from castvision.data.reading.folders import nfc
 from castvision.training.data.data_module import ImageDataModule, Pairs
 
 if TYPE_CHECKING:
@@ -63,10 +64,13 @@ class SlideDataModule(ImageDataModule):
                 f"expected 0 < val_share and 0 <= test_share with a sum < 1, got {val_share=}, {test_share=}"
             )
         table = read_slide_table(root, Path(root).parent if features is None else features)
-        names = sorted(set(table.labels)) if class_names is None else list(class_names)
+        names = sorted(set(table.labels)) if class_names is None else [nfc(name) for name in class_names]
         unknown = sorted(set(table.labels) - set(names))
         if unknown:
-            raise ValueError(f"expected the labels {', '.join(names)} in {root!r}, got {', '.join(unknown[:8])}")
+            raise ValueError(
+                f"expected the labels {', '.join(names)} in {root!r}, got {', '.join(unknown[:8])}; add them "
+                "to class_names, or correct the list"
+            )
         self.format = common_format(table.paths)
         super().__init__(names, self.format.channels, (1, 1), (0.0,), (1.0,))
         labels = [names.index(label) for label in table.labels]

@@ -14,7 +14,7 @@ from castvision.ignored import IGNORED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import LightningModule
 
 
 class ForeignBatches:
@@ -62,15 +62,19 @@ class ForeignBatches:
             target = self._labels(whole)
         return whole._replace(target=target)
 
-    def check_seen(self, stage: str, class_names: Sequence[str], trainer: Trainer) -> None:
+    def check_seen(self, stage: str, task: LightningModule, class_names: Sequence[str]) -> None:
         """Refuse masks in which one class alone was seen beside ignored pixels, once a stage has been through.
 
-        Not after a few batches (Lightning's sanity check), nor in one of several processes, which may have few images.
+        Not after a few batches (Lightning's sanity check and ``fast_dev_run``), nor in one of several processes, which
+        may have few images.
 
         Raises:
             ValueError: Such masks, as a rule of 0 and 255.
         """
-        if stage not in self._seen or trainer.sanity_checking or trainer.world_size > 1:
+        if stage not in self._seen:
+            return
+        trainer: Any = task.trainer
+        if trainer.sanity_checking or trainer.fast_dev_run or trainer.world_size > 1:
             return
         found = self._seen.pop(stage)
         try:

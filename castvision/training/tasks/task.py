@@ -283,13 +283,13 @@ class Task(LightningModule, ABC):
 
     def taken(self, batch: Any, stage: str) -> Batch:
         """A batch of our data, or of another loader, brought into form or refused; see `ForeignBatches`."""
-        if self._trainer is not None and self.data is not None:
+        if self._trainer is None or self.data is not None:
             return as_batch(batch, needs_target=stage != "predict")
         return self._foreign.take(batch, stage, self.dtype)
 
     def on_train_epoch_end(self) -> None:
         """Refuse masks without a second class."""
-        self._foreign.check_seen("train", self.class_names, self.trainer)
+        self._foreign.check_seen("train", self, self.class_names)
 
     def forward(self, image: Tensor, **extras: Tensor) -> Tensor:
         """Logits of images (B, in_chans, height, width); what the model is told beside them, see `Batch`."""
@@ -353,7 +353,7 @@ class Task(LightningModule, ABC):
         self._summarise("test")
 
     def _summarise(self, stage: str) -> None:
-        self._foreign.check_seen(stage, self.class_names, self.trainer)
+        self._foreign.check_seen(stage, self, self.class_names)
         by_name = {f"{stage}/{name}": value for name, value in self.figures(stage).items()}
         self.log_dict(by_name, sync_dist=True)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 import torch
 
@@ -23,7 +25,7 @@ def folder(tmp_path):
 
 def write(folder, text):
     path = folder / "list.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -36,6 +38,22 @@ def test_a_list_names_slides_in_several_ways(folder):
     table = read_slide_table(write(folder, "slide,label,split\nsub/s3,a,train\ns0,b,val\n"), folder)
     assert table.splits == ["train", "val"]
     assert set(find_bags(folder)) == {"s0", "s1", "s2", "sub/s3"}
+
+
+def test_a_slide_of_another_folder_is_another_slide(folder):
+    """Their last names are the same; with or without folders in front it is one slide."""
+    (folder / "sub").mkdir()
+    (folder / "s3.h5").rename(folder / "sub/s3.h5")
+    with pytest.raises(FileNotFoundError, match=r"line 2: no embeddings of the slide 'other/s3.svs'"):
+        read_slide_table(write(folder, "slide,label\nother/s3.svs,a\n"), folder)
+    table = read_slide_table(write(folder, "slide,label\nC:\\scans\\sub\\s3.svs,a\n/scans/s0.svs,b\n"), folder)
+    assert [path.name for path in table.paths] == ["s3.h5", "s0.h5"]
+
+
+def test_labels_agree_in_any_unicode_form(folder):
+    labels = [unicodedata.normalize(form, "gelé") for form in ("NFC", "NFD")]
+    write(folder, f"slide,label\ns0,{labels[0]}\ns1,{labels[1]}\n")
+    assert set(read_slide_table(folder / "list.csv", folder).labels) == {labels[0]}
 
 
 @pytest.mark.parametrize(

@@ -143,14 +143,6 @@ def test_missing_and_half_written_folders(root):
         ImageFolderDataModule(str(root))
 
 
-def test_one_class_alone_is_refused(tmp_path):
-    for split in ("train", "val"):
-        (tmp_path / split / "images").mkdir(parents=True)
-        Image.new("L", (4, 4), len(split)).save(tmp_path / split / "images" / "0.png")
-    with pytest.raises(ValueError, match=r"two classes or more in .*, found only 'images'; for images with masks"):
-        ImageFolderDataModule(str(tmp_path))
-
-
 def test_a_damaged_image_is_named(root):
     path = root / "val" / "cat" / "0.png"
     path.write_bytes(path.read_bytes()[:40])
