@@ -48,7 +48,7 @@ def are_named(class_names: Sequence[str] | None) -> bool:
 def check_same_classes(stored: Sequence[str] | None, wanted: Sequence[str], path: str | Path) -> None:
     """Refuse a checkpoint whose classes have other names, or another order, than the data's.
 
-    Classes without names agree by number.
+    Classes without names agree by number, if there are as many.
 
     Args:
         stored: The checkpoint's.
@@ -58,7 +58,14 @@ def check_same_classes(stored: Sequence[str] | None, wanted: Sequence[str], path
     Raises:
         ValueError: It names both.
     """
-    if stored is None or not (are_named(stored) and are_named(wanted)):
+    if stored is None:
+        return
+    if not (are_named(stored) and are_named(wanted)):
+        if len(stored) != len(wanted):
+            raise ValueError(
+                f"expected the {len(stored)} classes of the checkpoint ({str(path)!r}), got {len(wanted)}; to start "
+                "from its weights with other classes, give it as init_from"
+            )
         return
     stored, wanted = ([nfc(name) for name in names] for names in (stored, wanted))
     if stored == wanted:

@@ -262,6 +262,10 @@ def test_a_checkpoint_of_other_classes_is_refused():
         task.on_load_checkpoint({CHECKPOINT_KEY: {"class_names": ["ground", "house"]}})
     task.on_load_checkpoint({CHECKPOINT_KEY: {"class_names": ["house", "ground"]}})
     task.on_load_checkpoint({})
+    with pytest.raises(
+        ValueError, match=r"expected the 3 classes of the checkpoint .*, got 2; .* give it as init_from"
+    ):
+        task.on_load_checkpoint({CHECKPOINT_KEY: {"class_names": ["class 0", "class 1", "class 2"]}})
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
