@@ -43,11 +43,11 @@ def test_boxes_alone_are_named(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [(POLYGON.replace("5.00,5.00;", "5.00;"), "shape 0 (polygon): expected 2 finite"), ("<skeleton/>", "'skeleton'")],
+    [(POLYGON.replace("5.00,5.00;", "5.00;"), "shape 0 (polygon): expected 2 finite"), ("<cuboid/>", "'cuboid'")],
 )
 def test_errors_are_one_line_and_nothing_is_written(tmp_path, capsys, shape, message):
     picture(tmp_path / "a.png")
-    shape = shape.replace("<skeleton/>", '<skeleton label="car"/>')
+    shape = shape.replace("<cuboid/>", '<cuboid label="car"/>')
     assert convert(cvat(tmp_path / "x.xml", on("a.png", shape)), "--output", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()

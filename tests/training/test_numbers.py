@@ -37,7 +37,7 @@ def test_weights_that_are_not_finite_are_not_counted_with(write_config, tmp_path
     [
         ("--model.optimizer.lr=.inf", "finite settings of the optimizer, got"),
         ("--model.optimizer.lr=.nan", "expected model.optimizer.lr >= 0, got nan"),
-        ("--model.weight_decay=.nan", "expected a finite weight_decay >= 0"),
+        ("--model.weight_decay=.nan", "expected model.weight_decay >= 0, got nan"),
         ("--trainer.gradient_clip_val=-1", "expected trainer.gradient_clip_val >= 0, got -1"),
         ("--trainer.gradient_clip_val=.nan", "expected trainer.gradient_clip_val >= 0, got nan"),
         ("--trainer.val_check_interval=0", "expected trainer.val_check_interval > 0, got 0"),
