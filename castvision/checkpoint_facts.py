@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 CHECKPOINT_KEY = "castvision"
 """Under which the facts stand in a checkpoint, see `castvision.models.recipe.Recipe.to_dict`."""
@@ -49,23 +50,34 @@ def stored_facts(path: str | Path) -> Mapping[str, Any] | None:
     """What a checkpoint remembers, as `castvision.models.recipe.Recipe.from_dict` takes it; weights are not read.
 
     Args:
-        path: Any file of weights.
+        path: Any file of weights, one of safetensors as `tools/ship_weights.py` writes it too.
 
     Returns:
         None for files of others, which remember nothing, and for what is no file of torch's at all: whoever reads the
         weights says what is wrong with it.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            part = next((one for one in archive.infolist() if one.filename.endswith("/data.pkl")), None)
-            if part is None or part.file_size > _LARGEST:
-                return None
-            with archive.open(part) as file:
-                content = _PlainValues(file).load()
+        content = _header(path) if str(path).endswith(".safetensors") else _pickled(path)
     except Exception:  # a reader of bytes from anywhere raises anything
         return None
     facts = content.get(CHECKPOINT_KEY) if isinstance(content, dict) else None
     return facts if isinstance(facts, dict) and not isinstance(facts, _Anything) else None
+
+
+def _pickled(path: str | Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        part = next(one for one in archive.infolist() if one.filename.endswith("/data.pkl"))
+        if part.file_size > _LARGEST:
+            return None
+        with archive.open(part) as file:
+            return _PlainValues(file).load()
+
+
+def _header(path: str | Path) -> Any:
+    with Path(path).open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        stated = json.loads(file.read(min(length, _LARGEST)))["__metadata__"]
+    return {CHECKPOINT_KEY: json.loads(stated[CHECKPOINT_KEY])}
 
 
 def is_slide_model(path: str | Path) -> bool:

@@ -160,8 +160,12 @@ def fits_images(arguments: argparse.Namespace, predictor: Predictor | OnnxPredic
     return parts.task == "segmentation" and parts.input.resize == "fit" and arguments.tile is None
 
 
-def check_device(name: str) -> None:
+def check_device(name: str, flag: str = "--device") -> None:
     """Refuse CUDA where torch was built without it, or the system without its driver; torch is not imported for it.
+
+    Args:
+        name: Of the device.
+        flag: The argument it came by, for the message.
 
     Raises:
         ValueError: There is none.
@@ -175,12 +179,12 @@ def check_device(name: str) -> None:
     if {"cuda", "hip"} == missing:
         raise ValueError(
             f"expected a device of this machine (cpu, ...), got {name!r}: torch is installed without CUDA; leave out "
-            "--device, or install torch with it"
+            f"{flag}, or install torch with it"
         )
     if missing == {"hip"} and sys.platform == "linux" and not _has_library(_DRIVER):
         raise ValueError(
             f"expected a device of this machine (cpu, ...), got {name!r}: NVIDIA's driver ({_DRIVER}) is not "
-            "installed; leave out --device, or install the driver"
+            f"installed; leave out {flag}, or install the driver"
         )
 
 

@@ -4,9 +4,12 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
+import castvision
 from castvision.checkpoint_facts import is_slide_model, stored_facts
 
 FACTS = {
@@ -63,3 +66,13 @@ def test_no_code_is_run(tmp_path):
     assert stored_facts(tmp_path / "beside") == FACTS
     assert stored_facts(tmp_path / "instead") is None
     assert not (tmp_path / "made").exists()
+
+
+def test_trained_models_of_ours_remember_theirs(tmp_path):
+    """In the header of safetensors; a header that is cut short, or another's, holds none."""
+    path = next(Path(castvision.__file__).parent.glob("weights/*.safetensors"))
+    facts = stored_facts(path)
+    assert facts is not None and facts["task"] == "segmentation" and facts["class_names"]
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:50])
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    assert stored_facts(tmp_path / "cut.safetensors") is stored_facts(tmp_path / "other.safetensors") is None

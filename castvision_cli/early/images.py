@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from castvision_cli.early.light import without_models
 from castvision_cli.early.paths import DECODED_WHOLE
-from castvision_cli.early.values import registered_names
+from castvision_cli.early.values import registered_names, trained_files
 
 if TYPE_CHECKING:
     import argparse
@@ -54,6 +54,7 @@ class Told:
 
 def told_of(model: str) -> Told | None:
     """What a checkpoint of ours says of itself, and the name of a registered model; None where only loading tells."""
+    model = str(trained_files().get(model, model))
     if not Path(model).is_file():
         return Told(model, None, patch_size=_patch_of(model)) if model in registered_names() else None
     with without_models():

@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from castvision_cli.arguments import check_device
+
 _LEAST = {
     "data.batch_size": 1, "data.num_workers": 0, "data.img_size": 1, "data.in_chans": 1, "model.num_classes": 1,
     "model.optimizer.lr": 0, "model.optimizer.weight_decay": 0, "trainer.accumulate_grad_batches": 1,
@@ -26,6 +28,8 @@ _LEAST = {
 _SHARES = ("ema",)
 """Numbers between 0 and 1, neither included."""
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+_STRATEGIES = ("auto", "ddp", "deepspeed", "fsdp", "hpu", "model_parallel", "single", "xla")
+"""How names of Lightning's strategies begin."""
 _TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 _MODEL_FUNCTION = re.compile(r"^def ([a-z]\w*)\(\s*pretrained\b", re.MULTILINE)
 _ELSEWHERE = (":", "/")
@@ -51,6 +55,8 @@ def check_value(key: str, value: Any, annotation: ast.expr | None) -> None:
         raise ValueError(f"expected {key} to be {told}, got {value!r}")
     if key == "trainer.accelerator" and isinstance(value, str):
         _check_accelerator(value)
+    if key == "trainer.strategy" and isinstance(value, str) and not _begins_as_known(value):
+        raise ValueError(f"expected trainer.strategy such as {', '.join(_STRATEGIES)}, got {value!r}")
     if key == "trainer.max_time" and isinstance(value, str) and not re.fullmatch(r"\d+(:\d+){3}", value):
         raise ValueError(f"expected trainer.max_time as DD:HH:MM:SS, got {value!r}")
     if value is None or key not in (*_LEAST, *_SHARES):
@@ -62,9 +68,16 @@ def check_value(key: str, value: Any, annotation: ast.expr | None) -> None:
             raise ValueError(f"expected {limit}, got {value!r}")
 
 
+def _begins_as_known(strategy: str) -> bool:
+    """Whether one of Lightning's is meant, or a class by its import path."""
+    return "." in strategy or strategy.startswith(_STRATEGIES) or not strategy.islower()
+
+
 def _check_accelerator(name: str) -> None:
     if name == "tpu" and find_spec("torch_xla") is None:
         raise ValueError("expected torch_xla for trainer.accelerator=tpu, found none; install it, or leave it out")
+    if name in ("gpu", "cuda"):
+        check_device("cuda", "trainer.accelerator")
     if name.isidentifier() and name not in _ACCELERATORS:
         near = difflib.get_close_matches(name, _ACCELERATORS, n=1)
         hint = f", did you mean {near[0]}?" if near else ""
@@ -97,8 +110,13 @@ def model_names() -> frozenset[str]:
 
     Empty where their sources are not found.
     """
-    trained = {path.stem for path in Path(str(_folder("castvision")), "weights").glob("*.safetensors")}
-    return registered_names() and registered_names() | trained
+    return registered_names() and registered_names() | {*trained_files()}
+
+
+@lru_cache
+def trained_files() -> dict[str, Path]:
+    """The trained models that castvision comes with, by name."""
+    return {path.stem: path for path in Path(str(_folder("castvision")), "weights").glob("*.safetensors")}
 
 
 @lru_cache
