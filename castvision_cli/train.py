@@ -153,8 +153,9 @@ def _checked(arguments: Sequence[str]) -> CommandLine:
     check_run_folder(line.verb, line.arguments, line.config, contents, is_resumed=line.is_resumed)
     if "lightning" not in sys.modules:  # else the data module is as quick, and what is wrong with the model comes first
         check_data(line.arguments, contents)
-        check_generated(line.arguments, contents)
-        check_model(line.arguments, contents)
+        checks = [check_model, check_generated]  # either imports for seconds: first that of what was typed
+        for check in reversed(checks) if any(word.startswith("--data") for word in line.arguments) else checks:
+            check(line.arguments, contents)
     return line
 
 
