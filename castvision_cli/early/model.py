@@ -5,6 +5,7 @@ The task builds it again, with what it takes from the data, and refuses the same
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ _KINDS = {
 }
 """What the logits of each of our tasks are that trains a network of timm's or ours."""
 _HEAD = "UpsamplingHead"
+_POWER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def check_model(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> None:
@@ -42,18 +44,26 @@ def check_model(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> 
         return
     import torch
 
+    with silently():
+        try:
+            with torch.device("meta"):
+                _build(kind, arguments)
+        except (ValueError, TypeError, RuntimeError):  # maybe of a model that computes with values while it is built
+            try:
+                _build(kind, arguments)
+            except TypeError:  # an argument of another type: jsonargparse says so
+                return
+
+
+def _build(kind: str, arguments: Mapping[str, Any]) -> None:
     from castvision.models.checkpoint import freeze, initialize_from
     from castvision.models.recipe import build
 
-    with torch.device("meta"), silently():
-        try:
-            model = build(_recipe(kind, arguments))
-        except NotImplementedError:  # a model that computes with values while it is built
-            return
-        if arguments.get("init_from"):
-            initialize_from(model, arguments["init_from"])
-        if isinstance(arguments.get("freeze"), list):
-            freeze(model, arguments["freeze"])
+    model = build(_recipe(kind, arguments))
+    if arguments.get("init_from"):
+        initialize_from(model, arguments["init_from"])
+    if isinstance(arguments.get("freeze"), list):
+        freeze(model, arguments["freeze"])
     if _KINDS[kind] == "segmentation":
         _check_losses(arguments)
 
@@ -64,7 +74,7 @@ def _task(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> tuple[
     for content in contents:
         section = content.get("model")
         if isinstance(section, dict):
-            kind = str(section.get("class_path", kind)).rpartition(".")[2]
+            kind = str(section.get("class_path", kind)).removeprefix("castvision.training.")
             arguments |= section.get("init_args") or {}
     for flag, value in flags_in(words):
         part, _, key = flag.partition(".")
@@ -79,7 +89,16 @@ def _task(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> tuple[
             arguments[name] = {**arguments[name], deeper[0]: value}
         else:
             arguments[name] = value
-    return kind, arguments
+    return kind, _as_numbers(arguments)
+
+
+def _as_numbers(value: Any) -> Any:
+    """Values with 1e-3 as a number, which YAML's older rules take for text and jsonargparse does not."""
+    if isinstance(value, dict):
+        return {key: _as_numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_as_numbers(inner) for inner in value]
+    return float(value) if isinstance(value, str) and _POWER.fullmatch(value) else value
 
 
 def _recipe(kind: str, arguments: Mapping[str, Any]) -> Recipe:
