@@ -15,7 +15,8 @@ from castvision.ops import Routing, attention, chunks, near_far
 from tests.ops.property_cases import OF_TOKENS, Drawn, cases
 
 FEW = settings(max_examples=40, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-MANY = settings(FEW, max_examples=10_000, derandomize=False, print_blob=True)
+PARTS = 8
+MANY = settings(FEW, max_examples=10_000 // PARTS, derandomize=False, print_blob=True)
 SPOILT = st.sampled_from([float("nan"), float("inf"), -float("inf")])
 
 
@@ -175,9 +176,10 @@ def test_an_image_with_nan_spoils_only_itself(case: Drawn, value: float, share: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("part", range(PARTS))  # for as many cores
 @MANY
-@given(cases(), SPOILT, st.sampled_from([0.0, 0.5, 1.0]))
-def test_ten_thousand_calls(case: Drawn, value: float, share: float) -> None:
+@given(case=cases(), value=SPOILT, share=st.sampled_from([0.0, 0.5, 1.0]))
+def test_ten_thousand_calls(part: int, case: Drawn, value: float, share: float) -> None:
     check_against_oracle(case)
     check_masked_tokens(case, value)
     if len(case.operands["v"]) > 1:
