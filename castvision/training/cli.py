@@ -5,7 +5,6 @@ What a user writes on the command line comes here in LightningCLI's form, from `
 
 from __future__ import annotations
 
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import BasePredictionWriter, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins import DoublePrecision, HalfPrecision
@@ -32,6 +31,7 @@ from castvision.training.callbacks.averaging import WarmAveraging
 from castvision.training.callbacks.clusters import ClusterStatistics
 from castvision.training.callbacks.finite import StopWhereNotFinite
 from castvision.training.callbacks.interruption import Interruption
+from castvision.training.callbacks.monitors import KnownMonitors
 from castvision.training.callbacks.progress import TrainingBar
 from castvision.training.callbacks.report import Report
 from castvision.training.callbacks.seeds import StepSeeds
@@ -46,7 +46,12 @@ from castvision.training.tensorboard_log import BoardLog
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+
 TRAINER_DEFAULTS = {"max_epochs": 1, "log_every_n_steps": 50, "enable_model_summary": False}
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """The run's last state, apart from a callback of the user's that saves every epoch, too."""
 
 
 class TrainingCLI(LightningCLI):
@@ -149,13 +154,17 @@ class TrainingCLI(LightningCLI):
             trainer["logger"] = self._logs() if is_fit and not is_trial else False
         self.report = Report(self.folder)
         callbacks: list[Callback] = [self.report]
-        if trainer.get("enable_progress_bar") is not False:
+        given = trainer.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        has_bar = any(isinstance(each, ProgressBar) for each in given)
+        if trainer.get("enable_progress_bar") is not False and not has_bar:
             callbacks.append(TrainingBar())
         if self.verb == "predict":
             callbacks.append(PredictionFile(self.folder / "predictions.pt"))
         if is_fit:
             saves = trainer.get("enable_checkpointing") is not False and not is_trial
             callbacks = self._training_callbacks(callbacks, saves)
+        check_distinct([*given, *callbacks])
         built = self._instantiate_trainer(trainer, callbacks)
         if type(built.strategy.checkpoint_io) is TorchCheckpointIO:  # none of the user's, or of a strategy's
             built.strategy.checkpoint_io = DurableCheckpointIO()
@@ -179,15 +188,19 @@ class TrainingCLI(LightningCLI):
         callbacks += [
             Announcement(self.folder),
             ClusterStatistics(),
+            KnownMonitors(),
             StopWhereNotFinite(self.folder),
             StepSeeds(),
             self.interruption,
         ]
         if saves:
             # NOTE: two callbacks: one with ``save_last`` writes the last only where it was the best.
-            save = partial(ModelCheckpoint, self.folder, enable_version_counter=False, save_on_train_epoch_end=False)
-            best = save(filename=Path(BEST).stem, monitor=monitor, mode="max", auto_insert_metric_name=False)
-            callbacks += [best, save(filename=Path(LAST).stem)]
+            always: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": False}
+            best = ModelCheckpoint(
+                self.folder, Path(BEST).stem, monitor, mode="max", auto_insert_metric_name=False, **always
+            )
+            last = LastCheckpoint(self.folder, Path(LAST).stem, **always)
+            callbacks += [best, last]
         return callbacks
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -295,6 +308,21 @@ def check_ranges(config: Any) -> None:
     for holds, wanted, got in limits:
         if not holds:
             raise ValueError(f"expected {wanted}, got {got}")
+
+
+def check_distinct(callbacks: Sequence[Callback]) -> None:
+    """Refuse callbacks whose states would stand under one name in a checkpoint.
+
+    Raises:
+        ValueError: It names their class.
+    """
+    keys = [each.state_key for each in callbacks if isinstance(each, EarlyStopping | ModelCheckpoint)]
+    for each in callbacks:
+        if keys.count(each.state_key) > 1:
+            raise ValueError(
+                f"expected one {type(each).__name__} for a metric and an interval, got {keys.count(each.state_key)}; "
+                f"the run's own are for {BEST} and --early_stopping: give another monitor, mode or every_n_train_steps"
+            )
 
 
 def check_checkpoint(model: LightningModule, path: str) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import difflib
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from castvision_cli.early.light import without_models
-from castvision_cli.early.signatures import arguments_of, check_argument, flags_in, imports_of, source_of
+from castvision_cli.early.signatures import check_argument, flags_in
+from castvision_cli.early.sources import arguments_of, imports_of, needed_by, source_of
+from castvision_cli.early.values import check_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +19,16 @@ if TYPE_CHECKING:
 _OPTIMIZERS = "torch.optim"
 _SLOTS = ("callbacks", "logger", "plugins", "profiler", "strategy")
 """Arguments of the trainer that take objects."""
+_HOMES = {"callbacks": "callbacks", "logger": "loggers", "plugins": "plugins"}
+"""Those that take nothing else by name, and the package of Lightning's that has them."""
+_NEEDS = {
+    "CometLogger": ("comet_ml",), "MLFlowLogger": ("mlflow", "mlflow_skinny"), "NeptuneLogger": ("neptune",),
+    "RichModelSummary": ("rich",), "RichProgressBar": ("rich",), "TensorBoardLogger": ("tensorboard", "tensorboardX"),
+    "WandbLogger": ("wandb",),
+}  # fmt: skip
+"""Packages that Lightning's classes import when they are made, any one of them."""
+_APART = ("every_n_epochs", "every_n_train_steps", "train_time_interval")
+"""Arguments of ModelCheckpoint that exclude each other."""
 
 
 def check_classes(words: Sequence[str], contents: Sequence[Mapping[str, Any]], more: Sequence[str] = ()) -> None:
@@ -48,6 +61,9 @@ def check_classes(words: Sequence[str], contents: Sequence[Mapping[str, Any]], m
             near = difflib.get_close_matches(cls, sorted(known), n=1)
             hint = f", did you mean {module}.{near[0]}?" if near else "; check the name"
             raise ValueError(f"no class {cls!r} in {module}{hint}")
+    _check_words_of_optimizer(words, contents)
+    for slot, name, arguments in _objects(words, contents):
+        check_object(slot, name, arguments)
 
 
 def check_optimizer(name: str, arguments: Mapping[str, Any]) -> str:
@@ -71,9 +87,81 @@ def check_optimizer(name: str, arguments: Mapping[str, Any]) -> str:
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}, or an import path"
         raise ValueError(f"unknown optimizer {name!r}: {hint}")
     taken = arguments_of(found[bare]) if bare in found else None
-    for key in arguments:
+    for key, value in arguments.items():
         check_argument("model.optimizer", str(key), taken)
+        check_value(f"model.optimizer.{key}", value, (taken or {}).get(key))
     return f"{_OPTIMIZERS}.{name}" if name.isidentifier() else name
+
+
+def check_object(slot: str, name: str, arguments: Mapping[str, Any] | None) -> None:
+    """Refuse an object of the trainer's that is not known by its bare name, is not installed, or takes other arguments.
+
+    Args:
+        slot: The trainer's argument, such as "callbacks".
+        name: Bare, or an import path.
+        arguments: What it is to be made with; None = further words of the command line say it.
+
+    Raises:
+        ValueError: It names similar ones, or the argument.
+    """
+    bare = name.rpartition(".")[2]
+    known = imports_of(source_of(f"lightning.pytorch.{_HOMES[slot]}"))
+    if bare == name and known and name not in known:
+        near = difflib.get_close_matches(name, sorted(known), n=1)
+        hint = f", did you mean {near[0]}?" if near else f"; Lightning's are in lightning.pytorch.{_HOMES[slot]}"
+        raise ValueError(f"unknown class {name!r} in trainer.{slot}{hint}")
+    needed = _NEEDS.get(bare)
+    if needed is not None and all(find_spec(each) is None for each in needed):
+        raise ValueError(f"expected the package {' or '.join(needed)} for {bare}, found none; pip install {needed[0]}")
+    path = known.get(name, name)
+    taken = arguments_of(path)
+    for key, value in (arguments or {}).items():
+        check_argument(bare, str(key), taken)
+        check_value(f"{bare}.{key}", value, (taken or {}).get(key))
+    if arguments is not None and (missing := [key for key in needed_by(path) if key not in arguments]):
+        raise ValueError(f"expected {', '.join(f'{bare}.{key}' for key in missing)} in trainer.{slot}, found none")
+    apart = [key for key in _APART if (arguments or {}).get(key)]
+    if len(apart) > 1:
+        raise ValueError(f"expected one of {', '.join(f'{bare}.{key}' for key in apart)}, got {len(apart)}")
+
+
+def _objects(
+    words: Sequence[str], contents: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, str, Mapping[str, Any] | None]]:
+    """What the trainer is to be given, with its arguments if they stand beside it."""
+    given = [(slot, content["trainer"].get(slot)) for content in contents
+             if isinstance(content.get("trainer"), dict) for slot in _HOMES]  # fmt: skip
+    for flag, value in flags_in(words):
+        slot = flag.rstrip("+").removeprefix("trainer.")
+        if slot in _HOMES and flag.startswith("trainer."):
+            given.append((slot, value))
+    for slot, value in given:
+        for each in value if isinstance(value, list) else [value]:
+            name = each.get("class_path") if isinstance(each, dict) else each
+            arguments = (each.get("init_args") or {}) if isinstance(each, dict) else None
+            if isinstance(name, str) and _is_path(name) and (arguments is None or isinstance(arguments, dict)):
+                yield slot, name, arguments
+
+
+def _check_words_of_optimizer(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse arguments on the command line that the optimiser does not take."""
+    name, arguments = "AdamW", dict[str, Any]()
+    for content in contents:
+        section = content.get("model")
+        inside = section.get("init_args") if isinstance(section, dict) else None
+        value = inside.get("optimizer") if isinstance(inside, dict) else None
+        name = value.get("class_path", name) if isinstance(value, dict) else value or name
+    for flag, value in flags_in(words):
+        part, _, key = flag.removeprefix("model.").removeprefix("init_args.").partition(".")
+        if part != "optimizer" or not flag.startswith("model."):
+            continue
+        key = key.removeprefix("init_args.")
+        if key in ("", "class_path"):
+            name = value.get("class_path", name) if isinstance(value, dict) else value
+        elif key not in ("init_args", "help"):
+            arguments[key] = value
+    if isinstance(name, str):
+        check_optimizer(name, arguments)
 
 
 def _in_files(contents: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""The arguments that classes of a configuration take, and of which types, read from their source.
+"""The arguments of a configuration's classes: whether they take them, and of these types.
 
-Importing them would take seconds. What cannot be told from the source is let through, for later checks to decide.
+What cannot be told from their sources is let through, for later checks to decide.
 """
 
 from __future__ import annotations
@@ -8,22 +8,19 @@ from __future__ import annotations
 import ast
 import difflib
 import sys
-from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from castvision_cli.early.sources import Arguments, arguments_of, imports_of, source_of
 from castvision_cli.early.values import check_model_name, check_value
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-Arguments = dict[str, ast.expr | None]
-"""Names of arguments with their annotations; None = there is none."""
-
 _OWN = frozenset({"config", "run_dir", "ema", "early_stopping", "seed_everything", "print_config", "help"})
 _PARTS = ("model", "data", "trainer")
 _TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
+_SCHEDULE = "castvision.training.optim.Schedule"
 _NESTED = ("optimizer", "schedule")
 """Arguments of a task that have arguments of their own."""
 _NOT_OPTIONS = frozenset({"self", "model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"})
@@ -51,7 +48,7 @@ def check_options(
             name, *deeper = key.removeprefix("init_args.").split(".")
             check_argument(part, name.rstrip("+"), classes[part])
             if deeper:
-                check_value(f"{part}.{name}.{deeper[-1]}", value, None)
+                _check_nested(part, name, deeper[-1], value)
             elif name in ("", "class_path"):
                 _check_class(part, value, is_closed)
             else:
@@ -91,9 +88,11 @@ def _check_class(part: str, name: Any, is_closed: bool) -> None:
 
 def _check_value(part: str, key: str, value: Any, known: Arguments | None, is_closed: bool) -> None:
     check_value(f"{part}.{key}", value, (known or {}).get(key))
+    if key == "schedule" and not isinstance(value, dict) and not (isinstance(value, str) and Path(value).is_file()):
+        raise ValueError(f"expected {part}.schedule.warmup and {part}.schedule.final, got {part}.schedule={value!r}")
     if key in _NESTED and isinstance(value, dict):
         for name, inner in (value.get("init_args") or value).items():
-            check_value(f"{part}.{key}.{name}", inner, None)
+            _check_nested(part, key, str(name), inner)
     if part != "model" or not isinstance(value, str):
         return
     annotation = (known or {}).get(key)
@@ -102,6 +101,13 @@ def _check_value(part: str, key: str, value: Any, known: Arguments | None, is_cl
     heads = imports_of(source_of("castvision.heads"))
     if key == "head" and heads and value not in heads:
         raise ValueError(f"expected head in {sorted(heads)}, got head={value!r}")
+
+
+def _check_nested(part: str, key: str, name: str, value: Any) -> None:
+    """Refuse an argument of the task's schedule, or a value of its optimiser, that cannot be."""
+    known = arguments_of(_SCHEDULE) if key == "schedule" else None
+    check_argument(f"{part}.{key}", name, known)
+    check_value(f"{part}.{key}.{name}", value, (known or {}).get(name))
 
 
 def flags_in(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -141,83 +147,3 @@ def _class_named(part: str, words: Sequence[str], contents: Sequence[Mapping[str
         return None
     named = [content[part]["class_path"] for content in contents if "class_path" in (content.get(part) or {})]
     return arguments_of(str(named[-1])) if named else None
-
-
-@lru_cache
-def arguments_of(name: str, method: str = "__init__") -> Arguments | None:
-    """The arguments of a class's method, those of its bases where it hands on ``**kwargs``.
-
-    Args:
-        name: A class of `castvision.training` by its bare name, or any class by its import path.
-        method: Whose arguments.
-
-    Returns:
-        Their names, with their annotations; None where the source is not found or hands on what only running it would
-        tell.
-    """
-    module, _, cls = name.rpartition(".")
-    if not module:
-        where = imports_of(source_of("castvision.training")).get(name)
-        return None if where is None else arguments_of(where, method)
-    tree = source_of(module)
-    found = (
-        None if tree is None else next((x for x in tree.body if isinstance(x, ast.ClassDef) and x.name == cls), None)
-    )
-    if tree is None or found is None:
-        return None
-    bases = [ast.unparse(base) for base in found.bases]
-    here = {x.name: f"{module}.{x.name}" for x in tree.body if isinstance(x, ast.ClassDef)} | imports_of(tree)
-    function = next((x for x in found.body if isinstance(x, ast.FunctionDef) and x.name == method), None)
-    own: Arguments = {}
-    if function is not None:
-        taken = (*function.args.args, *function.args.kwonlyargs)
-        own = {each.arg: _without_aliases(each.annotation, tree) for each in taken if each.arg != "self"}
-        if function.args.kwarg is None:
-            return own
-    if not bases or bases[0] not in here:
-        return None
-    inherited = arguments_of(here[bases[0]], method)
-    return None if inherited is None else {**inherited, **own}
-
-
-def _without_aliases(annotation: ast.expr | None, tree: ast.Module | None) -> ast.expr | None:
-    """An annotation with what names of the module stand for, such as Lightning's list of precisions."""
-    match annotation:
-        case ast.Name(id=name):
-            module, _, original = imports_of(tree).get(name, "").rpartition(".")
-            if module:
-                return _without_aliases(ast.Name(original), source_of(module)) if name.isupper() else annotation
-            meant = next(
-                (x.value for x in (tree.body if tree else ()) if isinstance(x, ast.Assign)
-                 and isinstance(x.targets[0], ast.Name) and x.targets[0].id == name), None,
-            )  # fmt: skip
-            return annotation if meant is None else _without_aliases(meant, tree)
-        case ast.Subscript(value=ast.Name(id="Optional" | "Union") as kind, slice=inner):
-            return ast.Subscript(kind, _without_aliases(inner, tree) or inner)
-        case ast.Tuple(elts=members):
-            return ast.Tuple([_without_aliases(each, tree) or each for each in members])
-        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return ast.BinOp(_without_aliases(left, tree) or left, ast.BitOr(), _without_aliases(right, tree) or right)
-    return annotation
-
-
-def imports_of(tree: ast.Module | None) -> dict[str, str]:
-    """Import paths of the names that a module imports from others."""
-    return {
-        alias.asname or alias.name: f"{line.module}.{alias.name}"
-        for line in (() if tree is None else ast.walk(tree))
-        if isinstance(line, ast.ImportFrom) and line.level == 0
-        for alias in line.names
-    }
-
-
-@lru_cache
-def source_of(module: str) -> ast.Module | None:
-    """A module's source, found without importing its packages."""
-    top, *rest = module.split(".")
-    spec = find_spec(top)
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin).parent.joinpath(*rest)
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(file.read_text(encoding="utf-8")) if rest and file.is_file() else None

@@ -5,7 +5,6 @@ The classes check them, too, for those who call them from Python; here it is sai
 
 from __future__ import annotations
 
-import ast
 import difflib
 import math
 import re
@@ -13,24 +12,51 @@ import sys
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from castvision_cli.arguments import check_device
+from castvision_cli.early.annotations import allows, as_number, told
 
-_LEAST = {
-    "data.batch_size": 1, "data.num_workers": 0, "data.img_size": 1, "data.in_chans": 1, "model.num_classes": 1,
-    "model.optimizer.lr": 0, "model.optimizer.weight_decay": 0, "trainer.accumulate_grad_batches": 1,
-    "trainer.check_val_every_n_epoch": 1, "trainer.num_nodes": 1, "trainer.max_epochs": -1, "trainer.max_steps": -1,
-    "trainer.gradient_clip_val": 0, "early_stopping": 1, "model.label_smoothing": 0, "model.mask_weight": 0,
-    "model.schedule.warmup": 0, "model.schedule.final": 0, "model.weight_decay": 0,
+if TYPE_CHECKING:
+    import ast
+
+_RANGES = {
+    "ModelCheckpoint.every_n_epochs": "[0, inf)", "ModelCheckpoint.every_n_train_steps": "[0, inf)",
+    "ModelCheckpoint.save_top_k": "[-1, inf)", "StochasticWeightAveraging.swa_lrs": "(0, inf)",
+    "data.batch_size": "[1, inf)", "data.img_size": "[1, inf)", "data.in_chans": "[1, inf)",
+    "data.num_workers": "[0, inf)", "early_stopping": "[1, inf)", "ema": "(0, 1)", "model.label_smoothing": "[0, 1]",
+    "model.layer_decay": "(0, 1]", "model.mask_weight": "[0, inf)", "model.num_classes": "[1, inf)",
+    "model.optimizer.lr": "[0, inf)", "model.optimizer.weight_decay": "[0, inf)", "model.schedule.final": "[0, 1]",
+    "model.schedule.warmup": "[0, 1)", "model.weight_decay": "[0, inf)", "seed_everything": "[0, 4294967295]",
+    "trainer.accumulate_grad_batches": "[1, inf)", "trainer.check_val_every_n_epoch": "[1, inf)",
+    "trainer.fast_dev_run": "[0, inf)", "trainer.gradient_clip_val": "[0, inf)",
+    "trainer.limit_predict_batches": "[0, inf)", "trainer.limit_test_batches": "[0, inf)",
+    "trainer.limit_train_batches": "[0, inf)", "trainer.limit_val_batches": "[0, inf)",
+    "trainer.max_epochs": "[-1, inf)", "trainer.max_steps": "[-1, inf)", "trainer.num_nodes": "[1, inf)",
+    "trainer.overfit_batches": "[0, inf)", "trainer.reload_dataloaders_every_n_epochs": "[0, inf)",
+    "trainer.val_check_interval": "(0, inf)",
 }  # fmt: skip
-"""Smallest values of numbers; null may stand for none."""
-_SHARES = ("ema",)
-"""Numbers between 0 and 1, neither included."""
+"""Where numbers lie: round brackets leave the end out; null may stand for none."""
+_RANGE = re.compile(r"([\[(])(.+), (.+)([\])])")
+_PARTS_OR_NUMBERS = (
+    "trainer.limit_predict_batches", "trainer.limit_test_batches", "trainer.limit_train_batches",
+    "trainer.limit_val_batches", "trainer.overfit_batches", "trainer.val_check_interval",
+)  # fmt: skip
+"""Whole numbers, or shares up to 1."""
+_CHOICES = {
+    "trainer.gradient_clip_algorithm": ("norm", "value"),
+    "trainer.profiler": ("advanced", "pytorch", "simple", "xla"),
+    "EarlyStopping.mode": ("max", "min"),
+    "ModelCheckpoint.mode": ("max", "min"),
+}
+"""Names that Lightning knows where it takes text; other objects go by import path."""
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 _STRATEGIES = ("auto", "ddp", "deepspeed", "fsdp", "hpu", "model_parallel", "single", "xla")
 """How names of Lightning's strategies begin."""
-_TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
+_DDP = re.compile(r"ddp(_spawn|_fork|_notebook)?(_find_unused_parameters_(true|false))?")
+_ON_GPUS = ("deepspeed", "fsdp")
+_TIMES = ("trainer.max_time", "Timer.duration")
+_TIME = re.compile(r"\d+(:\d+){3}")
 _MODEL_FUNCTION = re.compile(r"^def ([a-z]\w*)\(\s*pretrained\b", re.MULTILINE)
 _ELSEWHERE = (":", "/")
 """In the names of models that are in folders and on hubs."""
@@ -49,28 +75,68 @@ def check_value(key: str, value: Any, annotation: ast.expr | None) -> None:
     """
     if value is ...:
         return
-    kinds = _kinds(annotation)
-    if kinds and not any(_is(kind, value) for kind in kinds):
-        told = " or ".join(sorted(name if name != "None" else "null" for name in kinds))
-        raise ValueError(f"expected {key} to be {told}, got {value!r}")
-    if key == "trainer.accelerator" and isinstance(value, str):
+    if annotation is not None and not allows(annotation, value):
+        raise ValueError(f"expected {key} to be {told(annotation)}, got {value!r}")
+    if isinstance(value, str):
+        _check_text(key, value)
+    if key == "trainer.barebones" and value is True:
+        raise ValueError("expected trainer.barebones false: a run writes its logs and checkpoints, got True")
+    if key == "trainer.devices":
+        _check_devices(value)
+    if value is not None and key in _RANGES:
+        for each in value if isinstance(value, list) else [value]:
+            _check_range(key, each)
+
+
+def _check_text(key: str, value: str) -> None:
+    """Of what Lightning takes as text."""
+    if key == "trainer.accelerator":
         _check_accelerator(value)
-    if key == "trainer.strategy" and isinstance(value, str) and not _begins_as_known(value):
-        raise ValueError(f"expected trainer.strategy such as {', '.join(_STRATEGIES)}, got {value!r}")
-    if key == "trainer.max_time" and isinstance(value, str) and not re.fullmatch(r"\d+(:\d+){3}", value):
-        raise ValueError(f"expected trainer.max_time as DD:HH:MM:SS, got {value!r}")
-    if value is None or key not in (*_LEAST, *_SHARES):
-        return
-    limit = f"0 < {key} < 1" if key in _SHARES else f"{key} >= {_LEAST[key]}"
-    for each in value if isinstance(value, list) else [value]:
-        number = _number(each) if isinstance(each, int | float | str) else None
-        if number is None or not (0 < number < 1 if key in _SHARES else number >= _LEAST[key]):
-            raise ValueError(f"expected {limit}, got {value!r}")
+    if key == "trainer.strategy":
+        _check_strategy(value)
+    if value not in (choices := _CHOICES.get(key, (value,))) and value.isidentifier():
+        near = difflib.get_close_matches(value, choices, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"expected {key} of {', '.join(choices)}, got {value!r}{hint}")
+    if key in _TIMES and not (_TIME.fullmatch(value) and value.strip("0:")):
+        raise ValueError(f"expected {key} as DD:HH:MM:SS, above zero, got {value!r}")
 
 
-def _begins_as_known(strategy: str) -> bool:
-    """Whether one of Lightning's is meant, or a class by its import path."""
-    return "." in strategy or strategy.startswith(_STRATEGIES) or not strategy.islower()
+def _check_range(key: str, value: Any) -> None:
+    opening, low, high, closing = _RANGE.findall(_RANGES[key])[0]
+    number = as_number(value) if isinstance(value, int | float | str) else None
+    above, below = (">" if opening == "(" else ">="), ("<" if closing == ")" else "<=")
+    holds = number is not None and (number > float(low) or (opening == "[" and number == float(low)))
+    holds = holds and number is not None and (number < float(high) or (closing == "]" and number == float(high)))
+    if not holds:
+        open_end = f"{'a finite ' if number == math.inf else ''}{key} {above} {low}"
+        limit = open_end if high == "inf" else f"{low} {above.replace('>', '<')} {key} {below} {high}"
+        raise ValueError(f"expected {limit}, got {value!r}")
+    if key in _PARTS_OR_NUMBERS and isinstance(value, float) and value > 1:
+        raise ValueError(f"expected {key} as a share up to 1, or a whole number, got {value!r}")
+
+
+def _check_devices(value: Any) -> None:
+    """Of the trainer: "auto", how many (-1: all), or which."""
+    which = value.strip("[] ,").split(",") if isinstance(value, str) and value != "auto" else value
+    if isinstance(which, list):
+        numbers = [as_number(each) for each in which if isinstance(each, int | float | str)]
+        holds = bool(which) and len({*numbers}) == len(which) and all(n is not None and n >= -1 for n in numbers)
+    else:
+        holds = which in ("auto", None) or (isinstance(which, int) and (which == -1 or which > 0))
+    if not holds:
+        raise ValueError(f"expected trainer.devices as how many (-1: all), a list of which, or auto, got {value!r}")
+    if (isinstance(which, list) or which == -1) and sys.platform == "linux" and find_spec("torch_xla") is None:
+        check_device("cuda", f"trainer.devices={value}")
+
+
+def _check_strategy(name: str) -> None:
+    """Let one of Lightning's through, a plugin's, or a class by its import path."""
+    is_known = _DDP.fullmatch(name) is not None if name.startswith("ddp") else name.startswith(_STRATEGIES)
+    if "." not in name and name.islower() and not is_known:
+        raise ValueError(f"expected trainer.strategy such as {', '.join(_STRATEGIES)}, got {name!r}")
+    if name.startswith(_ON_GPUS):
+        check_device("cuda", f"trainer.strategy={name}")
 
 
 def _check_accelerator(name: str) -> None:
@@ -138,52 +204,3 @@ def registered_names() -> frozenset[str]:
 def _folder(package: str) -> Path | None:
     spec = find_spec(package)
     return None if spec is None or spec.origin is None else Path(spec.origin).parent
-
-
-def _kinds(annotation: ast.expr | None) -> frozenset[str]:
-    """Plain types that an annotation allows, by name, and values, as written; empty if it allows anything else, too."""
-    match annotation:
-        case ast.Constant(value=None):
-            return frozenset({"None"})
-        case ast.Name(id="int" | "float" | "bool" | "str" as name):
-            return frozenset({name})
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
-            constants = choices.elts if isinstance(choices, ast.Tuple) else [choices]
-            return frozenset(repr(each.value) for each in constants if isinstance(each, ast.Constant))
-        case ast.BinOp(op=ast.BitOr()):
-            parts = [_kinds(annotation.left), _kinds(annotation.right)]
-        case ast.Subscript(value=ast.Name(id="Optional")):
-            parts = [_kinds(annotation.slice), frozenset({"None"})]
-        case ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=members)):
-            parts = [_kinds(member) for member in members]
-        case _:
-            return frozenset()
-    return frozenset().union(*parts) if all(parts) else frozenset()
-
-
-def _is(kind: str, value: Any) -> bool:
-    """Whether jsonargparse may take a value for this type: what it may, is let through."""
-    match kind:
-        case "None":
-            return value is None
-        case literal if not literal.isidentifier():
-            return repr(value) == literal
-        case "bool":
-            return isinstance(value, bool) or str(value).lower() in _TRUTHS
-        case "int":
-            return not isinstance(value, bool) and isinstance(value, int | float | str) and _is_whole(value)
-        case "float":
-            return not isinstance(value, bool) and isinstance(value, int | float | str) and _number(value) is not None
-    return not isinstance(value, dict | list)  # 0123 is text where text is wanted
-
-
-def _number(value: float | str) -> float | None:
-    try:
-        return float(value)
-    except ValueError:
-        return None
-
-
-def _is_whole(value: float | str) -> bool:
-    number = _number(value)
-    return number is not None and math.isfinite(number) and number == int(number)

@@ -35,13 +35,13 @@ def test_weights_that_are_not_finite_are_not_counted_with(write_config, tmp_path
 @pytest.mark.parametrize(
     ("flag", "told"),
     [
-        ("--model.optimizer.lr=.inf", "finite settings of the optimizer, got"),
+        ("--model.optimizer.lr=.inf", "expected a finite model.optimizer.lr >= 0, got inf"),
         ("--model.optimizer.lr=.nan", "expected model.optimizer.lr >= 0, got nan"),
         ("--model.weight_decay=.nan", "expected model.weight_decay >= 0, got nan"),
         ("--trainer.gradient_clip_val=-1", "expected trainer.gradient_clip_val >= 0, got -1"),
         ("--trainer.gradient_clip_val=.nan", "expected trainer.gradient_clip_val >= 0, got nan"),
         ("--trainer.val_check_interval=0", "expected trainer.val_check_interval > 0, got 0"),
-        ("--trainer.max_time=00:00:00:00", "expected a trainer.max_time above zero"),
+        ("--trainer.max_time=00:00:00:00", "expected trainer.max_time as DD:HH:MM:SS, above zero"),
         ("--early_stopping=-1", "expected early_stopping >= 1, got -1"),
         ("--ema=1", "expected 0 < ema < 1"),
         ("--model.loss={}", "expected a factor > 0 for some of"),

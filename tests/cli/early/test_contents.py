@@ -138,6 +138,10 @@ def folder(tmp_path_factory):
     (root / "empty").mkdir()
     (root / "optimizer.yaml").write_text("model: {init_args: {optimizer: {class_path: AdamW, init_args: {lrr: 1}}}}")
     (root / "callback.yaml").write_text("trainer: {callbacks: [{class_path: my.Own}]}")
+    callback = "lightning.pytorch.callbacks.EarlyStopping"
+    (root / "monitor.yaml").write_text(
+        f"trainer: {{callbacks: [{{class_path: {callback}, init_args: {{patience: 1}}}}]}}"
+    )
     _image(root / "good.png")
     _image(root / "bands.tif", channels=5)
     (root / "cut.tif").write_bytes((root / "bands.tif").read_bytes()[:40])
@@ -242,6 +246,14 @@ def folder(tmp_path_factory):
         ("train --config quickstart --trainer.strategy foo", "expected trainer.strategy such as auto, ddp, deepspeed"),
         ("predict good.png --model pathfinder32_join --output out --tile 30", "expected --tile a multiple of 4"),
         ("evaluate --model pathfinder32_join --images . --output out", "it needs --masks"),
+        ("train --config monitor.yaml", "expected EarlyStopping.monitor in trainer.callbacks, found none"),
+        ("train --config quickstart --trainer.callbacks EarlyStoping", "did you mean EarlyStopping?"),
+        ("train --config quickstart --trainer.limit_val_batches 1.5", "expected trainer.limit_val_batches as a share"),
+        ("train --config quickstart --trainer.devices foo", "expected trainer.devices as how many"),
+        ("train --config quickstart --model.schedule.kind x", "'kind' is not accepted in model.schedule"),
+        ("train --config quickstart --model.optimizer.momentum 1", "'momentum' is not accepted in model.optimizer"),
+        ("train --config quickstart --model.layer_decay 7", "expected 0 < model.layer_decay <= 1, got 7"),
+        ("train --config quickstart --model.out_indices 3", "expected model.out_indices to be list[int] or null, got"),
         ("train --config quickstart --trainer.accelerator tpu", "expected torch_xla for trainer.accelerator=tpu"),
         ("evaluate --model vit_tinny --images ok --output out", "unknown model 'vit_tinny', did you mean"),
         ("demo good.png --model vit_tinny --output out", "unknown model 'vit_tinny', did you mean"),

@@ -11,7 +11,8 @@ from lightning.pytorch import Trainer
 
 import castvision
 from castvision import training
-from castvision_cli.early.signatures import arguments_of, check_options
+from castvision_cli.early.signatures import check_options
+from castvision_cli.early.sources import arguments_of
 
 CONFIGS = sorted((Path(castvision.__file__).parents[1] / "configs").glob("*.yaml"))
 
