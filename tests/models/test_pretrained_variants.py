@@ -183,7 +183,17 @@ def test_from_a_hub_and_without_one(hub: str, tmp_path: Path) -> None:
     assert "\n" not in unreached
 
 
-def test_a_client_that_gets_no_answer_is_explained_and_other_errors_pass() -> None:
+def test_without_a_network_what_was_fetched_serves_and_the_rest_is_said_at_once(hub: str, tmp_path: Path) -> None:
+    tiny, gone = "cast_vit_tiny_patch16_224.augreg_in21k_ft_in1k", "http://127.0.0.1:9"
+    assert ask(hub, tmp_path, (tiny, SMALL)) == [0.25]
+    kept, missing = ask(gone, tmp_path, (tiny, SMALL), ("cast_vit_small_patch14_dinov2", {"depth": 1}))
+    assert kept == 0.25
+    assert missing.startswith("ConnectionError: cannot get the weights of cast_vit_small_patch14_dinov2 from https://")
+    assert "refused" in missing and "traffic" not in missing, "asked once, instead of for a minute"
+
+
+def test_a_client_that_gets_no_answer_is_explained_and_other_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("castvision.models.weights._trouble_reaching_hub", lambda: None)
     unanswered = type("ConnectError", (Exception,), {"__module__": "httpx2"})
     with pytest.raises(
         ConnectionError, match=r"from https://huggingface\.co/timm/vit_small_patch14_dinov2\.lvd142m: no"
