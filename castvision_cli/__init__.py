@@ -11,6 +11,8 @@ import difflib
 import gc
 import importlib
 import io
+import logging
+import os
 import sys
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -69,6 +71,8 @@ VERBS = {
     "completion": "completion",
 }
 """The module of this package that runs each verb, by its ``main``."""
+_WRONG = 2
+"""The exit code of wrong arguments."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +87,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may have bytes that no terminal shows
-    arguments = list(_start_process() if argv is None else argv)
+    if argv is not None:
+        return _answer(list(argv))
+    code = _answer(_start_process())
+    if code == _WRONG:
+        _leave_at_once(code)
+    return code
+
+
+def _answer(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(HELP)
         return 0 if arguments else 2
@@ -122,6 +134,14 @@ def _start_process() -> list[str]:
     gc.set_threshold(10_000, 20, 20)
     atexit.register(gc.freeze)
     return sys.argv[1:]
+
+
+def _leave_at_once(code: int) -> None:
+    """End the process without taking the imported libraries apart, which takes time: nothing was begun."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def _run(module: str, arguments: list[str]) -> int:

@@ -93,6 +93,7 @@ def _without_aliases(annotation: ast.expr | None, tree: ast.Module | None) -> as
     return annotation
 
 
+@lru_cache
 def imports_of(tree: ast.Module | None) -> dict[str, str]:
     """Import paths of the names that a module imports from others."""
     return {
