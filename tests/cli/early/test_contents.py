@@ -242,7 +242,7 @@ def folder(tmp_path_factory):
         ("train --config quickstart --model.optimizer timm.optim.Lionn", "did you mean timm.optim.Lion?"),
         ("train --config quickstart --trainer.logger lightning.pytorch.loggers.CSVLoger", "loggers.CSVLogger?"),
         ("train --config callback.yaml", "the configuration names my.Own, which is not among the classes it may run"),
-        ("train --config quickstart --model.schedule.warmup -1", "expected model.schedule.warmup >= 0, got -1"),
+        ("train --config quickstart --model.schedule.warmup -1", "expected 0 <= model.schedule.warmup < 1, got -1"),
         ("train --config quickstart --trainer.strategy foo", "expected trainer.strategy such as auto, ddp, deepspeed"),
         ("predict good.png --model pathfinder32_join --output out --tile 30", "expected --tile a multiple of 4"),
         ("evaluate --model pathfinder32_join --images . --output out", "it needs --masks"),
