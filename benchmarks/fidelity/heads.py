@@ -266,7 +266,7 @@ def compare_saliency(
 ) -> Any:
     """Rows of difference and IoU between the decoder's maps under a setting and under full attention.
 
-    Draws the maps of the last photograph beside the JSON. No photograph is in the picture.
+    Draws the maps of the last photograph beside the JSON, a picture for each size. No photograph is in it.
     """
     from benchmarks.fidelity.features import extract
     from benchmarks.fidelity.photographs import find_photographs, grid_of, load
@@ -281,6 +281,8 @@ def compare_saliency(
         maps: dict[str, Tensor] = {}
         for setting in settings:
             maps[setting.name] = decoder(extract(backbone, image, setting, with_blocks=False).patches)
+            if (path.stem, args.saliency_size, setting.name) in done:
+                continue
             ours, full = maps[setting.name], maps[FULL.name]
             seen = ((ours > 0.5) | (full > 0.5)).sum()
             agreement = float(((ours > 0.5) & (full > 0.5)).sum() / seen) if seen else 1.0
@@ -289,7 +291,7 @@ def compare_saliency(
                 "image": path.stem, "size": args.saliency_size, "setting": setting.name,
                 "difference": round(difference, 4), "iou": round(agreement, 4),
             }  # fmt: skip
-        _draw_maps(args.output / "saliency.png", maps)
+        _draw_maps(args.output / f"saliency_{args.saliency_size}.png", maps)
 
 
 def _draw_earth(path: Path, rows: Sequence[dict[str, Any]]) -> None:
