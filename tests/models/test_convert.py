@@ -36,6 +36,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "vit_small_patch16_rope_224": {},
     "vit_small_patch16_rope_mixed_224": {},
     "vit_base_patch16_rope_reg1_gap_256": {},
+    "vit_base_patch16_sapiens2": {"num_heads": 4, "num_kv_heads": 2},  # heads share keys and values
 }
 EVERY = pytest.mark.parametrize("name", FAMILIES)
 ONE_OF_EACH = pytest.mark.parametrize("name", ["vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3"])
@@ -156,6 +157,16 @@ def test_timms_other_ways_in(name: str) -> None:
     assert [m.prune_intermediate_layers([0]) for m in (model, twin)] == [[0], [0]]
     ours, theirs = (m.forward_intermediates(small, intermediates_only=True) for m in (model, twin))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["near_far", "neighborhood"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3", "eva02_tiny_patch14_224"])
+def test_an_empty_batch_gives_an_empty_result(name: str, attention: str) -> None:
+    model, nothing = castvision.convert(make(name), attention=attention), images(name, 4, 6)[:0]
+    out = model(nothing)
+    assert out.shape == (0, 5)
+    out.sum().backward()
+    assert model.forward_intermediates(nothing, intermediates_only=True)[0].shape == (0, 48, 4, 6)
 
 
 def test_checkpointing_remembers_the_grid_of_its_own_image() -> None:
