@@ -130,6 +130,7 @@ def make_options(attention: str = "near_far", **finer: Any) -> AttentionOptions:
             raise ValueError(f"expected {name} to be a whole number >= {least}, got {name}={value!r}")
     if not options.cluster_factor > 0:
         raise ValueError(f"expected cluster_factor > 0, got cluster_factor={options.cluster_factor!r}")
+    _check_cluster_size(options)
     (_check_paper if options.mixing == "surrogate" else _check_joint)(options, given)
     return options
 
@@ -141,6 +142,15 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     near = difflib.get_close_matches(str(value), choices, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"expected {name} to be one of {', '.join(choices)}, got {value!r}{hint}")
+
+
+def _check_cluster_size(options: AttentionOptions) -> None:
+    why = {"nearest": "are free in size", "blocks": "are rectangles of the grid"}.get(options.assignment)
+    if why is not None and options.cluster_size is not None:
+        raise ValueError(
+            f"expected no cluster_size with assignment={options.assignment!r}, whose clusters {why}, got "
+            f"cluster_size={options.cluster_size}; give num_clusters"
+        )
 
 
 def _check_paper(options: AttentionOptions, given: dict[str, Any]) -> None:
@@ -165,11 +175,6 @@ def _check_joint(options: AttentionOptions, given: dict[str, Any]) -> None:
         for name in ("window_size", "shift_windows"):
             if given.get(name):
                 raise ValueError(f"expected no {name} with neighborhood='cluster', got {name}={given[name]!r}")
-    if options.cluster_size is not None and options.assignment not in BALANCED:
-        raise ValueError(
-            f"expected no cluster_size with assignment={options.assignment!r}, whose clusters are free in size, got "
-            f"cluster_size={options.cluster_size}; give num_clusters"
-        )
     if options.surrogates == "averaged":
         _need("surrogates='averaged'", options, "assignment", ("nearest", "sa_topk"))
 
