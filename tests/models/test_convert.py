@@ -274,6 +274,8 @@ class Own(timm.models.VisionTransformer):  # type: ignore[misc]
         ({"attention": "full", "blocks": [0]}, "expected no blocks"),
         ({"blocks": []}, "at least one"),
         ({"blocks": [2]}, "from -2 to 1"),
+        ({"blocks": 1}, "at least one, got 1"),
+        ({"shift_windows": 1}, "True or False"),
         ({"surrogates": "averaged"}, "cast_vit"),
         ({"num_clusters": 0}, "num_clusters"),
         ({"cluster_factor": 0.0}, "cluster_factor > 0"),
