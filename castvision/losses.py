@@ -51,7 +51,11 @@ def cross_entropy(
 
     Returns:
         () loss.
+
+    Raises:
+        ValueError: A target of another form.
     """
+    _check(logits, target)
     total = functional.cross_entropy(
         logits, target, weight=weight, ignore_index=IGNORED, label_smoothing=label_smoothing, reduction="sum"
     )
@@ -71,10 +75,11 @@ def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 2.0, weight: Te
         () loss.
 
     Raises:
-        ValueError: A negative ``gamma``.
+        ValueError: A negative ``gamma``, or a target of another form.
     """
     if gamma < 0:
         raise ValueError(f"expected gamma >= 0, got {gamma=}")
+    _check(logits, target)
     surprise = functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")  # (B, height, width)
     # NOTE: the clamp keeps the slope of the power finite at p = 1, where the other factor is 0.
     doubt = (-torch.expm1(-surprise)).clamp(min=torch.finfo(surprise.dtype).tiny)
@@ -96,7 +101,11 @@ def dice_loss(logits: Tensor, target: Tensor, *, per_image: bool = False, weight
 
     Returns:
         () loss, in [0, 1].
+
+    Raises:
+        ValueError: A target of another form.
     """
+    _check(logits, target)
     is_real = (target != IGNORED)[:, None]  # (B, 1, height, width)
     classes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
     truth = (target[:, None] == classes).to(logits.dtype)  # (B, classes, height, width)
@@ -108,6 +117,15 @@ def dice_loss(logits: Tensor, target: Tensor, *, per_image: bool = False, weight
     if weight is not None:
         counts = counts * weight
     return _safe_ratio((counts * loss).sum(), counts.sum())
+
+
+def _check(logits: Tensor, target: Tensor) -> None:
+    """Refuse what would be stretched over the logits, or counted for no class, without a word."""
+    if target.shape != (logits.shape[0], *logits.shape[2:]) or target.is_floating_point():
+        raise ValueError(
+            "expected logits (B, classes, height, width) and the number of a class for each pixel, (B, height, width), "
+            f"got {tuple(logits.shape)} and {tuple(target.shape)} {target.dtype}"
+        )
 
 
 def _pixel_weights(target: Tensor, weight: Tensor | None, logits: Tensor) -> Tensor:

@@ -154,3 +154,10 @@ def test_balanced_weights_by_hand():
     for counts in ([0, 0], [-1, 3]):
         with pytest.raises(ValueError, match="got"):
             balanced_class_weights(torch.tensor(counts))
+
+
+@pytest.mark.parametrize("target", [torch.zeros(2, 1, 4, 4).long(), torch.zeros(1, 4, 4).long(), torch.rand(2, 4, 4)])
+@pytest.mark.parametrize("name", NAMES)
+def test_targets_of_another_form_are_named(name, target):
+    with pytest.raises(ValueError, match="number of a class for each pixel"):
+        LOSSES[name](torch.randn(2, 3, 4, 4), target)

@@ -303,6 +303,9 @@ class CastAttention(nn.Module):
         means, labels = self.surrogate_means, clusters.labels
         if means is None or labels is None:
             return
+        if not torch.jit.is_scripting():
+            if is_eager() and torch._C._current_graph_task_id() != -1:
+                return  # checkpointing computes the block again, in the backward: the step has been taken
         count, total = cluster_sums(routing_features(k), labels, means.shape[0])
         count, total = count.sum(0), total.sum(0)  # M, 1 and M, D
         moved = torch.lerp((total / count.clamp(min=1.0)).to(means.dtype), surrogates, 0.99)  # a hundredth of the way

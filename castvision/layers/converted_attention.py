@@ -63,7 +63,7 @@ class _Converted:
         grid = _checked(carried, is_causal, options)
         p = grid.num_prefix_tokens
         parts = self._projected(x)
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)  # B, P + N, H, D
+        q, k, v = (part.unflatten(-1, (part.shape[-1] // self.head_dim, -1)) for part in parts)  # B, P + N, H, D
         q, k = self.q_norm(q), self.k_norm(k)
         k_route: Tensor | None = None
         if rope is not None:

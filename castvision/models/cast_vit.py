@@ -105,7 +105,12 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
     ) -> None:
         known = dict.fromkeys((*AttentionOptions._fields, *PEER_OPTIONS))
         options = {name: arguments.pop(name) for name in known if name in arguments}
-        _check(stem, attn_layer, options, dynamic_img_size, arguments)
+        of_layers = dict(
+            rope_in_routing=rope_in_routing,
+            learned_scale=learned_scale or None,
+            freeze_surrogates=freeze_surrogates or None,
+        )
+        _check(stem, attn_layer, {**options, **of_layers}, dynamic_img_size, arguments)
         peer = _peer_of(options)
         grid = _grid_size(img_size, patch_size)
         shared = dict(
@@ -217,8 +222,17 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         is_causal: bool = False,
         token_mask: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, num_classes) of images (B, in_chans, height, width)."""
-        out: Tensor = self.forward_head(self.forward_features(x, attn_mask, is_causal, token_mask))
+        """Logits (B, num_classes) of images (B, in_chans, height, width); pooled over real tokens.
+
+        Raises:
+            ValueError: A mask of tokens with attention pooling, which has none.
+        """
+        if isinstance(token_mask, Tensor) and self.attn_pool is not None:
+            raise ValueError("expected no token_mask with global_pool='map', which has none; use another global_pool")
+        tokens = self.forward_features(x, attn_mask, is_causal, token_mask)
+        if isinstance(token_mask, Tensor):
+            tokens = _mean_where_masked(tokens, token_mask, self.num_prefix_tokens)
+        out: Tensor = self.forward_head(tokens)
         return out
 
     @torch.jit.ignore
@@ -265,6 +279,15 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         prefix = self.num_prefix_tokens if return_prefix_tokens else 0
         taps = [y[:, self.num_prefix_tokens - prefix : length] for y in taps]
         return as_intermediates(taps, features, prefix, grid, output_fmt, output_dict)
+
+
+def _mean_where_masked(tokens: Tensor, token_mask: Tensor, num_prefix_tokens: int) -> Tensor:
+    """Tokens (B, P + N, C) whose mean and largest values are those of the real ones: the others hold their mean."""
+    prefix, own = tokens[:, :num_prefix_tokens], tokens[:, num_prefix_tokens:]
+    hidden = ~token_mask[:, :, None]
+    number = token_mask.sum(1)[:, None, None].clamp(min=1)
+    mean = own.masked_fill(hidden, 0.0).sum(1, keepdim=True) / number
+    return torch.cat([prefix, torch.where(hidden, mean.to(own.dtype), own)], 1)
 
 
 def _make_block(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from timm.layers import Format, HybridEmbed, PatchEmbed
@@ -313,11 +314,12 @@ def _chosen(attention: str, blocks: Sequence[int] | None, depth: int) -> set[int
         if blocks is not None:
             raise ValueError(f"expected no blocks with attention='full', got {blocks=}; leave it out")
         return set()
-    numbers = list(range(depth)) if blocks is None else list(blocks)
+    chosen = range(depth) if blocks is None else blocks
+    numbers = list(chosen) if isinstance(chosen, Iterable) else []
     wrong = [i for i in numbers if isinstance(i, bool) or not isinstance(i, int) or not -depth <= i < depth]
     if wrong or not numbers:
         raise ValueError(
-            f"expected blocks as numbers from {-depth} to {depth - 1}, at least one, got {numbers}; attention='full' "
+            f"expected blocks as numbers from {-depth} to {depth - 1}, at least one, got {blocks}; attention='full' "
             "keeps all as they are"
         )
     return {i % depth for i in numbers}

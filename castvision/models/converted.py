@@ -14,6 +14,7 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import checkpoint_filter_fn as eva_filter_fn
 from timm.models.vision_transformer import checkpoint_filter_fn as vit_filter_fn
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from castvision.layers.converted_attention import TokenGrid
 from castvision.models.cast_vit import check_images, refuse_masks
@@ -21,7 +22,7 @@ from castvision.models.intermediates import as_intermediates
 from castvision.models.one_size import compile_each_size, constant_in_a_trace, of_one_size_in_a_trace
 from castvision.models.timm_private import feature_take_indices
 from castvision.ops import check_choice
-from castvision.ops.arithmetic import is_exporting
+from castvision.ops.arithmetic import is_eager, is_exporting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,10 +90,12 @@ class _Converted:
         x = self.patch_embed(x)  # B, rows, cols, C
         rows, cols = constant_in_a_trace([x.shape[1], x.shape[2]])
         grid = TokenGrid(rows, cols, self.num_prefix_tokens)
-        x = self._pos_embed(x)
+        empty = is_eager() and x.shape[0] == 0  # which timm reshapes to any size
+        x = self._pos_embed(F.pad(x, (0, 0, 0, 0, 0, 0, 0, 1)) if empty else x)
         rope: Tensor | None = None
         if isinstance(self, Eva):
             x, rope = x
+        x = x[:0] if empty else x
         per_block = rope is not None and getattr(self, "rope_mixed", False)
         ropes = list(rope.unbind(0)) if rope is not None and per_block else [rope] * len(self.blocks)
         return self.norm_pre(x), ropes[: len(self.blocks)], grid

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from castvision.heads.features import resample
 from castvision.models.timm_private import FeatureInfo, feature_take_indices
 
 if TYPE_CHECKING:
@@ -88,4 +89,4 @@ def _resize(x: Tensor, patch: int, reduction: int, size: tuple[int, int]) -> Ten
     if reduction > patch and reduction % patch == 0:
         factor = reduction // patch
         return F.avg_pool2d(x, factor, ceil_mode=True, count_include_pad=False)
-    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+    return resample(x, patch, reduction, size)

@@ -9,12 +9,14 @@ It checks, has the clusters formed, and chooses the implementation, here and now
 It keeps no keyword-only arguments, since TorchScript knows none; do give the options by name.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from castvision.ops import near_far, paper, reference, streaming
-from castvision.ops.arithmetic import arithmetic_dtype, is_eager, on_cpu
+from castvision.ops.arithmetic import arithmetic_dtype, is_eager, is_exporting, on_cpu
 from castvision.ops.options import AttentionOptions, Operands, check_choice
 from castvision.ops.partitions import Routing, check_routing, cluster_grid, window_index, window_size_for
 from castvision.ops.surrogates import form_clusters
@@ -76,6 +78,7 @@ def cast_attention(
     p = num_prefix_tokens
     if not torch.jit.is_scripting():
         _check(q, k, v, options, grid_size, p, token_mask, surrogate_tokens, phi, dropout_p, backend)
+        _check_routes(q, p, q_route, k_route)
         if routing is not None:
             parameters = None if surrogate_tokens is None else surrogate_tokens.shape[-2]
             check_routing(routing, options.assignment, q.shape[0], q.shape[1] - p, parameters)
@@ -323,16 +326,33 @@ def _check(
                 f"expected as many surrogate tokens as blocks, {down} x {across}{' + 1' * further}, got "
                 f"{surrogate_tokens.shape[-2]}; resample_surrogates makes them"
             )
-    size, clusters = (
-        options.cluster_size,
-        options.num_clusters if surrogate_tokens is None else surrogate_tokens.shape[-2],
-    )
-    if size is not None and clusters is not None and options.assignment in ("sa_topk", "random"):
-        if clusters * size < num_tokens:
+    if options.cluster_size is not None and options.assignment in ("sa_topk", "random"):
+        number = None if surrogate_tokens is None else int(surrogate_tokens.shape[-2])
+        _check_room(options, [1, num_tokens] if grid_size is None else grid_size, num_tokens, number)
+
+
+def _check_routes(q: Tensor, num_prefix_tokens: int, q_route: Tensor | None, k_route: Tensor | None) -> None:
+    shape = (q.shape[0], q.shape[1] - num_prefix_tokens, q.shape[3])
+    for name, x in (("q_route", q_route), ("k_route", k_route)):
+        if x is not None and (x.ndim != 4 or (x.shape[0], x.shape[1], x.shape[3]) != shape):
             raise ValueError(
-                f"expected num_clusters * cluster_size >= N={num_tokens}, room for all, got {clusters} * {size}; "
-                "leave cluster_size out"
+                f"expected {name} (B={shape[0]}, N={shape[1]}, H, D={shape[2]}), without prefix tokens, got "
+                f"{tuple(x.shape)}"
             )
+
+
+def _check_room(options: AttentionOptions, grid: list[int], num_tokens: int, num_surrogates: int | None) -> None:
+    size = options.cluster_size
+    if size is None or is_exporting():  # it may not branch on sizes
+        return
+    clusters = num_surrogates
+    if clusters is None:
+        clusters = math.prod(cluster_grid(grid[0], grid[1], options.num_clusters, options.cluster_factor))
+    if clusters * size < num_tokens:
+        raise ValueError(
+            f"expected clusters * cluster_size >= N={num_tokens}, room for all, got {clusters} * {size}; "
+            "leave cluster_size out"
+        )
 
 
 def _check_grid(grid_size: list[int], num_tokens: int) -> None:

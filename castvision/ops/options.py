@@ -124,14 +124,16 @@ def make_options(attention: str = "near_far", **finer: Any) -> AttentionOptions:
     options = AttentionOptions(**{"attention": attention, **preset, **given})
     for name, choices in _CHOICES.items():
         check_choice(name, getattr(options, name), choices)
-    for name, least in _LEAST.items():
-        value = getattr(options, name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise ValueError(f"expected {name} to be a whole number >= {least}, got {name}={value!r}")
-    if not options.cluster_factor > 0:
-        raise ValueError(f"expected cluster_factor > 0, got cluster_factor={options.cluster_factor!r}")
+    _check_numbers(options)
+    _check_cluster_size(options)
     (_check_paper if options.mixing == "surrogate" else _check_joint)(options, given)
     return options
+
+
+def check_factor(value: object) -> None:
+    """Raise a ValueError unless ``value`` can be a ``cluster_factor``."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise ValueError(f"expected cluster_factor > 0, a finite number, got cluster_factor={value!r}")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -141,6 +143,26 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     near = difflib.get_close_matches(str(value), choices, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"expected {name} to be one of {', '.join(choices)}, got {value!r}{hint}")
+
+
+def _check_numbers(options: AttentionOptions) -> None:
+    for name, least in _LEAST.items():
+        value = getattr(options, name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise ValueError(f"expected {name} to be a whole number >= {least}, got {name}={value!r}")
+    for name in ("shift_windows", "laplace_norm"):
+        if not isinstance(getattr(options, name), bool):
+            raise ValueError(f"expected {name} to be True or False, got {name}={getattr(options, name)!r}")
+    check_factor(options.cluster_factor)
+
+
+def _check_cluster_size(options: AttentionOptions) -> None:
+    why = {"nearest": "are free in size", "blocks": "are rectangles of the grid"}.get(options.assignment)
+    if why is not None and options.cluster_size is not None:
+        raise ValueError(
+            f"expected no cluster_size with assignment={options.assignment!r}, whose clusters {why}, got "
+            f"cluster_size={options.cluster_size}; give num_clusters"
+        )
 
 
 def _check_paper(options: AttentionOptions, given: dict[str, Any]) -> None:
@@ -165,11 +187,6 @@ def _check_joint(options: AttentionOptions, given: dict[str, Any]) -> None:
         for name in ("window_size", "shift_windows"):
             if given.get(name):
                 raise ValueError(f"expected no {name} with neighborhood='cluster', got {name}={given[name]!r}")
-    if options.cluster_size is not None and options.assignment not in BALANCED:
-        raise ValueError(
-            f"expected no cluster_size with assignment={options.assignment!r}, whose clusters are free in size, got "
-            f"cluster_size={options.cluster_size}; give num_clusters"
-        )
     if options.surrogates == "averaged":
         _need("surrogates='averaged'", options, "assignment", ("nearest", "sa_topk"))
 

@@ -186,7 +186,8 @@ def cluster_grid(rows: int, cols: int, num_clusters: int | None, factor: float =
     At most one for a token; ``num_clusters = rows * cols`` gives exactly (rows, cols).
     """
     wanted = factor * (rows * cols) ** 0.5 if num_clusters is None else float(num_clusters)
-    down = free_size(_between(1, _rounded((wanted * rows / cols) ** 0.5), rows))
+    down = _between(1, _rounded((wanted * rows / cols) ** 0.5), rows)
+    down = free_size(_between(1, down, _rounded(wanted)))  # a tall grid a token wide has not more down than in all
     return down, free_size(_between(1, _rounded(wanted / down), cols))
 
 

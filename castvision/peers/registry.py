@@ -6,6 +6,7 @@ import difflib
 import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from castvision.ops.options import check_factor
 from castvision.peers.clustr import Clustr
 from castvision.peers.core import Core
 from castvision.peers.flare import FlareAttention
@@ -89,8 +90,10 @@ def check_peer_options(attention: str, options: Mapping[str, Any]) -> None:
             continue
         if least is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise ValueError(f"expected {name} to be a whole number >= {least}, got {name}={value!r}")
-        if name == "cluster_factor" and not value > 0:
-            raise ValueError(f"expected cluster_factor > 0, got cluster_factor={value!r}")
+        if name == "cluster_factor":
+            check_factor(value)
+        if name == "proportional" and not isinstance(value, bool):
+            raise ValueError(f"expected proportional to be True or False, got proportional={value!r}")
 
 
 def make_core(attention: str, num_heads: int, head_dim: int, seed: int, options: Mapping[str, Any]) -> Core:

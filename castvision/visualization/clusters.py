@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from castvision.layers import CastAttention
 from castvision.layers.converted_attention import CONVERTED, TokenGrid
+from castvision.models.evaluating import evaluating
 from castvision.ops import AttentionOptions, Routing, coverage
 from castvision.ops.partitions import labels_of, window_index, window_size_for
 
@@ -84,13 +85,10 @@ def cluster_maps(model: nn.Module, image: Tensor, **arguments: Any) -> list[Clus
     for name, module in clustered_layers(model).items():
         handles.append(module.register_forward_pre_hook(_ask, with_kwargs=True))
         handles.append(module.register_forward_hook(_Collector(name, module.options, found), with_kwargs=True))
-    was_training = model.training
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             model(batch, **arguments)
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
     return found

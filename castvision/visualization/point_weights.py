@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from castvision.models.evaluating import evaluating
 from castvision.visualization.clusters import ClusterMap, clustered_layers
 
 if TYPE_CHECKING:
@@ -125,16 +126,13 @@ def _input_of(
         taken.append((args, kwargs))
         raise _Reached
 
-    was_training = model.training
     handle = module.register_forward_pre_hook(take, with_kwargs=True)
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             model(image, **arguments)
     except _Reached:
         pass
     finally:
-        model.train(was_training)
         handle.remove()
     if not taken:
         raise ValueError("expected a layer that the model runs on this image, got one that it does not reach")
@@ -166,10 +164,8 @@ def _derivative(module: Any, inputs: tuple[Any, ...], keywords: dict[str, Any], 
         source.register_forward_hook(watch),
         module.norm.register_forward_pre_hook(keep),
     ]
-    was_training = module.training
     try:
-        module.eval()
-        with torch.inference_mode(False), torch.enable_grad():
+        with evaluating(module), torch.inference_mode(False), torch.enable_grad():
             module(*(_plain(each) for each in inputs), **{name: _plain(each) for name, each in keywords.items()})
             if not values or not rows:
                 raise ValueError(
@@ -181,11 +177,11 @@ def _derivative(module: Any, inputs: tuple[Any, ...], keywords: dict[str, Any], 
             first = rows[0][0, place].view(heads, wide // heads)[:, 0].sum()
             (found,) = torch.autograd.grad(first, values[0])
     finally:
-        module.train(was_training)
         for handle in handles:
             handle.remove()
-    of_values: Tensor = found[0, :, -wide:].reshape(-1, heads, wide // heads)[..., 0]
-    return of_values.float().mean(1).cpu()
+    own = wide // getattr(module, "num_kv_groups", 1)  # several heads of queries may share values
+    of_values: Tensor = found[0, :, -own:].reshape(-1, own * heads // wide, wide // heads)[..., 0]
+    return of_values.float().sum(1).div(heads).cpu()
 
 
 def _plain(value: Any) -> Any:

@@ -147,6 +147,19 @@ def test_averaged_surrogates_move_to_those_who_join_them() -> None:
     assert torch.equal(model.state_dict()["blocks.0.attn.surrogate_means"], second)
 
 
+def test_averaged_surrogates_move_once_a_step_under_checkpointing() -> None:
+    """Which runs a block again in the backward."""
+    x, states = torch.randn(2, 3, 32, 32), []
+    for enable in (False, True):
+        torch.manual_seed(0)
+        model = create(surrogates="averaged", num_clusters=4).train()
+        model.set_grad_checkpointing(enable)
+        for _ in range(3):
+            model(x).sum().backward()
+        states.append(model.blocks[1].attn.surrogate_means)
+    assert torch.equal(*states)
+
+
 def test_token_mask_hides_tokens() -> None:
     model, x = create(), torch.randn(1, 3, 32, 32)
     mask = torch.ones(1, 16, dtype=torch.bool)
@@ -155,6 +168,25 @@ def test_token_mask_hides_tokens() -> None:
     x[:, :, 24:] = 9.0
     torch.testing.assert_close(model(x, token_mask=mask), expected)
     assert not torch.allclose(model(x), expected)
+
+
+@pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "token"])
+def test_masked_tokens_are_not_pooled(pool: str) -> None:
+    """The logits of an image padded by a row of masked tokens are those of the image without it."""
+    torch.manual_seed(0)
+    model = create(global_pool=pool, pos_embed="none", window_size=4, reg_tokens=1)
+    x = torch.randn(2, 3, 32, 32)
+    mask = torch.ones(2, 16, dtype=torch.bool)
+    mask[:, 12:] = False
+    expected = model(x[:, :, :24])
+    torch.testing.assert_close(model(x, token_mask=mask), expected)
+    torch.testing.assert_close(torch.jit.script(model)(x, token_mask=mask), expected)
+    assert model(x, token_mask=torch.zeros_like(mask)).isfinite().all()
+
+
+def test_attention_pooling_takes_no_mask() -> None:
+    with pytest.raises(ValueError, match="global_pool='map'"):
+        create(global_pool="map")(torch.randn(1, 3, 32, 32), token_mask=torch.ones(1, 16, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("patch", [8, 16])
@@ -168,6 +200,16 @@ def test_pyramid(patch: int, output_stride: int) -> None:
     assert net.feature_info.reduction() == reductions
     maps = net(torch.randn(1, 3, 64, 96))
     assert [m.shape for m in maps] == [(1, 32, 64 // r, 96 // r) for r in reductions]
+
+
+def test_a_pyramid_lies_on_the_image_where_that_is_no_whole_patches() -> None:
+    """Padding that the model adds is cut off the maps, which were squeezed onto the image with it."""
+    net = timm.create_model(
+        "cast_vit_tiny_patch16_pyramid_224", features_only=True, img_size=64, embed_dim=32, num_heads=2, depth=4
+    ).eval()
+    x = torch.randn(1, 3, 100, 72)
+    for got, whole in zip(net(x), net(torch.nn.functional.pad(x, (0, 8, 0, 12))), strict=True):
+        torch.testing.assert_close(got, whole[..., : got.shape[2], : got.shape[3]])
 
 
 @pytest.mark.parametrize(
@@ -186,6 +228,8 @@ def test_pyramid(patch: int, output_stride: int) -> None:
             "attn_layer='cast' with window_size=8, got attn_layer='full'",
         ),
         ({"attn_layer": "none", "attention": "near_far"}, ValueError, "leave one of them out"),
+        ({"attn_layer": "full", "learned_scale": True}, ValueError, "attn_layer='cast' with learned_scale=True"),
+        ({"attn_layer": "full", "rope_in_routing": False}, ValueError, "attn_layer='cast' with rope_in_routing=False"),
         ({"stem": "convs"}, ValueError, "did you mean 'conv'"),
         ({"stem": "conv", "patch_size": 6}, ValueError, "power of two"),
         ({"patch_drop_rate": 0.5}, ValueError, "patch_drop_rate"),

@@ -36,6 +36,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "vit_small_patch16_rope_224": {},
     "vit_small_patch16_rope_mixed_224": {},
     "vit_base_patch16_rope_reg1_gap_256": {},
+    "vit_base_patch16_sapiens2": {"num_heads": 4, "num_kv_heads": 2},  # heads share keys and values
 }
 EVERY = pytest.mark.parametrize("name", FAMILIES)
 ONE_OF_EACH = pytest.mark.parametrize("name", ["vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3"])
@@ -158,6 +159,16 @@ def test_timms_other_ways_in(name: str) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("attention", ["near_far", "neighborhood"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3", "eva02_tiny_patch14_224"])
+def test_an_empty_batch_gives_an_empty_result(name: str, attention: str) -> None:
+    model, nothing = castvision.convert(make(name), attention=attention), images(name, 4, 6)[:0]
+    out = model(nothing)
+    assert out.shape == (0, 5)
+    out.sum().backward()
+    assert model.forward_intermediates(nothing, intermediates_only=True)[0].shape == (0, 48, 4, 6)
+
+
 def test_checkpointing_remembers_the_grid_of_its_own_image() -> None:
     model = castvision.convert(make("vit_tiny_patch16_224"), anchors=2)
     x, y = images("vit_tiny_patch16_224", 4, 6), images("vit_tiny_patch16_224", 6, 4)
@@ -263,6 +274,8 @@ class Own(timm.models.VisionTransformer):  # type: ignore[misc]
         ({"attention": "full", "blocks": [0]}, "expected no blocks"),
         ({"blocks": []}, "at least one"),
         ({"blocks": [2]}, "from -2 to 1"),
+        ({"blocks": 1}, "at least one, got 1"),
+        ({"shift_windows": 1}, "True or False"),
         ({"surrogates": "averaged"}, "cast_vit"),
         ({"num_clusters": 0}, "num_clusters"),
         ({"cluster_factor": 0.0}, "cluster_factor > 0"),

@@ -42,11 +42,18 @@ def test_presets() -> None:
         ("near_far", {"neighborhood": "cluster", "assignment": "blocks", "window_size": 4}, "no window_size"),
         ("near_far", {"activation": "laplace"}, "activation"),
         ("near_far", {"cluster_size": 4}, "give num_clusters"),
+        ("near_far", {"assignment": "blocks", "cluster_size": 4}, "no cluster_size.*rectangles"),
+        ("paper", {"assignment": "blocks", "cluster_size": 4}, "no cluster_size.*rectangles"),
         ("near_far", {"summaries": "surrogate_weighted"}, "summaries"),
         ("near_far", {"surrogates": "averaged", "assignment": "random"}, "averaged"),
         ("near_far", {"window_size": 0}, "window_size to be a whole number >= 1"),
         ("near_far", {"refinements": -1}, "refinements"),
         ("near_far", {"anchors": 2.5}, "anchors"),
+        ("near_far", {"shift_windows": "no"}, "shift_windows to be True or False, got shift_windows='no'"),
+        ("near_far", {"shift_windows": 1}, "shift_windows to be True or False"),
+        ("near_far", {"cluster_factor": "2"}, "cluster_factor > 0"),
+        ("near_far", {"cluster_factor": float("inf")}, "a finite number"),
+        ("paper", {"laplace_norm": 1}, "laplace_norm to be True or False"),
         ("paper", {"anchors": 4}, "no anchors"),
         ("paper", {"surrogates": "sampled"}, "surrogates"),
         ("paper", {"neighborhood": "window"}, "neighborhood"),
@@ -73,6 +80,8 @@ def test_an_unknown_option_is_named() -> None:
         ({"dropout_p": 1.5}, "dropout_p"),
         ({"token_mask": torch.ones(2, 3)}, "token_mask"),
         ({"backend": "fats"}, "did you mean 'fast'"),
+        ({"k_route": torch.ones(2, 9, 2, 4), "num_prefix_tokens": 1}, "k_route .*N=8.*without prefix tokens"),
+        ({"q_route": torch.ones(1, 9, 2, 4)}, "q_route .*B=2"),
         ({"surrogate_tokens": torch.ones(2, 3, 4)}, "surrogate_tokens"),
         ({"options": make_options("paper")}, "surrogate_tokens"),
         ({"options": make_options("paper"), "surrogate_tokens": torch.ones(2, 3, 4)}, "phi"),
@@ -82,6 +91,16 @@ def test_bad_operands_are_named(change: dict[str, Any], message: str) -> None:
     x = torch.randn(2, 9, 2, 4)
     with pytest.raises(ValueError, match=message):
         cast_attention(x, x, x, **{"options": make_options(), **change})
+
+
+@pytest.mark.parametrize("assignment", ["random", "sa_topk"])
+@pytest.mark.parametrize("num_clusters", [7, None])
+def test_clusters_have_room_for_all(assignment: str, num_clusters: int | None) -> None:
+    """Seven clusters asked for are six on this grid; four tokens were in none."""
+    x = torch.randn(1, 64, 1, 4)
+    options = make_options(assignment=assignment, num_clusters=num_clusters, cluster_size=10 if num_clusters else 3)
+    with pytest.raises(ValueError, match=r"room for all, got (6 \* 10|16 \* 3)"):
+        cast_attention(x, x, x, options, [8, 8])
 
 
 def test_operands_of_different_kinds() -> None:
@@ -143,6 +162,9 @@ def test_default_sizes_follow_the_number_of_tokens() -> None:
     assert cluster_grid(3, 4, 12) == (3, 4)
     assert cluster_grid(3, 4, 99) == (3, 4)
     assert cluster_grid(1, 10, 5) == (1, 5)
+    assert cluster_grid(100, 1, 10) == (10, 1)  # as (1, 10) of the same turned on its side
+    assert cluster_grid(1000, 1, None) == (63, 1)
+    assert cluster_grid(100, 2, None) == (28, 1)
     down, across = cluster_grid(64, 16, 64)
     assert (down, across) == (16, 4)
 

@@ -175,6 +175,8 @@ def test_some_blocks_keep_full_attention_and_attentions_can_be_exchanged() -> No
         ({"attention": "secvit", "rounds": 4}, "no rounds with attention='secvit'"),
         ({"attention": "separable", "num_latents": 4}, "it takes none"),
         ({"attention": "clustr", "cluster_factor": 0}, "cluster_factor > 0"),
+        ({"attention": "clustr", "cluster_factor": "2"}, "a finite number"),
+        ({"attention": "clustr", "proportional": "no"}, "proportional to be True or False"),
         ({"attention": "neighborhood", "kernel_size": 4}, "odd kernel_size"),
         ({"rounds": 4}, "no rounds with attention='near_far', got 4; it belongs to smyrf"),
         ({"attention": "smyrf", "attn_layer": "full"}, "attn_layer='cast' with attention='smyrf'"),

@@ -133,6 +133,14 @@ def test_a_context_counts():
     assert beside.cluster_sizes.sum() == 128
 
 
+def test_looking_changes_no_module():
+    model = timm.create_model("cast_vit_atto_patch4_32", depth=1).train()
+    model.blocks[0].mlp.eval()  # frozen, in a model that trains
+    modes, image = [module.training for module in model.modules()], torch.randn(1, 32, 32)
+    cluster_maps(model, image)
+    assert [module.training for module in model.modules()] == modes
+
+
 def test_no_clusters_and_too_many_images():
     assert cluster_maps(timm.create_model("vit_tiny_patch16_224", **TINY), torch.randn(3, 32, 32)) == []
     with pytest.raises(ValueError, match="one image"):

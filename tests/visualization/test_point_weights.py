@@ -77,6 +77,17 @@ def test_one_window_for_all_is_softmax_and_prefix_tokens_are_elsewhere():
     assert not any(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_heads_that_share_values():
+    """Grouped queries, as in Sapiens2: four heads, two of keys and values."""
+    torch.manual_seed(0)
+    sizes = {"depth": 1, "img_size": 64, "embed_dim": 64, "num_heads": 4, "num_kv_heads": 2}
+    model = castvision.convert(timm.create_model("vit_base_patch16_sapiens2", **sizes).eval(), window_size=4)
+    image = torch.randn(1, 3, 64, 64)
+    weights = weights_of_point(model, image, cluster_maps(model, image)[0], 1, 1)
+    assert weights.tokens.min() > 0
+    assert float(weights.tokens.sum()) + weights.elsewhere == pytest.approx(1, abs=1e-5)
+
+
 def test_the_papers_attention_has_weights_too():
     torch.manual_seed(0)
     model = timm.create_model(

@@ -19,6 +19,7 @@ import castvision
 from castvision.data.datasets.batch import Batch
 from castvision.files import draft
 from castvision.models import checkpoint_file
+from castvision.models.evaluating import evaluating
 from castvision.run_folder import BEST, METRICS, REPORT, log_parts
 from castvision.visualization.run_report import Examples, save_report
 
@@ -181,17 +182,14 @@ class Report(Callback):
             return None  # bags of embeddings, of which there is nothing to see
         best = self.folder / BEST
         kept = {name: value.clone() for name, value in task.state_dict().items()}
-        was_training = task.training
         try:
             if best.is_file():
                 task.load_state_dict(checkpoint_file.read(best)["state_dict"])
-            task.eval()
-            with torch.inference_mode():
+            with evaluating(task), torch.inference_mode():
                 inputs = trainer.precision_plugin.convert_input(move_data_to_device(batch, task.device))
                 predicted = task.predict_step(inputs, 0).cpu()
         finally:
             task.load_state_dict(kept)
-            task.train(was_training)
         return Examples(batch.image, batch.target, predicted, data.mean, data.std, batch.extras.get("pixel_mask"))
 
 

@@ -20,6 +20,7 @@ from castvision.losses import unexplained_variance
 from castvision.models.checkpoint import freeze as freeze_parameters
 from castvision.models.checkpoint import train_only
 from castvision.models.convert import convert, is_converted, revert
+from castvision.models.evaluating import evaluating
 from castvision.models.recipe import Recipe, with_attention
 from castvision.training.data.resumable import world
 from castvision.training.tasks.task import Task
@@ -151,13 +152,10 @@ class DistillationTask(Task):
         loaders = self.trainer.val_dataloaders
         if self.before or loaders is None:
             return
-        was_training = self.model.training
-        self.model.eval()
         (number,) = self.trainer.num_val_batches
-        with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
+        with evaluating(self.model), torch.no_grad(), self.trainer.precision_plugin.val_step_context():
             for batch in islice(loaders, None if number == float("inf") else int(number)):
                 self._measure("val", move_data_to_device(batch, self.device))
-        self.model.train(was_training)
         self.before = self._measured("val")
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
