@@ -36,12 +36,13 @@ class MaskedSegmenter(nn.Module):
     def __init__(self, segmenter: nn.Module) -> None:
         super().__init__()
         self.segmenter: Any = segmenter
+        self.classes = slice(getattr(segmenter, "num_classes", None))  # centres are beside them
 
     def forward(self, image: Tensor, pixel_mask: Tensor) -> Tensor:
         """(B, C, height, width) and (B, height, width) bool to logits (B, classes, height, width)."""
         image = image.masked_fill(~pixel_mask[:, None], 0.0)
         logits: Tensor = self.segmenter.head(self.segmenter.features(image, pixel_mask), image)
-        return logits
+        return logits[:, self.classes]
 
 
 class OfWholes(nn.Module):

@@ -155,7 +155,7 @@ class EmbeddingRun:
             with open_for(self.model.predictor, path, self.options.bands) as reader:
                 self._check_place(reader)
                 tissue = find_tissue(reader) if self.options.tissue else None
-                record = {"image": str(path), "name": name, "size": [reader.height, reader.width], "files": []}
+                record: Record = {"image": str(path), "name": name, "size": [reader.height, reader.width], "files": []}
                 if self.options.needs_tokens:
                     record |= self._tokens(reader, name, mask if tissue is None else tissue, record["files"], progress)
                 if "tiles" in self.options.write:

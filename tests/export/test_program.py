@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from castvision.export.program import FACTS, Program
+from castvision.export.program import FACTS, MaskedSegmenter, Program
+from castvision.models.centres import create_centre_segmenter
 from castvision_cli import main
 from tests.inference.conftest import classifier, photo, segmenter
 from tests.inference.prediction_cases import pixels_of, table_of
@@ -24,6 +25,15 @@ def program_of(module: torch.nn.Module) -> Program:
     image = torch.ones(1, 1, 2, 2)
     program.checks = lambda: iter([((image,), module(image))])
     return program
+
+
+def test_a_program_gives_classes_alone_of_a_model_of_centres() -> None:
+    """Its heat and offsets became three classes more."""
+    model = create_centre_segmenter("cast_vit_atto_patch4_32", 2, model_kwargs={"depth": 1}).eval()
+    image = torch.randn(1, 1, 32, 32)
+    with torch.no_grad():
+        found = MaskedSegmenter(model)(image, torch.ones(1, 32, 32, dtype=torch.bool))
+        torch.testing.assert_close(found, model(image))
 
 
 @pytest.mark.parametrize("difference", [2e-4, float("nan")])
