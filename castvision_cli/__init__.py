@@ -73,6 +73,8 @@ VERBS = {
 """The module of this package that runs each verb, by its ``main``."""
 _WRONG = 2
 """The exit code of wrong arguments."""
+_PIPE = 141
+"""The exit code where nobody reads the output to its end: as a shell gives it after SIGPIPE."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,7 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # names of files may have bytes that no terminal shows
     if argv is not None:
         return _answer(list(argv))
-    code = _answer(_start_process())
+    try:
+        code = _answer(_start_process())
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the last flush would fail again
+        return _PIPE
     if code == _WRONG:
         _leave_at_once(code)
     return code

@@ -145,6 +145,8 @@ def tile_options(arguments: argparse.Namespace, predictor: Predictor | OnnxPredi
     tile = parts.fixed_size or parts.input.img_size if arguments.tile is None else (arguments.tile, arguments.tile)
     if parts.fixed_size is not None and tile != parts.fixed_size:
         raise ValueError(f"expected --tile {parts.fixed_size[0]}: {parts.name} takes no other size, got {tile[0]}")
+    if arguments.tta == "d4" and parts.fixed_size is not None and len(set(tile)) > 1:
+        raise ValueError(f"expected --tta none or flips: {parts.name} takes {tile[0]} × {tile[1]} only, not turned")
     if any(side % step for side, step in zip(tile, parts.patch_size, strict=True)):
         raise ValueError(
             f"expected --tile a multiple of {parts.patch_size[0]} (the patch of {parts.name}), got {tile[0]}"

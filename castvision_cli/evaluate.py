@@ -49,6 +49,8 @@ Labels in masks mean what they meant in training, or what --label-map says; unle
 ignored.
 """
 
+_COLUMNS = 6
+"""Of a table: as many as 80 characters show whole."""
 _LABELS = "{0: 0, 255: 1}"
 _VECTOR = "{path: labels.geojson, attribute: landuse}"
 _EPILOG = """\
@@ -310,11 +312,13 @@ def _print_metrics(rows: list[dict[str, Any]], totals: dict[str, float], console
         return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
     columns = [key for key in rows[0] if key != "name" and any(row[key] is not None for row in rows)]
-    table = Table("class")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(escape(str(row["name"])), *(text(row[column]) for column in columns))
-    console.print(table)
+    for start in range(0, len(columns), _COLUMNS):
+        shown = columns[start : start + _COLUMNS]
+        table = Table("class")
+        for column in shown:
+            table.add_column(column, justify="right")
+        for row in rows:
+            table.add_row(escape(str(row["name"])), *(text(row[column]) for column in shown))
+        console.print(table)
     overall = {name: value for name, value in totals.items() if not name.startswith(("iou_", "acc_", "ap_", "f1_"))}
     console.print(", ".join(f"{name} {value:.4g}" for name, value in overall.items()), soft_wrap=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, write, report; 0 done, 1 refused or failed, 2 wrong arguments."""
+    """Parse, write, report; 0 done, 1 failed while writing, 2 refused."""
     args = build_parser().parse_args(argv)
     from rich.progress import Progress
 
@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 args.out, spec, args.num_images, args.seed, args.workers, lambda count: progress.advance(task, count)
             )
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"make-pathfinder: {error}\n")
-        return 1
+        sys.stderr.write(f"castvision make-pathfinder: error: {error}\n")
+        return 2 if isinstance(error, (ValueError, FileExistsError)) else 1
     sys.stdout.write(f"{args.num_images} images in {args.out}\n")
     return 0
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="make-pathfinder", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="castvision make-pathfinder", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; new, empty, or one to go on with")
     parser.add_argument("--img-size", type=int, default=32, help="height and width (default: 32)")

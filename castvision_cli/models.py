@@ -74,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         names += [name for name in found if name not in names]
     if arguments.pretrained:
         names = [name for name in names if weights_of(timm.get_pretrained_cfg(name).to_dict()) is not None]
+        if not names and not arguments.json:
+            print(f"{parser.prog}: error: none of these models has trained weights", file=sys.stderr)
+            return 2
     rows: list[Census] = []
     for name in names:
         try:

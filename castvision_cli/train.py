@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 HELP = """\
 usage: castvision train [fit|validate|test|predict] --config NAME [OPTIONS]
 
-  --config NAME          a YAML file, or a shipped configuration by name (below); later ones override earlier ones
+  --config NAME          a YAML file, or a shipped configuration by name (below); later ones override earlier ones, and
+                         every other option overrides them, wherever it stands
   --run_dir DIR          where checkpoints, logs, report.png and metrics.json go (default: runs/NAME); never overwritten
   --resume               go on with an unfinished run; an error if there is none
   --init-from FILE       start from a checkpoint's weights (ours, timm's, safetensors), as far as they fit
@@ -195,7 +196,7 @@ class CommandLine:
         self.is_resumed = "--resume" in rest
         self.configs: list[Path] = []
         self.allowed_classes: list[str] = []
-        self.arguments = [self.verb]
+        self.arguments: list[str] = []
         words = iter(word for word in rest if word != "--resume")
         for word in words:
             flag, is_joined, value = word.partition("=")
@@ -207,11 +208,12 @@ class CommandLine:
                 raise ValueError(f"expected a value after {flag}")
             if flag in _CONFIG_FLAGS:
                 self.configs.append(find_config(value))
-                self.arguments.append(f"--config={self.configs[-1]}")
             elif flag in _ALLOW_FLAGS:
                 self.allowed_classes.append(value)
             else:
                 self.arguments.append(f"{_INIT_FLAG}={value}")
+        # the parser lets the later word win: what was typed holds, wherever the configurations stand
+        self.arguments = [self.verb, *(f"--config={path}" for path in self.configs), *self.arguments]
         if self.is_resumed and self.verb != "fit":
             raise ValueError(f"--resume goes on training; it has no meaning for {self.verb}")
         self.config: Path | None = self.configs[-1] if self.configs else None

@@ -42,7 +42,7 @@ def averaged(predict: Callable[[Tensor, Symmetry], Tensor], batch: Tensor, kind:
 
     Args:
         predict: (B, C, height, width) and how they were turned to (B, classes, height, width).
-        batch: (B, C, height, width), square if the views are turned.
+        batch: (B, C, height, width); views that are turned have height and width exchanged.
         kind: A key of `VIEWS`.
 
     Returns:

@@ -13,6 +13,7 @@ import castvision
 from castvision.data import open_image
 from castvision.data.reading.bags import h5py_module
 from castvision.files import part_of
+from castvision.inference.files import OutputFolder, finished_record
 from castvision.inference.scale import level_to_work_at
 from castvision.inference.slide_tiles import TileOptions, embed_tiles
 from castvision.inference.tile_model import model_range, open_for
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from castvision.data import ImageReader
     from castvision.inference.feature_model import FeatureModel
-    from castvision.inference.files import OutputFolder
     from castvision.inference.tissue import Mask
 
 Record = dict[str, Any]
@@ -146,18 +146,16 @@ class EmbeddingRun:
             Exception: Any of `castvision.errors.FAILURES`; the image has no record then.
         """
         file_name = f"records/{name}.json"
-        stored = self.output.path / file_name
-        if self.options.resume and stored.is_file():
-            record: Record = json.loads(stored.read_text(encoding="utf-8"))
-            if record["image"] == str(path):
-                self.records.append(record)
-                return record
+        done = finished_record(self.output.path / file_name, path) if self.options.resume else None
+        if done is not None:
+            self.records.append(done)
+            return done
         mask = None if mask_path is None else open_image(mask_path)
         try:
             with open_for(self.model.predictor, path, self.options.bands) as reader:
                 self._check_place(reader)
                 tissue = find_tissue(reader) if self.options.tissue else None
-                record = {"image": str(path), "name": name, "size": [reader.height, reader.width], "files": []}
+                record: Record = {"image": str(path), "name": name, "size": [reader.height, reader.width], "files": []}
                 if self.options.needs_tokens:
                     record |= self._tokens(reader, name, mask if tissue is None else tissue, record["files"], progress)
                 if "tiles" in self.options.write:

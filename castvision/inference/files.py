@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
 import re
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from castvision.data.reading import folders
 from castvision.data.reading.folders import STORE, is_store, name_of, nfc, walk_images
@@ -122,6 +123,30 @@ def _unique(name: str, suffix: str, taken: set[str]) -> str:
     while nfc(candidate).casefold() in taken:
         candidate, number = f"{name}-{number}", number + 1
     return candidate
+
+
+def finished_record(stored: Path, image: Path) -> dict[str, Any] | None:
+    """What an earlier run in the same folder wrote of an image.
+
+    Args:
+        stored: The record, written last of all the image's files.
+        image: The image.
+
+    Returns:
+        The record; None if the image was not finished.
+
+    Raises:
+        ValueError: The record, and so all files of this name, are another image's.
+    """
+    if not stored.is_file():
+        return None
+    record: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
+    if Path(record["image"]).absolute() != image.absolute():
+        raise ValueError(
+            f"expected the images of the run that is resumed, got {str(image)!r}, whose results would replace those of "
+            f"{record['image']!r}; name the same images in the same order, or another output folder"
+        )
+    return record
 
 
 def match_masks(mask: Path | None, images: dict[Path, str]) -> dict[Path, Path]:

@@ -80,6 +80,12 @@ class OnnxPredictor:
                 "normalisation; export the checkpoint by castvision export --format onnx"
             )
         self.parts = _parts(stored, path)
+        gives = self.session.get_outputs()[0].shape[1]
+        if self.has_classes and isinstance(gives, int) and gives != len(self.class_names):
+            raise CheckpointError(
+                f"expected a score for each of {len(self.class_names)} classes from {str(path)!r}, got {gives}; export "
+                "the checkpoint again"
+            )
 
     @property
     def has_classes(self) -> bool:

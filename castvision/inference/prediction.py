@@ -18,6 +18,7 @@ import castvision
 from castvision.data.reading import open_image
 from castvision.errors import FAILURES
 from castvision.files import part_of
+from castvision.inference.files import OutputFolder, finished_record
 from castvision.inference.instances.finding import InstanceOptions, find_instances
 from castvision.inference.maps import Kind, Maps, maps_of, with_classes
 from castvision.inference.scale import level_to_work_at
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from castvision.data import Georeference, ImageReader
-    from castvision.inference.files import OutputFolder
     from castvision.inference.onnx_model import OnnxPredictor
     from castvision.inference.predictor import Predictor
     from castvision.inference.sinks import Sink
@@ -155,12 +155,10 @@ class PredictionRun:
             Exception: Any of `castvision.errors.FAILURES`; the files of this image are then incomplete.
         """
         file_name = f"records/{name}.json"
-        stored = self.output.path / file_name
-        if self.options.resume and stored.is_file():
-            record: Record = json.loads(stored.read_text(encoding="utf-8"))
-            if record["image"] == str(path):
-                self.records.append(record)
-                return record
+        done = finished_record(self.output.path / file_name, path) if self.options.resume else None
+        if done is not None:
+            self.records.append(done)
+            return done
         with open_for(self.predictor, path, self.options.bands) as reader:
             is_classifier = self.predictor.parts.task != "segmentation"
             level, told = 0, None

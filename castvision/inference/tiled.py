@@ -258,14 +258,9 @@ class TiledRun:
         settings: How.
         sink: Where the output goes.
         runtime: What the predictor runs in.
-
-    Raises:
-        ValueError: Quarter turns of tiles that are not square.
     """
 
     def __init__(self, source: TileSource, grid: TileGrid, settings: Settings, sink: Sink, runtime: Runtime) -> None:
-        if settings.tta == "d4" and grid.tile[0] != grid.tile[1]:
-            raise ValueError(f"expected square tiles for quarter turns (tta='d4'), got {grid.tile=}")
         self.source, self.grid, self.settings, self.sink, self.runtime = source, grid, settings, sink, runtime
         self.totals = Totals()
         self.joiner: BandJoiner | None = None

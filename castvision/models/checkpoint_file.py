@@ -19,6 +19,9 @@ from castvision.files import draft
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+_PROGRAMS = {".onnx": "ONNX, which castvision predict runs", ".pt2": "torch.export, which torch.export.load runs"}
+"""What `castvision export` writes beside checkpoints."""
+
 
 def write(content: Mapping[str, Any], path: str | Path) -> None:
     """Write a file that `read` reads; while it is written, what was there before stays whole.
@@ -83,10 +86,15 @@ def reading(path: str | Path) -> Iterator[None]:
 
     Raises:
         FileNotFoundError: No such file.
-        CheckpointError: Anything else.
+        CheckpointError: Anything else, such as a program that `castvision export` wrote of a checkpoint.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"expected a checkpoint at {str(path)!r}, found no such file; check the path")
+    if (kind := _PROGRAMS.get(Path(path).suffix)) is not None:
+        raise CheckpointError(
+            f"expected weights that can be rebuilt into a model, got a program of {kind}: {str(path)!r}; give the "
+            "checkpoint that it was exported from"
+        )
     try:
         yield
     except CheckpointError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,13 @@ def without_models() -> Iterator[None]:
 
 @contextmanager
 def silently() -> Iterator[None]:
-    """No messages of castvision's own from inside: whoever does the same again later says them."""
+    """No messages of castvision's own and no warnings from inside: whoever does the same again later says them."""
     ours = logging.getLogger("castvision")
     before = ours.level
     ours.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch: weights that are copied into a model without values stay nowhere
+            yield
     finally:
         ours.setLevel(before)

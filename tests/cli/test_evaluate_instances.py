@@ -94,3 +94,11 @@ def test_a_model_of_whole_images_is_measured_by_tiles(tmp_path, segmenter, answe
     code, metrics = measured(answers, fitted, tmp_path / "out", *words, "--tile", "32")
     assert code == 0
     assert metrics["metrics"]["pq"] == 1
+
+
+def test_all_figures_are_read_in_80_characters(tmp_path, segmenter, answers, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, _ = measured(answers, segmenter, tmp_path / "out", "--instances", "components")
+    told = capsys.readouterr().out
+    assert code == 0 and "…" not in told
+    assert {"boundary_f1", "precision", "matched", "missed"} <= {*told.split()}

@@ -79,3 +79,13 @@ def test_module_and_tool_are_the_same_command():
     tool = ROOT.parent / "tools" / "train.py"
     done = subprocess.run([sys.executable, str(tool), "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("usage: castvision train")
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    """``castvision completion bash | head -1``."""
+    words = [sys.executable, "-c", "import sys; from castvision_cli import main; sys.exit(main())", "--help"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        told = process.stderr.read().decode()
+        assert process.wait() == 141
+    assert told == ""

@@ -30,3 +30,8 @@ def test_json_holds_all_figures(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_name_nothing_fits_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cast_vit_smal_patch16_224"]) == 2
     assert "did you mean cast_vit_small_patch16_224" in capsys.readouterr().err
+
+
+def test_none_with_trained_weights_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cast_vit_atto*", "--pretrained"]) == 2
+    assert "none of these models has trained weights" in capsys.readouterr().err

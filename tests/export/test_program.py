@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from castvision.export.program import FACTS, checked
+from castvision.export.program import FACTS, MaskedSegmenter, Program
+from castvision.models.centres import create_centre_segmenter
 from castvision_cli import main
 from tests.inference.conftest import classifier, photo, segmenter
 from tests.inference.prediction_cases import pixels_of, table_of
@@ -17,11 +18,48 @@ from tests.inference.test_onnx_model import without_torch
 __all__ = ["classifier", "photo", "segmenter"]
 
 
+def program_of(module: torch.nn.Module) -> Program:
+    """A program that is not traced, checked with ones."""
+    program = Program.__new__(Program)
+    program.module = module
+    image = torch.ones(1, 1, 2, 2)
+    program.checks = lambda: iter([((image,), module(image))])
+    return program
+
+
+def test_a_program_gives_classes_alone_of_a_model_of_centres() -> None:
+    """Its heat and offsets became three classes more."""
+    model = create_centre_segmenter("cast_vit_atto_patch4_32", 2, model_kwargs={"depth": 1}).eval()
+    image = torch.randn(1, 1, 32, 32)
+    with torch.no_grad():
+        found = MaskedSegmenter(model)(image, torch.ones(1, 32, 32, dtype=torch.bool))
+        torch.testing.assert_close(found, model(image))
+
+
 @pytest.mark.parametrize("difference", [2e-4, float("nan")])
 def test_an_export_that_differs_is_none(difference: float) -> None:
+    program = program_of(torch.nn.Identity())
     with pytest.raises(ValueError, match=r"model\.onnx gives other outputs than the model"):
-        checked(difference, Path("model.onnx"))
-    assert checked(1e-5, Path("model.onnx")) == 1e-5
+        program.checked([difference], Path("model.onnx"))
+    assert program.checked([1e-5], Path("model.onnx")) == 1e-5
+
+
+def test_an_export_may_differ_as_much_as_the_model_does_when_it_is_rounded_otherwise() -> None:
+    """A token between two clusters: which one is nearer, rounding decides."""
+
+    class Tie(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return (image + 1e-9 > image) * 0.01
+
+    program = program_of(Tie())
+    assert program.checked([2e-4], Path("model.onnx")) == 2e-4
+    with pytest.raises(ValueError, match=r"they differ by 0\.02, more than the 0\.01 of rounding"):
+        program.checked([0.02], Path("model.onnx"))
+    (inputs, expected), steady = next(program.checks()), torch.full((1, 1, 2, 2), -torch.inf)  # no tie at this size
+    program.checks = lambda: iter([(inputs, expected), ((steady,), program.module(steady))])
+    assert program.checked([2e-4, 0.0], Path("model.onnx")) == 2e-4
+    with pytest.raises(ValueError, match=r"they differ by 0\.0002, more than the 0\.0001 of rounding"):
+        program.checked([0.0, 2e-4], Path("model.onnx"))
 
 
 @pytest.mark.slow

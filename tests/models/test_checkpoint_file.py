@@ -139,3 +139,13 @@ def test_the_file_and_its_folder_are_flushed_around_the_move(tmp_path, monkeypat
     monkeypatch.setattr("pathlib.Path.replace", lambda self, to: (order.append("move"), replace(self, to)))
     checkpoint_file.write({"weight": torch.ones(8)}, tmp_path / "last.ckpt")
     assert order == [str(tmp_path / ".last.ckpt.part"), "move", str(tmp_path)]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("model.pt2", "torch.export"), ("model.onnx", "ONNX")])
+def test_what_was_exported_is_no_checkpoint(tmp_path, name, kind):
+    """It is not damaged either."""
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("model/archive_format", "pt2")
+    for read in (checkpoint_file.read, *([load_state_dict] if name.endswith("pt2") else [])):
+        with pytest.raises(CheckpointError, match=f"got a program of {kind}.*give the checkpoint that it was exported"):
+            read(tmp_path / name)

@@ -252,6 +252,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(write_config, tmp_path, capsys
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_typed_holds_wherever_the_configuration_stands(write_config):
+    config = write_config()
+    line = cli.CommandLine(["--trainer.max_epochs", "3", "--config", str(config), "--ema=0.5", "-c", str(config)])
+    assert line.arguments == ["fit", *[f"--config={config}"] * 2, "--trainer.max_epochs", "3", "--ema=0.5"]
+
+
 def test_a_typo_in_a_file_is_an_error(tmp_path, write_config, capsys):
     path = tmp_path / "typo.yaml"
     path.write_text(Path(write_config()).read_text() + "trainr: {max_epochs: 3}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+import timm
 import torch
 
 from castvision.models import recipe
@@ -46,3 +47,10 @@ def test_a_model_that_computes_while_it_is_built_is_built_with_values(monkeypatc
     monkeypatch.setattr(recipe.timm, "create_model", create)
     check_model([], configured(model_kwargs={"depth": 1}))
     assert devices == ["meta", "cpu"]
+
+
+def test_weights_that_fit_are_no_cause_for_warnings(tmp_path, recwarn):
+    """The model they are tried on has no values, of which torch warns for each weight."""
+    torch.save(timm.create_model(ATTO, num_classes=2).state_dict(), tmp_path / "start.pth")
+    check_model([], configured(init_from=str(tmp_path / "start.pth")))
+    assert [str(warning.message) for warning in recwarn if "meta" in str(warning.message)] == []
