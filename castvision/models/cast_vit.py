@@ -13,6 +13,7 @@ import torch
 from timm.layers import PatchEmbed, register_notrace_function, resample_abs_pos_embed
 from timm.models import VisionTransformer, checkpoint
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from castvision.layers import CastAttention, CastBlock, ConvStem, RotaryPositions
 from castvision.layers.block import ATTN_LAYERS
@@ -231,7 +232,8 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
             raise ValueError("expected no token_mask with global_pool='map', which has none; use another global_pool")
         tokens = self.forward_features(x, attn_mask, is_causal, token_mask)
         if isinstance(token_mask, Tensor):
-            tokens = _mean_where_masked(tokens, token_mask, self.num_prefix_tokens)
+            first = 0 if self.pool_include_prefix else self.num_prefix_tokens
+            tokens = _mean_where_masked(tokens, token_mask, self.num_prefix_tokens, first)
         out: Tensor = self.forward_head(tokens)
         return out
 
@@ -281,13 +283,15 @@ class CastVisionTransformer(VisionTransformer):  # type: ignore[misc]
         return as_intermediates(taps, features, prefix, grid, output_fmt, output_dict)
 
 
-def _mean_where_masked(tokens: Tensor, token_mask: Tensor, num_prefix_tokens: int) -> Tensor:
-    """Tokens (B, P + N, C) whose mean and largest values are those of the real ones: the others hold their mean."""
-    prefix, own = tokens[:, :num_prefix_tokens], tokens[:, num_prefix_tokens:]
-    hidden = ~token_mask[:, :, None]
-    number = token_mask.sum(1)[:, None, None].clamp(min=1)
-    mean = own.masked_fill(hidden, 0.0).sum(1, keepdim=True) / number
-    return torch.cat([prefix, torch.where(hidden, mean.to(own.dtype), own)], 1)
+def _mean_where_masked(tokens: Tensor, token_mask: Tensor, num_prefix_tokens: int, first: int) -> Tensor:
+    """Tokens (B, P + N, C) whose mean and largest values, from ``first`` on, the masked ones do not change.
+
+    They hold the mean of the others.
+    """
+    real = F.pad(token_mask, (num_prefix_tokens, 0), value=1.0)[:, :, None]
+    number = real[:, first:].sum(1, keepdim=True).clamp(min=1)
+    mean = tokens.masked_fill(~real, 0.0)[:, first:].sum(1, keepdim=True) / number
+    return torch.where(real, tokens, mean.to(tokens.dtype))
 
 
 def _make_block(

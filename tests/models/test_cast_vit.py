@@ -170,11 +170,12 @@ def test_token_mask_hides_tokens() -> None:
     assert not torch.allclose(model(x), expected)
 
 
+@pytest.mark.parametrize("include_prefix", [False, True])
 @pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "token"])
-def test_masked_tokens_are_not_pooled(pool: str) -> None:
+def test_masked_tokens_are_not_pooled(pool: str, include_prefix: bool) -> None:
     """The logits of an image padded by a row of masked tokens are those of the image without it."""
     torch.manual_seed(0)
-    model = create(global_pool=pool, pos_embed="none", window_size=4, reg_tokens=1)
+    model = create(global_pool=pool, pool_include_prefix=include_prefix, pos_embed="none", window_size=4, reg_tokens=1)
     x = torch.randn(2, 3, 32, 32)
     mask = torch.ones(2, 16, dtype=torch.bool)
     mask[:, 12:] = False
