@@ -21,7 +21,7 @@ from castvision_cli.arguments import (
     resolve_device,
     tile_options,
 )
-from castvision_cli.early.images import check_images, check_tiles, masks_fit, scale_fits, told_of
+from castvision_cli.early.images import check_images, check_of_pixels, check_tiles, masks_fit, scale_fits, told_of
 from castvision_cli.early.light import without_models
 from castvision_cli.early.paths import check_cluster, check_given, check_model, check_output, check_sources
 from castvision_cli.instance_options import add_instance_arguments, check_instance_options, instances_asked_for
@@ -210,6 +210,7 @@ def _check_contents(arguments: argparse.Namespace, facts: Told | None, label_map
     """
     if arguments.images is not None and arguments.labels is not None:
         raise ValueError("expected --images, or --labels, whose list names the images; give one of both")
+    check_of_pixels(arguments, facts)
     check_tiles(arguments, facts)
     if facts is None:
         return

@@ -25,7 +25,7 @@ from castvision_cli.arguments import (
     share,
     tile_options,
 )
-from castvision_cli.early.images import check_images, check_tiles, scale_fits, told_of
+from castvision_cli.early.images import check_images, check_of_pixels, check_tiles, scale_fits, told_of
 from castvision_cli.early.light import without_models
 from castvision_cli.early.paths import check_cluster, check_given, check_model, check_output, check_sources
 from castvision_cli.instance_options import (
@@ -196,6 +196,7 @@ def _listed(
         from castvision.inference.suited import check_predicts
     if facts is not None:
         check_predicts(facts.name, facts.task)
+    check_of_pixels(arguments, facts)
     check_tiles(arguments, facts)
     images = find_images(expand_patterns(arguments.inputs), outside=arguments.output, suffixes=ALL_SUFFIXES)
     output = open_output(arguments, settings, images)

@@ -29,6 +29,10 @@ _PATCH = re.compile(r"_patch(\d+)_")
 """How names of ViTs state the side of a patch."""
 _SMALL = 1 << 24
 """Pixels of a mask, and bytes of a photograph, that are read in a fraction of a second."""
+_OF_PIXELS = {
+    "tile": None, "overlap": None, "halo": None, "tta": "none", "geojson": False, "min_area": 1, "simplify": 0.0
+}  # fmt: skip
+"""Options that mean something for models of pixels, and their defaults."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,24 @@ def check_tiles(arguments: argparse.Namespace, told: Told | None) -> None:
     if "halo" in arguments:
         overlap = tile // 8 if overlap is None else overlap
         make_grid((tile, tile), tile, overlap, overlap // 4 if arguments.halo is None else arguments.halo)
+
+
+def check_of_pixels(arguments: argparse.Namespace, told: Told | None) -> None:
+    """Refuse what says how pixels are predicted, or drawn, of a model that classifies whole images.
+
+    Args:
+        arguments: Of predict or evaluate.
+        told: Of the model; None = its task is not known.
+
+    Raises:
+        ValueError: It names the options.
+    """
+    if told is None or told.task not in ("classification", "multilabel"):
+        return
+    asked = [f"--{name.replace('_', '-')}" for name, default in _OF_PIXELS.items()
+             if getattr(arguments, name, default) != default]  # fmt: skip
+    if asked:
+        raise ValueError(f"{told.name} classifies whole images: it takes no {', '.join(asked)}; leave it out")
 
 
 def check_images(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from castvision.models.shipped import shipped_names
-from castvision_cli.early.images import check_images, told_of
+from castvision_cli.early.images import Told, check_images, check_of_pixels, told_of
 from tests.inference.prediction_cases import NAMES
 
 
@@ -30,6 +32,16 @@ def test_a_large_photograph_is_not_decoded_twice(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_text("hello")
     monkeypatch.setattr("castvision_cli.early.images._SMALL", 4)
     check_images([tmp_path / "a.png"], None)
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel"])
+def test_options_of_pixels_for_a_model_of_whole_images(task):
+    given = argparse.Namespace(tile=64, tta="d4", geojson=False, min_area=1)
+    with pytest.raises(ValueError, match="m classifies whole images: it takes no --tile, --tta; leave it out"):
+        check_of_pixels(given, Told("m", task))
+    check_of_pixels(given, Told("m", "segmentation"))
+    check_of_pixels(given, None)
+    check_of_pixels(argparse.Namespace(tile=None, tta="none"), Told("m", task))
 
 
 def test_what_is_told_of_a_model(tmp_path, segmenter):
