@@ -193,7 +193,7 @@ def _optimizer(value: Any) -> Iterator[str]:
     """The import path of an optimiser, given as such or with its arguments."""
     name, arguments = (value.get("class_path"), value.get("init_args")) if isinstance(value, dict) else (value, None)
     if isinstance(name, str) and _is_path(name):
-        yield check_optimizer(name, arguments or {})
+        yield check_optimizer(name, arguments if isinstance(arguments, dict) else {})
 
 
 def _paths_in(value: Any) -> Iterator[str]:

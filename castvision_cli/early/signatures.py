@@ -91,7 +91,8 @@ def _check_value(part: str, key: str, value: Any, known: Arguments | None, is_cl
     if key == "schedule" and not isinstance(value, dict) and not (isinstance(value, str) and Path(value).is_file()):
         raise ValueError(f"expected {part}.schedule.warmup and {part}.schedule.final, got {part}.schedule={value!r}")
     if key in _NESTED and isinstance(value, dict):
-        for name, inner in (value.get("init_args") or value).items():
+        inside = value.get("init_args") or value
+        for name, inner in inside.items() if isinstance(inside, dict) else ():
             _check_nested(part, key, str(name), inner)
     if part != "model" or not isinstance(value, str):
         return

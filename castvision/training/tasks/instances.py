@@ -101,16 +101,16 @@ def centre_targets(objects: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     """
     batch, height, width = objects.shape
     y, x = (torch.arange(size, device=objects.device, dtype=torch.float32) for size in (height, width))
-    heat = torch.zeros(batch, height, width, device=objects.device)
-    offsets = torch.zeros(batch, 2, height, width, device=objects.device)
+    # float32 whatever the default: Lightning's true half and double precisions change it
+    heat = torch.zeros(batch, height, width, dtype=torch.float32, device=objects.device)
+    offsets = torch.zeros(batch, 2, height, width, dtype=torch.float32, device=objects.device)
     for number, image in enumerate(objects):
         found, owner = image.unique(return_inverse=True)
         flat = owner.flatten()
         pixels = torch.bincount(flat, minlength=len(found)).float()
         rows, columns = y[:, None].expand(height, width), x.expand(height, width)
         centre_y, centre_x = (
-            torch.zeros(len(found), device=objects.device).index_add_(0, flat, place.flatten()) / pixels
-            for place in (rows, columns)
+            torch.zeros_like(pixels).index_add_(0, flat, place.flatten()) / pixels for place in (rows, columns)
         )
         inside = image > 0
         offsets[number, 0] = torch.where(inside, centre_y[owner] - rows, 0)

@@ -120,3 +120,11 @@ def test_arguments_of_schedule_and_optimizer():
         check_classes(["--model.optimizer", "SGD", "--model.optimizer.momentum", "0.9"], [{}])
         named = {"model": {"init_args": {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1}}}}}
         check_classes(["--model.optimizer.momentum", "0.9"], [named])
+
+
+def test_arguments_that_are_none_are_left_to_the_parser():
+    content = {"model": {"init_args": {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": "lr"}}}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "lightning")
+        check_options("fit", [], [content])
+        check_classes([], [content])
