@@ -72,6 +72,7 @@ def test_compiled_training_takes_other_sizes(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a compiler of C++ on a busy machine
 @pytest.mark.parametrize("name", ["classifier", "segmenter"])
 def test_compiled_training_takes_a_second_size_with_the_default_compiler(name: str) -> None:
     assert_compiled_trains_alike(name, "inductor", SIZES)
