@@ -170,3 +170,19 @@ def test_crops_that_have_the_training_size_leave_tiles(tmp_path):
             save(tmp_path / "data" / split / "masks" / f"{number}.png", mask)
     run_of(tmp_path, "segmentation_folder", "--model.model_kwargs", "{img_size: 32, in_chans: 3, depth: 2}")
     assert torch.load(tmp_path / "run/best.ckpt", weights_only=True)["castvision"]["resize"] == "none"
+
+
+def test_held_out_images_alone_of_another_size_are_resized_by_every_door(tmp_path, capsys):
+    """`evaluate` tiled them at their own pixels."""
+    pairs(tmp_path / "data")
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        image, mask = disks(rng, 32, 32)
+        save(tmp_path / f"data/train/images/{number}.png", image)
+        save(tmp_path / f"data/train/masks/{number}.png", mask)
+    trained = run_of(tmp_path, "segmentation_folder", "--model.model_kwargs", "{img_size: 32, in_chans: 3, depth: 2}")
+    assert "training images are 32 pixels already; those of val are not" in " ".join(capsys.readouterr().err.split())
+    assert torch.load(tmp_path / "run/best.ckpt", weights_only=True)["castvision"]["resize"] == "fit"
+    val = tmp_path / "data/val"
+    found = measured(tmp_path, "--images", val / "images", "--masks", val / "masks")
+    assert found["confusion"] == trained["confusion"]

@@ -112,7 +112,15 @@ class PixelDataModule(ImageDataModule):
             dataset.transform = SampleTransform(img_size, self.mean, self.std, augmentation=how, fit=pixels.fit)
         self._splits = dict(splits)
         self.fits = pixels.fit
-        self.resize = "fit" if pixels.fit and _is_resized(train, img_size) else "none"
+        resized = [name for name, dataset in splits.items() if pixels.fit and _is_resized(dataset, img_size)]
+        self.resize = "fit" if resized else "none"
+        if resized and "train" not in resized:
+            logger.warning(
+                "training images are %d pixels already; those of %s are not and are brought to that, so what they show "
+                "changes in size: pixels.fit: false leaves them as they are",
+                img_size,
+                " and ".join(resized),
+            )
         if train.read(0)[1].ndim == 2:
             self.collate = _collate
 
