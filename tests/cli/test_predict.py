@@ -439,19 +439,3 @@ def test_quarter_turns_of_an_image_that_is_smaller_than_a_tile(tmp_path, segment
     with open_image(out / "probabilities/photo.tif") as reader:
         found = reader.read(0, 0, *size)
     np.testing.assert_array_equal(pixels_of(out / "masks/photo.png"), found.argmax(-1))
-
-
-def test_resuming_with_other_images_replaces_nothing(tmp_path, segmenter, capsys):
-    for folder, seed in (("a", 0), ("b", 1)):
-        (tmp_path / folder).mkdir()
-        pixels = np.random.default_rng(seed).integers(0, 255, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / folder / "x.png")
-    first, second = (str(tmp_path / folder / "x.png") for folder in "ab")
-    how = ["--model", str(segmenter), "--output", str(tmp_path / "out")]
-    assert predict([first, *how]) == 0
-    before = files_of(tmp_path / "out"), (tmp_path / "out/masks/x.png").read_bytes()
-    capsys.readouterr()
-    assert predict([second, *how, "--resume"]) != 0
-    assert "whose results would replace those of" in "".join(capsys.readouterr())
-    assert before == (files_of(tmp_path / "out"), (tmp_path / "out/masks/x.png").read_bytes())
-    assert predict([first, *how, "--resume"]) == 0

@@ -100,3 +100,19 @@ def test_names_of_any_bytes_are_predicted_and_tabulated(tmp_path, segmenter, pho
     }
     assert summary["failed"] == []
     assert len(list((out / "masks").glob("*.png"))) == 2
+
+
+def test_resuming_with_other_images_replaces_nothing(tmp_path, segmenter, capsys):
+    for folder, seed in (("a", 0), ("b", 1)):
+        (tmp_path / folder).mkdir()
+        pixels = np.random.default_rng(seed).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / folder / "x.png")
+    first, second = (str(tmp_path / folder / "x.png") for folder in "ab")
+    how = ["--model", str(segmenter), "--output", str(tmp_path / "out")]
+    assert predict([first, *how]) == 0
+    before = files_of(tmp_path / "out"), (tmp_path / "out/masks/x.png").read_bytes()
+    capsys.readouterr()
+    assert predict([second, *how, "--resume"]) != 0
+    assert "whose results would replace those of" in "".join(capsys.readouterr())
+    assert before == (files_of(tmp_path / "out"), (tmp_path / "out/masks/x.png").read_bytes())
+    assert predict([first, *how, "--resume"]) == 0
