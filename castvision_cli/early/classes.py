@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from castvision_cli.early.light import without_models
+from castvision_cli.early.monitors import check_monitor
 from castvision_cli.early.signatures import check_argument, flags_in
 from castvision_cli.early.sources import arguments_of, imports_of, needed_by, source_of
 from castvision_cli.early.values import check_value
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
 _OPTIMIZERS = "torch.optim"
 _SLOTS = ("callbacks", "logger", "plugins", "profiler", "strategy")
 """Arguments of the trainer that take objects."""
-_HOMES = {"callbacks": "callbacks", "logger": "loggers", "plugins": "plugins"}
-"""Those that take nothing else by name, and the package of Lightning's that has them."""
+_HOMES = {
+    "callbacks": "callbacks", "logger": "loggers", "plugins": "plugins", "profiler": "profilers",
+    "strategy": "strategies",
+}  # fmt: skip
+"""The packages of Lightning's that have them."""
+_BY_WORD = ("profiler", "strategy")
+"""Those that a word may stand for that is no class, such as "ddp"."""
 _NEEDS = {
     "CometLogger": ("comet_ml",), "MLFlowLogger": ("mlflow", "mlflow_skinny"), "NeptuneLogger": ("neptune",),
     "RichModelSummary": ("rich",), "RichProgressBar": ("rich",), "TensorBoardLogger": ("tensorboard", "tensorboardX"),
@@ -29,6 +35,8 @@ _NEEDS = {
 """Packages that Lightning's classes import when they are made, any one of them."""
 _APART = ("every_n_epochs", "every_n_train_steps", "train_time_interval")
 """Arguments of ModelCheckpoint that exclude each other."""
+_WITHOUT_MONITOR = (-1, 0, 1)
+"""How many checkpoints it keeps where it does not know which are better."""
 
 
 def check_classes(words: Sequence[str], contents: Sequence[Mapping[str, Any]], more: Sequence[str] = ()) -> None:
@@ -62,8 +70,10 @@ def check_classes(words: Sequence[str], contents: Sequence[Mapping[str, Any]], m
             hint = f", did you mean {module}.{near[0]}?" if near else "; check the name"
             raise ValueError(f"no class {cls!r} in {module}{hint}")
     _check_words_of_optimizer(words, contents)
+    task = "" if more else _task(words, contents)  # another package's callback may give metrics of its own
     for slot, name, arguments in _objects(words, contents):
         check_object(slot, name, arguments)
+        check_monitor(task, name, arguments)
 
 
 def check_optimizer(name: str, arguments: Mapping[str, Any]) -> str:
@@ -93,13 +103,13 @@ def check_optimizer(name: str, arguments: Mapping[str, Any]) -> str:
     return f"{_OPTIMIZERS}.{name}" if name.isidentifier() else name
 
 
-def check_object(slot: str, name: str, arguments: Mapping[str, Any] | None) -> None:
+def check_object(slot: str, name: str, arguments: Mapping[str, Any]) -> None:
     """Refuse an object of the trainer's that is not known by its bare name, is not installed, or takes other arguments.
 
     Args:
         slot: The trainer's argument, such as "callbacks".
         name: Bare, or an import path.
-        arguments: What it is to be made with; None = further words of the command line say it.
+        arguments: What it is to be made with.
 
     Raises:
         ValueError: It names similar ones, or the argument.
@@ -115,32 +125,67 @@ def check_object(slot: str, name: str, arguments: Mapping[str, Any] | None) -> N
         raise ValueError(f"expected the package {' or '.join(needed)} for {bare}, found none; pip install {needed[0]}")
     path = known.get(name, name)
     taken = arguments_of(path)
-    for key, value in (arguments or {}).items():
+    for key, value in arguments.items():
         check_argument(bare, str(key), taken)
         check_value(f"{bare}.{key}", value, (taken or {}).get(key))
-    if arguments is not None and (missing := [key for key in needed_by(path) if key not in arguments]):
+    if missing := [key for key in needed_by(path) if key not in arguments]:
         raise ValueError(f"expected {', '.join(f'{bare}.{key}' for key in missing)} in trainer.{slot}, found none")
-    apart = [key for key in _APART if (arguments or {}).get(key)]
+    if bare == "ModelCheckpoint":
+        _check_checkpoints(arguments)
+
+
+def _check_checkpoints(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of Lightning's ModelCheckpoint that do not go together."""
+    apart = [key for key in _APART if arguments.get(key)]
     if len(apart) > 1:
-        raise ValueError(f"expected one of {', '.join(f'{bare}.{key}' for key in apart)}, got {len(apart)}")
+        raise ValueError(
+            f"expected one of {', '.join(f'ModelCheckpoint.{key}' for key in apart)}, got {len(apart)} of them"
+        )
+    kept = arguments.get("save_top_k", 1)
+    if arguments.get("monitor") is None and isinstance(kept, int) and kept not in _WITHOUT_MONITOR:
+        raise ValueError(
+            f"expected ModelCheckpoint.monitor, by which {kept} checkpoints are the best, found none; "
+            "ModelCheckpoint.save_top_k=-1 keeps all"
+        )
 
 
 def _objects(
     words: Sequence[str], contents: Sequence[Mapping[str, Any]]
-) -> Iterator[tuple[str, str, Mapping[str, Any] | None]]:
-    """What the trainer is to be given, with its arguments if they stand beside it."""
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """What the trainer is to be given, with its arguments."""
     given = [(slot, content["trainer"].get(slot)) for content in contents
              if isinstance(content.get("trainer"), dict) for slot in _HOMES]  # fmt: skip
+    found = [(slot, *_parts(each)) for slot, value in given for each in (value if isinstance(value, list) else [value])]
     for flag, value in flags_in(words):
-        slot = flag.rstrip("+").removeprefix("trainer.")
-        if slot in _HOMES and flag.startswith("trainer."):
-            given.append((slot, value))
-    for slot, value in given:
-        for each in value if isinstance(value, list) else [value]:
-            name = each.get("class_path") if isinstance(each, dict) else each
-            arguments = (each.get("init_args") or {}) if isinstance(each, dict) else None
-            if isinstance(name, str) and _is_path(name) and (arguments is None or isinstance(arguments, dict)):
-                yield slot, name, arguments
+        slot, _, argument = flag.removeprefix("trainer.").partition(".")
+        slot, argument = slot.rstrip("+"), argument.removeprefix("init_args.")
+        if not flag.startswith("trainer.") or slot not in _HOMES:
+            continue
+        if argument in ("", "class_path"):
+            found += [(slot, *_parts(each)) for each in (value if isinstance(value, list) else [value])]
+        else:  # of the object that was named last
+            key, _, deeper = argument.partition(".")
+            for _, _, arguments in [each for each in found if each[0] == slot][-1:]:
+                arguments[key] = ... if deeper else value
+    for slot, name, arguments in found:
+        if isinstance(name, str) and _is_path(name) and (slot not in _BY_WORD or not name.islower() or "." in name):
+            yield slot, name, arguments
+
+
+def _parts(value: Any) -> tuple[Any, dict[str, Any]]:
+    """The class and the arguments of an object, given as such or by name."""
+    if not isinstance(value, dict):
+        return value, {}
+    arguments = value.get("init_args") or {}
+    return (value.get("class_path"), dict(arguments)) if isinstance(arguments, dict) else (None, {})
+
+
+def _task(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> str:
+    """The class of the model, the last one named."""
+    sections = [content.get("model") for content in contents]
+    named = [section.get("class_path") for section in sections if isinstance(section, dict)]
+    named += [value for flag, value in flags_in(words) if flag in ("model", "model.class_path")]
+    return str(next(filter(None, reversed(named)), ""))
 
 
 def _check_words_of_optimizer(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> None:

@@ -107,6 +107,7 @@ def check_run_folder(
     Raises:
         FileExistsError: See `castvision.run_folder.folder_to_train`.
         FileNotFoundError: See there, and `castvision.run_folder.folder_to_evaluate`.
+        OSError: See `check_output`.
     """
     with without_models():
         from castvision.run_folder import folder_to_evaluate, folder_to_train
@@ -116,7 +117,7 @@ def check_run_folder(
         found |= {name: content[name] for name in ("run_dir", "ckpt_path") if content.get(name)}
     given = _value_of(("--run_dir",), words, found.get("run_dir"))
     if verb == "fit":
-        folder_to_train(given, config, is_resumed=is_resumed)
+        check_output(folder_to_train(given, config, is_resumed=is_resumed)[0], is_open=True)
     else:
         folder_to_evaluate(given, config, _value_of(("--ckpt_path",), words, found.get("ckpt_path")))
 

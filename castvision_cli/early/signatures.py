@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from castvision_cli.early.sources import Arguments, arguments_of, imports_of, source_of
+from castvision_cli.early.sources import OPEN, Arguments, arguments_of, imports_of, source_of
 from castvision_cli.early.values import check_model_name, check_value
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def check_argument(part: str, key: str, known: Collection[str] | None) -> None:
     Raises:
         ValueError: It names a similar one, or all.
     """
-    if known is None or key in known or key in ("", "class_path", "init_args", "dict_kwargs", "help"):
+    if known is None or OPEN in known or key in known or key in ("", "class_path", "init_args", "dict_kwargs", "help"):
         return
     near = difflib.get_close_matches(key, sorted(known), n=1)
     full = f"{part}.{key}" if part else key

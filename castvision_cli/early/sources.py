@@ -9,6 +9,8 @@ from pathlib import Path
 
 Arguments = dict[str, ast.expr | None]
 """Names of arguments with their annotations; None = there is none."""
+OPEN = "**"
+"""Stands among the names of arguments where a class takes others, too, which only running it would tell."""
 _TRAINING = "castvision.training"
 
 
@@ -21,8 +23,7 @@ def arguments_of(name: str, method: str = "__init__") -> Arguments | None:
         method: Whose arguments.
 
     Returns:
-        Their names, with their annotations; None where the source is not found or hands on what only running it would
-        tell.
+        Their names, with their annotations, and `OPEN`; None where the source is not found.
     """
     module, found = _class_at(name)
     tree = source_of(module)
@@ -40,10 +41,8 @@ def arguments_of(name: str, method: str = "__init__") -> Arguments | None:
             return own
     bases = [ast.unparse(base) for base in found.bases]
     here = {x.name: f"{module}.{x.name}" for x in tree.body if isinstance(x, ast.ClassDef)} | imports_of(tree)
-    if not bases or bases[0] not in here:
-        return None
-    inherited = arguments_of(here[bases[0]], method)
-    return None if inherited is None else {**inherited, **own}
+    inherited = arguments_of(here[bases[0]], method) if bases and bases[0] in here else None
+    return {**({OPEN: None} if inherited is None else inherited), **own}
 
 
 def needed_by(name: str) -> list[str]:

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     import ast
 
 _RANGES = {
+    "BatchSizeFinder.margin": "[0, 1)", "CSVLogger.flush_logs_every_n_steps": "[1, inf)",
     "ModelCheckpoint.every_n_epochs": "[0, inf)", "ModelCheckpoint.every_n_train_steps": "[0, inf)",
-    "ModelCheckpoint.save_top_k": "[-1, inf)", "StochasticWeightAveraging.swa_lrs": "(0, inf)",
+    "ModelCheckpoint.save_top_k": "[-1, inf)", "StochasticWeightAveraging.swa_epoch_start": "[0, inf)",
+    "StochasticWeightAveraging.swa_lrs": "(0, inf)",
     "data.batch_size": "[1, inf)", "data.img_size": "[1, inf)", "data.in_chans": "[1, inf)",
     "data.num_workers": "[0, inf)", "early_stopping": "[1, inf)", "ema": "(0, 1)", "model.label_smoothing": "[0, 1]",
     "model.layer_decay": "(0, 1]", "model.mask_weight": "[0, inf)", "model.num_classes": "[1, inf)",
@@ -39,6 +41,7 @@ _RANGES = {
 """Where numbers lie: round brackets leave the end out; null may stand for none."""
 _RANGE = re.compile(r"([\[(])(.+), (.+)([\])])")
 _PARTS_OR_NUMBERS = (
+    "StochasticWeightAveraging.swa_epoch_start",
     "trainer.limit_predict_batches", "trainer.limit_test_batches", "trainer.limit_train_batches",
     "trainer.limit_val_batches", "trainer.overfit_batches", "trainer.val_check_interval",
 )  # fmt: skip
@@ -46,8 +49,14 @@ _PARTS_OR_NUMBERS = (
 _CHOICES = {
     "trainer.gradient_clip_algorithm": ("norm", "value"),
     "trainer.profiler": ("advanced", "pytorch", "simple", "xla"),
+    "BatchSizeFinder.mode": ("binsearch", "power"),
     "EarlyStopping.mode": ("max", "min"),
+    "LearningRateFinder.mode": ("exponential", "linear"),
+    "MixedPrecision.precision": ("16-mixed", "bf16-mixed"),
     "ModelCheckpoint.mode": ("max", "min"),
+    "ModelPruning.pruning_fn": ("l1_unstructured", "ln_structured", "random_structured", "random_unstructured"),
+    "StochasticWeightAveraging.annealing_strategy": ("cos", "linear"),
+    "Timer.interval": ("epoch", "step"),
 }
 """Names that Lightning knows where it takes text; other objects go by import path."""
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
@@ -83,6 +92,8 @@ def check_value(key: str, value: Any, annotation: ast.expr | None) -> None:
         raise ValueError("expected trainer.barebones false: a run writes its logs and checkpoints, got True")
     if key == "trainer.devices":
         _check_devices(value)
+    if key == "GradientAccumulationScheduler.scheduling" and isinstance(value, dict):
+        _check_scheduling(key, value)
     if value is not None and key in _RANGES:
         for each in value if isinstance(value, list) else [value]:
             _check_range(key, each)
@@ -94,7 +105,7 @@ def _check_text(key: str, value: str) -> None:
         _check_accelerator(value)
     if key == "trainer.strategy":
         _check_strategy(value)
-    if value not in (choices := _CHOICES.get(key, (value,))) and value.isidentifier():
+    if value.lower() not in (choices := _CHOICES.get(key, (value.lower(),))) and "." not in value:
         near = difflib.get_close_matches(value, choices, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"expected {key} of {', '.join(choices)}, got {value!r}{hint}")
@@ -128,6 +139,13 @@ def _check_devices(value: Any) -> None:
         raise ValueError(f"expected trainer.devices as how many (-1: all), a list of which, or auto, got {value!r}")
     if (isinstance(which, list) or which == -1) and sys.platform == "linux" and find_spec("torch_xla") is None:
         check_device("cuda", f"trainer.devices={value}")
+
+
+def _check_scheduling(key: str, value: dict[Any, Any]) -> None:
+    """Of Lightning's callback: from which epoch on so many batches make a step."""
+    numbers = [(as_number(str(epoch)), as_number(str(batches))) for epoch, batches in value.items()]
+    if not numbers or any(epoch is None or batches is None or epoch < 0 or batches < 1 for epoch, batches in numbers):
+        raise ValueError(f"expected {key} as {{epoch: batches, …}} with epochs >= 0 and batches >= 1, got {value!r}")
 
 
 def _check_strategy(name: str) -> None:

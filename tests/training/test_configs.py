@@ -14,6 +14,7 @@ from castvision.data.datasets.lra import LRAImage
 from castvision.models.segmenter import create_segmenter
 from castvision.ops.partitions import window_size_for
 from castvision_cli import train as cli
+from castvision_cli.early.monitors import check_monitor
 from castvision_cli.train import config_folder, config_names, find_config
 from tests.data.image_files import save_apart
 from tests.training.data.test_classification import TinyCIFAR, write_cifar
@@ -143,6 +144,8 @@ def test_two_steps(name, tmp_path, monkeypatch):
     arguments = content["model"]["init_args"]
     has_clusters = (arguments["model_name"].startswith("cast_") or "attention" in arguments) and not is_control
     assert bool(metrics["clusters"]) == has_clusters
+    for metric in metrics["last"]:  # early checks know all metrics of our tasks
+        check_monitor(content["model"]["class_path"], "EarlyStopping", {"monitor": metric})
 
 
 PRECISIONS = ("64-true", "32-true", "bf16-true", "bf16-mixed")

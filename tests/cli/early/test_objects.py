@@ -38,6 +38,15 @@ def test_arguments_are_found_where_a_package_hands_a_class_on():
         ("EarlyStopping", {"monitor": "val/miou", "mode": "up"}, "expected EarlyStopping.mode of max, min, got 'up'"),
         ("LearningRateMonitor", {"logging_interval": "day"}, "LearningRateMonitor.logging_interval to be 'step' or"),
         ("StochasticWeightAveraging", {"swa_lrs": -1}, "expected StochasticWeightAveraging.swa_lrs > 0, got -1"),
+        ("GradientAccumulationScheduler", {}, "expected GradientAccumulationScheduler.scheduling in trainer.callbacks"),
+        ("GradientAccumulationScheduler", {"scheduling": {}}, "scheduling as {epoch: batches, …} with epochs >= 0"),
+        ("GradientAccumulationScheduler", {"scheduling": {-1: 2}}, "and batches >= 1, got {-1: 2}"),
+        ("GradientAccumulationScheduler", {"scheduling": {4: 0}}, "and batches >= 1, got {4: 0}"),
+        ("ModelCheckpoint", {"save_top_k": 3}, "expected ModelCheckpoint.monitor, by which 3 checkpoints are the best"),
+        ("ModelPruning", {"pruning_fn": "l1-structured"}, "expected ModelPruning.pruning_fn of l1_unstructured, ln_"),
+        ("LearningRateFinder", {"mode": "log"}, "expected LearningRateFinder.mode of exponential, linear, got 'log'"),
+        ("StochasticWeightAveraging", {"swa_lrs": 0.1, "swa_epoch_start": 1.5}, "swa_epoch_start as a share up to 1"),
+        ("Timer", {"interval": "hour"}, "expected Timer.interval of epoch, step, got 'hour'"),
         ("Timer", {"duration": "long"}, "expected Timer.duration as DD:HH:MM:SS, above zero, got 'long'"),
     ],
 )
@@ -45,7 +54,7 @@ def test_what_a_callback_refuses_is_refused(name, arguments, message):
     for path in (name, f"lightning.pytorch.callbacks.{name}"):
         with pytest.raises(ValueError, match=re.escape(message)):
             check_object("callbacks", path, arguments)
-    with pytest.raises((TypeError, MisconfigurationException)):
+    with pytest.raises((TypeError, ValueError, MisconfigurationException)):
         getattr(callbacks, name)(**arguments)
 
 
@@ -54,7 +63,9 @@ def test_what_a_callback_refuses_is_refused(name, arguments, message):
     [
         ("ModelCheckpoint", {"monitor": "val/miou", "mode": "max", "save_top_k": -1, "every_n_epochs": 1}),
         ("EarlyStopping", {"monitor": "val/miou", "patience": "3", "min_delta": 1}),
-        ("EarlyStopping", None),
+        ("GradientAccumulationScheduler", {"scheduling": {"0": 1, 4: "2"}}),
+        ("LearningRateFinder", {"mode": "Linear"}),
+        ("ModelCheckpoint", {"save_top_k": 0}),
         ("StochasticWeightAveraging", {"swa_lrs": [0.1, 1e-3]}),
         ("Timer", {"duration": {"hours": 1}}),
         ("castvision.training.callbacks.seeds.StepSeeds", {}),
@@ -68,6 +79,9 @@ def test_what_a_callback_takes_is_let_through(name, arguments):
 def test_types_are_told_before_jsonargparse_tells_them():
     with pytest.raises(ValueError, match=r"expected ModelCheckpoint\.save_top_k to be int, got 'many'"):
         check_object("callbacks", "ModelCheckpoint", {"save_top_k": "many"})
+    with pytest.raises(ValueError, match=r"expected ModelSummary\.max_depth to be int, got 'all'"):
+        check_object("callbacks", "ModelSummary", {"max_depth": "all"})  # which takes others, too
+    check_object("callbacks", "ModelSummary", {"max_depth": 2, "own": "all"})
 
 
 def test_names_and_packages():
@@ -128,3 +142,44 @@ def test_arguments_that_are_none_are_left_to_the_parser():
         patch.delitem(sys.modules, "lightning")
         check_options("fit", [], [content])
         check_classes([], [content])
+
+
+@pytest.mark.parametrize(
+    ("contents", "words", "message"),
+    [
+        ({}, "--trainer.callbacks+=EarlyStopping", "expected EarlyStopping.monitor in trainer.callbacks, found none"),
+        ({}, "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=val/miou", None),
+        ({}, "--trainer.callbacks+ EarlyStopping --trainer.callbacks.init_args.monitor val/miou", None),
+        (
+            {},
+            "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=a --trainer.callbacks+=ModelCheckpoint "
+            "--trainer.callbacks.mode=up",
+            "expected ModelCheckpoint.mode of max, min, got 'up'",
+        ),
+        ({}, "--trainer.callbacks+=EarlyStopping --trainer.callbacks.moniter=a", "'moniter' is not accepted in EarlyS"),
+        ({}, "--trainer.callbacks+=GradientAccumulationScheduler --trainer.callbacks.scheduling.4=2", None),
+        ({}, "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.dict_kwargs.own=2", None),
+        ({}, "--trainer.logger=CSVLogger", "expected CSVLogger.save_dir in trainer.logger, found none"),
+        ({"logger": "CSVLogger"}, "--trainer.logger.save_dir=logs", None),
+        ({"logger": {"class_path": "CSVLogger", "init_args": None}}, "", "expected CSVLogger.save_dir"),
+        ({}, "--trainer.strategy=ddp --trainer.profiler=simple", None),
+        (
+            {"strategy": {"class_path": "SingleDeviceStrategy", "init_args": {"devise": 1}}},
+            "",
+            "did you mean SingleDeviceS",
+        ),
+        (
+            {},
+            "--trainer.profiler=lightning.pytorch.profilers.SimpleProfiler --trainer.profiler.file=a",
+            "'file' is not",
+        ),
+    ],
+)
+def test_arguments_of_an_object_stand_in_files_and_in_words_after_it(contents, words, message):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "lightning")
+        if message is None:
+            check_classes(words.split(), [{"trainer": contents}])
+            return
+        with pytest.raises(ValueError, match=re.escape(message)):
+            check_classes(words.split(), [{"trainer": contents}])

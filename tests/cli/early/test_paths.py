@@ -50,6 +50,7 @@ assert not heavy, heavy
         ("train --config quickstart --run_dir done", "'done' holds a finished run; choose another --run_dir"),
         ("train --config image_folder --data.root classes", "'runs/image_folder' holds a finished run; choose another"),
         ("train --config quickstart --trainer.max_epoch 2", "did you mean trainer.max_epochs?"),
+        ("train --config quickstart --run_dir bad.yaml/run", "expected a folder for the output, got a file"),
         ("train --config quickstart --run-dir x", "did you mean run_dir?"),
         ("train --config quickstart --init-from gone.ckpt", "expected a checkpoint at 'gone.ckpt'"),
         ("train --config quickstart --model.head Foo", "expected head in ['FpnHead', 'LinearHead', 'MlpHead', 'UperH"),
