@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -138,6 +139,7 @@ def test_rounds_of_held_out_images_are_broken_off_and_repeated(tmp_path, monkeyp
     assert train(config, tmp_path / "whole") == 0
     folder, held_out = tmp_path / "cut", {"hook": "on_validation_batch_start"}
     assert stopped(monkeypatch, config, folder, (0, 6), **held_out) == 143  # with the gradients of 3 batches waiting
+    assert not [process for process in multiprocessing.active_children() if process.daemon]
     assert stopped(monkeypatch, config, folder, (0, 13), "--resume", **held_out) == 143
     assert stopped(monkeypatch, config, folder, (1, 8), "--resume", number=signal.SIGUSR1) == 143
     assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 7  # not before the next optimiser step

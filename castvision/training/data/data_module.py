@@ -204,6 +204,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """Training images made ready after this go on from there."""
         self._position = state_dict or None
 
+    def on_exception(self, exception: BaseException) -> None:
+        """End the processes that read training images: Lightning forgets them in a round of held-out images."""
+        if self._train_loader is not None:
+            self._train_loader.close()
+
     def val_dataloader(self) -> DataLoader[Sample]:
         """Batches of the held-out images that choose the checkpoint."""
         return self._loader(self.dataset("val"), self.held_out_batch_size)

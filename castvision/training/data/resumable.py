@@ -158,6 +158,12 @@ class ResumableLoader(DataLoader[Sample]):
         """Leave out, when that epoch comes, what was given of it before."""
         self._wanted = dict(state_dict)
 
+    def close(self) -> None:
+        """End the loader processes."""
+        iterator, self._iterator = self._iterator, None
+        if iterator is not None and self.num_workers > 0:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]  # torch has no other way than to wait for __del__
+
     # NOTE: a generator, which begins at the first batch: Lightning asks for the iterator before it sets the epoch, and
     # loader processes would start to read the images of another one.
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
