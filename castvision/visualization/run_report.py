@@ -10,8 +10,8 @@ import numpy as np
 from castvision.files import draft
 from castvision.ignored import IGNORED
 from castvision.visualization.legend import add_legend, class_entries
-from castvision.visualization.pictures import background_class, overlay_mask
-from castvision.visualization.plots import visible
+from castvision.visualization.pictures import RGB, background_class, overlay_mask
+from castvision.visualization.plots import as_png, visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _COLUMNS = 6
+_CELL = (2.0, 1.9)
+"""Width and height of an example in inches."""
+_TEXT = 0.32
+"""Inches of it for two lines of text."""
 _MOST_CURVES = 10
 
 
@@ -62,16 +66,16 @@ def save_report(
         class_names: One for each class.
         examples: Drawn below.
     """
-    # NOTE: a Figure with its own canvas: pyplot would look for a display and keep the figure alive.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    # NOTE: no pyplot: it would look for a display and keep the figure alive.
     from matplotlib.figure import Figure
 
     has_masks = examples is not None and examples.targets.ndim == 3
     rows = 0 if examples is None else -(-len(examples.images) // _COLUMNS) * (3 if has_masks else 1)
-    figure = Figure(figsize=(12, 4 + 1.9 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(_COLUMNS * _CELL[0], 4 + _CELL[1] * rows), dpi=110, layout="constrained")
     figure.suptitle(title)
-    top, *below = figure.subfigures(2 if rows else 1, 1, height_ratios=[4, 1.9 * rows] if rows else None, squeeze=False)
+    top, *below = figure.subfigures(
+        2 if rows else 1, 1, height_ratios=[4, _CELL[1] * rows] if rows else None, squeeze=False
+    )
     axes = top[0].subplots(1, 3)
     _draw_curves(axes[0], curves, "loss")
     _draw_curves(axes[1], curves, "score")
@@ -79,7 +83,7 @@ def save_report(
     if examples is not None and rows:
         _draw_examples(below[0][0], examples, class_names, rows)
     with draft(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+        temporary.write_bytes(as_png(figure))
 
 
 def _draw_curves(axes: Any, curves: Mapping[str, Sequence[tuple[int, float]]], which: str) -> None:
@@ -120,31 +124,42 @@ def _draw_confusion(axes: Any, confusion: Tensor | None, class_names: Sequence[s
 
 
 def _draw_examples(figure: Any, examples: Examples, class_names: Sequence[str], rows: int) -> None:
-    axes = figure.subplots(rows, _COLUMNS, squeeze=False)
-    for cell in axes.flat:
-        cell.set_axis_off()
+    axes = figure.subplots()  # one for all: each of dozens would be laid out by itself, for seconds
     has_masks = examples.targets.ndim == 3
     background = background_class(class_names)
     seen: set[int] = set()
     pictures = visible(examples.images, examples.mean, examples.std, examples.pixel_mask)
     for index, picture in enumerate(pictures):
         row, col = (3 if has_masks else 1) * (index // _COLUMNS), index % _COLUMNS
-        axes[row, col].imshow(picture, interpolation="antialiased")
         target, predicted = examples.targets[index], examples.predicted[index]
         if not has_masks:
             is_right = bool((target == predicted).all())
             text = _name(predicted, class_names) + ("" if is_right else f"\n(true: {_name(target, class_names)})")
-            axes[row, col].set_title(text, fontsize=8, color="green" if is_right else "firebrick", parse_math=False)
+            _place(axes, picture, row, col, text, "green" if is_right else "firebrick")
             continue
+        _place(axes, picture, row, col)
         for below, (name, mask) in enumerate((("truth", target), ("prediction", predicted)), start=1):
             labels = mask.numpy().astype(np.int64)
             labels[target.numpy() == IGNORED] = -1  # drawn dark
             seen.update(np.unique(labels).tolist())
-            axes[row + below, col].imshow(overlay_mask(picture, labels, untinted=background))
-            axes[row + below, col].set_title(name, fontsize=7)
+            _place(axes, overlay_mask(picture, labels, untinted=background), row + below, col, name)
+    axes.set(xlim=(0, _COLUMNS * _CELL[0]), ylim=(rows * _CELL[1], 0), aspect="equal", anchor="N")
+    axes.set_axis_off()
     if has_masks:
         present = [*sorted(seen - {-1}), *(seen & {-1})]
         add_legend(figure, class_entries(present, class_names, background, "ignored (255)"))
+
+
+def _place(axes: Any, picture: RGB, row: int, col: int, text: str = "", colour: str = "black") -> None:
+    """Draw a picture into its cell, whose unit is the inch, as large as its sides allow, with text above."""
+    height, width = picture.shape[:2]
+    scale = min(0.94 * _CELL[0] / width, (_CELL[1] - _TEXT) / height)
+    middle, top = (col + 0.5) * _CELL[0], row * _CELL[1] + _TEXT
+    half = scale * width / 2
+    extent = (middle - half, middle + half, top + scale * height, top)
+    axes.imshow(picture, interpolation="antialiased", extent=extent)
+    if text:
+        axes.text(middle, top - 0.03, text, ha="center", va="bottom", fontsize=8, color=colour, parse_math=False)
 
 
 def _name(target: Tensor, class_names: Sequence[str]) -> str:
