@@ -185,9 +185,8 @@ class CastAttention(nn.Module):
             attn_mask: Refused: windows and clusters decide who sees whom.
             is_causal: Refused.
             rope: Rotary codes of the N grid tokens, (N, 2D) or (B, 1, N, 2D), or None.
-            grid_size: (rows, cols) of the N tokens; where the tokens of several grids follow one another, their sizes
-                do
-                too: (rows, cols, rows, cols). None: the tokens are a sequence.
+            grid_size: (rows, cols) of the N tokens; where the tokens of several grids follow one another, so do their
+                sizes: (rows, cols, rows, cols). None: the tokens are a sequence.
             token_mask: True where a token is real, (B, N) bool, or None.
             routing: Clusters to use instead of forming them.
             return_routing: Give ``(output, routing)``; in eager mode only.

@@ -88,9 +88,11 @@ def cast_attention(
                     q, k, v, options, grid_size, p, token_mask, q_route, k_route, surrogate_tokens, phi, routing, scale,
                     dropout_p, seed, backend,
                 )  # fmt: skip
-        if is_eager() and q.shape[0] == 0:
-            return _of_no_image(
-                q, k, v, options, grid_size, p, token_mask, q_route, k_route, surrogate_tokens, phi, routing, backend
+        nobody, given = is_eager() and q.shape[0] == 0, routing
+        if nobody:  # one blank image, left out in the end: shapes and gradients are those of other batches
+            q, k, v, routing = _blank(q), _blank(k), _blank(v), None
+            token_mask, phi, q_route, k_route = (
+                None if x is None else _blank(x) for x in (token_mask, phi, q_route, k_route)
             )
     dtype, working = v.dtype, arithmetic_dtype(v)
     q, k, v = q.to(working), k.to(working), v.to(working)
@@ -105,13 +107,10 @@ def cast_attention(
         if phi is not None:
             phi = phi.masked_fill(blank, 0.0)
     x, exact_q = _split(q, k, v, p, token_mask, float(q.shape[3]) ** -0.5 if scale is None else scale)
-    grid = [1, x.q.shape[1]]
-    if grid_size is not None:
-        grid = grid_size
+    grid = [1, x.q.shape[1]] if grid_size is None else grid_size
     clusters = routing
     if clusters is None:
-        first = x.q if q_route is None else q_route
-        second = x.k if k_route is None else k_route
+        first, second = x.q if q_route is None else q_route, x.k if k_route is None else k_route
         clusters = form_clusters(first, second, options, grid, token_mask, surrogate_tokens, phi, seed)
     chosen = torch.zeros([q.shape[0], 0], dtype=torch.long, device=q.device)
     if options.mixing == "surrogate":
@@ -121,8 +120,9 @@ def cast_attention(
             x, options, _windows(options, grid, grid_size is not None, clusters, x.q), clusters, dropout_p, backend
         )
         if options.anchors > 0:
-            rows, cols = grid[0], grid[1]
-            chosen = near_far.choose_anchors(x.q, options.anchors, options.anchor_selection, rows, cols, token_mask)
+            chosen = near_far.choose_anchors(
+                x.q, options.anchors, options.anchor_selection, grid[0], grid[1], token_mask
+            )
             exact_q = torch.cat([exact_q, near_far.gather_tokens(x.q, chosen[:, None])[:, 0]], 1)
     if p > 0 or options.anchors > 0:
         exact = _attend_to_all(exact_q, k, v, token_mask, p, options, x.scale, dropout_p)
@@ -131,38 +131,16 @@ def cast_attention(
             if token_mask is not None:
                 out = out.masked_fill(~token_mask[:, :, None, None], 0.0)
         out = torch.cat([exact[:, :p], out], 1)
+    if not torch.jit.is_scripting():
+        if nobody:
+            labels, index = (None if x is None else x[:0] for x in (clusters.labels, clusters.index))
+            return out[:0].to(dtype), clusters._replace(labels=labels, index=index) if given is None else given
     return out.to(dtype), clusters
 
 
-def _of_no_image(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    options: AttentionOptions,
-    grid_size: list[int] | None,
-    num_prefix_tokens: int,
-    token_mask: Tensor | None,
-    q_route: Tensor | None,
-    k_route: Tensor | None,
-    surrogate_tokens: Tensor | None,
-    phi: Tensor | None,
-    routing: Routing | None,
-    backend: str,
-) -> tuple[Tensor, Routing]:
-    """B = 0: what one blank image gives, without it, so that shapes and gradients are those of other batches."""
-
-    def padded(x: Tensor) -> Tensor:
-        return F.pad(x, [0] * (2 * x.ndim - 1) + [1])
-
-    mask, lean, first, second = (None if x is None else padded(x) for x in (token_mask, phi, q_route, k_route))
-    out, clusters = cast_attention(
-        padded(q), padded(k), padded(v), options, grid_size, num_prefix_tokens, mask, first, second, surrogate_tokens,
-        lean, backend=backend,
-    )  # fmt: skip
-    if routing is None:
-        labels, index = (None if x is None else x[:0] for x in (clusters.labels, clusters.index))
-        routing = clusters._replace(labels=labels, index=index)
-    return out[:0], routing
+def _blank(x: Tensor) -> Tensor:
+    """One image of zeros in place of none."""
+    return F.pad(x, [0] * (2 * x.ndim - 1) + [1])
 
 
 def _split(
