@@ -55,7 +55,13 @@ def assert_compiled_trains_alike(name: str, backend: Any, sizes: tuple[tuple[int
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("name", ["plain attention", "converted", "segmenter", "context segmenter"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain attention", "segmenter", pytest.param("converted", marks=pytest.mark.slow),
+        pytest.param("context segmenter", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_compiled_training_takes_other_sizes(name: str) -> None:
     """A program for each size: no height, no width and no count of clusters is left open to the compiler."""
     opened: list[str] = []

@@ -188,7 +188,7 @@ def test_dropout_keeps_the_mean(activation: str) -> None:
     assert one.unique().numel() > 10  # several weights were dropped, others grew
 
 
-@pytest.mark.parametrize("workspace", [1 << 20, 40])
+@pytest.mark.parametrize("workspace", [1 << 20, pytest.param(40, marks=pytest.mark.slow)])
 @ACTIVATIONS
 def test_backward_replays_dropout(activation: str, workspace: int, monkeypatch) -> None:
     monkeypatch.setattr(paper, "WORKSPACE", workspace)

@@ -116,7 +116,7 @@ def stopped(monkeypatch, config, folder, moment, *flags, number=signal.SIGTERM, 
         return train(config, folder, *flags)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_three_signals_in_a_row(tmp_path, monkeypatch, capsys, workers):
     config = configuration(tmp_path, workers)
     assert train(config, tmp_path / "whole") == 0
@@ -133,7 +133,7 @@ def test_three_signals_in_a_row(tmp_path, monkeypatch, capsys, workers):
     assert_same_run(tmp_path / "whole", folder)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_rounds_of_held_out_images_are_broken_off_and_repeated(tmp_path, monkeypatch, workers):
     config = configuration(tmp_path, workers, max_epochs=2, val_check_interval=0.5, accumulate_grad_batches=4)
     assert train(config, tmp_path / "whole") == 0
