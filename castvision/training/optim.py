@@ -107,7 +107,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
     """As timm makes them: no decay on vectors and what ``no_weight_decay()`` names, ``lr_scale`` by depth.
 
     Args:
-        model: A timm model or a `Segmenter`, whose head keeps the full rate.
+        model: A timm model or a `Segmenter`, of which all that is not the network keeps the full rate.
         weight_decay: For matrices.
         layer_decay: Factor from one layer to the one below it; 1 = all alike.
 
@@ -121,11 +121,15 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
         raise ValueError(
             f"expected a finite weight_decay >= 0 and 0 < layer_decay <= 1, got {weight_decay=}, {layer_decay=}"
         )
-    if isinstance(model, Segmenter):
-        head = param_groups_weight_decay(model.head, weight_decay)
-        return [*parameter_groups(unwrap(model), weight_decay, layer_decay), *({"lr_scale": 1.0, **g} for g in head)]
     find: Any = getattr(model, "no_weight_decay", set)
     skip: set[str] = find()
+    if isinstance(model, Segmenter):
+        network = unwrap(model)
+        inside = set(network.parameters())
+        others = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=skip)
+        for group in others:
+            group |= {"lr_scale": 1.0, "params": [each for each in group["params"] if each not in inside]}
+        return [*parameter_groups(network, weight_decay, layer_decay), *others]
     if layer_decay == 1:
         groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=skip)
         return [{"lr_scale": 1.0, **group} for group in groups]
