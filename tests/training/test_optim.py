@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from timm.optim import param_groups_layer_decay
 
 from castvision.models.context import create_context_segmenter
 from castvision.models.segmenter import create_segmenter
@@ -104,6 +105,10 @@ def test_a_segmenters_head_keeps_the_full_rate():
         name: group["lr_scale"] for group, inside in zip(groups, _names(model, groups), strict=True) for name in inside
     }
     assert scales["head.mix.weight"] == 1
+    plain = _vit()
+    timms = param_groups_layer_decay(plain, 0.1, no_weight_decay_list=plain.no_weight_decay(), layer_decay=0.5)
+    for group, inside in zip(timms, _names(plain, timms), strict=True):
+        assert all(scales[f"backbone.{name}"] == group["lr_scale"] for name in inside if "head" not in name)
     assert scales["backbone.patch_embed.proj.weight"] < scales["backbone.blocks.0.mlp.fc1.weight"] < 1
     assert set(scales) == {name for name, _ in model.named_parameters()}
 
