@@ -14,6 +14,7 @@ import timm.models
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import checkpoint_filter_fn as vit_filter_fn
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from castvision.errors import CheckpointError, one_line
 from castvision.models import checkpoint_file
@@ -332,6 +333,19 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         if name in frozen:
             parameter.requires_grad_(False)
     return sorted(frozen)
+
+
+def keep_frozen_statistics(model: nn.Module) -> None:
+    """Let frozen modules that gather statistics of the images they see, while training, use what they have.
+
+    Args:
+        model: In training; batch normalisations and averaged surrogates without a parameter that learns are changed.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) or getattr(module, "surrogate_means", None) is not None:
+            own = list(module.parameters())
+            if own and not any(each.requires_grad for each in own):
+                module.training = False
 
 
 def train_only(model: nn.Module, patterns: Sequence[str]) -> list[str]:

@@ -57,6 +57,10 @@ class ContextSegmenter(Segmenter):
         _check(backbone, self.context_size)
         self.context_embed = nn.Parameter(0.02 * torch.randn(1, 1, int(backbone.embed_dim)))  # type: ignore[arg-type]
 
+    def no_weight_decay(self) -> set[str]:
+        """Parameters beside the backbone's that weight decay must not touch."""
+        return {"context_embed"}
+
     def forward(
         self,
         image: Tensor,

@@ -15,6 +15,7 @@ from castvision.models.segmenter import Segmenter, unwrap
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lightning.pytorch import Trainer
     from torch import nn
     from torch.optim import Optimizer
 
@@ -107,7 +108,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
     """As timm makes them: no decay on vectors and what ``no_weight_decay()`` names, ``lr_scale`` by depth.
 
     Args:
-        model: A timm model or a `Segmenter`, whose head keeps the full rate.
+        model: A timm model or a `Segmenter`, of which all that is not the network keeps the full rate.
         weight_decay: For matrices.
         layer_decay: Factor from one layer to the one below it; 1 = all alike.
 
@@ -121,11 +122,18 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
         raise ValueError(
             f"expected a finite weight_decay >= 0 and 0 < layer_decay <= 1, got {weight_decay=}, {layer_decay=}"
         )
-    if isinstance(model, Segmenter):
-        head = param_groups_weight_decay(model.head, weight_decay)
-        return [*parameter_groups(unwrap(model), weight_decay, layer_decay), *({"lr_scale": 1.0, **g} for g in head)]
     find: Any = getattr(model, "no_weight_decay", set)
     skip: set[str] = find()
+    if isinstance(model, Segmenter):
+        network = unwrap(model)
+        inside = set(network.parameters())
+        others = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=skip)
+        for group in others:
+            group |= {"lr_scale": 1.0, "params": [each for each in group["params"] if each not in inside]}
+        groups = parameter_groups(network, weight_decay, layer_decay)
+        for group in groups:
+            group["lr_scale"] *= layer_decay  # the head is a layer above it, as a classifier is in timm's groups
+        return [*groups, *others]
     if layer_decay == 1:
         groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=skip)
         return [{"lr_scale": 1.0, **group} for group in groups]
@@ -155,3 +163,18 @@ def apply_lr_scale(optimizer: Optimizer) -> None:
     """Multiply each group's ``lr_scale`` into its rate: torch's schedulers know nothing of it."""
     for group in optimizer.param_groups:
         group["lr"] = group["lr"] * group.pop("lr_scale", 1.0)
+
+
+def other_steps(trainer: Trainer) -> int:
+    """How many more steps a run that goes on has taken than its batches make in as many epochs: they were others.
+
+    Args:
+        trainer: At the start of training.
+    """
+    batches = trainer.num_training_batches
+    if trainer.max_steps != -1 or not math.isfinite(batches):
+        return 0
+    progress, gathered = trainer.fit_loop.epoch_loop.batch_progress, trainer.accumulate_grad_batches
+    an_epoch = math.ceil(batches / gathered)
+    inside = an_epoch if progress.is_last_batch else min(progress.current.ready // gathered, an_epoch)
+    return trainer.global_step - trainer.current_epoch * an_epoch - inside

@@ -129,7 +129,10 @@ def _check_range(key: str, value: Any) -> None:
 
 def _check_devices(value: Any) -> None:
     """Of the trainer: "auto", how many (-1: all), or which."""
+    number = as_number(value) if isinstance(value, str) else None
     which = value.strip("[] ,").split(",") if isinstance(value, str) and value != "auto" else value
+    if number is not None and number.is_integer():  # text of how many, as a run's config.yaml holds it
+        which = int(number)
     if isinstance(which, list):
         numbers = [as_number(each) for each in which if isinstance(each, int | float | str)]
         holds = bool(which) and len({*numbers}) == len(which) and all(n is not None and n >= -1 for n in numbers)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from timm.optim import param_groups_layer_decay
 
+from castvision.models.context import create_context_segmenter
 from castvision.models.segmenter import create_segmenter
 from castvision.training.optim import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
 
@@ -103,8 +105,24 @@ def test_a_segmenters_head_keeps_the_full_rate():
         name: group["lr_scale"] for group, inside in zip(groups, _names(model, groups), strict=True) for name in inside
     }
     assert scales["head.mix.weight"] == 1
+    plain = _vit()
+    timms = param_groups_layer_decay(plain, 0.1, no_weight_decay_list=plain.no_weight_decay(), layer_decay=0.5)
+    for group, inside in zip(timms, _names(plain, timms), strict=True):
+        assert all(scales[f"backbone.{name}"] == group["lr_scale"] for name in inside if "head" not in name)
     assert scales["backbone.patch_embed.proj.weight"] < scales["backbone.blocks.0.mlp.fc1.weight"] < 1
     assert set(scales) == {name for name, _ in model.named_parameters()}
+
+
+def test_what_a_segmenter_has_beside_network_and_head_is_trained():
+    """The embedding that says a token is of the surroundings stayed at its random start."""
+    kwargs = {"depth": 1, "in_chans": 1}
+    model = create_context_segmenter("cast_vit_atto_patch4_32", 2, context_size=(16, 16), model_kwargs=kwargs)
+    groups = parameter_groups(model, 0.1, layer_decay=0.5)
+    names = _names(model, groups)
+    assert set.union(*names) == {name for name, _ in model.named_parameters()}
+    assert sum(map(len, names)) == len(list(model.parameters()))
+    (own,) = (group for group, inside in zip(groups, names, strict=True) if "context_embed" in inside)
+    assert (own["weight_decay"], own["lr_scale"]) == (0, 1)
 
 
 def test_frozen_parameters_are_left_out():

@@ -155,6 +155,7 @@ def test_two_processes_train_what_one_trains(tmp_path):
     code, told = train(config, tmp_path / "two", *TWO)
     assert code == 0, told
     assert results(tmp_path / "two")["training"]["steps"] == 60
+    assert "100 training and 41 held-out images" in told and "12 steps an epoch, 60 steps in all" in told
     assert_same_run(tmp_path / "one", tmp_path / "two")
     code, told = train(config, tmp_path / "cut", *TWO, **{SIGNAL_AT: f"{signal.SIGKILL.value}@30"})
     assert code == 1 and "another process of the run has ended" in told.splitlines()[-1], told

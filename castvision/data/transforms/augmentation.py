@@ -162,18 +162,19 @@ class SampleTransform:
         done = self._seeded(self._geometry, image=pixels, masks=[padding, *masks])
         padding, *masks = done["masks"]
         is_real = torch.from_numpy(padding != IGNORED)
-        image = self._to_input(done["image"])
+        image = self._to_input(done["image"], is_real)
         image[:, ~is_real] = 0
         return image, is_real, *masks
 
-    def _to_input(self, pixels: Pixels) -> Tensor:
+    def _to_input(self, pixels: Pixels, is_real: Tensor) -> Tensor:
         """(C, height, width) float32, normalised and with other colours."""
         is_colour = pixels.dtype.kind == "u" and pixels.shape[-1] in _COLOURED
         if self._colour is not None and is_colour:
             values = pixels if pixels.dtype == np.uint8 else to_float(pixels)  # 8-bit colours change three times faster
+            values[~is_real.numpy()] = np.asarray(self.mean) * unit(values.dtype)  # contrast is about an image's mean
             pixels = self._seeded(self._colour, image=np.ascontiguousarray(values))["image"]
         image = to_model_input(pixels, pixels.shape[-1], self.mean, self.std, keep_units=True)
-        return self._jitter(image) if self._jitter is not None and not is_colour else image
+        return self._jitter(image, is_real) if self._jitter is not None and not is_colour else image
 
     def _seeded(self, steps: A.Compose, **data: Any) -> dict[str, Any]:
         # NOTE: a Compose has a generator of its own, which loader processes would inherit as equal copies; torch's is

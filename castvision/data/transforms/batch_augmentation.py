@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from castvision.ignored import IGNORED
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
 _TINY = 1e-30
 
 
-def change_channels(image: Tensor, brightness: Tensor, contrast: Tensor, gamma: Tensor) -> Tensor:
+def change_channels(
+    image: Tensor, brightness: Tensor, contrast: Tensor, gamma: Tensor, is_real: Tensor | None = None
+) -> Tensor:
     """Apply given changes to each channel, relative to its own range.
 
     With low, high, mean and std of a channel of one image: first gamma bends the values between low and high,
@@ -29,20 +27,27 @@ def change_channels(image: Tensor, brightness: Tensor, contrast: Tensor, gamma: 
         brightness: Shift in units of the channel's std, of a shape that broadcasts with (..., C, 1, 1); 0 = none.
         contrast: Factor > 0; 1 = none.
         gamma: Exponent > 0; 1 = none.
+        is_real: (..., height, width) bool, True where there is an image: what lies elsewhere, such as padding, is in no
+            range, mean or std, and stays as it is. None = everywhere.
 
     Returns:
         The same shape and dtype; a constant channel stays as it is.
     """
+    if is_real is None:
+        is_real = image.new_ones((), dtype=torch.bool).expand(image[..., 0, :, :].shape)
+    real = is_real.unsqueeze(-3)  # (..., 1, height, width)
+    count = real.sum((-2, -1), keepdim=True).clamp(min=1)
     values = image.float()
-    low, high = values.amin((-2, -1), keepdim=True), values.amax((-2, -1), keepdim=True)
+    low = values.masked_fill(~real, torch.inf).amin((-2, -1), keepdim=True)
+    high = values.masked_fill(~real, -torch.inf).amax((-2, -1), keepdim=True)
     span = high - low
     unit = (values - low) / torch.where(span > 0, span, 1)
     # NOTE: exp(gamma · log) takes less than half the time of a power with tensors on CPUs.
     bent = low + span * (unit.clamp_min(_TINY).log() * gamma).exp()
-    mean = bent.mean((-2, -1), keepdim=True)
+    mean = bent.masked_fill(~real, 0).sum((-2, -1), keepdim=True) / count
     centred = bent - mean
-    std = centred.square().mean((-2, -1), keepdim=True).sqrt()
-    return (mean + contrast * centred + brightness * std).to(image.dtype)
+    std = (centred.masked_fill(~real, 0).square().sum((-2, -1), keepdim=True) / count).sqrt()
+    return torch.where(real, mean + contrast * centred + brightness * std, values).to(image.dtype)
 
 
 class ChannelJitter(nn.Module):
@@ -66,18 +71,20 @@ class ChannelJitter(nn.Module):
             raise ValueError(f"expected strengths >= 0, got {brightness=}, {contrast=}, {gamma=}")
         self.brightness, self.contrast, self.gamma, self.per_channel = brightness, contrast, gamma, per_channel
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, is_real: Tensor | None = None) -> Tensor:
         """Jitter one image or each image of a batch on its own.
 
         Args:
             image: (C, height, width) or (B, C, height, width), float, in any units.
+            is_real: (height, width) or (B, height, width) bool, see `change_channels`.
 
         Returns:
             The same shape, dtype and device. Randomness comes from torch's global generator.
         """
         shape = (*image.shape[:-3], image.shape[-3] if self.per_channel else 1, 1, 1)
         shift, stretch, bend = (2 * torch.rand(3, *shape, device=image.device) - 1).unbind()  # -1..1
-        return change_channels(image, self.brightness * shift, (1 + self.contrast) ** stretch, (1 + self.gamma) ** bend)
+        factors = (1 + self.contrast) ** stretch, (1 + self.gamma) ** bend
+        return change_channels(image, self.brightness * shift, *factors, is_real)
 
 
 class BatchAugmentation(nn.Module):
@@ -120,7 +127,7 @@ class BatchAugmentation(nn.Module):
         self.turns_quarter = rot90 > 0
         self.brings_outside = degrees > 0 or translate > 0 or scale[0] < 1
         self.geometry = _geometry(hflip, vflip, rot90, degrees, (translate, scale))
-        self.jitter: Callable[[Tensor], Tensor] = ChannelJitter(color, color, color) if color else nn.Identity()
+        self.jitter = ChannelJitter(color, color, color) if color else None
 
     def forward(
         self, image: Tensor, mask: Tensor | None = None, pixel_mask: Tensor | None = None
@@ -141,15 +148,20 @@ class BatchAugmentation(nn.Module):
         if self.turns_quarter and image.shape[-2] != image.shape[-1]:
             raise ValueError(f"expected square images for rot90 > 0, got {tuple(image.shape[-2:])}; set rot90 to 0")
         if self.geometry is None:
-            return self.jitter(image), mask, pixel_mask
-        if mask is None:
-            return self.jitter(self.geometry(image, data_keys=["image"])), None, None
+            return self._changed(image, pixel_mask), mask, pixel_mask
+        is_real = torch.ones_like(image[:, 0]) if pixel_mask is None else pixel_mask.to(image.dtype)
         # NOTE: kornia fills masks with 0, so labels are shifted for it: 0 is then what is ignored.
-        layers = torch.stack([mask - IGNORED, torch.ones_like(mask) if pixel_mask is None else pixel_mask], dim=1)
-        image, layers = self.geometry(image, layers.to(image.dtype), data_keys=["image", "mask"])
-        shifted, is_real = layers.round().to(mask.dtype).unbind(dim=1)
+        shifted = torch.zeros_like(is_real) if mask is None else (mask - IGNORED).to(image.dtype)
+        image, layers = self.geometry(image, torch.stack([shifted, is_real], dim=1), data_keys=["image", "mask"])
+        shifted, is_real = layers[:, 0].round(), layers[:, 1] > 0.5
+        image = self._changed(image, is_real).masked_fill(~is_real[:, None], 0)
+        if mask is None:
+            return image, None, None
         is_masked = pixel_mask is not None or self.brings_outside
-        return self.jitter(image), shifted + IGNORED, is_real.bool() if is_masked else None
+        return image, shifted.to(mask.dtype) + IGNORED, is_real if is_masked else None
+
+    def _changed(self, image: Tensor, is_real: Tensor | None) -> Tensor:
+        return image if self.jitter is None else self.jitter(image, is_real)
 
 
 def _geometry(

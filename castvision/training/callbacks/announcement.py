@@ -56,7 +56,7 @@ class Announcement(Callback):
             return
         train = data.dataset("train")
         sizes = [f"{len(data.dataset(split)):,} {told}" for split, told in (("val", "held-out"),)]  # type: ignore[arg-type]
-        images = len(data.sampler(train))  # type: ignore[arg-type]
+        images = len(data.sampler(train)) * trainer.world_size  # type: ignore[arg-type]  # the sampler has a share
         recipe: Any = getattr(pl_module, "recipe", None)
         name = getattr(recipe, "model_name", type(pl_module).__name__)
         parameters = sum(value.numel() for value in pl_module.parameters() if value.requires_grad)
@@ -86,7 +86,7 @@ class Announcement(Callback):
 
 def steps_told(trainer: Trainer, data: ImageDataModule) -> str:
     """Batch, steps and epochs on one line."""
-    batches = data.steps_an_epoch // trainer.world_size
+    batches = data.steps_an_epoch
     limit = trainer.limit_train_batches
     if limit is not None:
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)

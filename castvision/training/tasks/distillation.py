@@ -22,7 +22,6 @@ from castvision.models.checkpoint import train_only
 from castvision.models.convert import convert, is_converted, revert
 from castvision.models.evaluating import evaluating
 from castvision.models.recipe import Recipe, with_attention
-from castvision.training.data.resumable import world
 from castvision.training.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -140,12 +139,6 @@ class DistillationTask(Task):
             "castvision.models.recipe.load, or give the checkpoint as init_from"
         )
 
-    def on_fit_start(self) -> None:
-        """The teacher follows to the model's device."""
-        self.teacher.to(self.device)
-
-    on_validation_start = on_test_start = on_fit_start
-
     def on_train_start(self) -> None:
         """Measure the held-out images before the first step."""
         super().on_train_start()
@@ -155,7 +148,7 @@ class DistillationTask(Task):
         (number,) = self.trainer.num_val_batches
         with evaluating(self.model), torch.no_grad(), self.trainer.precision_plugin.val_step_context():
             for batch in islice(loaders, None if number == float("inf") else int(number)):
-                self._measure("val", move_data_to_device(batch, self.device))
+                self.measure("val", move_data_to_device(batch, self.device))
         self.before = self._measured("val")
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
@@ -179,17 +172,13 @@ class DistillationTask(Task):
         return self.block_weight * torch.stack(angles).mean() + self.final_weight * final
 
     def _both(self, image: Tensor) -> tuple[BlockFeatures, BlockFeatures]:
+        teacher = self.teacher.to(image.device)  # no submodule, so it does not follow the task, or a copy of it
         with torch.no_grad():
-            wanted = features_of(self.teacher, image.to(next(self.teacher.parameters()).dtype))  # it stays in 32 bits
+            wanted = features_of(teacher, image.to(next(teacher.parameters()).dtype))  # it stays in 32 bits
         return wanted, features_of(self.backbone, image)
 
-    def _count(self, stage: str, batch: Sequence[Any]) -> None:
-        loss = self._measure(stage, batch)
-        size = as_batch(batch, needs_target=False).image.shape[0] * world()[0]  # see `Task`
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
-
-    def _measure(self, stage: str, batch: Sequence[Any]) -> Tensor:
-        """Add a batch to the means of a stage; returns its loss."""
+    def measure(self, stage: str, batch: Sequence[Any]) -> tuple[Tensor, int]:
+        """Add a batch of held-out images to the means of a stage; its mean loss and the number of images."""
         wanted, found = self._both(as_batch(batch, needs_target=False).image)
         prefix = int(getattr(self.backbone, "num_prefix_tokens", 0))
         cosine = functional.cosine_similarity(found.final.float(), wanted.final.float(), dim=-1)  # B, P + N
@@ -198,7 +187,7 @@ class DistillationTask(Task):
         sums["cosine"].update(cosine[:, prefix:].mean(1))
         if prefix:
             sums["class_cosine"].update(cosine[:, :prefix].mean(1))
-        return self.distance(found, wanted)
+        return self.distance(found, wanted), cosine.shape[0]
 
     def _measured(self, stage: str) -> dict[str, float]:
         sums: Any = self.sums[stage]
@@ -207,11 +196,11 @@ class DistillationTask(Task):
             mean.reset()
         return values
 
-    def _summarise(self, stage: str) -> None:
+    def figures(self, stage: str) -> dict[str, float]:
+        """Means over all images that `measure` counted for a stage, see the class; counting begins anew."""
         values = self._measured(stage)
         before = {f"before_{name}": value for name, value in self.before.items()}
-        by_name = {**values, "explained": 1 - values["unexplained"], **before}
-        self.log_dict({f"{stage}/{name}": value for name, value in by_name.items()}, sync_dist=True)
+        return {**values, "explained": 1 - values["unexplained"], **before}
 
     def on_fit_end(self) -> None:
         """Say so if held-out images are no closer than before."""

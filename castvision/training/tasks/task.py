@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -22,7 +21,7 @@ from castvision.checkpoint_facts import CHECKPOINT_KEY
 from castvision.data.datasets.batch import Batch, as_batch
 from castvision.ignored import IGNORED
 from castvision.models.checkpoint import freeze as freeze_parameters
-from castvision.models.checkpoint import initialize_from
+from castvision.models.checkpoint import initialize_from, keep_frozen_statistics
 from castvision.models.class_names import (
     check_same_classes,
     class_names_in,
@@ -40,6 +39,7 @@ from castvision.training.optim import (
     apply_lr_scale,
     check_finite,
     is_fused,
+    other_steps,
     parameter_groups,
 )
 from castvision.training.tasks.loaders import ForeignBatches
@@ -47,7 +47,6 @@ from castvision.training.tasks.loaders import ForeignBatches
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lightning.pytorch import Trainer
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch import nn
 
@@ -111,6 +110,7 @@ class Task(LightningModule, ABC):
         self._other_steps = 0
         if freeze:
             freeze_parameters(self.model, freeze)
+            self.train()
         ignored = IGNORED if self.kind == "segmentation" else None  # of images 255 is a class like any other
         self.confusions = torch.nn.ModuleDict(
             {stage: MulticlassConfusionMatrix(self.num_classes, ignore_index=ignored) for stage in ("val", "test")}
@@ -225,6 +225,12 @@ class Task(LightningModule, ABC):
         """Modules beside the model that learn with it and are not part of it; by default none."""
         return []
 
+    def train(self, mode: bool = True) -> Self:
+        """As torch; but what is frozen keeps its statistics of images, too, and uses them."""
+        super().train(mode)
+        keep_frozen_statistics(self.model)
+        return self
+
     def take_over(self, data: ImageDataModule) -> None:
         """Take the class names over from the data, and refuse data that do not fit.
 
@@ -276,7 +282,7 @@ class Task(LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """A run that goes on with another budget, rate or batch size follows the new schedule from its first step."""
-        self._other_steps = _other_steps(self.trainer)
+        self._other_steps = other_steps(self.trainer)
         for entry in self.trainer.lr_scheduler_configs:
             if isinstance(entry.scheduler, BudgetSchedule):
                 entry.scheduler.refresh()
@@ -419,17 +425,6 @@ class Task(LightningModule, ABC):
         if data is not None:
             facts = Recipe.from_dict({**facts, **data.description()}).to_dict()
         checkpoint[CHECKPOINT_KEY] = facts
-
-
-def _other_steps(trainer: Trainer) -> int:
-    """How many more steps a run that goes on has taken than its batches make in as many epochs: they were others."""
-    batches = trainer.num_training_batches
-    if trainer.max_steps != -1 or not math.isfinite(batches):
-        return 0
-    progress, gathered = trainer.fit_loop.epoch_loop.batch_progress, trainer.accumulate_grad_batches
-    an_epoch = math.ceil(batches / gathered)
-    inside = an_epoch if progress.is_last_batch else min(progress.current.ready // gathered, an_epoch)
-    return trainer.global_step - trainer.current_epoch * an_epoch - inside
 
 
 def given_classes(num_classes: int | None) -> int:

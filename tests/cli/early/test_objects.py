@@ -121,6 +121,13 @@ def test_values_of_the_trainer(key, right, wrong):
             check_value(key, value, None)
 
 
+@pytest.mark.parametrize("value", ["2", "1", 2])
+def test_how_many_processes_asks_for_no_gpu(value, monkeypatch):
+    """A run's own config.yaml holds the number as text."""
+    monkeypatch.setattr("castvision_cli.early.values.check_device", pytest.fail)
+    check_value("trainer.devices", value, None)
+
+
 def test_arguments_of_schedule_and_optimizer():
     words = ["--model.schedule.kind", "cosine"]
     with pytest.raises(ValueError, match=r"'kind' is not accepted in model\.schedule: expected one of final, warmup"):

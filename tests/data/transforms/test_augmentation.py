@@ -132,6 +132,29 @@ def test_floats_in_other_units_keep_their_contrast_under_colour():
     assert 0.5 < transform.image(pixels).std() < 2
 
 
+@pytest.mark.parametrize(
+    ("pixels", "mean", "std"),
+    [
+        (np.float32(285) + 5 * np.random.default_rng(0).standard_normal((16, 32, 1)).astype(np.float32), 285.0, 5.0),
+        (np.random.default_rng(0).integers(180, 220, (16, 32, 3), dtype=np.uint8), 200 / 255, 12 / 255),
+    ],
+    ids=["kelvin", "colours"],
+)
+def test_colours_of_a_padded_image_are_those_of_it_alone(pixels, mean, std):
+    """In the range of its padding, 285 K became 226 K."""
+    how = {"augmentation": Augmentation(scale=(1, 1), hflip=0.0, color=0.3)}
+    transform = SampleTransform(32, (mean,), (std,), **how)
+    padded, square = [], []
+    for seed in range(8):
+        torch.manual_seed(seed)
+        image, _, extras = transform.pair(pixels, np.zeros(pixels.shape[:2], np.uint8))
+        padded.append(image[:, extras["pixel_mask"]].mean())
+        assert image[:, ~extras["pixel_mask"]].abs().max() == 0
+        torch.manual_seed(seed)
+        square.append(transform.image(np.concatenate([pixels, pixels])).mean())
+    torch.testing.assert_close(torch.stack(padded), torch.stack(square), atol=0.1, rtol=0)
+
+
 def test_the_same_torch_seed_gives_the_same_sample_and_workers_differ():
     pixels, mask = checker(48, 48, 3)
     transform = SampleTransform(24, (0.5,), (0.5,), augmentation=Augmentation(rot90=1.0, color=0.3))

@@ -63,6 +63,18 @@ def test_real_pixels_move_along():
     assert BatchAugmentation(degrees=10)(image)[1:] == (None, None)
 
 
+@pytest.mark.parametrize("moves", [{"hflip": 0.0}, {"degrees": 20.0, "scale": (0.6, 0.9)}])
+def test_colours_leave_what_is_no_image_at_0(moves):
+    image, mask = torch.rand(4, 3, 32, 32) + 1, torch.zeros(4, 32, 32, dtype=torch.int64)
+    is_real = torch.ones(4, 32, 32, dtype=torch.bool)
+    is_real[:, 20:] = False
+    image, mask = image.masked_fill(~is_real[:, None], 0), mask.masked_fill(~is_real, 255)
+    moved, _, there = BatchAugmentation(**moves, color=0.4)(image, mask, is_real)
+    assert 0 < there.float().mean() < 1
+    assert moved[~there[:, None].expand_as(moved)].abs().max() == 0
+    assert moved[there[:, None].expand_as(moved)].abs().min() > 0
+
+
 def test_mirror_images_are_exact():
     image, mask = torch.rand(3, 4, 16, 16), torch.randint(0, 5, (3, 16, 16))
     moved, target, _ = BatchAugmentation(hflip=1.0)(image, mask)
@@ -112,6 +124,19 @@ def test_known_values():
     torch.testing.assert_close(change_channels(image, ZERO, 2 * ONE, ONE), 1.75 + 2 * (image - 1.75))
     shifted = change_channels(image, ONE, ONE, ONE)
     torch.testing.assert_close(shifted - image, image.std(correction=0).expand(1, 2, 2))
+
+
+def test_padding_is_in_no_range_mean_or_std():
+    image = torch.rand(2, 3, 8, 8) + 300
+    padded = torch.nn.functional.pad(image, (0, 8, 0, 4))
+    is_real = torch.nn.functional.pad(torch.ones(2, 8, 8, dtype=torch.bool), (0, 8, 0, 4))
+    torch.manual_seed(0)
+    alone = ChannelJitter()(image)
+    torch.manual_seed(0)
+    beside = ChannelJitter()(padded, is_real)
+    torch.testing.assert_close(beside, torch.nn.functional.pad(alone, (0, 8, 0, 4)))
+    nothing = ChannelJitter()(padded, torch.zeros_like(is_real))
+    assert torch.equal(nothing, padded)
 
 
 @pytest.mark.parametrize("per_channel", [False, True])

@@ -65,7 +65,7 @@ def test_images_of_each_class_are_counted(monkeypatch: pytest.MonkeyPatch) -> No
         ({"accumulate_grad_batches": 2}, "batches of 8, 3 steps an epoch of 2 batches, 9 steps in all"),
         ({"max_epochs": -1}, "batches of 8, 5 steps an epoch, until it is stopped"),
         ({"limit_train_batches": 2}, "batches of 8, 2 steps an epoch, 6 steps in all"),
-        ({"limit_train_batches": 0.5, "world_size": 2}, "batches of 8, 1 steps an epoch, 3 steps in all"),
+        ({"limit_train_batches": 0.5, "world_size": 2}, "batches of 8, 2 steps an epoch, 6 steps in all"),
     ],
 )
 def test_steps_are_those_that_will_be_made(change: dict, told: str) -> None:

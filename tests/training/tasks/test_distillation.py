@@ -78,6 +78,16 @@ def test_held_out_images_come_closer_and_the_figures_say_so(run):
         assert min(picture.size) > 300
 
 
+def test_averaged_weights_are_measured_beside_the_newest(start, tmp_path):
+    assert train(tmp_path, config(start), "--trainer.max_epochs", 2, "--ema", 0.9) == 0
+    best = json.loads((tmp_path / "run/metrics.json").read_text())["best"]
+    assert best["val/newest_explained"] != best["val/explained"]
+    newest = DistillationTask(VIT, model_kwargs=COARSE, init_from=str(start / "start.pth"))
+    saved = torch.load(tmp_path / "run/last.ckpt", weights_only=True)
+    newest.load_state_dict(saved["current_model_state"])
+    assert any(not torch.equal(saved["state_dict"][name], each) for name, each in newest.state_dict().items())
+
+
 def test_a_run_that_helps_nobody_says_so(start, tmp_path, capsys):
     content = config(start, optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}})
     assert train(tmp_path, content, "--trainer.max_epochs", 1) == 0

@@ -10,7 +10,7 @@ from torch.utils.data import default_collate
 
 import castvision.heads
 from castvision.checkpoint_facts import CHECKPOINT_KEY
-from castvision.data.datasets.batch import as_batch
+from castvision.data.datasets.batch import Batch, as_batch
 from castvision.losses import dice_loss
 from castvision.models.recipe import InputFormat, save
 from castvision.training.data.data_module import count_classes
@@ -191,6 +191,24 @@ def test_class_counts_are_spread_evenly_and_leave_the_random_state_alone():
 def test_frozen_parts_stay_frozen():
     task = _segmentation(freeze=["backbone"])
     assert {name.split(".")[0] for name, p in task.model.named_parameters() if p.requires_grad} == {"head"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("resnet10t", {"in_chans": 1}),
+        ("cast_vit_atto_patch4_32", {"depth": 1, "in_chans": 1, "surrogates": "averaged"}),
+    ],
+)
+def test_frozen_parts_keep_their_statistics(name, kwargs):
+    task = SegmentationTask(name, 2, kwargs, head="FpnHead", freeze=["backbone"])
+    before = {name: value.clone() for name, value in task.backbone.state_dict().items()}
+    image = torch.randn(4, 1, 32, 32)
+    for _ in range(2):
+        task.train()
+        task.training_loss(Batch(image, torch.zeros(4, 32, 32, dtype=torch.int64))).backward()
+    assert all(torch.equal(value, before[name]) for name, value in task.backbone.state_dict().items())
+    assert task.model.head.training
 
 
 class _Dimmer(torch.nn.Module):
