@@ -208,6 +208,15 @@ def test_one_bad_image_does_not_stop_the_others(embed, photo, tmp_path):
         (["--mask", "no.png"], "no such mask or folder of masks: 'no.png'"),
         (["missing.png"], "no such image or folder: 'missing.png'"),
         (["photos/*.xyz"], "no file fits the pattern 'photos/*.xyz'"),
+        (["--similar-to", "60,20"], "expected --similar-to Y,X inside the 48 × 80 pixels of"),
+        (["--tile", "32", "--overlap", "12"], "expected --overlap a multiple of 8"),
+        (["--tile", "32", "--overlap", "32"], "expected --overlap at most about two thirds of --tile 32, got 32"),
+        (["--tile", "32", "--overlap", "32", "--write", "tiles"], "smaller than the tile of 32 pixels, got 32"),
+        (["--tile", "32", "--overlap", "40", "--write", "tiles"], "smaller than the tile of 32 pixels, got 40"),
+        (["--overlap", "8"], "--overlap belongs to --tile"),
+        (["--pool", "mean"], "--pool belongs to --write tiles, got --write dense image"),
+        (["--write", "image", "--min-foreground", "0.5"], "--min-foreground belongs to --write tiles"),
+        (["--write", "tiles", "--format", "tif"], "--format belongs to --write dense"),
     ],
 )
 def test_bad_input_is_one_line_before_any_work(words, message, embed, photo):
@@ -218,8 +227,9 @@ def test_bad_input_is_one_line_before_any_work(words, message, embed, photo):
     assert not output.exists()
 
 
-def test_a_place_outside_the_image_is_named(embed, photo):
-    _, told = embed(photo, "--similar-to", "60,20", code=1)
+def test_a_place_outside_one_of_the_images_is_named(embed, photo, tmp_path):
+    Image.new("RGB", (40, 70)).save(tmp_path / "tall.png")
+    _, told = embed(photo, tmp_path / "tall.png", "--similar-to", "60,20", code=1)
     assert "expected --similar-to Y,X inside the 48 × 80 pixels of" in " ".join(told.out.split())
     assert "got 60,20; the row comes first" in " ".join(told.out.split())
 
