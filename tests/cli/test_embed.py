@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 
 import numpy as np
 import pytest
@@ -143,6 +144,25 @@ def test_finished_images_are_skipped_and_others_are_begun_anew(embed, photo, tmp
     assert "similar_to was [3, 4], is [3, 5]; use the same options" in told.err
     _, told = embed(folder, output=output, code=2)
     assert "is not empty" in told.err
+
+
+def test_images_that_changed_and_files_that_are_gone_are_done_anew(embed, tmp_path):
+    """They counted as done: a missing embedding ended the command with a traceback, after the last image."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        Image.fromarray(np.roll(PIXELS, number * 8, 1)).save(folder / f"{number}.png")
+    output, _ = embed(folder)
+    wanted = np.load(output / "embeddings.npz")["mean"]
+    (output / "features/0.npy").unlink()
+    (output / "embeddings/1.npz").unlink()
+    Image.fromarray(PIXELS[:16]).save(folder / "2.png")
+    stamp = (output / "records/2.json").stat().st_mtime_ns + 10**9
+    os.utime(folder / "2.png", ns=(stamp, stamp))
+    embed(folder, "--resume", output=output)
+    assert (output / "features/0.npy").is_file()
+    np.testing.assert_array_equal(np.load(output / "embeddings.npz")["mean"][:2], wanted[:2])
+    assert np.load(output / "features/2.npy").shape[0] == 2
 
 
 def test_tiles_of_a_slide(embed, tmp_path):
