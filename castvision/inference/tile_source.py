@@ -152,6 +152,7 @@ class Informed:
         mask_nodata: bool = False,
     ) -> None:
         self.predictor, self.size, self.mask_nodata, self.put = predictor, source.size, mask_nodata, put
+        self.gives: int = getattr(predictor, "gives", 1)  # channels, where every tile is left out
         self.context: Tensor | None = None
         if context_size is not None:
             from castvision.data.reading.overview import read_overview  # by torch
