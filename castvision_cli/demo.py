@@ -63,7 +63,7 @@ def build_parser(prog: str = "castvision demo") -> argparse.ArgumentParser:
         type=positive,
         metavar="PIXELS",
         help="longer side of the model's input; larger images are reduced (default: 64 patches, at most 1,024 pixels; "
-        "a trained classifier: its training size)",
+        "a model trained on whole images: its training size)",
     )
     add(
         "--stretch",

@@ -50,6 +50,11 @@ examples:
 
 exit code: 0 all images done, 1 some images failed (named at the end), 2 wrong arguments, nothing written
 """
+_OF_PARTS: dict[str, dict[str, object]] = {
+    "tiles": {"pool": None, "min_foreground": 0.25},
+    "dense": {"format": "npy", "dtype": "float16"},
+}
+"""Options that mean something for one thing that is written only, and their defaults."""
 
 
 def place(text: str) -> tuple[int, int]:
@@ -115,15 +120,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
-        check_sources(arguments.inputs)
-        check_model(arguments.model)
-        check_output(arguments.output, is_open=arguments.overwrite or arguments.resume)
-        check_given(arguments.mask, "mask or folder of masks")
-        check_given(arguments.weights, "file of weights")
-        check_device(arguments.device)
+        _check_words(arguments)
         # NOTE: imported here, so that --help and what is wrong so far answer at once.
         with without_models():
             from castvision.inference.files import ALL_SUFFIXES, expand_patterns, find_images, match_masks
+            from castvision.inference.suited import check_place
 
         images = find_images(expand_patterns(arguments.inputs), outside=arguments.output, suffixes=ALL_SUFFIXES)
         settings = settings_of_run(arguments)
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         masks = match_masks(arguments.mask, images)
         facts = told_of(arguments.model)
         check_tiles(arguments, facts)
-        check_images(images, facts, arguments.bands)
+        check_images(images, facts, arguments.bands, lambda path, reader: check_place(reader, arguments.similar_to))
         device = resolve_device(arguments.device)
         from castvision.inference.embedding import EmbeddingRun, Options
         from castvision.inference.feature_model import load_feature_model
@@ -185,6 +186,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_code(stop)
     run.write_tables(failed)
     return print_end(console, len(images), failed, f"done; results in {output.path}")
+
+
+def _check_words(arguments: argparse.Namespace) -> None:
+    """Refuse what is wrong by its words alone: paths that are not there, options of what is not written.
+
+    Raises:
+        ValueError: It names them; OSError likewise.
+    """
+    check_sources(arguments.inputs)
+    check_model(arguments.model)
+    check_output(arguments.output, is_open=arguments.overwrite or arguments.resume)
+    check_given(arguments.mask, "mask or folder of masks")
+    check_given(arguments.weights, "file of weights")
+    check_device(arguments.device)
+    written, given = set(arguments.write), vars(arguments)
+    for part, defaults in _OF_PARTS.items():
+        asked = [f"--{name.replace('_', '-')}" for name, default in defaults.items() if given[name] != default]
+        if asked and part not in written:
+            raise ValueError(f"{', '.join(asked)} belongs to --write {part}, got --write {' '.join(arguments.write)}")
+    if arguments.overlap is not None and arguments.tile is None and "tiles" not in written:
+        raise ValueError("--overlap belongs to --tile: without it the model sees the whole image; give both or none")
 
 
 def describe(record: Record) -> str:

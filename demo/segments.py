@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from castvision.inference.fitted import FittedModel
+from castvision.inference.sinks import middles
 from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
 from castvision.inference.tiled import TiledResult, tiled_inference
 from castvision.inference.token_tiles import FeatureSink, TokenPredictor, embed_tokens
@@ -78,7 +79,7 @@ def segment(
         area, unit = reader.pixel_area, reader.area_unit
     labels = np.asarray(result.labels)
     step = max(1, max(labels.shape) // 1024)
-    small: Labels = labels[::step, ::step].astype(np.int64)
+    small: Labels = labels[np.ix_(*(middles(length, step) for length in labels.shape))].astype(np.int64)
     small[small == np.iinfo(labels.dtype).max] = -1
     told = f"{photograph.name}: {height} × {width}, {result.tiles_run:,} tiles, {result.seconds:.1f} s"
     return small, told, _areas(result, predictor.class_names, area, unit)

@@ -16,10 +16,11 @@ from castvision.files import part_of
 from castvision.inference.files import OutputFolder, finished_record
 from castvision.inference.scale import level_to_work_at
 from castvision.inference.slide_tiles import TileOptions, embed_tiles
+from castvision.inference.suited import check_place
 from castvision.inference.tile_model import model_range, open_for
 from castvision.inference.tile_source import Skip
 from castvision.inference.tissue import find_tissue
-from castvision.inference.token_tiles import FeatureSink, TokenPredictor, check_tile, embed_tokens
+from castvision.inference.token_tiles import FeatureSink, TokenPredictor, check_overlap, check_tile, embed_tokens
 from castvision.inference.writers.features import SUFFIXES, check_format, write_features
 from castvision.visualization.features import enlarged, heat_map, principal_colours, similarity
 
@@ -100,6 +101,8 @@ class EmbeddingRun:
     def __init__(self, model: FeatureModel, output: OutputFolder, options: Options) -> None:
         if options.tile is not None:
             check_tile(model, options.tile)
+            if options.needs_tokens:
+                check_overlap(model, options.tile, options.overlap)
         if "dense" in options.write:
             check_format(options.kind)
         if "tiles" in options.write:
@@ -107,6 +110,8 @@ class EmbeddingRun:
             if options.pool not in (None, "mean") and not model.has_class_token:
                 raise ValueError(f"expected --pool mean for {model.name}, which has no class token, got {options.pool}")
         self.model, self.output, self.options = model, output, options
+        if "tiles" in options.write:
+            self._tile_options(None)
         self.records: list[Record] = []
 
     def take(self, path: Path, name: str) -> Record:
@@ -146,14 +151,14 @@ class EmbeddingRun:
             Exception: Any of `castvision.errors.FAILURES`; the image has no record then.
         """
         file_name = f"records/{name}.json"
-        done = finished_record(self.output.path / file_name, path) if self.options.resume else None
+        done = finished_record(self.output.path, name, path) if self.options.resume else None
         if done is not None:
             self.records.append(done)
             return done
         mask = None if mask_path is None else open_image(mask_path)
         try:
             with open_for(self.model.predictor, path, self.options.bands) as reader:
-                self._check_place(reader)
+                check_place(reader, self.options.similar_to)
                 tissue = find_tissue(reader) if self.options.tissue else None
                 record: Record = {"image": str(path), "name": name, "size": [reader.height, reader.width], "files": []}
                 if self.options.needs_tokens:
@@ -166,16 +171,6 @@ class EmbeddingRun:
         self.output.write_text(file_name, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         self.records.append(record)
         return record
-
-    def _check_place(self, reader: ImageReader) -> None:
-        if self.options.similar_to is None:
-            return
-        y, x = self.options.similar_to
-        if not (0 <= y < reader.height and 0 <= x < reader.width):
-            raise ValueError(
-                f"expected --similar-to Y,X inside the {reader.height} × {reader.width} pixels of {reader.name!r}, got "
-                f"{y},{x}; the row comes first"
-            )
 
     def _tokens(
         self,
@@ -273,16 +268,7 @@ class EmbeddingRun:
         files: list[str],
         progress: Callable[[int, int], None],
     ) -> Record:
-        options = self.options
-        chosen = TileOptions(
-            tile=options.tile or min(self.model.predictor.parts.input.img_size),
-            overlap=options.overlap or 0,
-            mpp=options.mpp if options.mpp is not None else self._scale_of_training(reader),
-            pool=options.pool or ("class" if self.model.has_class_token else "mean"),
-            min_foreground=options.min_foreground,
-            batch_size=options.batch_size,
-            precision=options.precision,
-        )
+        chosen = self._tile_options(self.options.mpp or self._scale_of_training(reader))
         files.append(f"tiles/{name}.h5")
         with self.output.draft(files[-1]) as draft:
             last = name.rpartition("/")[2]
@@ -290,6 +276,18 @@ class EmbeddingRun:
                 self.model, reader, draft, last, chosen, tissue=tissue, mask=mask, progress=progress
             )  # fmt: skip
         return {f"slide_{key}": value for key, value in found.items()}
+
+    def _tile_options(self, mpp: float | None) -> TileOptions:
+        options = self.options
+        return TileOptions(
+            tile=options.tile or min(self.model.predictor.parts.input.img_size),
+            overlap=options.overlap or 0,
+            mpp=mpp,
+            pool=options.pool or ("class" if self.model.has_class_token else "mean"),
+            min_foreground=options.min_foreground,
+            batch_size=options.batch_size,
+            precision=options.precision,
+        )
 
     def _scale_of_training(self, reader: ImageReader) -> float | None:
         """Of a checkpoint that remembers one, for images that state theirs in the same unit."""

@@ -125,19 +125,21 @@ def _unique(name: str, suffix: str, taken: set[str]) -> str:
     return candidate
 
 
-def finished_record(stored: Path, image: Path) -> dict[str, Any] | None:
+def finished_record(folder: Path, name: str, image: Path) -> dict[str, Any] | None:
     """What an earlier run in the same folder wrote of an image.
 
     Args:
-        stored: The record, written last of all the image's files.
+        folder: Of the run.
+        name: What the image's files are called there; its record was written last of them.
         image: The image.
 
     Returns:
-        The record; None if the image was not finished.
+        The record; None if the image was not finished, has changed since, or some of its files are gone.
 
     Raises:
         ValueError: The record, and so all files of this name, are another image's.
     """
+    stored = folder / "records" / f"{name}.json"
     if not stored.is_file():
         return None
     record: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
@@ -146,7 +148,8 @@ def finished_record(stored: Path, image: Path) -> dict[str, Any] | None:
             f"expected the images of the run that is resumed, got {str(image)!r}, whose results would replace those of "
             f"{record['image']!r}; name the same images in the same order, or another output folder"
         )
-    return record
+    is_older = stored.stat().st_mtime_ns < image.stat().st_mtime_ns
+    return None if is_older or not all((folder / file).exists() for file in record["files"]) else record
 
 
 def match_masks(mask: Path | None, images: dict[Path, str]) -> dict[Path, Path]:

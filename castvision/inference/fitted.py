@@ -27,10 +27,14 @@ class FittedModel:
         predictor: The model, trained on images brought to one size ("fit").
         dtype: Of the image's pixels.
         name: Of the image, for messages.
+
+    Attributes:
+        gives: Channels of its output.
     """
 
     def __init__(self, predictor: Predictor, dtype: np.dtype[Any], name: str) -> None:
         self.predictor, self.dtype, self.name = predictor, dtype, name
+        self.gives = len(predictor.class_names)
         seen = predictor.parts.input
         self.transform = SampleTransform(max(seen.img_size), seen.mean, seen.std)
 

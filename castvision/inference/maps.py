@@ -59,10 +59,9 @@ def maps_of(sink: FileSink, kind: Kind, classes: int) -> Maps:
     )
     for part, channels in ((probabilities, classes), (fields, FIELDS)):
         part.allocate((*sink.shape[:2], channels), sink.dtype, float("nan"))
-    if sink.shape[2] == classes + FIELDS:  # one channel where every tile was left out
-        for y, band in bands_of(sink):
-            probabilities.write(y, 0, band[..., :classes])
-            fields.write(y, 0, band[..., classes:])
+    for y, band in bands_of(sink):
+        probabilities.write(y, 0, band[..., :classes])
+        fields.write(y, 0, band[..., classes:])
     return Maps(probabilities.argmax(), probabilities, fields)
 
 

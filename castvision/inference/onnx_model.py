@@ -193,7 +193,7 @@ class FittedArrays:
     takes_arrays = True
 
     def __init__(self, predictor: OnnxPredictor, dtype: np.dtype[Any]) -> None:
-        self.predictor, self.dtype = predictor, dtype
+        self.predictor, self.dtype, self.gives = predictor, dtype, len(predictor.class_names)
 
     def __call__(self, batch: Any, *, pixel_mask: Any = None) -> Any:
         """(B, channels, height, width) float32 in the image's range to (B, classes, height, width)."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from castvision.ignored import IGNORED
+from castvision.inference.sinks import middles
 from castvision.inference.writers.preview import read_reduced
 from castvision.visualization import pictures
 from castvision.visualization.legend import shorten
@@ -40,8 +41,9 @@ def panels_of(
     """
     picture = pictures.display_picture(read_reduced(reader, PANEL), max_side=PANEL)
     step = max(1, max(labels.shape) // PANEL)
-    rows = [mask.read(y, 0, 1, mask.width)[0, ::step, 0] for y in range(0, mask.height, step)]
-    truth, predicted = np.stack(rows).astype(np.int64), labels[::step, ::step].astype(np.int64)
+    rows, cols = (middles(length, step) for length in labels.shape)
+    truth = np.stack([mask.read(y, 0, 1, mask.width)[0, cols, 0] for y in rows.tolist()]).astype(np.int64)
+    predicted = labels[np.ix_(rows, cols)].astype(np.int64)
     truth[truth == IGNORED] = -1
     predicted[predicted == np.iinfo(labels.dtype).max] = -1
     right = np.where((truth < 0) | (predicted < 0), -1, truth == predicted).astype(np.int64)

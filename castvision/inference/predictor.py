@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,11 +130,12 @@ class Predictor:
         return self.parts.class_names
 
     def input_size(self, image_size: tuple[int, int], max_size: int | None = None) -> tuple[int, int]:
-        """The size an image is resized to: whole patches, and enlarged only where it must be.
+        """The size an image is resized to: whole patches, and enlarged only where it must be, or was in training.
 
         Args:
             image_size: (height, width) of the image.
-            max_size: Longer side; None = 64 patches, at most 1,024 pixels; for a trained classifier its training size.
+            max_size: Longer side; None = 64 patches, at most 1,024 pixels; for a model of whole images its training
+                size.
 
         Returns:
             (height, width), multiples of the patch size; the model's own size if it takes only that.
@@ -143,14 +145,15 @@ class Predictor:
         """
         if self.parts.fixed_size is not None:
             return self.parts.fixed_size
-        patch = self.parts.patch_size
+        patch, fits = self.parts.patch_size, self.parts.input.resize == "fit"
+        largest = math.inf if fits and max_size is None else 1.0
         if max_size is None:
             patches = DEFAULT_PATCHES * max(patch)
-            is_of_wholes = self.parts.task in ("classification", "multilabel")
+            is_of_wholes = fits or self.parts.task in ("classification", "multilabel")
             max_size = max(self.parts.input.img_size) if is_of_wholes else patches
         if max_size < max(patch):
             raise ValueError(f"expected max_size >= {max(patch)} (one patch of {self.parts.name}), got {max_size=}")
-        scale = min(1.0, max_size / max(image_size))
+        scale = min(largest, max_size / max(image_size))
         height, width = (
             _whole_patches(side * scale, step, max_size) for side, step in zip(image_size, patch, strict=True)
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from castvision.data.reading import open_array
+from castvision.data.reading.pixels import nearest
 
 if TYPE_CHECKING:
     from castvision.data import ImageReader
@@ -117,10 +118,7 @@ def mask_at_level(mask: ImageReader | ClassReader, image: ImageReader, level: in
             f"expected a mask of the image's size {image.height} × {image.width}, got {mask.height} × {mask.width}: "
             f"{mask.name!r}"
         )
-    rows, columns = (
-        ((np.arange(here) + 0.5) * full / here).astype(np.int64)
-        for full, here in ((mask.height, size.height), (mask.width, size.width))
-    )
+    rows, columns = nearest(0, size.height, mask.height, size.height), nearest(0, size.width, mask.width, size.width)
     sampled = open_array(np.concatenate([mask.read(row, 0, 1, mask.width)[:, columns] for row in rows.tolist()]))
     sampled.nodata = mask.nodata
     return sampled

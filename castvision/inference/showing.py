@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import castvision
-from castvision.data.datasets.samples import load_pixels
+from castvision.data.datasets.samples import whole_pixels
 from castvision.data.reading.pixels import Pixels, holds_data, mark_missing, stretch_range
+from castvision.inference.tile_model import open_for
 from castvision.visualization import pictures, plots
 from castvision.visualization.legend import class_entries, shorten
 from castvision.visualization.plots import Panel
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from torch import Tensor
 
     from castvision.inference.files import OutputFolder
     from castvision.inference.predictor import Prediction, Predictor
@@ -84,11 +87,12 @@ class Showing:
             ValueError: The image cannot be read or does not fit the model.
         """
         predictor, options = self.predictor, self.options
-        image = load_pixels(path)
+        with open_for(predictor, path) as reader:
+            image = whole_pixels(reader)
         pixels: Pixels = mark_missing(stretch_range(image), holds_data(image)) if options.stretch else image
         prepared = predictor.prepare(pixels, options.max_size)
         start = time.perf_counter()
-        prediction = predictor.predict(prepared) if predictor.has_classes else None
+        prediction = self._predict(pixels, prepared) if predictor.has_classes else None
         maps = predictor.cluster_maps(prepared)
         seconds = time.perf_counter() - start
         picture = pictures.display_picture(image)
@@ -120,6 +124,13 @@ class Showing:
         caption = caption or f"{image.shape[0]} × {image.shape[1]}, seen at {seen}"
         first = Panel(f"{shorten(path.name, 30)}\n{caption}", picture)
         self.rows.append([first, *prediction_panels, *layer_panels])
+
+    def _predict(self, pixels: Pixels, prepared: Tensor) -> Prediction:
+        """Of a whole image as `castvision predict` has it, unless a size is asked for: the maps show all of it."""
+        predictor = self.predictor
+        if predictor.parts.task != "segmentation" and self.options.max_size is None:
+            return predictor.predict(predictor.prepare_whole(pixels))
+        return predictor.predict(prepared)
 
     def _draw_clusters(
         self, picture: pictures.RGB, maps: list[ClusterMap], heading: str, files: dict[str, bytes]

@@ -145,7 +145,7 @@ class FileSink:
         """
         height, width = min(height, self.shape[0] - y), min(width, self.shape[1] - x)
         pixel = math.prod(self.shape[2:]) * self.dtype.itemsize
-        rows, cols = _middles(height, step), _middles(width, step)
+        rows, cols = middles(height, step), middles(width, step)
         result = np.empty((len(rows), len(cols), *self.shape[2:]), self.dtype)
         with self.path.open("rb", buffering=0) as file:
             for index, row in enumerate(rows.tolist()):
@@ -182,6 +182,11 @@ def label_dtype(classes: int) -> np.dtype[Any]:
     return np.dtype(np.uint8 if classes <= 255 else np.uint16)
 
 
-def _middles(length: int, step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The middle pixel of each run of ``step`` pixels; the last run may be shorter."""
+def middles(length: int, step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The middle pixel of each run of ``step`` pixels; the last run may be shorter.
+
+    Args:
+        length: Pixels in all.
+        step: Of a run.
+    """
     return np.minimum(np.arange(0, length, step) + step // 2, length - 1)

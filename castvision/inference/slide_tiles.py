@@ -45,6 +45,9 @@ class TileOptions:
         min_foreground: A tile with a smaller share of tissue, and one without any data, is left out.
         batch_size: Tiles at once.
         precision: See `FeatureModel.tokens`.
+
+    Raises:
+        ValueError: Tiles that overlap wholly.
     """
 
     tile: int
@@ -54,6 +57,10 @@ class TileOptions:
     min_foreground: float = 0.25
     batch_size: int = 16
     precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < self.tile:
+            raise ValueError(f"expected an overlap smaller than the tile of {self.tile} pixels, got {self.overlap}")
 
 
 @dataclass(frozen=True)

@@ -139,9 +139,7 @@ def attention_grid(answer: SlideAnswer) -> np.ndarray[Any, np.dtype[np.float32]]
         raise ValueError(
             f"expected coords in {str(answer.bag.path)!r} to draw attention, found none; pass --no-overlay"
         )
-    steps = np.concatenate([np.diff(np.unique(axis)) for axis in coords.T])
-    step = max(int(np.median(steps)) if steps.size else 1, 1)
-    cells = np.rint((coords - coords.min(axis=0)) / step).astype(np.int64)
+    cells = np.rint((coords - coords.min(axis=0)) / (answer.bag.tile_step or 1)).astype(np.int64)
     cols, rows = (cells.max(axis=0) + 1).tolist()
     if rows * cols > _MOST_CELLS:
         raise ValueError(f"expected tiles on a grid in {str(answer.bag.path)!r}, got coords that lie on none")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from castvision.data import ImageReader
+
 NO_CLASSES = "was trained for its features and has no classes; train a classifier or segmenter with --init-from it"
 _NEEDED = {
     "segmentation": "needs --masks",
@@ -47,3 +52,20 @@ def check_measurable(name: str, task: str | None, *, has_masks: bool, has_table:
         raise ValueError(f"{name} is a {task} model: it {_NEEDED[task]}")
     if has_label_map and not has_masks:
         raise ValueError(f"expected no --label-map: a {task} model is measured without masks")
+
+
+def check_place(reader: ImageReader, place: tuple[int, int] | None) -> None:
+    """Refuse a pixel that an image does not have.
+
+    Args:
+        reader: The image.
+        place: (y, x); None = none is asked for.
+
+    Raises:
+        ValueError: It lies outside.
+    """
+    if place is not None and not (0 <= place[0] < reader.height and 0 <= place[1] < reader.width):
+        raise ValueError(
+            f"expected --similar-to Y,X inside the {reader.height} × {reader.width} pixels of {reader.name!r}, got "
+            f"{place[0]},{place[1]}; the row comes first"
+        )

@@ -10,6 +10,7 @@ from castvision.data.reading import open_image
 from castvision.data.reading.pixels import holds_data
 from castvision.data.reading.reader import alpha_for
 from castvision.data.transforms.model_input import planes_to_input, unit, value_limits
+from castvision.inference.instances.grouping import FIELDS
 
 if TYPE_CHECKING:
     import os
@@ -136,6 +137,7 @@ class TileModel:
 
     Attributes:
         missing: What values without data are in the tiles; they become the mean, as in training.
+        gives: Channels of its output.
 
     Raises:
         ValueError: The image's channels do not fit the model.
@@ -151,6 +153,7 @@ class TileModel:
         self.takes_arrays = predictor.takes_arrays
         model: Any = predictor.model
         self._run = model.with_centres if centres else model
+        self.gives = len(predictor.class_names) + (FIELDS if centres else 0)
 
     def __call__(self, batch: Tensor, *, context: Tensor | None = None, **where: Tensor) -> Tensor:
         """(B, channels, height, width) float32 to (B, classes, height, width); see `ContextSegmenter` for the rest."""

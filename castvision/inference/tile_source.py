@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from castvision.data.reading import ImageReader, open_array, open_image
-from castvision.data.reading.pixels import fill_missing, holds_data, is_empty
+from castvision.data.reading.pixels import fill_missing, holds_data, is_empty, nearest
 
 if TYPE_CHECKING:
     import os
@@ -120,12 +120,12 @@ class TileSource:
         return bool((high - low <= self.skip.blank).all())
 
     def _foreground(self, mask: ImageReader, window: tuple[int, int, int, int]) -> Mask:
-        """The mask, nearest pixel, at the image's size."""
+        """The mask, nearest pixel, at the image's size; where it holds no data it is not > 0."""
         y, x, height, width = window
-        rows = (np.arange(y, y + height) * mask.height) // self.size[0]
-        cols = (np.arange(x, x + width) * mask.width) // self.size[1]
-        read = mask.read(int(rows[0]), int(cols[0]), int(rows[-1] - rows[0]) + 1, int(cols[-1] - cols[0]) + 1)
-        is_inside: Mask = np.any(read > 0, axis=-1)
+        rows = nearest(y, y + height, mask.height, self.size[0])
+        cols = nearest(x, x + width, mask.width, self.size[1])
+        read = mask.read_masked(int(rows[0]), int(cols[0]), int(rows[-1] - rows[0]) + 1, int(cols[-1] - cols[0]) + 1)
+        is_inside: Mask = np.any((np.ma.getdata(read) > 0) & holds_data(read), axis=-1)
         return is_inside[np.ix_(rows - rows[0], cols - cols[0])]
 
 
@@ -152,6 +152,7 @@ class Informed:
         mask_nodata: bool = False,
     ) -> None:
         self.predictor, self.size, self.mask_nodata, self.put = predictor, source.size, mask_nodata, put
+        self.gives: int = getattr(predictor, "gives", 1)  # channels, where every tile is left out
         self.context: Tensor | None = None
         if context_size is not None:
             from castvision.data.reading.overview import read_overview  # by torch

@@ -291,7 +291,7 @@ class TiledRun:
                 latest, self.totals = self.totals, before.plus(self.totals)
                 self._commit(bands.stop, latest)
         if not self.totals.channels and rows == len(self.grid.rows) and not first:  # every tile was skipped
-            self._allocate(1)
+            self._allocate(getattr(predictor, "gives", 1))
             self._commit(len(self.grid.rows), self.totals)
         return self.totals, self.grid.rows[first - 1].done if first else 0
 

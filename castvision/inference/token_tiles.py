@@ -237,10 +237,9 @@ def embed_tokens(
         sides, shared = source.size, 0
     else:
         check_tile(predictor.model, tile)
+        check_overlap(predictor.model, tile, overlap)
         sides = tile // patch[0], tile // patch[1]
         shared = min(sides) // 8 if overlap is None else overlap // patch[0]
-        if overlap is not None and overlap % patch[0]:
-            raise ValueError(f"expected --overlap a multiple of {patch[0]}, the patch, got {overlap}")
     grid = make_grid(source.size, sides, shared, shared // 4)
     settings = Settings(batch_size, "none", "fp32", "none", "image")
     run = TiledRun(source, grid, settings, sink, TorchRuntime(predictor.model.predictor.device, settings.precision))
@@ -265,4 +264,23 @@ def check_tile(model: FeatureModel, tile: int) -> None:
         near = max(tile // step, 1) * step
         raise ValueError(
             f"expected --tile a multiple of {step}, the patch of {model.name}, got {tile}; take {near} or {near + step}"
+        )
+
+
+def check_overlap(model: FeatureModel, tile: int, overlap: int | None) -> None:
+    """Refuse an overlap of dense features that is no whole number of patches, or too large for the tile.
+
+    Raises:
+        ValueError: It names both.
+    """
+    if overlap is None:
+        return
+    step = math.lcm(*model.patch)
+    if overlap % step:
+        raise ValueError(f"expected --overlap a multiple of {step}, the patch of {model.name}, got {overlap}")
+    shared, side = overlap // model.patch[0], tile // model.patch[0]
+    if shared >= side or 2 * (shared - shared // 4) > side:
+        raise ValueError(
+            f"expected --overlap at most about two thirds of --tile {tile}, got {overlap}; use larger tiles or less "
+            "overlap"
         )

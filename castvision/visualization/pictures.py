@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from castvision.data.reading.labels import is_background
-from castvision.data.reading.pixels import LUMA, Pixels, to_picture
+from castvision.data.reading.pixels import LUMA, Pixels, nearest, to_picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,10 +67,7 @@ def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
     Returns:
         (height, width), the same dtype.
     """
-    rows, cols = labels.shape
-    height, width = size
-    row_of = (np.arange(height) * rows) // height
-    col_of = (np.arange(width) * cols) // width
+    row_of, col_of = (nearest(0, here, own, here) for here, own in zip(size, labels.shape, strict=True))
     return labels[row_of[:, None], col_of[None, :]]  # type: ignore[no-any-return]
 
 

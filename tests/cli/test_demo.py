@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import timm
 import torch
 from PIL import Image
 
 import castvision_cli as cli
 from castvision.models.segmenter import create_segmenter
 from castvision_cli.demo import main
+from castvision_cli.predict import main as predict
+from tests.inference.prediction_cases import save, table_of
 
 skimage = pytest.importorskip("skimage")
 PHOTOS = Path(skimage.__file__).parent / "data"
@@ -231,3 +234,52 @@ def test_what_training_writes_can_be_shown(tmp_path, grey):
     assert main([str(grey), "--model", str(tmp_path / "run/best.ckpt"), "--output", str(output), "--limit", "1"]) == 0
     assert summary(output)["classes"] == ["background", "joining path"]
     assert "sample_0/prediction.png" in pictures(output)
+
+
+def trained(folder, task="segmentation", **facts):
+    """A checkpoint whose head tells bands and scales apart."""
+    torch.manual_seed(0)
+    kwargs = {"depth": 1, "in_chans": 3}
+    if task == "segmentation":
+        model = create_segmenter(ATTO, 3, head="LinearHead", model_kwargs=kwargs)
+    else:
+        model = timm.create_model(ATTO, num_classes=3, **kwargs)
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    return str(save(folder / "best.ckpt", model, task=task, model_kwargs=kwargs, **facts))
+
+
+def test_bands_are_those_of_training(tmp_path):
+    """They were the file's first ones, in silence: a mask of other bands than that of castvision predict."""
+    model = trained(tmp_path, bands=[4, 1, 2])
+    pixels = RNG.integers(0, 256, (32, 40, 4), dtype=np.uint8)
+    image = tmp_path / "image.tif"
+    tifffile.imwrite(image, pixels, photometric="rgb", extrasamples=["unassalpha"])
+    assert main([str(image), "--model", model, "--output", str(tmp_path / "shown")]) == 0
+    assert predict([str(image), "--model", model, "--output", str(tmp_path / "out"), "--tile", "64"]) == 0
+    wanted = np.asarray(Image.open(tmp_path / "out/masks/image.png"))
+    assert len(np.unique(wanted)) > 1
+    np.testing.assert_array_equal(Image.open(tmp_path / "shown/image/mask.png"), wanted)
+
+
+@pytest.mark.parametrize("resize", ["fit", "crop"])
+def test_a_classifier_says_what_it_says_in_prediction(tmp_path, resize):
+    model = trained(tmp_path, "classification", resize=resize)
+    image = tmp_path / "image.png"
+    Image.fromarray(RNG.integers(0, 256, (30, 90, 3), dtype=np.uint8)).save(image)
+    assert main([str(image), "--model", model, "--output", str(tmp_path / "shown")]) == 0
+    assert predict([str(image), "--model", model, "--output", str(tmp_path / "out")]) == 0
+    top = summary(tmp_path / "shown")["images"][0]["prediction"]["top"]
+    assert {each["class"]: each["probability"] for each in top} == pytest.approx(
+        {row["name"]: float(row["probability"]) for row in table_of(tmp_path / "out")}, abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("size", [(300, 200), (20, 13)])
+def test_a_segmenter_of_whole_images_sees_them_at_its_size(tmp_path, size):
+    model = trained(tmp_path, resize="fit")
+    image = tmp_path / "image.png"
+    Image.fromarray(RNG.integers(0, 256, (*size, 3), dtype=np.uint8)).save(image)
+    assert main([str(image), "--model", model, "--output", str(tmp_path / "shown")]) == 0
+    assert summary(tmp_path / "shown")["images"][0]["input_size"] == [32, 20]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 
 import numpy as np
 import pytest
@@ -145,6 +146,25 @@ def test_finished_images_are_skipped_and_others_are_begun_anew(embed, photo, tmp
     assert "is not empty" in told.err
 
 
+def test_images_that_changed_and_files_that_are_gone_are_done_anew(embed, tmp_path):
+    """They counted as done: a missing embedding ended the command with a traceback, after the last image."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        Image.fromarray(np.roll(PIXELS, number * 8, 1)).save(folder / f"{number}.png")
+    output, _ = embed(folder)
+    wanted = np.load(output / "embeddings.npz")["mean"]
+    (output / "features/0.npy").unlink()
+    (output / "embeddings/1.npz").unlink()
+    Image.fromarray(PIXELS[:16]).save(folder / "2.png")
+    stamp = (output / "records/2.json").stat().st_mtime_ns + 10**9
+    os.utime(folder / "2.png", ns=(stamp, stamp))
+    embed(folder, "--resume", output=output)
+    assert (output / "features/0.npy").is_file()
+    np.testing.assert_array_equal(np.load(output / "embeddings.npz")["mean"][:2], wanted[:2])
+    assert np.load(output / "features/2.npy").shape[0] == 2
+
+
 def test_tiles_of_a_slide(embed, tmp_path):
     pytest.importorskip("h5py")
     from castvision.data.reading.bags import read_bag
@@ -208,6 +228,15 @@ def test_one_bad_image_does_not_stop_the_others(embed, photo, tmp_path):
         (["--mask", "no.png"], "no such mask or folder of masks: 'no.png'"),
         (["missing.png"], "no such image or folder: 'missing.png'"),
         (["photos/*.xyz"], "no file fits the pattern 'photos/*.xyz'"),
+        (["--similar-to", "60,20"], "expected --similar-to Y,X inside the 48 × 80 pixels of"),
+        (["--tile", "32", "--overlap", "12"], "expected --overlap a multiple of 8"),
+        (["--tile", "32", "--overlap", "32"], "expected --overlap at most about two thirds of --tile 32, got 32"),
+        (["--tile", "32", "--overlap", "32", "--write", "tiles"], "smaller than the tile of 32 pixels, got 32"),
+        (["--tile", "32", "--overlap", "40", "--write", "tiles"], "smaller than the tile of 32 pixels, got 40"),
+        (["--overlap", "8"], "--overlap belongs to --tile"),
+        (["--pool", "mean"], "--pool belongs to --write tiles, got --write dense image"),
+        (["--write", "image", "--min-foreground", "0.5"], "--min-foreground belongs to --write tiles"),
+        (["--write", "tiles", "--format", "tif"], "--format belongs to --write dense"),
     ],
 )
 def test_bad_input_is_one_line_before_any_work(words, message, embed, photo):
@@ -218,8 +247,9 @@ def test_bad_input_is_one_line_before_any_work(words, message, embed, photo):
     assert not output.exists()
 
 
-def test_a_place_outside_the_image_is_named(embed, photo):
-    _, told = embed(photo, "--similar-to", "60,20", code=1)
+def test_a_place_outside_one_of_the_images_is_named(embed, photo, tmp_path):
+    Image.new("RGB", (40, 70)).save(tmp_path / "tall.png")
+    _, told = embed(photo, tmp_path / "tall.png", "--similar-to", "60,20", code=1)
     assert "expected --similar-to Y,X inside the 48 × 80 pixels of" in " ".join(told.out.split())
     assert "got 60,20; the row comes first" in " ".join(told.out.split())
 

@@ -439,3 +439,18 @@ def test_quarter_turns_of_an_image_that_is_smaller_than_a_tile(tmp_path, segment
     with open_image(out / "probabilities/photo.tif") as reader:
         found = reader.read(0, 0, *size)
     np.testing.assert_array_equal(pixels_of(out / "masks/photo.png"), found.argmax(-1))
+
+
+@pytest.mark.parametrize("words", [["--probabilities"], ["--geojson", "--instances", "components"]])
+def test_an_image_without_any_data_has_all_bands_and_classes(tmp_path, segmenter, words):
+    """It was written as if of one class; with --probabilities it failed, "generator raised StopIteration"."""
+    tags = [(42113, "s", 2, "0", True)]
+    tifffile.imwrite(tmp_path / "empty.tif", np.zeros((40, 50, 3), np.uint8), photometric="rgb", extratags=tags)
+    out = tmp_path / "out"
+    assert predict([str(tmp_path / "empty.tif"), "--model", str(segmenter), "--output", str(out), *words]) == 0
+    assert (pixels_of(out / "masks/empty.png") == 255).all()
+    assert [(row["name"], row["pixels"]) for row in table_of(out)] == [("background", "0"), ("path", "0"), ("dot", "0")]
+    if "--probabilities" in words:
+        found = tifffile.imread(out / "probabilities/empty.tif")
+        assert found.shape == (40, 50, 3)
+        assert np.isnan(found).all()

@@ -121,6 +121,7 @@ def test_tiles_without_tissue_mask_or_data_are_left_out(tmp_path, monkeypatch):
         ({"tile": 18}, "--tile a multiple of 4"),
         ({"tile": 80}, "an image of at least one tile, 80 × 80 pixels of level 0, got 64 × 96"),
         ({"mpp": 0.5}, "'array' does not state how large its pixels are; leave out --mpp"),
+        ({"overlap": 16}, "smaller than the tile of 16 pixels, got 16"),
         ({"tissue": np.zeros((4, 4), bool)}, "no tile of 'array' holds enough to embed"),
     ],
 )

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+from PIL import Image
 from torch.nn import functional
 
+from castvision.data.reading import open_image
 from castvision.inference import tiled_inference
 from castvision.inference.sinks import FileSink
+from castvision.inference.tile_source import Skip
 from castvision.models.context import create_context_segmenter
 
 RNG = np.random.default_rng(0)
@@ -54,6 +58,29 @@ def test_a_context_segmenter_is_such_a_predictor():
     alone = tiled_inference(image, model, **options).values
     assert with_context.shape == (50, 70, 2)
     assert np.abs(with_context - alone).max() > 1e-4
+
+
+@pytest.mark.parametrize("size", [(60, 70), (6, 7), (7, 9), (61, 71), (240, 280)])
+def test_a_mask_of_another_size_is_laid_over_the_image(size):
+    """A pixel is what the mask holds at its middle; masks that are larger than the image lay half a pixel aside."""
+    mask = RNG.integers(0, 2, size, dtype=np.uint8)
+    rows, cols = (((np.arange(side) + 0.5) * own / side).astype(int) for side, own in zip((60, 70), size, strict=True))
+    found = tiled_inference(np.ones((60, 70), np.float32), lambda x: x, tile=32, overlap=8, skip=Skip(mask))
+    np.testing.assert_array_equal(found.labels != 255, mask[np.ix_(rows, cols)] > 0)
+
+
+def test_a_mask_says_nothing_where_it_holds_no_data(tmp_path):
+    """Where it is transparent, or nodata: such pixels came as white, or as the number of nodata, which is > 0."""
+    inside = np.zeros((20, 30), bool)
+    inside[4:9, 10:25] = True
+    white = np.full((20, 30, 3), 255, np.uint8)
+    Image.fromarray(np.dstack([white, np.where(inside, 255, 0).astype(np.uint8)])).save(tmp_path / "drawn.png")
+    tags = [(42113, "s", 4, "255", True)]
+    tifffile.imwrite(tmp_path / "nodata.tif", np.where(inside, 1, 255).astype(np.uint8), extratags=tags)
+    for name in ("drawn.png", "nodata.tif"):
+        with open_image(tmp_path / name) as mask:
+            found = tiled_inference(np.ones((20, 30), np.float32), lambda x: x, tile=32, overlap=8, skip=Skip(mask))
+        np.testing.assert_array_equal(found.labels != 255, inside)
 
 
 @pytest.mark.parametrize(("kind", "size"), [("flips", (6, 8)), ("d4", (8, 8))])

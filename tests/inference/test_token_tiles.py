@@ -103,7 +103,7 @@ def test_a_picture_takes_every_so_many_tokens(tmp_path):
     [
         ({"tile": 18}, "a multiple of 4, the patch of patch_means, got 18; take 16 or 20"),
         ({"tile": 16, "overlap": 6}, "--overlap a multiple of 4"),
-        ({"tile": 16, "overlap": 16}, "overlap < tile"),
+        ({"tile": 16, "overlap": 16}, "--overlap at most about two thirds of --tile 16, got 16"),
     ],
 )
 def test_tiles_that_do_not_fit_are_refused(options, message, tmp_path):

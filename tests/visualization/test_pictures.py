@@ -70,6 +70,8 @@ def test_labels_are_resized_by_hand():
         resize_labels(labels, (4, 6)), [[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], [2, 2, 2, 3, 3, 3], [2, 2, 2, 3, 3, 3]]
     )
     np.testing.assert_array_equal(resize_labels(resize_labels(labels, (6, 8)), (2, 2)), labels)
+    np.testing.assert_array_equal(resize_labels(np.arange(9)[None], (1, 3)), [[1, 4, 7]])  # not shifted to one side
+    np.testing.assert_array_equal(resize_labels(np.arange(2)[None], (1, 3)), [[0, 1, 1]])
 
 
 def test_colours_are_stable_and_distinguishable():

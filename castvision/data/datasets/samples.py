@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from castvision.data.datasets.batch import Sample
+    from castvision.data.reading import ImageReader
 
 
 class Transform(Protocol):
@@ -115,12 +116,27 @@ def load_pixels(path: str | Path, in_chans: int | None = None, bands: Sequence[i
         ValueError: Not an image, damaged, too large, or of other channels; the message names it.
     """
     with open_image(path, alpha=alpha_for(in_chans), bands=bands) as reader:
-        try:
-            check_size(reader.height, reader.width)
-        except ValueError as error:
-            raise UnreadableImageError(f"cannot read image {str(path)!r}: {error}") from None
-        pixels = reader.read_masked(0, 0, reader.height, reader.width)
+        pixels = whole_pixels(reader)
     return to_channels(pixels, in_chans, str(path))
+
+
+def whole_pixels(reader: ImageReader) -> Pixels:
+    """All of an open image, what is missing marked.
+
+    Args:
+        reader: The image.
+
+    Returns:
+        (height, width, C), the file's dtype; a masked array where values are missing.
+
+    Raises:
+        ValueError: Damaged, or too large; the message names it.
+    """
+    try:
+        check_size(reader.height, reader.width)
+    except ValueError as error:
+        raise UnreadableImageError(f"cannot read image {reader.name!r}: {error}") from None
+    return reader.read_masked(0, 0, reader.height, reader.width)
 
 
 def to_channels(pixels: Pixels, in_chans: int | None, name: str) -> Pixels:

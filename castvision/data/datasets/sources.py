@@ -16,7 +16,7 @@ from castvision.data.datasets.vector_labels import VectorMask
 from castvision.data.reading import ImageReader, open_image, open_mask
 from castvision.data.reading.labels import LabelMap, mark_ignored
 from castvision.data.reading.overview import read_overview
-from castvision.data.reading.pixels import Pixels, is_empty
+from castvision.data.reading.pixels import Pixels, is_empty, nearest
 from castvision.data.reading.reader import Alpha
 from castvision.data.transforms.model_input import unit
 from castvision.ignored import IGNORED
@@ -152,7 +152,7 @@ class ImageSources:
             labels = mask.read_masked(y, x, height, width)
             return labels, np.arange(y, y + height), np.arange(x, x + width)
         rows, columns = (
-            ((np.arange(start, start + length) + 0.5) * full / here).astype(np.int64)
+            nearest(start, start + length, full, here)
             for start, length, full, here in zip(
                 (y, x), (height, width), (mask.height, mask.width), self.sizes[number], strict=True
             )

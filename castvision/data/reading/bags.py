@@ -46,11 +46,33 @@ class Bag:
         stated = self.attributes.get("patch_size_level0")
         if stated is not None:
             return int(stated)
-        if self.coords is None:
-            return None
-        steps = [np.diff(np.unique(axis)) for axis in self.coords.T]
-        found = np.concatenate(steps)
-        return int(found.min()) if found.size else None
+        step = None if self.coords is None else _smallest_step(self.coords)
+        return None if step is None else round(step)
+
+    @property
+    def tile_step(self) -> float | None:
+        """From one tile to the next, in pixels of level 0, likewise; between tissue there may be gaps of several."""
+        side, size, shared = (self.attributes.get(name) for name in ("patch_size_level0", "patch_size", "overlap"))
+        if side is None or not size or shared is None or shared >= size:
+            return None if self.coords is None else _smallest_step(self.coords)
+        step, pixel = float(side) * (1 - float(shared) / float(size)), self.attributes.get("downsample")
+        if isinstance(pixel, int | float | np.number) and pixel > 0:  # the side was rounded: there may be hundreds
+            step = max(1, round(step / float(pixel))) * float(pixel)
+        return step
+
+
+def _smallest_step(coords: Coords) -> float | None:
+    """Between neighbours in a row or column, the mean of those that differ by rounding; None of a single tile."""
+    steps = []
+    for across, along in ((0, 1), (1, 0)):
+        ordered = coords[np.lexsort((coords[:, across], coords[:, along]))]
+        is_same = np.diff(ordered[:, along]) == 0
+        steps.append(np.diff(ordered[:, across])[is_same])
+    found = np.concatenate(steps)
+    if not found.any():  # no two in a row
+        found = np.concatenate([np.diff(np.unique(axis)) for axis in coords.T])
+    found = found[found > 0]
+    return float(found[found < 1.5 * found.min()].mean()) if found.size else None
 
 
 def h5py_module() -> Any:

@@ -246,6 +246,21 @@ def mark_missing(pixels: Pixels, is_known: Mask) -> Pixels:
     return marked
 
 
+def nearest(start: int, stop: int, own: int, length: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Of a map laid over a whole image, along one axis: the pixel in which the middle of each of the image's lies.
+
+    Args:
+        start: First pixel of the image.
+        stop: One beyond the last.
+        own: Pixels of the map.
+        length: Of the image.
+
+    Returns:
+        (stop - start,), within 0..own - 1.
+    """
+    return (2 * np.arange(start, stop, dtype=np.int64) + 1) * own // (2 * length)
+
+
 def fill_missing(pixels: Pixels, values: Any) -> Pixels:
     """Other values in place of those that are missing or not finite.
 

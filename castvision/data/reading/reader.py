@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from PIL import Image
 
-from castvision.data.reading.pixels import holds_data, mark_missing
+from castvision.data.reading.pixels import holds_data, mark_missing, nearest
 from castvision.errors import one_line
 
 if TYPE_CHECKING:
@@ -404,8 +404,7 @@ def read_nearest(mask: ImageReader, level: Level, window: tuple[int, int, int, i
     enough = [index for index, own in enumerate(mask.levels) if own.height >= level.height and own.width >= level.width]
     own = mask.levels[enough[-1]]
     y, x, height, width = window
-    rows = ((np.arange(y, y + height) + 0.5) * own.height / level.height).astype(np.int64)
-    columns = ((np.arange(x, x + width) + 0.5) * own.width / level.width).astype(np.int64)
+    rows, columns = nearest(y, y + height, own.height, level.height), nearest(x, x + width, own.width, level.width)
     left, across = int(columns[0]), int(columns[-1] - columns[0]) + 1
     out = np.empty((height, width, mask.channels), mask.dtype)
     step = max(1, _NEAREST_BAND * height // (across * int(rows[-1] - rows[0] + 1)))

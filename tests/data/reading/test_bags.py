@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import builtins
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from castvision.data.reading.bags import BagWriter, bag_facts, read_bag
+from castvision.data.reading.bags import Bag, BagWriter, bag_facts, read_bag
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(5, 7)).astype(np.float32)
@@ -55,6 +56,31 @@ def test_files_of_other_programs(tmp_path):
         file["features"] = FEATURES
     assert read_bag(tmp_path / "b.h5").coords is None
     assert read_bag(tmp_path / "b.h5").tile_side is None
+
+
+PIXEL = 4.0009  # of level 0, along one of the level that tiles were cut from
+LAID_OUT = {  # coords, what the file says of them, the step
+    "islands of tissue": ([[0, 0], [448, 0], [672, 0], [3360, 2016]], {"patch_size": 224, "overlap": 0}, 224),
+    "overlapping": ([[0, 0], [384, 0], [768, 0], [576, 192]], {"patch_size": 224, "overlap": 32}, 192),
+    "rounded": ([[round(16 * PIXEL * n), 0] for n in range(900)], {"patch_size": 16, "overlap": 0}, 16 * PIXEL),
+    "of CLAM, a grid for each contour": ([[0, 0], [256, 0], [512, 0], [11, 640], [267, 640]], {"patch_size": 256}, 256),
+    "nothing said, rounded": ([[round(16.3 * n), 0] for n in (0, 1, 2, 3, 5, 6, 7, 8, 9)], {}, 16.3),
+    "one tile": ([[7, 9]], {}, None),
+}
+
+
+@pytest.mark.parametrize("name", LAID_OUT)
+def test_the_step_from_tile_to_tile(name):
+    """Also where tissue has gaps: it was the median of all that there is, and weights were drawn in other places."""
+    coords, told, step = LAID_OUT[name]
+    side = (
+        {"patch_size_level0": round(told["patch_size"] * (PIXEL if name == "rounded" else 1))}
+        if "overlap" in told
+        else {}
+    )
+    pixel = {"downsample": PIXEL} if name == "rounded" else {}
+    bag = Bag(Path("a.h5"), FEATURES, np.array(coords, np.int64), {**told, **side, **pixel})
+    assert bag.tile_step == (None if step is None else pytest.approx(step, rel=2e-3))
 
 
 def test_bad_files_are_named(tmp_path):
