@@ -74,6 +74,7 @@ _NOISE = (
     ".*is supported for historical reasons but its usage is discouraged.*",
     ".*callbacks used to create the checkpoint need to be provided.*",
     ".*You're using the WeightAveraging callback, but.*",
+    ".*You requested to overfit but.*",  # the same images each epoch are what that means
     ".*isinstance.treespec, LeafSpec.*",
     r"\s*By default only one JsonargparseDeprecationWarning",  # Lightning calls a method jsonargparse renamed
     r"(?s).*instantiate_classes",

@@ -199,6 +199,8 @@ class TrainingCLI(LightningCLI):
             best = ModelCheckpoint(
                 self.folder, Path(BEST).stem, monitor, mode="max", auto_insert_metric_name=False, **always
             )
+            if not config.trainer.limit_val_batches and config.trainer.limit_val_batches is not None:
+                always["save_on_train_epoch_end"] = True  # there is no round of held-out images to save after
             last = LastCheckpoint(self.folder, Path(LAST).stem, **always)
             callbacks += [best, last]
         return callbacks
@@ -429,9 +431,13 @@ class PredictionFile(BasePredictionWriter):
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
-        """Write (images,) or (images, height, width) classes: uint8 up to 256 classes, int64 beyond."""
-        classes = torch.cat([batch.cpu() for batch in predictions])
-        if int(classes.max()) < 256:
-            classes = classes.to(torch.uint8)
+        """Write (images,) or (images, height, width) classes: uint8 up to 256 classes, int64 beyond.
+
+        Of images of different sizes, a list of (height, width).
+        """
+        batches = [batch.cpu() for batch in predictions]
+        if max(int(batch.max()) for batch in batches) < 256:
+            batches = [batch.to(torch.uint8) for batch in batches]
+        is_even = len({batch.shape[1:] for batch in batches}) == 1
         with draft(self.path) as temporary:
-            torch.save(classes, temporary)
+            torch.save(torch.cat(batches) if is_even else [each for batch in batches for each in batch], temporary)

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from castvision.models.segmenter import create_segmenter
+from castvision.training.cli import PredictionFile
 from castvision_cli import train as cli
 
 
@@ -97,6 +98,31 @@ def test_test_figures_and_predictions(run, tmp_path, capsys):
         == 2
     )
     assert "exists; move it away" in capsys.readouterr().err
+
+
+def test_without_held_out_images_the_last_state_is_kept(run, tmp_path):
+    """Nothing was saved: checkpoints were written after a round of held-out images alone."""
+    words = ["--config", run / "pixel/config.yaml", "--run_dir", tmp_path, "--trainer.limit_val_batches", 0]
+    assert train(*words, "--trainer.max_epochs", -1, "--trainer.max_steps", 3) == 0
+    assert not (tmp_path / "best.ckpt").exists()
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_a_few_batches_are_overfitted(run, tmp_path):
+    words = ["--config", run / "pixel/config.yaml", "--run_dir", tmp_path, "--trainer.overfit_batches", 2]
+    assert train(*words, "--trainer.max_epochs", 3) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["training"]["steps"] == 6
+
+
+def test_predictions_of_any_sizes(tmp_path):
+    """A tensor where all are of one size, else a list."""
+    for name, sizes in (("even.pt", [2, 2]), ("odd.pt", [2, 3])):
+        batches = [torch.full((1, size, 4), size) for size in sizes]
+        PredictionFile(tmp_path / name).write_on_epoch_end(None, None, batches, [])
+        written = torch.load(tmp_path / name, weights_only=True)
+        assert isinstance(written, torch.Tensor if name == "even.pt" else list)
+        for one, batch in zip(written, batches, strict=True):
+            assert torch.equal(one, batch[0].to(torch.uint8))
 
 
 def test_a_finished_run_is_never_touched(run, capsys):

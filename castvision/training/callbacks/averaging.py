@@ -45,7 +45,10 @@ class WarmAveraging(WeightAveraging):
         task: Any = self._last
         if task is None and self._average_model is not None and trainer.state.fn == "fit":
             task = self._average_model.module
-        return task.eval() if hasattr(task, "measure") else None
+        if not hasattr(task, "measure"):
+            return None
+        task.trainer = trainer  # by which a task tells whose loaders the images come from
+        return task.eval()
 
     @torch.no_grad()
     def on_validation_batch_end(  # Lightning's hook

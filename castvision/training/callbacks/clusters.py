@@ -34,22 +34,20 @@ class ClusterStatistics(Callback):
         if num_images < 1:
             raise ValueError(f"expected num_images >= 1, got {num_images=}")
         self.num_images = num_images
-        self._batch: tuple[Tensor, Tensor] | None = None
+        self._found: dict[str, float] = {}
 
     def on_validation_batch_start(  # Lightning's hook
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Keep the first images."""
-        if batch_idx == 0 and not trainer.sanity_checking:
-            self._batch = batch[0][: self.num_images], batch[1][: self.num_images]
+        """Look at the first images, by the weights that are validated: at the end of a round averages are gone."""
+        backbone = getattr(pl_module, "backbone", None)
+        if batch_idx == 0 and backbone is not None and not trainer.sanity_checking:
+            self._found = cluster_metrics(backbone, batch[0][: self.num_images], batch[1][: self.num_images])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the means over the images."""
-        backbone = getattr(pl_module, "backbone", None)
-        if self._batch is None or backbone is None or trainer.sanity_checking:
-            return
-        pl_module.log_dict(cluster_metrics(backbone, *self._batch), sync_dist=True)
-        self._batch = None
+        pl_module.log_dict(self._found, sync_dist=True)
+        self._found = {}
 
 
 def cluster_metrics(backbone: torch.nn.Module, images: Tensor, targets: Tensor) -> dict[str, float]:

@@ -188,7 +188,8 @@ class ImageDataModule(LightningDataModule, ABC):
         """Batches of training images; an incomplete last one is dropped."""
         dataset = self.dataset("train")
         items, sampler = SeededItems(dataset, self.seed), self.sampler(dataset)
-        loader = ResumableLoader(items, sampler, batch_size=self.batch_size, drop_last=True, **self._loading())
+        # the sampler by name: Lightning gives another one in its place for trainer.overfit_batches
+        loader = ResumableLoader(items, sampler=sampler, batch_size=self.batch_size, drop_last=True, **self._loading())
         if self._position is not None:
             loader.load_state_dict(self._position)
         self._train_loader, self._position = loader, None

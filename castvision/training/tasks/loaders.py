@@ -38,17 +38,18 @@ class ForeignBatches:
             dtype: Of the model.
 
         Returns:
-            Images in the model's dtype; targets of pixels (B, height, width) int64, of images (B,) int64 or, while
-            training, (B, classes) shares, of several labels (B, classes) float32; further truth (B, height, width).
+            Images, or bags of embeddings (B, tiles, channels) of slides, in the model's dtype; targets of pixels
+            (B, height, width) int64, of images and slides (B,) int64 or, while training, (B, classes) shares, of
+            several labels (B, classes) float32; further truth (B, height, width).
 
         Raises:
             ValueError: Images without a batch or channels, or not of floating point; targets of another shape, with
                 fractions or labels that no class has.
         """
-        needs_target = stage != "predict" and self.kind in ("segmentation", "classification", "multilabel")
+        needs_target = stage != "predict" and self.kind in ("segmentation", "classification", "slides", "multilabel")
         whole = as_batch(batch, needs_target=needs_target)
         truth = {name: _plane(value) for name, value in whole.truth.items()}
-        whole = whole._replace(image=_image(whole.image).to(dtype), truth=truth)
+        whole = whole._replace(image=self._image(whole.image).to(dtype), truth=truth)
         if not needs_target:
             return whole
         target = whole.target
@@ -56,7 +57,7 @@ class ForeignBatches:
             target = self._pixels(whole)
             found = torch.bincount(target.flatten().cpu(), minlength=IGNORED + 1)
             self._seen[stage] = self._seen.get(stage, torch.zeros_like(found)) + found
-        elif self.kind == "classification":
+        elif self.kind in ("classification", "slides"):
             target = self._classes(whole, stage)
         else:
             target = self._labels(whole)
@@ -81,6 +82,20 @@ class ForeignBatches:
             check_classes_found(found.numpy(), class_names, f"the batches of {stage}")
         except ValueError as error:
             raise ValueError(f"{str(error).partition(';')[0]}; if 255 is a class, give it as 1: mask // 255") from None
+
+    def _image(self, image: Tensor) -> Tensor:
+        """Images, or bags of embeddings, that are a batch of floating-point numbers."""
+        told, form = (
+            ("bags", "(B, tiles, channels)") if self.kind == "slides" else ("images", "(B, channels, height, width)")
+        )
+        if image.ndim != 1 + form.count(","):
+            raise ValueError(f"expected {told} {form}, got {tuple(image.shape)}; stack single ones")
+        if not image.is_floating_point():
+            raise ValueError(
+                f"expected floating-point {told}, got {image.dtype}; scale and normalise them first, such as "
+                "(image / 255 - mean) / std"
+            )
+        return image
 
     def _pixels(self, batch: Batch) -> Tensor:
         wanted = (len(batch.image), *batch.image.shape[-2:])
@@ -128,18 +143,6 @@ class ForeignBatches:
                 f"expected labels 0..{self.num_classes - 1}{more}, got {wrong}; translate them, or set num_classes to "
                 "one more than the largest"
             )
-
-
-def _image(image: Tensor) -> Tensor:
-    """Images that are a batch of floating-point numbers."""
-    if image.ndim != 4:
-        raise ValueError(f"expected images (B, channels, height, width), got {tuple(image.shape)}; stack single ones")
-    if not image.is_floating_point():
-        raise ValueError(
-            f"expected floating-point images, got {image.dtype}; scale and normalise them first, such as "
-            "(image / 255 - mean) / std"
-        )
-    return image
 
 
 def _plane(truth: Any) -> Any:

@@ -91,6 +91,12 @@ class SegmentationTask(Task):
 
     @classmethod
     def _parts(cls, recipe: Recipe) -> dict[str, Any]:
+        if recipe.centres != cls.gives_centres:
+            wanted, found = ("with", "without") if cls.gives_centres else ("without", "with")
+            raise ValueError(
+                f"expected a checkpoint of a model {wanted} centres of objects for {cls.__name__}, got one {found} "
+                f"them; load it by {'SegmentationTask' if cls.gives_centres else 'InstanceTask'}"
+            )
         head = {"head": recipe.head, "head_kwargs": dict(recipe.head_kwargs), "context_size": recipe.context_size}
         out_indices = None if recipe.out_indices is None else list(recipe.out_indices)
         return {**super()._parts(recipe), **head, "out_indices": out_indices}

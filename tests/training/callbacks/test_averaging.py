@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch.optim import SGD
+from torch.utils.data import DataLoader
 
+from castvision.training import ClassificationTask, SegmentationTask
 from castvision.training.callbacks.averaging import WarmAveraging, average
+from castvision.training.callbacks.clusters import ClusterStatistics, cluster_metrics
 
 
 @pytest.mark.parametrize(("steps", "share"), [(1, 2 / 11), (8, 0.5), (89, 90 / 99), (10_000, 0.999)])
@@ -50,3 +56,38 @@ def test_a_hundred_steps_are_followed_from_near_behind(tmp_path):
 def test_a_decay_out_of_range_is_refused():
     with pytest.raises(ValueError, match="0 < ema < 1"):
         WarmAveraging(1.0)
+
+
+def loader(target, dtype):
+    images = torch.randn(4, 1, 32, 32, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    return DataLoader([(image, target(image)) for image in images], batch_size=2)
+
+
+def run(task, target, *callbacks, dtype=torch.float32):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, callbacks=list(callbacks), **quiet)
+    trainer.fit(task, loader(target, dtype), loader(target, dtype))
+    return trainer.callback_metrics
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        (SegmentationTask, lambda image: (image > 0).float()),
+        (ClassificationTask, lambda image: torch.eye(2)[int(image[0, 0, 0] > 0)]),
+    ],
+)
+def test_batches_of_anyones_loader_are_measured_with_both_weights(kind, target):
+    """Floats, one-hot classes, images of 64 bits: what the task takes, the newest weights take."""
+    task = kind("cast_vit_atto_patch4_32", 2, model_kwargs={"depth": 1})
+    assert task.monitor.replace("val/", "val/newest_") in run(task, target, WarmAveraging(0.5), dtype=torch.float64)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_clusters_are_those_of_the_weights_that_are_kept():
+    torch.manual_seed(0)
+    task = SegmentationTask("cast_vit_atto_patch4_32", 2, model_kwargs={"depth": 1}, optimizer=partial(SGD, lr=100.0))
+    figures = run(task, lambda image: (image > 0).long(), WarmAveraging(0.5), ClusterStatistics())
+    kept = cluster_metrics(task.backbone, *next(iter(loader(lambda image: (image > 0).long(), torch.float32))))
+    assert kept == pytest.approx({name: float(figures[name]) for name in kept})

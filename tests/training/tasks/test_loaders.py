@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from castvision.training import ClassificationTask, InstanceTask, MultiLabelTask, SegmentationTask
+from castvision.training import ClassificationTask, InstanceTask, MultiLabelTask, SegmentationTask, SlideTask
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*LeafSpec:FutureWarning")  # Lightning's
 NAME, KWARGS = "cast_vit_atto_patch4_32", {"in_chans": 3, "depth": 1}
@@ -42,6 +42,18 @@ def test_masks_and_images_of_any_type(form, dtype):
         torch.manual_seed(0)
         figures.append(_fitted(SegmentationTask(NAME, 2, KWARGS), sample))
     assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize("form", [torch.tensor, lambda label: torch.tensor([float(label)]), lambda label: label])
+def test_bags_of_embeddings(form):
+    """Three-dimensional bags were taken for images without a batch."""
+    bag = lambda seed: torch.randn(5, 8, generator=torch.Generator().manual_seed(seed)).double()  # noqa: E731
+    task = SlideTask(num_classes=2, model_kwargs={"in_chans": 8})
+    assert _fitted(task, lambda seed: (bag(seed), form(seed % 2)))["val/loss"] > 0
+    with pytest.raises(ValueError, match=r"expected labels 0\.\.1, got \[2, 3\]"):
+        _fitted(task, lambda seed: (bag(seed), torch.tensor(seed)))
+    with pytest.raises(ValueError, match=r"expected bags \(B, tiles, channels\), got \(2, 8\)"):
+        _fitted(task, lambda seed: (bag(seed)[0], torch.tensor(0)))
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true", "bf16-mixed"])

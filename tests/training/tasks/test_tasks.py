@@ -15,6 +15,7 @@ from castvision.losses import dice_loss
 from castvision.models.recipe import InputFormat, save
 from castvision.training.data.data_module import count_classes
 from castvision.training.tasks.classification import ClassificationTask, Mixing, MultiLabelTask
+from castvision.training.tasks.instances import InstanceTask
 from castvision.training.tasks.segmentation import SegmentationTask
 
 TINY_VIT = {"embed_dim": 32, "depth": 1, "num_heads": 2, "patch_size": 4, "img_size": 16, "in_chans": 1}
@@ -354,3 +355,11 @@ def test_a_task_is_loaded_from_its_checkpoint(make, tmp_path):
     for wrong in ({"strict": False}, {"weights_only": False}, {"hparams_file": "hparams.yaml"}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*leave them out"):
             type(task).load_from_checkpoint(path, **wrong)
+
+
+@pytest.mark.parametrize(("stored", "wanted"), [(SegmentationTask, InstanceTask), (InstanceTask, SegmentationTask)])
+def test_models_with_and_without_centres_are_not_taken_for_each_other(stored, wanted, tmp_path):
+    task = stored("vit_tiny_patch16_224", 2, model_kwargs=TINY_VIT)
+    save(tmp_path / "a.ckpt", replace(task.recipe, input=InputFormat(1, (16, 16), (0.5,), (0.25,))), task.model)
+    with pytest.raises(ValueError, match=f"centres of objects for {wanted.__name__}.*load it by {stored.__name__}"):
+        wanted.load_from_checkpoint(tmp_path / "a.ckpt")
