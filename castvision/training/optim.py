@@ -175,6 +175,9 @@ def other_steps(trainer: Trainer) -> int:
     if trainer.max_steps != -1 or not math.isfinite(batches):
         return 0
     progress, gathered = trainer.fit_loop.epoch_loop.batch_progress, trainer.accumulate_grad_batches
+    epochs: Any = trainer.fit_loop.epoch_progress.current  # of a subclass that its type does not say
     an_epoch = math.ceil(batches / gathered)
     inside = an_epoch if progress.is_last_batch else min(progress.current.ready // gathered, an_epoch)
+    if epochs.started == epochs.completed:  # a checkpoint of an epoch's very end counts it among those before
+        inside = 0
     return trainer.global_step - trainer.current_epoch * an_epoch - inside

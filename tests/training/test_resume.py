@@ -14,13 +14,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from castvision.run_folder import forget_after, log_parts
+from castvision.training import SegmentationTask
 from castvision.training.callbacks.report import Report
 from castvision.training.optim import Schedule
 from castvision_cli import train as cli
-from tests.training.conftest import recipe
+from tests.training.conftest import TINY_VIT, ShuffledNoiseDataModule, recipe
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
@@ -173,6 +176,34 @@ def test_a_finished_run_goes_on_with_other_batches_and_rates(tmp_path, gathered,
     assert steps * gathered in (done // 2, done // 2 + gathered - 1)
     assert min(rates) > 0
     assert rates[0] == pytest.approx(lr * schedule.factor((done + 0.5) / (done + steps)))
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice
+@pytest.mark.parametrize("gathered", [1, 2])
+@pytest.mark.parametrize("held_out", [True, False])
+@pytest.mark.parametrize(
+    "when",
+    [{"every_n_epochs": 2, "save_on_train_epoch_end": True}, {"every_n_epochs": 2}, {"every_n_train_steps": 8}],
+    ids=["epoch", "default", "step"],
+)
+def test_checkpoints_of_an_epochs_end_go_on_by_the_same_schedule(tmp_path, when, held_out, gathered):
+    """Lightning's own: their last epoch was counted twice, and the rate came to 0 before a run's last epochs."""
+
+    def run(path=None):
+        torch.manual_seed(0)
+        task = SegmentationTask("vit_tiny_patch16_224", 2, model_kwargs=TINY_VIT)
+        saving = ModelCheckpoint(tmp_path / "saved", "{step}", save_top_k=-1, **when)
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+        trainer = Trainer(
+            max_epochs=4, accumulate_grad_batches=gathered, limit_val_batches=None if held_out else 0,
+            callbacks=[] if path else [saving], enable_checkpointing=path is None, **quiet,
+        )  # fmt: skip
+        data = ShuffledNoiseDataModule(train_length=4 * 4 * gathered)
+        trainer.fit(task, datamodule=data, ckpt_path=path, weights_only=True)
+        return task.state_dict()
+
+    whole = run()
+    assert same(run(tmp_path / "saved/step=8.ckpt"), whole)
 
 
 def test_rows_after_the_checkpoint_are_logged_once(tmp_path, monkeypatch):

@@ -117,9 +117,18 @@ class ClassificationTask(Task):
         return self.loss(model.forward_head(features), batch.target) + self.mask_weight * auxiliary
 
     def augment(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix pairs; an odd last batch is left as it is (timm mixes even ones only)."""
+        """Mix pairs; an odd last batch is left as it is (timm mixes even ones only).
+
+        Raises:
+            ValueError: Shares of classes, which are mixed already.
+        """
         if self.mix is None or image.shape[0] % 2:
             return image, target
+        if target.ndim > 1:
+            raise ValueError(
+                f"expected class numbers of images that are to be mixed, got shares {tuple(target.shape)}; "
+                "leave mixing out"
+            )
         mixed: tuple[Tensor, Tensor] = self.mix(image.clone(), target)  # timm's cutmix writes into its input
         return mixed
 

@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from castvision.training import ClassificationTask, InstanceTask, MultiLabelTask, SegmentationTask, SlideTask
+from castvision.training.tasks.classification import Mixing
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*LeafSpec:FutureWarning")  # Lightning's
 NAME, KWARGS = "cast_vit_atto_patch4_32", {"in_chans": 3, "depth": 1}
@@ -104,6 +105,12 @@ def test_classes_in_any_form(form):
         sample = lambda seed, turn=turn: (_image(seed), turn(seed % 2))  # noqa: E731
         figures.append(_fitted(ClassificationTask(NAME, 2, KWARGS), sample))
     assert figures[0] == figures[1]
+
+
+def test_shares_are_not_mixed_again():
+    share = lambda seed: (_image(seed), torch.tensor([0.75, 0.25]))  # noqa: E731
+    with pytest.raises(ValueError, match=r"got shares \(2, 2\); leave mixing out"):
+        _fitted(ClassificationTask(NAME, 2, KWARGS, mixing=Mixing(0.8)), share, limit_val_batches=0)
 
 
 def test_class_255_of_images_is_a_class():
