@@ -68,7 +68,7 @@ def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
         (height, width), the same dtype.
     """
     row_of, col_of = (nearest(0, here, own, here) for here, own in zip(size, labels.shape, strict=True))
-    return labels[row_of[:, None], col_of[None, :]]  # type: ignore[no-any-return]
+    return labels[row_of[:, None], col_of[None, :]]
 
 
 @lru_cache(maxsize=1)
