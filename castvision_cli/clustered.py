@@ -10,9 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from castvision.errors import FAILURES, one_line
 from castvision.inference import cluster
-from castvision.inference.cluster import Embedding, Measurement, Prediction, forget
+from castvision.inference.cluster import Embedding, Measurement, Prediction
 
-__all__ = ["Embedding", "Measurement", "Prediction", "each_image_on", "forget", "measure_on"]
+__all__ = ["Embedding", "Measurement", "Prediction", "each_image_on", "measure_on"]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

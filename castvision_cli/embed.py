@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from castvision_cli.arguments import (
 from castvision_cli.early.images import check_images, check_tiles, told_of
 from castvision_cli.early.light import without_models
 from castvision_cli.early.paths import check_cluster, check_given, check_model, check_output, check_sources
-from castvision_cli.resuming import RUN_FILE, open_output, settings_of_run
+from castvision_cli.resuming import begin, open_output, settings_of_run
 from castvision_cli.stopping import exit_code, told
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = {name: getattr(arguments, name) for name in same}
         options = Options(write=tuple(arguments.write), kind=arguments.format, **chosen)
         run = EmbeddingRun(model, output, options)
-        output.write(RUN_FILE, json.dumps(settings, indent=1).encode())
+        begin(output, settings, images, is_resumed=arguments.resume)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -167,8 +166,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             work = clustered.Embedding(
                 arguments.model, weights, arguments.attention, str(device), output.path.resolve(), options
             )
-            if not arguments.resume:
-                clustered.forget(work, images)
             failed = clustered.each_image_on(
                 arguments.cluster, work, images, masks, lambda path, name: describe(run.take(path, name)), console
             )

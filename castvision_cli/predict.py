@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -35,7 +34,7 @@ from castvision_cli.instance_options import (
     instances_asked_for,
     listed,
 )
-from castvision_cli.resuming import RUN_FILE, open_output, settings_of_run
+from castvision_cli.resuming import begin, open_output, settings_of_run
 from castvision_cli.stopping import exit_code, told
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen |= {"instance_files": arguments.instance_files or FILES}
         options = Options(tiles=tiles, fits=fits, blank=arguments.skip_blank, **chosen)
         run = PredictionRun(predictor, output, options)
-        output.write(RUN_FILE, json.dumps(settings, indent=1).encode())
+        begin(output, settings, images, is_resumed=arguments.resume)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
@@ -162,8 +161,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             work = clustered.Prediction(
                 arguments.model, arguments.attention, str(predictor.device), output.path.resolve(), options
             )
-            if not arguments.resume:
-                clustered.forget(work, images)
             failed = clustered.each_image_on(
                 arguments.cluster, work, images, masks, lambda path, name: describe(run.take(path, name)), console
             )

@@ -48,3 +48,19 @@ def open_output(arguments: argparse.Namespace, settings: dict[str, Any], images:
         told = ", ".join(f"{key} was {earlier.get(key)!r}, is {settings[key]!r}" for key in changed)
         raise ValueError(f"cannot resume {str(output)!r}: {told}; use the same options, or another folder")
     return OutputFolder(output, overwrite=True, protected=images)
+
+
+def begin(output: OutputFolder, settings: dict[str, Any], images: dict[Path, str], *, is_resumed: bool) -> None:
+    """Write the run's settings; what an earlier run with others left of its images counts no longer as done.
+
+    Args:
+        output: The folder.
+        settings: Of the run.
+        images: With their names.
+        is_resumed: The earlier run goes on.
+    """
+    from castvision.inference.files import forget
+
+    if not is_resumed:
+        forget(output.path, images.values())
+    output.write(RUN_FILE, json.dumps(settings, indent=1).encode())

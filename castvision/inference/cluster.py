@@ -7,7 +7,6 @@ that of one process, bit for bit, if workers have its number of threads (with an
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import uuid
 from contextlib import contextmanager, suppress
@@ -22,7 +21,7 @@ from castvision.errors import FAILURES, one_line
 from castvision.inference.embedding import EmbeddingRun
 from castvision.inference.evaluation import Evaluation
 from castvision.inference.feature_model import load_feature_model
-from castvision.inference.files import OutputFolder
+from castvision.inference.files import PARTS, OutputFolder
 from castvision.inference.parts import Part, PartSink, discard_parts, join_parts, plan_parts
 from castvision.inference.prediction import PredictionRun
 from castvision.inference.predictor import load_model
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from castvision.inference.evaluation import Tally
     from castvision.inference.prediction import Options as PredictionOptions
 
-PARTS = "parts"
-"""The folder, in that of the output, of what is not joined yet."""
 LOCAL = "local"
 
 
@@ -227,13 +224,6 @@ def connected(address: str) -> Iterator[Any]:
         Client(cluster) as client,
     ):  # fmt: skip
         yield client
-
-
-def forget(work: Prediction | Embedding, images: Mapping[Path, str]) -> None:
-    """Take away what an earlier run left in the folder, which would pass for work that is done."""
-    shutil.rmtree(work.output / PARTS, ignore_errors=True)
-    for name in images.values():
-        (work.output / "records" / f"{name}.json").unlink(missing_ok=True)
 
 
 def distribute(

@@ -7,21 +7,26 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from castvision.data.reading import folders
 from castvision.data.reading.folders import STORE, is_store, name_of, nfc, walk_images
 from castvision.data.reading.opening import IMAGE_SUFFIXES
-from castvision.files import draft
+from castvision.files import draft, part_of
 from castvision.inference.folder_lock import FolderLock, lock_of
+from castvision.inference.maps import Kind
+from castvision.inference.sinks import FileSink
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
 ALL_SUFFIXES = folders.ALL_SUFFIXES
+PARTS = "parts"
+"""The folder, in that of the output, of what several processes have not joined yet."""
 _LONGEST_NAME = 255 - len(".geojson")
 """Bytes of a file's name, before the longest ending a result has."""
 
@@ -150,6 +155,20 @@ def finished_record(folder: Path, name: str, image: Path) -> dict[str, Any] | No
         )
     is_older = stored.stat().st_mtime_ns < image.stat().st_mtime_ns
     return None if is_older or not all((folder / file).exists() for file in record["files"]) else record
+
+
+def forget(folder: Path, names: Iterable[str]) -> None:
+    """Take away what an earlier run left of these images that would pass for work of a new one when it is resumed.
+
+    Args:
+        folder: Of the run.
+        names: What the images' files are called there.
+    """
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
+    for name in names:
+        (folder / "records" / f"{name}.json").unlink(missing_ok=True)
+        for kind in get_args(Kind):
+            FileSink(part_of(folder / "masks" / f"{name}.{kind}")).discard()
 
 
 def match_masks(mask: Path | None, images: dict[Path, str]) -> dict[Path, Path]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import nn
 
@@ -25,3 +26,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, was_training in modes:
             module.training = was_training
+
+
+def in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook of a module that leaves calls of other threads alone, which may run the same model meanwhile.
+
+    Args:
+        hook: Of torch's, before or after forward.
+    """
+    owner = threading.get_ident()
+
+    def called(*args: Any) -> Any:
+        return hook(*args) if threading.get_ident() == owner else None
+
+    return called

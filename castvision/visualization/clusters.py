@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from castvision.layers import CastAttention
 from castvision.layers.converted_attention import CONVERTED, TokenGrid
-from castvision.models.evaluating import evaluating
+from castvision.models.evaluating import evaluating, in_this_thread
 from castvision.ops import AttentionOptions, Routing, coverage
 from castvision.ops.partitions import labels_of, window_index, window_size_for
 
@@ -83,8 +83,9 @@ def cluster_maps(model: nn.Module, image: Tensor, **arguments: Any) -> list[Clus
     found: list[ClusterMap] = []
     handles: list[RemovableHandle] = []
     for name, module in clustered_layers(model).items():
-        handles.append(module.register_forward_pre_hook(_ask, with_kwargs=True))
-        handles.append(module.register_forward_hook(_Collector(name, module.options, found), with_kwargs=True))
+        collect = _Collector(name, module.options, found)
+        handles.append(module.register_forward_pre_hook(in_this_thread(_ask), with_kwargs=True))
+        handles.append(module.register_forward_hook(in_this_thread(collect), with_kwargs=True))
     try:
         with evaluating(model), torch.no_grad():
             model(batch, **arguments)

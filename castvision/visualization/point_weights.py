@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from castvision.models.evaluating import evaluating
+from castvision.models.evaluating import evaluating, in_this_thread
 from castvision.visualization.clusters import ClusterMap, clustered_layers
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _input_of(
         taken.append((args, kwargs))
         raise _Reached
 
-    handle = module.register_forward_pre_hook(take, with_kwargs=True)
+    handle = module.register_forward_pre_hook(in_this_thread(take), with_kwargs=True)
     try:
         with evaluating(model), torch.no_grad():
             model(image, **arguments)
@@ -161,8 +161,8 @@ def _derivative(module: Any, inputs: tuple[Any, ...], keywords: dict[str, Any], 
         rows.append(args[0])
 
     handles: list[RemovableHandle] = [
-        source.register_forward_hook(watch),
-        module.norm.register_forward_pre_hook(keep),
+        source.register_forward_hook(in_this_thread(watch)),
+        module.norm.register_forward_pre_hook(in_this_thread(keep)),
     ]
     try:
         with evaluating(module), torch.inference_mode(False), torch.enable_grad():

@@ -14,6 +14,7 @@ from skimage import data as photographs
 from castvision.data import Georeference, open_image
 from castvision.data.reading.whole import read_image
 from castvision.data.transforms.model_input import to_model_input
+from castvision.inference.prediction import PredictionRun
 from castvision.inference.predictor import load_model
 from castvision_cli import main
 from castvision_cli.predict import main as predict
@@ -309,6 +310,29 @@ def test_output_is_never_overwritten(tmp_path, segmenter, photo, capsys):
     assert predict([*arguments, "--resume"]) == 2
     assert "nothing to resume" in capsys.readouterr().err
     assert predict([*arguments, "--overwrite"]) == 0
+
+
+def test_what_an_overwritten_run_left_does_not_count_as_done(tmp_path, segmenter, photo, monkeypatch):
+    """Of an image that the newer run had not come to, --resume kept the masks of the older one: another model's."""
+    second = tmp_path / "second.png"
+    second.write_bytes(photo.read_bytes())
+    inputs = [str(photo), str(second), "--model", str(segmenter), "--output", str(tmp_path / "out")]
+    assert predict(inputs) == 0
+    original, seen = PredictionRun._segment, []
+
+    def stopping(self, *arguments):
+        seen.append(1)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(PredictionRun, "_segment", stopping)
+    assert predict([*inputs, "--tile", "64", "--overwrite"]) == 130
+    assert predict([*inputs, "--tile", "64", "--resume"]) == 0
+    records = json.loads((tmp_path / "out/summary.json").read_text())["images"]
+    assert len(seen) == 3
+    assert records[0]["tiles_run"] == records[1]["tiles_run"]
+    np.testing.assert_array_equal(*(pixels_of(tmp_path / f"out/{record['files'][0]}") for record in records))
 
 
 def test_a_killed_run_is_resumed_with_the_same_bits(tmp_path, segmenter, photo, monkeypatch, capsys):

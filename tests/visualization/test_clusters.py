@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from functools import partial
+
 import pytest
 import timm
 import torch
@@ -139,6 +142,38 @@ def test_looking_changes_no_module():
     modes, image = [module.training for module in model.modules()], torch.randn(1, 32, 32)
     cluster_maps(model, image)
     assert [module.training for module in model.modules()] == modes
+
+
+def test_looking_in_several_threads_at_once():
+    """Maps of one image came among those of another, or the second thread ended in an error."""
+    torch.manual_seed(0)
+    model = timm.create_model("cast_vit_tiny_patch8_224", **TINY).eval()
+    images = torch.randn(2, 1, 3, 32, 32)
+    wanted = [[each.membership for each in cluster_maps(model, image)] for image in images]
+    original, met, found = model.blocks[0].forward, threading.Barrier(3, timeout=20), {}
+
+    def together(*args, **kwargs):
+        met.wait()
+        return original(*args, **kwargs)
+
+    def look(number):
+        found[number] = [each.membership for each in cluster_maps(model, images[number])]
+
+    def predict():
+        with torch.no_grad():
+            found[2] = model(images[1])
+
+    model.blocks[0].forward = together
+    threads = [threading.Thread(target=work) for work in (partial(look, 0), partial(look, 1), predict)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    model.blocks[0].forward = original
+    for number in range(2):
+        assert len(found[number]) == len(wanted[number])
+        assert all(torch.equal(one, other) for one, other in zip(found[number], wanted[number], strict=True))
+    assert torch.equal(found[2], model(images[1]))
 
 
 def test_no_clusters_and_too_many_images():
