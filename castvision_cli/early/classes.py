@@ -132,6 +132,8 @@ def check_object(slot: str, name: str, arguments: Mapping[str, Any]) -> None:
         raise ValueError(f"expected {', '.join(f'{bare}.{key}' for key in missing)} in trainer.{slot}, found none")
     if bare == "ModelCheckpoint":
         _check_checkpoints(arguments)
+    if bare == "ModelPruning":
+        _check_pruning(arguments)
 
 
 def _check_checkpoints(arguments: Mapping[str, Any]) -> None:
@@ -147,6 +149,16 @@ def _check_checkpoints(arguments: Mapping[str, Any]) -> None:
             f"expected ModelCheckpoint.monitor, by which {kept} checkpoints are the best, found none; "
             "ModelCheckpoint.save_top_k=-1 keeps all"
         )
+
+
+def _check_pruning(arguments: Mapping[str, Any]) -> None:
+    """Refuse Lightning's ModelPruning by rows or columns without which, and over all layers at once."""
+    function = str(arguments.get("pruning_fn")).lower()
+    needed = ("pruning_dim", "pruning_norm") if function == "ln_structured" else ("pruning_dim",)
+    missing = [f"ModelPruning.{key}" for key in needed if arguments.get(key) is None]
+    if function.endswith("_structured") and (missing or arguments.get("use_global_unstructured", True) is True):
+        wanted = " and ".join([*missing, "ModelPruning.use_global_unstructured=false"])
+        raise ValueError(f"expected {wanted} with pruning_fn={function}, got {dict(arguments)}")
 
 
 def _objects(
