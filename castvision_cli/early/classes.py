@@ -164,24 +164,41 @@ def _check_pruning(arguments: Mapping[str, Any]) -> None:
 def _objects(
     words: Sequence[str], contents: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """What the trainer is to be given, with its arguments."""
-    given = [(slot, content["trainer"].get(slot)) for content in contents
-             if isinstance(content.get("trainer"), dict) for slot in _HOMES]  # fmt: skip
-    found = [(slot, *_parts(each)) for slot, value in given for each in (value if isinstance(value, list) else [value])]
+    """What the trainer is to be given, with its arguments: the last that is said of each slot."""
+    found: dict[str, list[tuple[Any, dict[str, Any]]]] = {}
+    for content in contents:
+        section = content.get("trainer")
+        for slot, value in section.items() if isinstance(section, dict) else ():
+            _take(found, str(slot), "", value)
     for flag, value in flags_in(words):
-        slot, _, argument = flag.removeprefix("trainer.").partition(".")
-        slot, argument = slot.rstrip("+"), argument.removeprefix("init_args.")
-        if not flag.startswith("trainer.") or slot not in _HOMES:
-            continue
-        if argument in ("", "class_path"):
-            found += [(slot, *_parts(each)) for each in (value if isinstance(value, list) else [value])]
-        else:  # of the object that was named last
-            key, _, deeper = argument.partition(".")
-            for _, _, arguments in [each for each in found if each[0] == slot][-1:]:
-                arguments[key] = ... if deeper else value
-    for slot, name, arguments in found:
-        if isinstance(name, str) and _is_path(name) and (slot not in _BY_WORD or not name.islower() or "." in name):
-            yield slot, name, arguments
+        part, _, name = flag.partition(".")
+        slot, _, argument = name.partition(".")
+        if part == "trainer":
+            _take(found, slot, argument, value)
+    for slot, objects in found.items():
+        for name, arguments in objects:
+            if isinstance(name, str) and _is_path(name) and (slot not in _BY_WORD or not name.islower() or "." in name):
+                yield slot, name, arguments
+
+
+def _take(found: dict[str, list[tuple[Any, dict[str, Any]]]], slot: str, argument: str, value: Any) -> None:
+    """Add what is said of a slot, as the parser does: objects in place of those before, or beside them after a plus."""
+    name, argument = slot.rstrip("+"), argument.removeprefix("init_args.")
+    if name not in _HOMES:
+        return
+    before = found.setdefault(name, [])
+    if argument not in ("", "class_path", "init_args"):  # of the object that was named last
+        key, _, deeper = argument.partition(".")
+        if before:
+            before[-1][1][key] = ... if deeper else value
+        return
+    if argument == "init_args":
+        value = {"init_args": value}
+    objects = [_parts(each) for each in (value if isinstance(value, list) else [value])]
+    if before and isinstance(value, dict) and "class_path" not in value:
+        before[-1][1].update(objects[0][1])
+    else:
+        found[name] = [*(before if slot.endswith("+") else []), *objects]
 
 
 def _parts(value: Any) -> tuple[Any, dict[str, Any]]:

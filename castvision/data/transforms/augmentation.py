@@ -171,10 +171,8 @@ class SampleTransform:
         is_colour = pixels.dtype.kind == "u" and pixels.shape[-1] in _COLOURED
         if self._colour is not None and is_colour:
             values = pixels if pixels.dtype == np.uint8 else to_float(pixels)  # 8-bit colours change three times faster
-            if not is_real.all():  # else it may be the caller's array
-                values[~is_real.numpy()] = np.asarray(self.mean) * unit(
-                    values.dtype
-                )  # for contrast, which is about a mean
+            if not is_real.all():  # contrast is about an image's mean; all real, it may be the caller's array
+                values[~is_real.numpy()] = np.asarray(self.mean) * unit(values.dtype)
             pixels = self._seeded(self._colour, image=np.ascontiguousarray(values))["image"]
         image = to_model_input(pixels, pixels.shape[-1], self.mean, self.std, keep_units=True)
         return self._jitter(image, is_real) if self._jitter is not None and not is_colour else image

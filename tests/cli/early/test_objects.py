@@ -176,6 +176,10 @@ def test_arguments_that_are_none_are_left_to_the_parser():
         ({}, "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.dict_kwargs.own=2", None),
         ({}, "--trainer.logger=CSVLogger", "expected CSVLogger.save_dir in trainer.logger, found none"),
         ({"logger": "CSVLogger"}, "--trainer.logger.save_dir=logs", None),
+        ({"logger": "CSVLogger"}, "--trainer.logger.init_args={'save_dir':'logs'}", None),
+        ({"logger": "CSVLogger"}, "--trainer.logger=TensorBoardLogger --trainer.logger.save_dir=logs", None),
+        ({"callbacks": "EarlyStopping"}, "--trainer.callbacks=Timer", None),
+        ({"callbacks": "EarlyStopping"}, "--trainer.callbacks+=Timer", "expected EarlyStopping.monitor"),
         ({"logger": {"class_path": "CSVLogger", "init_args": None}}, "", "expected CSVLogger.save_dir"),
         ({}, "--trainer.strategy=ddp --trainer.profiler=simple", None),
         (
@@ -198,3 +202,16 @@ def test_arguments_of_an_object_stand_in_files_and_in_words_after_it(contents, w
             return
         with pytest.raises(ValueError, match=re.escape(message)):
             check_classes(words.split(), [{"trainer": contents}])
+
+
+def test_a_later_file_says_more_of_an_object_or_names_another():
+    first = {"trainer": {"logger": "CSVLogger"}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "lightning")
+        for second in (
+            {"init_args": {"save_dir": "logs"}},
+            {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "x"}},
+        ):
+            check_classes([], [first, {"trainer": {"logger": second}}])
+        with pytest.raises(ValueError, match=r"expected CSVLogger\.save_dir"):
+            check_classes([], [first, {"trainer": {"max_epochs": 1}}])
