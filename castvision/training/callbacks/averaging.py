@@ -100,6 +100,20 @@ class WarmAveraging(WeightAveraging):
             logger.info(told, monitor, float(newest), float(kept))
 
 
+def go_on_without(checkpoint: dict[str, Any], trainer: Trainer) -> None:
+    """Training that goes on without averages takes up the newest weights, which the optimiser's state belongs to.
+
+    Args:
+        checkpoint: What is about to be loaded; its ``state_dict``, the average, is exchanged.
+        trainer: That loads it.
+    """
+    newest = checkpoint.get("current_model_state")
+    averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if newest is not None and trainer.state.fn == "fit" and not averages:
+        checkpoint["state_dict"] = newest
+        logger.info("goes on from the checkpoint's newest weights, without their average, which --ema would keep up")
+
+
 def average(kept: Tensor, current: Tensor, steps: Tensor | int, decay: float) -> Tensor:
     """The average after one step more.
 

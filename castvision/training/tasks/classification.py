@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from castvision.metrics import MultiLabelScores, classification_metrics, image_table, multilabel_metrics
 from castvision.models.recipe import Recipe, with_attention
+from castvision.training.tasks.arguments import check_kinds, given_classes
 from castvision.training.tasks.masks import TokenMasks
-from castvision.training.tasks.task import Task, given_classes
+from castvision.training.tasks.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,6 +82,7 @@ class ClassificationTask(Task):
         **shared: Any,
     ) -> None:
         num_classes = given_classes(num_classes)
+        check_kinds(model_kwargs=model_kwargs)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"expected 0 <= label_smoothing < 1, got {label_smoothing=}")
         arguments = with_attention(model_kwargs, attention)
@@ -176,6 +178,7 @@ class MultiLabelTask(Task):
         **shared: Any,
     ) -> None:
         num_classes = given_classes(num_classes)
+        check_kinds(model_kwargs=model_kwargs)
         if pos_weight is not None and (len(pos_weight) != num_classes or min(pos_weight) <= 0):
             raise ValueError(f"expected one weight > 0 for each class, got {pos_weight=}, {num_classes=}")
         arguments = with_attention(model_kwargs, attention)

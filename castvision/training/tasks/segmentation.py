@@ -18,7 +18,8 @@ from castvision.metrics import (
 )
 from castvision.models.recipe import Recipe, with_attention
 from castvision.training.data.data_module import count_classes
-from castvision.training.tasks.task import Task, given_classes
+from castvision.training.tasks.arguments import check_kinds, given_classes, given_size
+from castvision.training.tasks.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,11 +75,12 @@ class SegmentationTask(Task):
         **shared: Any,
     ) -> None:
         num_classes = given_classes(num_classes)
+        check_kinds(model_kwargs=model_kwargs, head=head, head_kwargs=head_kwargs, out_indices=out_indices, loss=loss)
         losses = losses_of(loss, class_weights, num_classes, label_smoothing)
         recipe = Recipe(
             self.kind, model_name, num_classes, model_kwargs=with_attention(model_kwargs, attention), head=head,
             head_kwargs=dict(head_kwargs or {}), out_indices=None if out_indices is None else tuple(out_indices),
-            context_size=context_size and (context_size[0], context_size[1]), centres=self.gives_centres,
+            context_size=given_size(context_size), centres=self.gives_centres,
         )  # fmt: skip
         super().__init__(recipe, **shared)
         self.losses = losses

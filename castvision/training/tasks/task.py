@@ -31,6 +31,7 @@ from castvision.models.class_names import (
 )
 from castvision.models.recipe import Recipe, TaskName, build, load
 from castvision.models.segmenter import unwrap
+from castvision.training.callbacks.averaging import go_on_without
 from castvision.training.data.data_module import ImageDataModule
 from castvision.training.data.resumable import world
 from castvision.training.optim import (
@@ -42,6 +43,7 @@ from castvision.training.optim import (
     other_steps,
     parameter_groups,
 )
+from castvision.training.tasks.arguments import check_kinds, check_optimizer
 from castvision.training.tasks.loaders import ForeignBatches
 
 if TYPE_CHECKING:
@@ -95,6 +97,11 @@ class Task(LightningModule, ABC):
         freeze: list[str] | None = None,
     ) -> None:
         super().__init__()
+        check_kinds(
+            model_name=recipe.model_name, schedule=schedule, freeze=freeze, weight_decay=weight_decay,
+            layer_decay=layer_decay,
+        )  # fmt: skip
+        check_optimizer(optimizer)
         self.recipe = recipe
         self.model = build(recipe)
         self.num_classes = recipe.num_classes
@@ -415,8 +422,10 @@ class Task(LightningModule, ABC):
         return share
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse classes of other names, or in another order, than the data's."""
+        """Refuse classes of other names, or in another order, than the data's; see also `go_on_without`."""
         check_same_classes(class_names_in(checkpoint), self.class_names, "the checkpoint")
+        if self._trainer is not None:
+            go_on_without(checkpoint, self._trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild and feed the model without Lightning."""
@@ -425,17 +434,6 @@ class Task(LightningModule, ABC):
         if data is not None:
             facts = Recipe.from_dict({**facts, **data.description()}).to_dict()
         checkpoint[CHECKPOINT_KEY] = facts
-
-
-def given_classes(num_classes: int | None) -> int:
-    """The number of classes of a task.
-
-    Raises:
-        ValueError: None was given, and no data were there to take it from.
-    """
-    if num_classes is None:
-        raise ValueError("expected num_classes, got none; castvision train takes it from the data, Python does not")
-    return num_classes
 
 
 def _alpha_hint(found: int, wanted: int) -> str:

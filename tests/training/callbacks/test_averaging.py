@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
@@ -91,3 +93,34 @@ def test_clusters_are_those_of_the_weights_that_are_kept():
     figures = run(task, lambda image: (image > 0).long(), WarmAveraging(0.5), ClusterStatistics())
     kept = cluster_metrics(task.backbone, *next(iter(loader(lambda image: (image > 0).long(), torch.float32))))
     assert kept == pytest.approx({name: float(figures[name]) for name in kept})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_without_averages_a_run_goes_on_from_its_newest_weights(tmp_path, caplog):
+    """The optimiser's state belongs to them; the file's ``state_dict`` is the average, which prediction takes."""
+
+    def fit(epochs, *callbacks, ckpt_path=None):
+        task = ClassificationTask(
+            "cast_vit_atto_patch4_32", 2, model_kwargs={"depth": 1}, optimizer=partial(SGD, lr=1.0),
+        )  # fmt: skip
+        trainer = Trainer(
+            max_epochs=epochs, accelerator="cpu", logger=False, default_root_dir=tmp_path,
+            callbacks=[LambdaCallback(on_train_start=keep), *callbacks], enable_progress_bar=False,
+            enable_model_summary=False, enable_checkpointing=any(isinstance(x, ModelCheckpoint) for x in callbacks),
+        )  # fmt: skip
+        trainer.fit(task, loader(lambda image: int(image[0, 0, 0] > 0), torch.float32), ckpt_path=ckpt_path)
+
+    def keep(trainer, module):
+        started.update({name: value.clone() for name, value in module.state_dict().items()})
+
+    started: dict[str, torch.Tensor] = {}
+    fit(1, WarmAveraging(0.5), ModelCheckpoint(tmp_path, "kept"))
+    kept = torch.load(tmp_path / "kept.ckpt", weights_only=False)
+    newest, average = kept["current_model_state"], kept["state_dict"]
+    assert any(not torch.equal(newest[name], average[name]) for name in newest)
+    with caplog.at_level(logging.INFO, logger="castvision"):
+        fit(2, ckpt_path=tmp_path / "kept.ckpt")
+    assert all(torch.equal(started[name], newest[name]) for name in newest)
+    assert "newest weights, without their average" in caplog.text
+    fit(2, WarmAveraging(0.5), ckpt_path=tmp_path / "kept.ckpt")
+    assert all(torch.equal(started[name], newest[name]) for name in newest)
