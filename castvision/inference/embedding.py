@@ -151,7 +151,7 @@ class EmbeddingRun:
             Exception: Any of `castvision.errors.FAILURES`; the image has no record then.
         """
         file_name = f"records/{name}.json"
-        done = finished_record(self.output.path, name, path) if self.options.resume else None
+        done = finished_record(self.output.path, name, path, mask_path) if self.options.resume else None
         if done is not None:
             self.records.append(done)
             return done

@@ -130,16 +130,17 @@ def _unique(name: str, suffix: str, taken: set[str]) -> str:
     return candidate
 
 
-def finished_record(folder: Path, name: str, image: Path) -> dict[str, Any] | None:
+def finished_record(folder: Path, name: str, image: Path, mask: Path | None = None) -> dict[str, Any] | None:
     """What an earlier run in the same folder wrote of an image.
 
     Args:
         folder: Of the run.
         name: What the image's files are called there; its record was written last of them.
         image: The image.
+        mask: Where to work on it; None = everywhere.
 
     Returns:
-        The record; None if the image was not finished, has changed since, or some of its files are gone.
+        The record; None if the image was not finished, it or its mask has changed since, or some of its files are gone.
 
     Raises:
         ValueError: The record, and so all files of this name, are another image's.
@@ -153,7 +154,8 @@ def finished_record(folder: Path, name: str, image: Path) -> dict[str, Any] | No
             f"expected the images of the run that is resumed, got {str(image)!r}, whose results would replace those of "
             f"{record['image']!r}; name the same images in the same order, or another output folder"
         )
-    is_older = stored.stat().st_mtime_ns < image.stat().st_mtime_ns
+    changed = max(path.stat().st_mtime_ns for path in (image, mask) if path is not None)
+    is_older = stored.stat().st_mtime_ns < changed
     return None if is_older or not all((folder / file).exists() for file in record["files"]) else record
 
 

@@ -155,7 +155,7 @@ class PredictionRun:
             Exception: Any of `castvision.errors.FAILURES`; the files of this image are then incomplete.
         """
         file_name = f"records/{name}.json"
-        done = finished_record(self.output.path, name, path) if self.options.resume else None
+        done = finished_record(self.output.path, name, path, mask) if self.options.resume else None
         if done is not None:
             self.records.append(done)
             return done

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,6 @@ from castvision.data.reading import ImageReader, open_array, open_image
 from castvision.data.reading.pixels import fill_missing, holds_data, is_empty, nearest
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
@@ -87,6 +88,16 @@ class TileSource:
         self.size = image.levels[level].height, image.levels[level].width
         self._mask = open_array(skip.mask) if isinstance(skip.mask, np.ndarray) else skip.mask
 
+    def state(self) -> dict[str, Any]:
+        """What a run that is resumed must find as it was: files by their time, masks in memory by what they hold."""
+        mask = self.skip.mask
+        if isinstance(mask, np.ndarray):
+            held: Any = hashlib.sha256(np.ascontiguousarray(mask).data).hexdigest()
+        else:
+            held = None if mask is None else [mask.name, _changed(mask.name)]
+        told = {"image": self.image.name, "changed": _changed(self.image.name), "level": self.level, "mask": held}
+        return {**told, "min_foreground": self.skip.min_foreground, "blank": self.skip.blank}
+
     def read(self, tile: Tile) -> TileInput:
         """Read one tile; where the image is shorter than a tile it is continued by reflection."""
         y, x, start = tile.y, tile.x, (tile.y.start, tile.x.start)
@@ -127,6 +138,14 @@ class TileSource:
         read = mask.read_masked(int(rows[0]), int(cols[0]), int(rows[-1] - rows[0]) + 1, int(cols[-1] - cols[0]) + 1)
         is_inside: Mask = np.any((np.ma.getdata(read) > 0) & holds_data(read), axis=-1)
         return is_inside[np.ix_(rows - rows[0], cols - cols[0])]
+
+
+def _changed(name: str) -> int | None:
+    """When a file was changed last, in ns; None where there is none of that name."""
+    try:
+        return os.stat(name).st_mtime_ns
+    except (OSError, ValueError):
+        return None
 
 
 class Informed:

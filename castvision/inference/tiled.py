@@ -296,12 +296,10 @@ class TiledRun:
         return self.totals, self.grid.rows[first - 1].done if first else 0
 
     def _fingerprint(self) -> dict[str, Any]:
-        image, skip = self.source.image, self.source.skip
         settings = dataclasses.asdict(self.settings)
         grid = {"size": list(self.source.size), "tile": list(self.grid.tile), "zone": self.grid.zone}
         grid["starts"] = [self.grid.rows[-1].low, self.grid.cols[-1].low]
-        left_out = {"masked": skip.mask is not None, "min_foreground": skip.min_foreground, "blank": skip.blank}
-        return {"image": image.name, "level": self.source.level, **grid, **left_out, **settings}
+        return {**self.source.state(), **grid, **settings}
 
     def _commit(self, bands: int, latest: Totals) -> None:
         if self.totals.channels:

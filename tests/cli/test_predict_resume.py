@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+from PIL import Image
 
 from castvision.inference.prediction import PredictionRun
 from castvision_cli.predict import main as predict
@@ -78,3 +79,39 @@ def test_a_killed_run_is_resumed_with_the_same_bits(tmp_path, segmenter, photo, 
     for name in files_of(out):
         if name.startswith(("masks", "overlays")) or name == "predictions.csv":
             assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_another_mask_is_noticed(tmp_path, segmenter, photo, monkeypatch, capsys):
+    """A finished image is done again; one that was begun is refused: half of it would be of the other mask."""
+    mask, out = tmp_path / "mask.png", tmp_path / "out"
+    draw = np.zeros((64, 64), np.uint8)
+    draw[:32] = 1
+    Image.fromarray(draw).save(mask)
+    arguments = [str(photo), "--model", str(segmenter), "--tile", "64", "--output", str(out)]
+    told = [*arguments, "--mask", str(mask)]
+    assert predict(told) == 0
+    whole = pixels_of(out / "masks/astronaut.png")
+    assert (whole[76:] == 255).all()
+    assert predict([*told, "--resume"]) == 0
+    Image.fromarray(1 - draw).save(mask)
+    assert predict([*told, "--resume"]) == 0
+    other = pixels_of(out / "masks/astronaut.png")
+    assert (other[:74] == 255).all()
+    assert (other[76:] != 255).all()
+    from castvision.inference import tile_model
+
+    inner, calls = tile_model.TileModel.__call__, []
+
+    def dying(self, batch):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return inner(self, batch)
+
+    monkeypatch.setattr(tile_model.TileModel, "__call__", dying)
+    assert predict([*told, "--batch-size", "1", "--overwrite"]) == 130
+    monkeypatch.setattr(tile_model.TileModel, "__call__", inner)
+    Image.fromarray(draw).save(mask)
+    capsys.readouterr()
+    assert predict([*told, "--batch-size", "1", "--resume"]) != 0
+    assert "mask was [" in " ".join("".join(capsys.readouterr()).split())

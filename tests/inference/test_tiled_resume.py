@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from castvision.inference.sinks import FileSink
+from castvision.inference.tile_source import Skip
 from tests.inference.tiling_cases import RNG, LocalNet, identity, run
 
 
@@ -89,3 +90,15 @@ def test_file_sink_reads_windows_and_middles(tmp_path):
     np.testing.assert_array_equal(sink.read(32, 16, 99, 99, step=4)[..., 0], image[np.ix_(rows[8:], cols[4:])])
     sink.discard()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mask_in_memory_is_known_by_what_it_holds(tmp_path):
+    image, net = RNG.normal(size=(110, 90, 3)).astype(np.float32), LocalNet()
+    mask = np.ones((11, 9), np.uint8)
+    with pytest.raises(Killed):
+        run(image, killed_after(7, net), sink=FileSink(tmp_path / "x", resume=True), batch_size=1, skip=Skip(mask))
+    other = mask.copy()
+    other[0, 0] = 0
+    with pytest.raises(ValueError, match=r"cannot resume .*mask was"):
+        run(image, net, sink=FileSink(tmp_path / "x", resume=True), batch_size=1, skip=Skip(other))
+    run(image, net, sink=FileSink(tmp_path / "x", resume=True), batch_size=1, skip=Skip(mask.copy()))
