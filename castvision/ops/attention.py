@@ -18,10 +18,13 @@ from torch.nn import functional as F
 from castvision.ops import near_far, paper, reference, streaming
 from castvision.ops.arithmetic import arithmetic_dtype, is_eager, is_exporting, on_cpu
 from castvision.ops.options import AttentionOptions, Operands, check_choice
-from castvision.ops.partitions import Routing, check_routing, cluster_grid, window_index, window_size_for
+from castvision.ops.partitions import Routing, check_routing, cluster_grid, unpadded, window_index, window_size_for
 from castvision.ops.surrogates import form_clusters
 
 BACKENDS = ("fast", "reference")
+
+WORTH_SPLITTING = 128
+"""Places off the grid, of an image's windows, from which on it is faster to go through windows by their sizes."""
 
 
 def cast_attention(
@@ -211,6 +214,9 @@ def _windows(
     num_tokens = like.shape[1]
     first = window_index(rows, cols, height, width, options.shift_windows, like)
     windows = [torch.where(first == rows * cols, num_tokens, first)[None]]
+    if not torch.jit.is_scripting():
+        if is_eager() and on_cpu(like) and first.numel() - rows * cols >= WORTH_SPLITTING:
+            windows = unpadded(windows[0][0], num_tokens)
     start = rows * cols
     for i in range(2, len(grid), 2):
         number = grid[i] * grid[i + 1]

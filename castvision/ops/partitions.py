@@ -224,6 +224,13 @@ def window_index(rows: int, cols: int, height: int, width: int, shift: bool, lik
     return torch.where(inside, token, rows * cols).reshape(-1, height * width)
 
 
+def unpadded(index: Tensor, num_tokens: int) -> list[Tensor]:
+    """Windows (W, K) by how many tokens they hold: an index (1, windows, tokens) for each number, no padding."""
+    held = index < num_tokens
+    sizes = held.sum(1)
+    return [index[sizes == size][held[sizes == size]].view(1, -1, size) for size in sorted(set(sizes.tolist()))]
+
+
 def _axis(length: int, size: int, offset: int, like: Tensor) -> Tensor:
     """Positions along one axis by window, (windows, size)."""
     windows = free_size((length + offset + size - 1) // size)

@@ -211,14 +211,14 @@ def farthest_first(points: Tensor, number: int, first: Tensor, hidden: Tensor) -
     Returns:
         Indices (B, number) int64.
     """
-    square = points.square().sum(2)
-    distance = torch.full_like(square, torch.inf).masked_fill(hidden, -torch.inf)
+    square = points.square().sum(2, keepdim=True)
+    one = torch.ones_like(square)
+    rows, columns = torch.cat([points, square, one], 2), torch.cat([-2 * points, one, square], 2)  # squared distances
+    distance = torch.full_like(square[..., 0], torch.inf).masked_fill(hidden, -torch.inf)
     newest, chosen = first, [first]
     for _ in range(number - 1):
-        center = points.gather(1, newest[:, None, None].expand(-1, -1, points.shape[2]))  # B, 1, F
-        both = (square + square.gather(1, newest[:, None]))[..., None]
-        to_newest = torch.baddbmm(both, points, center.transpose(1, 2), alpha=-2)[..., 0]
-        distance = torch.minimum(distance, to_newest)
+        column = columns.gather(1, newest[:, None, None].expand(-1, -1, columns.shape[2])).transpose(1, 2)
+        distance = torch.minimum(distance, torch.bmm(rows, column)[..., 0])
         newest = distance.argmax(1)
         chosen.append(newest)
     return torch.stack(chosen, 1)

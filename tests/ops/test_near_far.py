@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from castvision.ops import attention, cast_attention, chunks, make_options, near_far
-from castvision.ops.partitions import window_index
+from castvision.ops.partitions import unpadded, window_index
 from castvision.ops.surrogates import nearest, routing_features, sample_surrogates
 from tests.ops.near_far_cases import Case, make_case, routing_of
 
@@ -19,9 +19,13 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.b
 SUMMARIES = pytest.mark.parametrize("summaries", ["mean", "query_weighted"])
 
 
-@pytest.fixture(params=["streamed", "by chunks of one window", "as on a GPU", "a window at a time", "at once"])
+@pytest.fixture(
+    params=["streamed", "without padding", "by chunks of one window", "as on a GPU", "a window at a time", "at once"]
+)
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The implementations: by chunks as they come, by the smallest ones, as accelerators have it, the plain form."""
+    if request.param == "without padding":
+        monkeypatch.setattr(attention, "WORTH_SPLITTING", 1)
     if request.param == "by chunks of one window":
         for name in ("WORKSPACE", "LEAST_WORKSPACE", "SMALL_IMAGES"):
             monkeypatch.setattr(chunks, name, 1)
@@ -309,3 +313,37 @@ def test_windows_tile_the_grid() -> None:
         members = window_index(3, 5, 2, 2, shift, like).flatten()
         assert sorted(members[members < 15].tolist()) == list(range(15))
     assert window_index(3, 5, 2, 2, True, like).tolist()[0] == [15, 15, 15, 0]
+
+
+def test_windows_without_padding_are_the_same_windows() -> None:
+    like = torch.empty(0)
+    found = unpadded(window_index(3, 5, 2, 2, False, like), 15)
+    assert [index.tolist() for index in found] == [
+        [[[14]]],
+        [[[4, 9], [10, 11], [12, 13]]],
+        [[[0, 1, 5, 6], [2, 3, 7, 8]]],
+    ]
+    for shift in (False, True):
+        index = window_index(19, 21, 8, 8, shift, like)
+        split = [window.tolist() for one in unpadded(index, 19 * 21) for window in one[0]]
+        assert sorted(split) == sorted([token for token in window if token < 19 * 21] for window in index.tolist())
+
+
+def test_large_ragged_grids_go_without_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And give what they give with it, to the last digits."""
+    case = make_case((19, 21), prefix=1, masked=True, window_size=8, num_clusters=9)
+    weight = torch.randn(case.operands[0].shape, dtype=torch.float64)
+    sizes: list[list[int]] = []
+    real = attention.streaming.near_far
+    monkeypatch.setattr(
+        attention.streaming,
+        "near_far",
+        lambda x, windows, *rest: sizes.append([w.shape[2] for w in windows]) or real(x, windows, *rest),
+    )
+    out, grads = case.gradients(weight)
+    monkeypatch.setattr(attention, "WORTH_SPLITTING", 10**9)
+    expected, expected_grads = case.gradients(weight)
+    assert sizes == [[15, 24, 40, 64], [64]]
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    for got, wanted in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
