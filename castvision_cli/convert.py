@@ -70,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = {name: getattr(arguments, name) for name in ("window_size", "num_clusters", "anchors")}
     options = {name: value for name, value in named.items() if value is not None}
     try:
+        if options and arguments.format == "safetensors":
+            asked = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+            raise ValueError(f"{asked} belongs to --format hf: weights alone do not hold how near and far is put in")
         check_given(arguments.weights, "file of weights")
         check_output(arguments.output, is_open=arguments.overwrite)
         check_model(arguments.source)

@@ -20,7 +20,7 @@ from castvision_cli.arguments import (
     resolve_device,
     share,
 )
-from castvision_cli.early.images import check_images, check_tiles, told_of
+from castvision_cli.early.images import Told, check_images, check_tiles, told_of
 from castvision_cli.early.light import without_models
 from castvision_cli.early.paths import check_cluster, check_given, check_model, check_output, check_sources
 from castvision_cli.resuming import begin, open_output, settings_of_run
@@ -149,6 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = {name: getattr(arguments, name) for name in same}
         options = Options(write=tuple(arguments.write), kind=arguments.format, **chosen)
         run = EmbeddingRun(model, output, options)
+        loaded = Told(model.name, "features", seen=model.predictor.parts.input)
+        check_images(images, loaded, arguments.bands, lambda path, reader: run.check(reader))
         begin(output, settings, images, is_resumed=arguments.resume)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)

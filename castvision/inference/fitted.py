@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from castvision.data.datasets.batch import Batch
 from castvision.data.datasets.samples import to_channels
-from castvision.data.reading.pixels import mark_missing
+from castvision.data.reading.pixels import from_planes
 from castvision.data.transforms.augmentation import SampleTransform
 from castvision.data.transforms.fitting import fitted_size
 
@@ -29,8 +29,11 @@ class FittedModel:
         name: Of the image, for messages.
 
     Attributes:
+        missing: What values without data are in the tile; they become the mean, as in training.
         gives: Channels of its output.
     """
+
+    missing = float("nan")
 
     def __init__(self, predictor: Predictor, dtype: np.dtype[Any], name: str) -> None:
         self.predictor, self.dtype, self.name = predictor, dtype, name
@@ -39,13 +42,13 @@ class FittedModel:
         self.transform = SampleTransform(max(seen.img_size), seen.mean, seen.std)
 
     def __call__(self, batch: Tensor, *, pixel_mask: Tensor | None = None) -> Tensor:
-        """(B, channels, height, width) float32 in the image's range to (B, classes, height, width)."""
+        """(B, channels, height, width) float32 in the image's range to (B, classes, height, width).
+
+        NaN where a value is missing: ``pixel_mask`` tells where all bands of a pixel are.
+        """
         outputs = []
-        for number, planes in enumerate(batch):
-            pixels = planes.permute(1, 2, 0).cpu().numpy().astype(self.dtype)
-            if pixel_mask is not None:
-                is_known = pixel_mask[number].cpu().numpy()[..., None]
-                pixels = mark_missing(pixels, np.broadcast_to(is_known, pixels.shape))
+        for planes in batch:
+            pixels = from_planes(planes.cpu().numpy(), self.dtype)
             logits, _ = self._shown(pixels, np.zeros(pixels.shape[:2], np.uint8))
             outputs.append(_enlarged(logits, planes.shape[-2:]).to(batch.device))
         return torch.stack(outputs)

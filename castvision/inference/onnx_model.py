@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from castvision.data.input_format import InputFormat, input_format, pair
-from castvision.data.reading.pixels import holds_data, mark_missing, match_channels
+from castvision.data.reading.pixels import from_planes, holds_data, mark_missing, match_channels
 from castvision.data.transforms.cropping import crop
 from castvision.data.transforms.fitting import fit, fitted_size, resized_linearly
 from castvision.data.transforms.model_input import to_input_array
@@ -190,18 +190,17 @@ class FittedArrays:
         dtype: Of the image's pixels.
     """
 
+    missing = float("nan")
     takes_arrays = True
 
     def __init__(self, predictor: OnnxPredictor, dtype: np.dtype[Any]) -> None:
         self.predictor, self.dtype, self.gives = predictor, dtype, len(predictor.class_names)
 
     def __call__(self, batch: Any, *, pixel_mask: Any = None) -> Any:
-        """(B, channels, height, width) float32 in the image's range to (B, classes, height, width)."""
+        """See `castvision.inference.fitted.FittedModel`."""
         seen, outputs = self.predictor.parts.input, []
-        for number, planes in enumerate(batch):
-            pixels = planes.transpose(1, 2, 0).astype(self.dtype)
-            if pixel_mask is not None:
-                pixels = mark_missing(pixels, np.broadcast_to(pixel_mask[number][..., None], pixels.shape))
+        for planes in batch:
+            pixels = from_planes(planes, self.dtype)
             image, is_real = fit(in_channels(pixels, seen.in_chans), max(seen.img_size), seen.mean, seen.std)
             logits = self.predictor.model(image[None], None if is_real.all() else is_real[None])[0]
             rows, cols = fitted_size(pixels.shape[:2], max(seen.img_size))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import timm
+import torch
 from timm.layers import Format, HybridEmbed, PatchEmbed
 from timm.models import Eva, VisionTransformer
 from timm.models.eva import EvaBlock, EvaBlockPostNorm
@@ -133,6 +135,20 @@ def convert(
         rope.__class__ = MODELS[type(rope)]
     inner.__class__ = MODELS[type(inner)]
     return model
+
+
+def check_name(name: str, **options: Any) -> None:
+    """Refuse the name of a model that cannot be converted, before anyone fetches or reads its weights.
+
+    Args:
+        name: A registered one of timm's.
+        **options: See :func:`convert`.
+
+    Raises:
+        TypeError: See :func:`convert`; ValueError likewise.
+    """
+    with torch.device("meta"):
+        convert(timm.create_model(name, num_classes=0), **options)
 
 
 def revert(model: Model) -> Model:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Values = np.ndarray[Any, np.dtype[np.floating[Any]]]
 _SMALLEST, _LARGEST = 512, 2048
+_RANK = 16
+"""Directions the randomised components are sought among: three alone end in a mixture of the third and the fourth."""
 
 
 def principal_colours(patches: Tensor, wanted: Tensor | None = None) -> Tensor:
@@ -40,7 +42,8 @@ def principal_colours(patches: Tensor, wanted: Tensor | None = None) -> Tensor:
     mean = reference.mean(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        _, _, directions = torch.pca_lowrank(reference - mean, 3, center=False, niter=4)
+        rank = min(_RANK, *reference.shape)
+        directions = torch.pca_lowrank(reference - mean, rank, center=False, niter=4)[2][:, :3]
     placed = (reference - mean) @ directions
     ends = [np.quantile(placed.numpy(), end, axis=0) for end in (0.01, 0.99)]  # torch's takes 2**24 values at most
     low, high = (torch.from_numpy(end).to(placed) for end in ends)

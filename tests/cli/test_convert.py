@@ -29,7 +29,7 @@ def test_a_name_with_weights_becomes_a_folder_for_timm_and_castvision(tmp_path: 
     assert loaded.parts.has_clusters and loaded.parts.class_names[0] == "tench"
     assert loaded.parts.input.mean == tuple(plain.pretrained_cfg["mean"])
     assert torch.equal(loaded.model(x), castvision.convert(plain, num_clusters=8, anchors=4)(x))
-    assert main([*words, "--output", str(tmp_path / "one"), "--format", "safetensors"]) == 0
+    assert main([*words[:3], "--output", str(tmp_path / "one"), "--format", "safetensors"]) == 0
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["model.safetensors"]
     assert load_file(tmp_path / "one" / "model.safetensors").keys() == plain.state_dict().keys()
 
@@ -51,6 +51,7 @@ def test_what_cannot_be_converted_is_refused(tmp_path: Path, capsys: pytest.Capt
     path = save(tmp_path / "ours.ckpt", ours, task="classification", head=None)
     for source, told in {
         str(path): "has near and far already",
+        "cast_vit_tiny_patch16_224": "has near and far already",  # without weights, which would be fetched
         "vit_tinny_patch16_224": "did you mean vit_tiny_patch16_224",
         str(tmp_path / "none.ckpt"): "no such checkpoint",
     }.items():
@@ -66,4 +67,13 @@ def test_a_family_that_cannot_be_converted_is_told_before_weights_are_fetched(
     monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_, **__: pytest.fail("fetched"))
     assert main(["resnet18", "--output", str(tmp_path / "out")]) == 2
     assert "cannot convert a ResNet" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_alone_take_no_options_that_they_could_not_hold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [NAME, "--format", "safetensors", "--num-clusters", "8", "--window-size", "4"]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 2
+    assert "--window-size, --num-clusters belongs to --format hf" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

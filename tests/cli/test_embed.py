@@ -247,6 +247,26 @@ def test_bad_input_is_one_line_before_any_work(words, message, embed, photo):
     assert not output.exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--bands", "1,2"], "expected an image with 3 channels for vit_tiny_patch16_224, got 2"),
+        (["--mpp", "0.5"], "does not state how large its pixels are"),
+        (["--write", "tiles", "--tile", "64"], "expected an image of at least one tile, 64 × 64 pixels"),
+    ],
+)
+def test_a_command_that_can_do_no_image_is_refused_before_any_work(words, message, embed, photo):
+    output, told = embed(photo, *words, code=2)
+    assert message in told.err and told.err.count("\n") == 1
+    assert not output.exists()
+
+
+def test_a_trained_model_of_the_package_is_named(embed, tmp_path):
+    Image.fromarray(PIXELS[..., 0]).save(tmp_path / "grey.png")
+    output, _ = embed(tmp_path / "grey.png", "--model", "pathfinder32_join")
+    assert np.load(output / "features/grey.npy").shape == (12, 20, 64)
+
+
 def test_a_place_outside_one_of_the_images_is_named(embed, photo, tmp_path):
     Image.new("RGB", (40, 70)).save(tmp_path / "tall.png")
     _, told = embed(photo, tmp_path / "tall.png", "--similar-to", "60,20", code=1)

@@ -134,6 +134,14 @@ def test_features_that_are_no_numbers_are_an_error_and_no_gap():
         patch_means().tokens(torch.full((1, 3, 8, 8), float("inf")))
 
 
+def test_a_family_that_cannot_be_converted_is_told_before_weights_are_read(tmp_path):
+    (tmp_path / "model.pth").write_bytes(b"nothing")
+    with pytest.raises(TypeError, match="cannot convert a Beit"):
+        load_feature_model("beit_base_patch16_224", weights=tmp_path / "model.pth")
+    with pytest.raises(TypeError, match="cannot convert a ResNet"):  # without weights, which would be fetched
+        load_feature_model("resnet18", attention="full")
+
+
 def test_weights_beside_a_checkpoint_are_refused(weights, classifier):
     with pytest.raises(ValueError, match="no --weights beside"):
         load_feature_model(str(classifier), weights=weights)

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch.nn import functional
@@ -155,10 +156,45 @@ def test_holes_do_not_move_what_lies_beside_them(tmp_path, size):
     small, target = model.measure(mark_missing(pixels, is_known[..., None]), np.zeros(size, np.uint8))
     step = max(size) // 32
     np.testing.assert_array_equal(target == 255, ~is_known[::step, ::step])
-    logits = model(torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), pixel_mask=torch.from_numpy(is_known)[None])
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().masked_fill(~torch.from_numpy(is_known), torch.nan)
+    logits = model(planes, pixel_mask=torch.from_numpy(is_known)[None])
     shown = functional.interpolate(logits, size=small.shape, mode="area").argmax(dim=1)[0].numpy()
     assert logits.shape[-2:] == size
     assert (shown == small)[target != 255].mean() > (0.99 if step == 1 else 0.9)
+
+
+def test_of_whole_images_that_miss_some_bands_the_others_are_used(tmp_path):
+    """What is missing is the mean to the model, as in training, and not the nodata value that the file holds."""
+    from castvision.data import open_image
+    from castvision.inference.fitted import FittedModel
+    from castvision.inference.predictor import load_model
+
+    torch.manual_seed(0)
+    seen = InputFormat(3, (32, 32), (0.5,) * 3, (0.1,) * 3, resize="fit")
+    small_model = {"depth": 1, "in_chans": 3}
+    recipe = Recipe(
+        "segmentation",
+        "cast_vit_atto_patch4_32",
+        3,
+        ("a", "b", "c"),
+        model_kwargs=small_model,
+        head="LinearHead",
+        input=seen,
+    )
+    save_checkpoint(tmp_path / "m.ckpt", recipe, build(recipe))
+    pixels = np.random.default_rng(0).integers(1, 255, (32, 32, 3)).astype(np.uint8)
+    pixels[16:, :, 0] = 0
+    tifffile.imwrite(tmp_path / "scene.tif", pixels, extratags=[(42113, "s", 0, "0", True)])
+    with open_image(tmp_path / "scene.tif") as reader:
+        read = reader.read_masked(0, 0, 32, 32)
+    assert np.ma.getmaskarray(read).sum() == 16 * 32
+    wanted, _ = FittedModel(load_model(tmp_path / "m.ckpt"), pixels.dtype, "").measure(
+        read, np.zeros((32, 32), np.uint8)
+    )
+    words = ["predict", tmp_path / "scene.tif", "--model", tmp_path / "m.ckpt", "--output", tmp_path / "out"]
+    assert main([*map(str, words)]) == 0
+    with open_image(next((tmp_path / "out/masks").iterdir())) as reader:
+        np.testing.assert_array_equal(reader.read(0, 0, 32, 32)[..., 0], wanted)
 
 
 def test_crops_that_have_the_training_size_leave_tiles(tmp_path):

@@ -7,6 +7,18 @@ import torch
 from castvision.visualization.features import enlarged, heat_map, principal_colours, similarity
 
 
+def test_three_components_are_the_first_three_though_others_are_nearly_as_large() -> None:
+    spread = torch.arange(1, 65) ** -0.5
+    patches = torch.randn(20, 20, 64, generator=torch.Generator().manual_seed(0)) * spread
+    tokens = (patches - patches.mean((0, 1))).flatten(0, 1).double()
+    directions = torch.linalg.svd(tokens, full_matrices=False)[2][:3]
+    colours = principal_colours(patches).flatten(0, 1)
+    for colour, exact in zip(colours.T, (tokens @ directions.T).T, strict=True):
+        low, high = exact.quantile(0.01), exact.quantile(0.99)
+        placed = ((exact - low) / (high - low)).clamp(0, 1).float()
+        assert min((colour - placed).abs().max(), (colour - 1 + placed).abs().max()) < 0.01
+
+
 def test_equal_features_have_equal_colours_and_others_do_not():
     torch.manual_seed(0)
     wanted = torch.randn(6, 8, 16)

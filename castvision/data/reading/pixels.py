@@ -246,6 +246,21 @@ def mark_missing(pixels: Pixels, is_known: Mask) -> Pixels:
     return marked
 
 
+def from_planes(planes: Pixels, dtype: np.dtype[Any]) -> Pixels:
+    """An image as it is read, of planes that were made of it.
+
+    Args:
+        planes: (channels, height, width) float32 in the image's range, NaN where a value is missing.
+        dtype: Of the image.
+
+    Returns:
+        (height, width, channels): a masked array where values are missing, of some bands too.
+    """
+    values = planes.transpose(1, 2, 0)
+    is_known = ~np.isnan(values)
+    return mark_missing(np.where(is_known, values, 0).astype(dtype), is_known)
+
+
 def nearest(start: int, stop: int, own: int, length: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Of a map laid over a whole image, along one axis: the pixel in which the middle of each of the image's lies.
 

@@ -150,7 +150,7 @@ def read_picture(path: str, mean: Sequence[float] = IMAGENET_DEFAULT_MEAN) -> Im
         ValueError: Not an image, a damaged one, or one that is neither grey nor RGB; the message names it.
     """
     with _naming(path):
-        return rgb_picture(load_pixels(path), mean)
+        return rgb_picture(_load(path), mean)
 
 
 def read_rgb_pixels(path: str) -> Pixels:
@@ -160,7 +160,17 @@ def read_rgb_pixels(path: str) -> Pixels:
         ValueError: See `read_picture`.
     """
     with _naming(path):
-        return rgb_pixels(load_pixels(path))
+        return rgb_pixels(_load(path))
+
+
+def _load(path: str) -> Pixels:
+    pixels = load_pixels(path)
+    if pixels.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"expected grey or RGB images in folders of classes, got {pixels.shape[-1]} channels in {path!r}; write "
+            "three bands of each, or name the images with all their bands in lists (--config multilabel_csv)"
+        )
+    return pixels
 
 
 @contextmanager

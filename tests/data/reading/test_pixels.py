@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from castvision.data.reading.pixels import holds_data, match_channels, stretch_range, to_unit_range
+from castvision.data.reading.pixels import from_planes, holds_data, match_channels, stretch_range, to_unit_range
 
 skimage = pytest.importorskip("skimage")
 PHOTOS = Path(skimage.__file__).parent / "data"
@@ -51,3 +51,11 @@ def test_channels():
     np.testing.assert_allclose(match_channels(red, 1), [[[0.299]]], rtol=1e-6)
     with pytest.raises(ValueError, match="5 channels.*got 2"):  # noqa: RUF043
         match_channels(np.zeros((1, 1, 2), np.float32), 5)
+
+
+def test_planes_become_the_image_that_they_were_made_of():
+    planes = np.array([[[1, np.nan]], [[3, 4]]], np.float32)
+    pixels = from_planes(planes, np.dtype(np.uint8))
+    assert pixels.dtype == np.uint8
+    assert pixels.tolist() == [[[1, 3], [None, 4]]]
+    assert not np.ma.isMaskedArray(from_planes(np.nan_to_num(planes), np.dtype(np.uint8)))

@@ -151,6 +151,15 @@ def test_a_damaged_image_is_named(root):
         data.dataset("val")[0]
 
 
+def test_images_of_more_bands_are_sent_to_lists(root):
+    for number, path in enumerate(sorted(root.glob("*/*/*.png"))):
+        bands = np.full((12, 12, 5), number, np.uint16)  # each of its own content, for the splits' sake
+        tifffile.imwrite(path.with_suffix(".tif"), bands, photometric="minisblack", planarconfig="contig")
+        path.unlink()
+    with pytest.raises(ValueError, match=r"grey or RGB images in folders of classes, got 5 channels.*multilabel_csv"):
+        ImageFolderDataModule(str(root), img_size=16)
+
+
 def test_numbers_and_augmentation_are_checked(root):
     with pytest.raises(ValueError, match="batch_size=0"):
         ImageFolderDataModule(str(root), batch_size=0)
