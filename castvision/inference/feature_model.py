@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from castvision.errors import one_line
 from castvision.inference.predictor import LOCAL, LoadedParts, Predictor, describe, load_parts
 from castvision.layers import CastAttention
-from castvision.models.checkpoint import initialize_from
+from castvision.models.checkpoint import digest, initialize_from
 from castvision.models.convert import convert, is_converted
 from castvision.models.recipe import near_misses
 from castvision.models.segmenter import unwrap
@@ -77,6 +78,11 @@ class FeatureModel:
     def name(self) -> str:
         """Of the model, for people and for files."""
         return self.predictor.parts.name
+
+    @cached_property
+    def weights(self) -> str:
+        """A fingerprint of its weights, eight hexadecimal digits: several files fit one name."""
+        return digest(self.predictor.model)[:8]
 
     @torch.inference_mode()
     def tokens(self, images: Tensor, precision: str = "fp32") -> Tokens:
