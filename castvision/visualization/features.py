@@ -45,7 +45,8 @@ def principal_colours(patches: Tensor, wanted: Tensor | None = None) -> Tensor:
     ends = [np.quantile(placed.numpy(), end, axis=0) for end in (0.01, 0.99)]  # torch's takes 2**24 values at most
     low, high = (torch.from_numpy(end).to(placed) for end in ends)
     colours = ((patches.float() - mean) @ directions - low) / (high - low).clamp(min=1e-12)
-    return colours.nan_to_num(0.0).clamp(0, 1)
+    known: Tensor = colours.nan_to_num(0.0).clamp(0, 1)
+    return known
 
 
 def similarity(patches: Tensor, row: int, col: int) -> Tensor:
