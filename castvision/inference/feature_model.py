@@ -13,13 +13,11 @@ from torch import Tensor, nn
 
 from castvision.errors import one_line
 from castvision.inference.predictor import LOCAL, LoadedParts, Predictor, describe, load_parts
-from castvision.layers import CastAttention
 from castvision.models.checkpoint import digest, initialize_from
-from castvision.models.convert import convert, is_converted
+from castvision.models.convert import convert, has_attention_of_ours
 from castvision.models.recipe import near_misses
 from castvision.models.segmenter import unwrap
 from castvision.models.weights import explained
-from castvision.peers.layer import PeerLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -208,9 +206,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _set_attention(model: nn.Module, name: str, attention: str | None, default: str) -> None:
     """Convert a model of timm's, or refuse what one with clustered attention cannot have."""
-    ours = (CastAttention, PeerLayer)
-    is_ours = is_converted(model) or any(isinstance(module, ours) for module in model.modules())
-    if not is_ours:
+    if not has_attention_of_ours(model):
         convert(model, attention=attention or default)
     elif attention is not None:
         raise ValueError(f"expected no --attention for {name}, which has its own; leave it out, or name a ViT of timm")

@@ -300,8 +300,9 @@ def test_other_refusals() -> None:
     castvision.convert(model)
     with pytest.raises(ValueError, match=r"already; call castvision.revert\(model\) first"):
         castvision.convert(model)
-    with pytest.raises(ValueError, match="already"):
-        castvision.convert(timm.create_model("cast_vit_tiny_patch16_224", depth=1))
+    for options in ({}, {"attn_layer": "full"}, {"attn_layer": "none"}, {"attention": "xcit"}):
+        with pytest.raises(ValueError, match="already"):
+            castvision.convert(timm.create_model("cast_vit_tiny_patch16_224", depth=1, **options))
     with pytest.raises(ValueError, match="no attn_mask"):
         model(x, attn_mask=torch.ones(17, 17, dtype=torch.bool))
     with pytest.raises(ValueError, match="is_causal"):
