@@ -150,18 +150,29 @@ def load_feature_model(
         backbone = unwrap(parts.model)
         default = "full"
     else:
+        default = "near_far"
+        _check_name(source, attention or default)
         backbone = _by_name(source, weights)
-        parts, default = describe(backbone, source, None), "near_far"
+        parts = describe(backbone, source, None)
     _set_attention(backbone, parts.name, attention, default)
     return FeatureModel(describe(backbone, parts.name, None, trained_on=parts.input), device)
 
 
-def _by_name(name: str, weights: str | Path | None) -> nn.Module:
-    is_on_hub = name.startswith(("hf-hub:", "hf_hub:"))
-    if not is_on_hub and not timm.is_model(name.split(".")[0]):
+def _check_name(name: str, attention: str) -> None:
+    """Refuse an unknown name, and one of a family that cannot be converted, before its weights are fetched or read."""
+    if name.startswith(("hf-hub:", "hf_hub:")):
+        return
+    if not timm.is_model(name.split(".")[0]):
         raise ValueError(
             f"unknown model {name!r}{near_misses(name)}; name a ViT of timm, a cast_vit_*, a checkpoint or a folder"
         )
+    with torch.device("meta"):
+        empty = timm.create_model(name.split(".")[0], num_classes=0)
+    if not has_attention_of_ours(empty):
+        convert(empty, attention=attention)
+
+
+def _by_name(name: str, weights: str | Path | None) -> nn.Module:
     if weights is None:
         try:
             with explained(name):

@@ -135,6 +135,22 @@ def test_bad_input_names_the_way_out(source, options, message, weights, tmp_path
         load_feature_model(source, **options)
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("swin_tiny_patch4_window7_224", "cannot convert a SwinTransformer: it adds a bias to every pair"),
+        ("beit_base_patch16_224", "cannot convert a Beit: it adds a bias to every pair"),
+        ("resnet18", "cannot convert a ResNet: it is none of the families"),
+        ("vit_dwee_patch16_reg1_gap_256", "their attention takes differences of two softmaxes"),
+    ],
+)
+def test_other_families_are_refused_before_weights_are_read(name, why, weights):
+    """A family that cannot be converted is named as such, whatever the weights, which may be gigabytes on the hub."""
+    for where in ({"weights": weights}, {}):
+        with pytest.raises(TypeError, match=why):
+            load_feature_model(name, **where)
+
+
 def test_weights_with_a_gap_are_refused(weights, tmp_path):
     from safetensors.torch import load_file
 
