@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from timm.models._features_fx import create_feature_extractor
 from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor, nn
 
@@ -230,6 +231,16 @@ def test_one_export_takes_any_size(name: str, tmp_path: object) -> None:
         if session is not None:
             run = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
             torch.testing.assert_close(torch.from_numpy(run), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", ROTARY, "vit_small_patch16_rope_mixed_224"])
+def test_fx_follows_it_as_it_follows_the_original(name: str) -> None:
+    """timm's extractor of features by the names of modules; at any size."""
+    model = castvision.convert(make(name), anchors=3)
+    extract = create_feature_extractor(model, ["blocks.1"])
+    for x in (images(name, 4, 4), images(name, 6, 5, batch=3)):
+        (found,) = extract(x).values()
+        torch.testing.assert_close(model.norm(found), model.forward_features(x))
 
 
 def test_images_are_padded_or_refused_as_the_model_was_made() -> None:
