@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,14 +13,12 @@ from torch import Tensor, nn
 
 from castvision.errors import one_line
 from castvision.inference.predictor import LOCAL, LoadedParts, Predictor, describe, load_parts
-from castvision.layers import CastAttention
-from castvision.models.checkpoint import initialize_from
-from castvision.models.convert import check_name, convert, is_converted
+from castvision.models.checkpoint import digest, initialize_from
+from castvision.models.convert import check_name, convert, has_attention_of_ours
 from castvision.models.recipe import near_misses
 from castvision.models.segmenter import unwrap
 from castvision.models.shipped import shipped_file
 from castvision.models.weights import explained
-from castvision.peers.layer import PeerLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,6 +77,11 @@ class FeatureModel:
     def name(self) -> str:
         """Of the model, for people and for files."""
         return self.predictor.parts.name
+
+    @cached_property
+    def weights(self) -> str:
+        """A fingerprint of its weights, eight hexadecimal digits: several files fit one name."""
+        return digest(self.predictor.model)[:8]
 
     @torch.inference_mode()
     def tokens(self, images: Tensor, precision: str = "fp32") -> Tokens:
@@ -149,20 +153,27 @@ def load_feature_model(
         backbone = unwrap(parts.model)
         default = "full"
     else:
+        default = "near_far"
+        _check_name(source, attention or default)
         backbone = _by_name(source, weights)
-        parts, default = describe(backbone, source, None), "near_far"
+        parts = describe(backbone, source, None)
     _set_attention(backbone, parts.name, attention, default)
     return FeatureModel(describe(backbone, parts.name, None, trained_on=parts.input), device)
 
 
-def _by_name(name: str, weights: str | Path | None) -> nn.Module:
-    is_on_hub = name.startswith(("hf-hub:", "hf_hub:"))
-    if not is_on_hub and not timm.is_model(name.split(".")[0]):
+def _check_name(name: str, attention: str) -> None:
+    """Refuse an unknown name, and one of a family that cannot be converted, before its weights are fetched or read."""
+    if name.startswith(("hf-hub:", "hf_hub:")):
+        return
+    if not timm.is_model(name.split(".")[0]):
         raise ValueError(
             f"unknown model {name!r}{near_misses(name)}; name a ViT of timm, a cast_vit_*, a checkpoint or a folder"
         )
-    if not is_on_hub and not name.startswith("cast_"):
-        check_name(name)
+    if not name.startswith("cast_"):
+        check_name(name.split(".")[0], attention=attention)
+
+
+def _by_name(name: str, weights: str | Path | None) -> nn.Module:
     if weights is None:
         try:
             with explained(name):
@@ -207,9 +218,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _set_attention(model: nn.Module, name: str, attention: str | None, default: str) -> None:
     """Convert a model of timm's, or refuse what one with clustered attention cannot have."""
-    ours = (CastAttention, PeerLayer)
-    is_ours = is_converted(model) or any(isinstance(module, ours) for module in model.modules())
-    if not is_ours:
+    if not has_attention_of_ours(model):
         convert(model, attention=attention or default)
     elif attention is not None:
         raise ValueError(f"expected no --attention for {name}, which has its own; leave it out, or name a ViT of timm")

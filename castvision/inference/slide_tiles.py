@@ -147,7 +147,7 @@ def embed_tiles(
         tile for tile in grid if _share(tissue, tile, source.size) >= max(options.min_foreground, 1e-9)
     ]  # fmt: skip
     width = model.channels * (2 if options.pool == "class+mean" else 1)
-    attributes = _attributes(reader, placed, name, options)
+    attributes = {**_attributes(reader, placed, name, options), "pool": options.pool, "weights": model.weights}
     down, across = placed.downsample
     with BagWriter(path, width, model.name, attributes) as bag:
         left_out = len(grid) - len(wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm.models
+import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import checkpoint_filter_fn as vit_filter_fn
 from torch import Tensor
@@ -142,6 +144,15 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"expected weights in {str(path)!r}, found none in a dict")
     checkpoint_file.check_finite(state, path)
     return state
+
+
+def digest(model: nn.Module) -> str:
+    """A fingerprint of a model's weights and their names, 64 hexadecimal digits."""
+    found = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def initialize_from(model: nn.Module, path: str | Path) -> InitReport:

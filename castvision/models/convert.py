@@ -15,7 +15,7 @@ from torch import nn
 
 from castvision.layers import CastAttention
 from castvision.layers.converted_attention import CONVERTED as ATTENTIONS
-from castvision.models.cast_vit import options_per_block
+from castvision.models.cast_vit import CastVisionTransformer, options_per_block
 from castvision.models.converted import CONVERTED as MODELS
 from castvision.models.timm_private import FeatureGetterNet
 from castvision.ops import AttentionOptions, check_choice, make_options
@@ -239,6 +239,14 @@ def is_converted(model: nn.Module) -> bool:
     return type(_timm_model(model)) in MODELS.values()
 
 
+def has_attention_of_ours(model: nn.Module) -> bool:
+    """Whether a model was converted or built with attention of this package, be it full attention or none."""
+    inner = _timm_model(model)
+    layers = (CastAttention, PeerLayer)
+    is_built = isinstance(inner, CastVisionTransformer) or any(isinstance(each, layers) for each in inner.modules())
+    return is_built or type(inner) in MODELS.values()
+
+
 def _kinds(
     attention: str, options: dict[str, Any], modules: list[Any], seed: int, rope_in_routing: bool
 ) -> tuple[AttentionOptions | None, Core | None]:
@@ -276,10 +284,9 @@ def _timm_model(model: nn.Module) -> nn.Module:
 
 def _check_model(model: Any) -> None:
     kind = type(model).__name__
-    ours = (CastAttention, PeerLayer)
-    if type(model) in MODELS.values() or any(isinstance(module, ours) for module in model.modules()):
+    if has_attention_of_ours(model):
         raise ValueError(
-            f"expected a model with full attention, got a {kind} with clustered attention already; call "
+            f"expected a ViT of timm's, got a {kind} with attention of castvision's already; call "
             "castvision.revert(model) first, or give a cast_vit_* its options when it is created"
         )
     if type(model) not in MODELS:

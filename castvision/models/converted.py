@@ -90,15 +90,15 @@ class _Converted:
         x = self.patch_embed(x)  # B, rows, cols, C
         rows, cols = constant_in_a_trace([x.shape[1], x.shape[2]])
         grid = TokenGrid(rows, cols, self.num_prefix_tokens)
-        empty = is_eager() and x.shape[0] == 0  # which timm reshapes to any size
+        empty = is_eager() and isinstance(x, Tensor) and x.shape[0] == 0  # which timm reshapes to any size
         x = self._pos_embed(F.pad(x, (0, 0, 0, 0, 0, 0, 0, 1)) if empty else x)
         rope: Tensor | None = None
         if isinstance(self, Eva):
             x, rope = x
         x = x[:0] if empty else x
         per_block = rope is not None and getattr(self, "rope_mixed", False)
-        ropes = list(rope.unbind(0)) if rope is not None and per_block else [rope] * len(self.blocks)
-        return self.norm_pre(x), ropes[: len(self.blocks)], grid
+        ropes = [rope[i] if rope is not None and per_block else rope for i in range(len(self.blocks))]
+        return self.norm_pre(x), ropes, grid
 
     def _through(self: Any, block: nn.Module, x: Tensor, rope: Tensor | None, grid: TokenGrid) -> Tensor:
         arguments: dict[str, Any] = {"attn_mask": grid}

@@ -38,7 +38,7 @@ from castvision.training.callbacks.seeds import StepSeeds
 from castvision.training.checkpoint_io import DurableCheckpointIO
 from castvision.training.class_paths import allow_classes, check_optimizer
 from castvision.training.data.data_module import ImageDataModule
-from castvision.training.from_data import complete, trial_arguments
+from castvision.training.from_data import complete, share_normalisation, trial_arguments
 from castvision.training.processes import LOST, check_processes, is_lost_process
 from castvision.training.tasks.task import Task
 from castvision.training.tensorboard_log import BoardLog
@@ -112,6 +112,7 @@ class TrainingCLI(LightningCLI):
         config = self.config[self.verb]
         check_optimizer(config.model.get("init_args", {}).get("optimizer", AdamW))
         share_bands(config)
+        share_normalisation(config.model, config.data)
         given, checkpoint = config.run_dir, config.ckpt_path
         if self.verb != "fit":
             self.folder, checkpoint = folder_to_evaluate(given, self.config_file, checkpoint)

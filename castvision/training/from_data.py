@@ -1,4 +1,4 @@
-"""What a configuration leaves open of the model is taken from the data: classes, channels, sizes, the batch."""
+"""What a configuration leaves open of the model is taken from the data (classes, channels, sizes), or the reverse."""
 
 from __future__ import annotations
 
@@ -27,6 +27,25 @@ def trial_arguments(model: Any) -> None:
     kwargs = arguments.get("model_kwargs") or {}
     if kwargs.get("pretrained"):
         arguments["model_kwargs"] = {**kwargs, "pretrained": False}
+
+
+def share_normalisation(model: Any, data: Any) -> None:
+    """Images without labels are normalised as the weights of a named model want them, unless the data say otherwise.
+
+    A model whose images come otherwise than in its training is no teacher of anybody.
+
+    Args:
+        model: The model's configuration: ``class_path`` and ``init_args``.
+        data: The data's, likewise; changed in place.
+    """
+    options = data.get("init_args") or {}
+    name = str((model.get("init_args") or {}).get("model_name"))
+    is_open = options.get("mean") is None and options.get("std") is None
+    if not str(data.get("class_path")).endswith("UnlabelledFolderDataModule") or not is_open:
+        return
+    wanted = timm.get_pretrained_cfg(name) if timm.is_model(name.split(".")[0]) else None
+    if wanted is not None and len(wanted.mean) == len(wanted.std) == 3:
+        options["mean"], options["std"] = list(wanted.mean), list(wanted.std)
 
 
 def complete(model: Any, options: Any, data: ImageDataModule) -> None:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 Values = np.ndarray[Any, np.dtype[np.floating[Any]]]
 _SMALLEST, _LARGEST = 512, 2048
-_RANK = 16
-"""Directions the randomised components are sought among: three alone end in a mixture of the third and the fourth."""
 
 
 def principal_colours(patches: Tensor, wanted: Tensor | None = None) -> Tensor:
@@ -40,15 +38,15 @@ def principal_colours(patches: Tensor, wanted: Tensor | None = None) -> Tensor:
             f"{patches.shape[-1]}; give a larger image"
         )
     mean = reference.mean(0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        rank = min(_RANK, *reference.shape)
-        directions = torch.pca_lowrank(reference - mean, rank, center=False, niter=4)[2][:, :3]
-    placed = (reference - mean) @ directions
+    centred = reference - mean
+    _, axes = torch.linalg.eigh((centred.T @ centred).double())  # of ascending variance
+    directions = axes[:, -3:].flip(1).to(centred)
+    placed = centred @ directions
     ends = [np.quantile(placed.numpy(), end, axis=0) for end in (0.01, 0.99)]  # torch's takes 2**24 values at most
     low, high = (torch.from_numpy(end).to(placed) for end in ends)
     colours = ((patches.float() - mean) @ directions - low) / (high - low).clamp(min=1e-12)
-    return colours.nan_to_num(0.0).clamp(0, 1)
+    known: Tensor = colours.nan_to_num(0.0).clamp(0, 1)
+    return known
 
 
 def similarity(patches: Tensor, row: int, col: int) -> Tensor:

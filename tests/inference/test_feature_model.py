@@ -86,6 +86,22 @@ def test_other_families_have_their_prefix_tokens_taken_off(name, tokens, has_cla
     assert (out.class_token is not None) == has_class
 
 
+@pytest.mark.parametrize("layer", ["full", "none"])
+def test_a_baseline_and_a_control_of_ours_embed_too(layer, tmp_path):
+    recipe = Recipe(
+        "classification", "cast_vit_tiny_patch16_224", 2, ("a", "b"),
+        {"depth": 1, "embed_dim": 48, "num_heads": 3, "attn_layer": layer},
+        input=InputFormat(3, (32, 32), (0.5,) * 3, (0.5,) * 3),
+    )  # fmt: skip
+    built = build(recipe)
+    save(tmp_path / "best.ckpt", recipe, built)
+    image = torch.randn(1, 3, 48, 80)
+    found = load_feature_model(str(tmp_path / "best.ckpt")).tokens(image)
+    torch.testing.assert_close(found.patches.flatten(1, 2), built.eval().forward_features(image)[:, 1:].detach())
+    with pytest.raises(ValueError, match="no --attention for cast_vit_tiny_patch16_224, which has its own"):
+        load_feature_model(str(tmp_path / "best.ckpt"), attention="full")
+
+
 def test_half_precision_is_near():
     model = feature_model(convert(small_vit()))
     torch.manual_seed(1)
@@ -117,6 +133,22 @@ def test_bad_input_names_the_way_out(source, options, message, weights, tmp_path
         options["weights"] = weights
     with pytest.raises((ValueError, TypeError, FileNotFoundError), match=message):
         load_feature_model(source, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("swin_tiny_patch4_window7_224", "cannot convert a SwinTransformer: it adds a bias to every pair"),
+        ("beit_base_patch16_224", "cannot convert a Beit: it adds a bias to every pair"),
+        ("resnet18", "cannot convert a ResNet: it is none of the families"),
+        ("vit_dwee_patch16_reg1_gap_256", "their attention takes differences of two softmaxes"),
+    ],
+)
+def test_other_families_are_refused_before_weights_are_read(name, why, weights):
+    """A family that cannot be converted is named as such, whatever the weights, which may be gigabytes on the hub."""
+    for where in ({"weights": weights}, {}):
+        with pytest.raises(TypeError, match=why):
+            load_feature_model(name, **where)
 
 
 def test_weights_with_a_gap_are_refused(weights, tmp_path):

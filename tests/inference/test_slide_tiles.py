@@ -3,12 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from castvision.data import open_array, open_image
+from castvision.data.datasets.slide_bags import bag_format
 from castvision.data.reading.bags import read_bag
 from castvision.inference.slide_tiles import TileOptions, cut, embed_tiles
 from castvision.inference.tile_source import TileSource
-from tests.inference.embedding_cases import patch_means
+from tests.inference.embedding_cases import feature_model, patch_means, small_vit
 
 pytest.importorskip("h5py")
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
@@ -85,6 +87,20 @@ def test_tiles_are_brought_to_the_scale(tmp_path):
     assert bag.coords.tolist() == [[x, y] for y in (0, 24) for x in (0, 24, 48, 72)]
     assert bag.features == pytest.approx(tile_means(smooth[:48], 24), abs=2e-3)
     assert bag.tile_side == 24
+
+
+def test_a_file_says_how_it_was_made_so_that_others_are_told_apart(tmp_path):
+    """Weights of another training have the same name and as many channels; so has another pooling."""
+    torch.manual_seed(0)
+    models = [feature_model(small_vit(img_size=32, patch_size=8, dynamic_img_size=True)) for _ in range(2)]
+    torch.nn.init.normal_(models[1].predictor.model.cls_token)
+    formats = []
+    for model, pool in ((models[0], "class"), (models[0], "class"), (models[1], "class"), (models[0], "mean")):
+        embed(open_array(IMAGE), tmp_path, model=model, pool=pool)
+        formats.append(bag_format(tmp_path / "a.h5"))
+    assert formats[0] == formats[1]
+    assert len({each.encoder for each in formats}) == 3
+    assert {each.encoder.split(", ")[0] for each in formats} == {"small"}
 
 
 def test_overlap_is_a_smaller_step(tmp_path):

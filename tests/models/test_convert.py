@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from timm.models._features_fx import create_feature_extractor
 from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor, nn
 
@@ -232,6 +233,16 @@ def test_one_export_takes_any_size(name: str, tmp_path: object) -> None:
             torch.testing.assert_close(torch.from_numpy(run), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", ROTARY, "vit_small_patch16_rope_mixed_224"])
+def test_fx_follows_it_as_it_follows_the_original(name: str) -> None:
+    """timm's extractor of features by the names of modules; at any size."""
+    model = castvision.convert(make(name), anchors=3)
+    extract = create_feature_extractor(model, ["blocks.1"])
+    for x in (images(name, 4, 4), images(name, 6, 5, batch=3)):
+        (found,) = extract(x).values()
+        torch.testing.assert_close(model.norm(found), model.forward_features(x))
+
+
 def test_images_are_padded_or_refused_as_the_model_was_made() -> None:
     name = "vit_tiny_patch16_224"
     odd = torch.randn(1, 3, 60, 90)
@@ -300,8 +311,9 @@ def test_other_refusals() -> None:
     castvision.convert(model)
     with pytest.raises(ValueError, match=r"already; call castvision.revert\(model\) first"):
         castvision.convert(model)
-    with pytest.raises(ValueError, match="already"):
-        castvision.convert(timm.create_model("cast_vit_tiny_patch16_224", depth=1))
+    for options in ({}, {"attn_layer": "full"}, {"attn_layer": "none"}, {"attention": "xcit"}):
+        with pytest.raises(ValueError, match="already"):
+            castvision.convert(timm.create_model("cast_vit_tiny_patch16_224", depth=1, **options))
     with pytest.raises(ValueError, match="no attn_mask"):
         model(x, attn_mask=torch.ones(17, 17, dtype=torch.bool))
     with pytest.raises(ValueError, match="is_causal"):

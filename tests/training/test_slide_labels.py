@@ -85,7 +85,8 @@ def test_a_checkpoint_remembers_what_it_was_trained_on(trained):
 
     recipe, _ = load(trained[0] / "gated_attention/best.ckpt")
     assert (recipe.task, recipe.model_name, recipe.class_names) == ("slides", "gated_attention", ("normal", "tumor"))
-    assert (recipe.input.in_chans, recipe.input.encoder) == (96, "vit_tiny_patch16_224")
+    assert recipe.input.in_chans == 96
+    assert recipe.input.encoder.startswith("vit_tiny_patch16_224, pooled by class+mean, weights ")
     report = json.loads((trained[0] / "gated_attention/metrics.json").read_text())
     assert report["best"]["val/acc1"] >= 0.9
 

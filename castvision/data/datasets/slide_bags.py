@@ -123,7 +123,8 @@ class BagFormat:
 
     Attributes:
         channels: Of the embeddings.
-        encoder: The model's name; None where no file says so.
+        encoder: The model's name, then what the file says of how it embedded: tokens pooled, a digest of the weights.
+            None where no file says so.
         mpp: Microns or ground units a pixel of the tiles; likewise.
     """
 
@@ -156,15 +157,20 @@ def bag_format(path: Path) -> BagFormat:
     """Of one file; see `common_format`."""
     (_, channels), attributes = bag_facts(path)
     mpp, encoder = attributes.get("target_mpp"), attributes.get("encoder")
-    return BagFormat(channels, None if encoder is None else str(encoder), None if mpp is None else float(mpp))
+    how = {"pool": "pooled by", "weights": "weights"}
+    stated = [encoder, *(f"{told} {attributes[name]}" for name, told in how.items() if name in attributes)]
+    made = None if encoder is None else ", ".join(map(str, stated))
+    return BagFormat(channels, made, None if mpp is None else float(mpp))
 
 
 def differing(found: BagFormat, wanted: BagFormat) -> str | None:
     """In what two formats differ, for people; what one of them does not state is no difference."""
     if found.channels != wanted.channels:
         return f"{found.channels} and {wanted.channels} channels"
-    if None not in (found.encoder, wanted.encoder) and found.encoder != wanted.encoder:
-        return f"the models {found.encoder} and {wanted.encoder}"
+    if found.encoder is not None and wanted.encoder is not None:
+        less, more = sorted((found.encoder, wanted.encoder), key=len)
+        if less != more and not more.startswith(f"{less}, "):
+            return f"the models {found.encoder} and {wanted.encoder}"
     if found.mpp is not None and wanted.mpp is not None and abs(found.mpp / wanted.mpp - 1) > 0.1:
         return f"{found.mpp:g} and {wanted.mpp:g} a pixel"
     return None

@@ -32,7 +32,7 @@ class Bag:
         path: The file.
         features: (N, C) float32.
         coords: (N, 2) int64, x and y in pixels of level 0; None where the file has none.
-        attributes: Of ``coords``, such as "patch_size_level0" and "target_mpp", and the "encoder" of ``features``.
+        attributes: Of ``coords``, such as "patch_size_level0" and "pool", and the "encoder" of ``features``.
     """
 
     path: Path

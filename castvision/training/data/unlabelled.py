@@ -15,8 +15,10 @@ from castvision.data.datasets.leaks import check_apart, hold_out_images
 from castvision.data.datasets.samples import check_files
 from castvision.data.reading.folders import walk_images
 from castvision.data.transforms.crop import cropping_transform
+from castvision.data.transforms.statistics import ChannelStatistics
 from castvision.training.data.classification import read_picture, training_transform
 from castvision.training.data.data_module import ImageDataModule, Pairs
+from castvision.training.data.pixel_data import ImageFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,7 +70,8 @@ class UnlabelledFolderDataModule(ImageDataModule):
         val_share: Share of the images held out.
         augmentation: For ``timm.data.create_transform`` while training. None = crops of 30 % of an image or more and
             mirror images.
-        mean: Subtracted, per channel, 0..1; None = ImageNet's, on which most models were trained.
+        mean: Subtracted, per channel or one for all, 0..1; None = ImageNet's, on which most models were trained, and in
+            a configuration that of the weights of ``model_name``, which may be another (AugReg, SigLIP: 0.5).
         std: Divided by, likewise.
         batch_size: Images a step and process.
         num_workers: Loader processes.
@@ -76,7 +79,8 @@ class UnlabelledFolderDataModule(ImageDataModule):
 
     Raises:
         FileNotFoundError: No such folder, or no images in it.
-        ValueError: An empty file, one image in two splits, fewer than two images, or a number out of range.
+        ValueError: An empty file, one image in two splits, fewer than two images, mean without std, or a number out of
+            range.
     """
 
     resize = "crop"
@@ -95,10 +99,10 @@ class UnlabelledFolderDataModule(ImageDataModule):
         seed: int = 0,
     ) -> None:
         self.load_by(batch_size, num_workers, seed)
+        given = ImageFormat(mean=mean, std=std).statistics(3)
+        statistics = given or ChannelStatistics(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         paths = _split(Path(root), val_share, seed)
-        super().__init__(
-            [], 3, (img_size, img_size), tuple(mean or IMAGENET_DEFAULT_MEAN), tuple(std or IMAGENET_DEFAULT_STD)
-        )
+        super().__init__([], 3, (img_size, img_size), statistics.mean, statistics.std)
         seen = (self.img_size, self.mean, self.std)
         how: dict[str, Callable[[Any], torch.Tensor]] = {
             "train": training_transform(*seen, AUGMENTATION if augmentation is None else augmentation),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 from functools import cached_property
 from itertools import islice
@@ -17,8 +16,8 @@ from torchmetrics import MeanMetric
 
 from castvision.data.datasets.batch import as_batch
 from castvision.losses import unexplained_variance
+from castvision.models.checkpoint import digest, train_only
 from castvision.models.checkpoint import freeze as freeze_parameters
-from castvision.models.checkpoint import train_only
 from castvision.models.convert import convert, is_converted, revert
 from castvision.models.evaluating import evaluating
 from castvision.models.recipe import Recipe, with_attention
@@ -121,11 +120,7 @@ class DistillationTask(Task):
     @cached_property
     def teacher_digest(self) -> str:
         """A fingerprint of the teacher's weights."""
-        found = hashlib.sha256()
-        for name, value in sorted(self.teacher.state_dict().items()):
-            found.update(name.encode())
-            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
+        return digest(self.teacher)
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, **arguments: Any) -> Self:

@@ -92,6 +92,24 @@ def test_embeddings_of_different_models_are_refused(folder, tmp_path):
             common_format([*paths, tmp_path / name / "s0.h5"])
 
 
+def test_embeddings_of_other_weights_or_another_pooling_are_refused(folder, tmp_path):
+    """A name stands for many models: their files have as many channels, and mean something else."""
+    import h5py
+
+    paths = [tmp_path / f"{name}.h5" for name in ("first", "same", "weights", "pool", "silent")]
+    stated = [{"pool": "mean", "weights": "a1"}] * 2 + [{"pool": "mean", "weights": "b2"}, {"pool": "class"}, {}]
+    for path, attributes in zip(paths, stated, strict=True):
+        path.write_bytes((folder / "s0.h5").read_bytes())
+        with h5py.File(path, "a") as file:
+            file["coords"].attrs.update(attributes)
+    first, same, weights, pool, silent = paths
+    assert common_format([first, same, silent]).encoder == "vit, pooled by mean, weights a1"
+    with pytest.raises(ValueError, match="the models vit, pooled by mean, weights b2 and vit, pooled by mean, weights"):
+        common_format([first, weights])
+    with pytest.raises(ValueError, match="the models vit, pooled by class and vit, pooled by mean"):
+        common_format([first, pool])
+
+
 def test_items_and_batches(folder):
     paths = sorted(folder.glob("*.h5"))
     bags = SlideBags(paths, [0, 1, 0, 1])

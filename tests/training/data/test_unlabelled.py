@@ -38,6 +38,8 @@ def test_deep_images_and_another_normalisation(tmp_path):
         Image.fromarray(np.full((40, 40), value, np.uint16)).save(tmp_path / split / f"{split}.png")
     data = UnlabelledFolderDataModule(str(tmp_path), 32, mean=[0.5] * 3, std=[0.5] * 3, num_workers=0)
     torch.testing.assert_close(data.dataset("val")[0][0], torch.ones(3, 32, 32))
+    with pytest.raises(ValueError, match="expected both mean and std or none of them"):
+        UnlabelledFolderDataModule(str(tmp_path), 32, mean=[0.5] * 3)
     torch.testing.assert_close(data.dataset("train")[0][0], torch.full((3, 32, 32), -0.6))
 
 

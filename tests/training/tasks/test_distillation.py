@@ -78,6 +78,18 @@ def test_held_out_images_come_closer_and_the_figures_say_so(run):
         assert min(picture.size) > 300
 
 
+def test_the_teacher_is_shown_images_as_its_weights_want_them(run, start, tmp_path):
+    """AugReg's were trained on -1..1; what a configuration says goes before."""
+    assert timm.get_pretrained_cfg(VIT).mean == (0.5, 0.5, 0.5)
+    recipe, _ = load(run / "last.ckpt")
+    assert (recipe.input.mean, recipe.input.std) == ((0.5,) * 3, (0.5,) * 3)
+    content = config(start)
+    content["data"]["init_args"] |= {"mean": [0.25], "std": [0.125]}
+    assert train(tmp_path, content, "--trainer.max_epochs", 1) == 0
+    recipe, _ = load(tmp_path / "run/last.ckpt")
+    assert (recipe.input.mean, recipe.input.std) == ((0.25,) * 3, (0.125,) * 3)
+
+
 def test_averaged_weights_are_measured_beside_the_newest(start, tmp_path):
     assert train(tmp_path, config(start), "--trainer.max_epochs", 2, "--ema", 0.9) == 0
     best = json.loads((tmp_path / "run/metrics.json").read_text())["best"]
