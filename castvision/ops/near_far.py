@@ -288,7 +288,7 @@ def choose_anchors(q: Tensor, number: int, selection: str, rows: int, cols: int,
 
     Args:
         q: Queries, (B, N, H, D); the first rows * cols of them make up the grid.
-        number: R. Where fewer tokens differ, some are chosen again.
+        number: R. Where fewer tokens differ, some are chosen again; in eager mode no more than there are tokens.
         selection: "farthest": from the middle of the grid on, each the token whose query, mean over heads, is farthest
             from those of all chosen; "grid": a regular grid of positions of about R.
         rows: Of the grid.
@@ -298,6 +298,9 @@ def choose_anchors(q: Tensor, number: int, selection: str, rows: int, cols: int,
     hidden = torch.zeros_like(q[:, :, 0, 0], dtype=torch.bool)
     if token_mask is not None:
         hidden = ~token_mask
+    if not torch.jit.is_scripting():
+        if is_eager():  # more would be the same ones again, at the cost of their cube
+            number = min(number, q.shape[1])
     if selection == "grid":
         down, across = cluster_grid(rows, cols, number)
         return _closest_real(sample_positions(rows, cols, down, across, q), hidden)

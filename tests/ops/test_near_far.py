@@ -347,3 +347,9 @@ def test_large_ragged_grids_go_without_padding(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
     for got, wanted in zip(grads, expected_grads, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_more_anchors_than_tokens_are_all_tokens() -> None:
+    case = make_case((4, 5), anchors=20, num_clusters=4)
+    more = make_case((4, 5), anchors=100_000, num_clusters=4)  # whose fit would take terabytes
+    torch.testing.assert_close(more.run(), case.run())
