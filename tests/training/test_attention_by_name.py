@@ -139,7 +139,10 @@ def test_models_of_ours_take_their_own_attention_by_the_same_word():
 
 @pytest.mark.parametrize(
     ("name", "attention", "message"),
-    [("cast_vit_atto_patch4_32", "full", "with attention of castvision.s already"), (VIT, "near", "did you mean 'near_far'")],
+    [
+        ("cast_vit_atto_patch4_32", "full", "with attention of castvision.s already"),
+        (VIT, "near", "did you mean 'near_far'"),
+    ],
 )
 def test_attention_that_a_model_cannot_have_is_refused(name, attention, message):
     from castvision.inference.predictor import load_model
