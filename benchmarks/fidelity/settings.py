@@ -96,7 +96,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("near-far 4√N, 144 anchors", 4, 0.75, {**_QUERY, "anchors": 144}),
     Setting("near-far 2√N, 64 anchors on a grid", 2, 1, {**_ANCHORS, "anchor_selection": "grid"}),
     Setting("near-far 2√N, 144 anchors", 2, 1, {**_QUERY, "anchors": 144}),
-    Setting("near-far 2√N, plain means, 48 anchors", 2, 1.25, {**_MEAN, "anchors": 48}),
+    Setting("near-far 2√N, plain means, 48 anchors, wider windows", 2, 1.25, {**_MEAN, "anchors": 48}),
     Setting("near-far 2√N, plain means, 64 anchors", 2, 1, {**_MEAN, "anchors": 64}),
     Setting("near-far 2√N, plain means, 144 anchors", 2, 1, {**_MEAN, "anchors": 144}),
     Setting("near-far 2√N, 64 anchors, wider windows", 2, 1.5, _ANCHORS),

@@ -44,7 +44,7 @@ class FittedModel:
     def __call__(self, batch: Tensor, *, pixel_mask: Tensor | None = None) -> Tensor:
         """(B, channels, height, width) float32 in the image's range to (B, classes, height, width).
 
-        NaN where a value is missing: ``pixel_mask`` tells where all bands of a pixel are.
+        NaN where a value is missing; ``pixel_mask``, which every model of tiles is given, says no more than that.
         """
         outputs = []
         for planes in batch:
