@@ -22,7 +22,7 @@ from castvision_cli.early.classes import check_classes
 from castvision_cli.early.data import check_data
 from castvision_cli.early.model import check_model
 from castvision_cli.early.paths import check_paths_of_run, check_run_folder, read_config
-from castvision_cli.early.signatures import check_options
+from castvision_cli.early.signatures import check_named, check_options
 from castvision_cli.early.synthetic import check_generated
 
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ def _checked(arguments: Sequence[str]) -> CommandLine:
     line = CommandLine(arguments)
     contents = [read_config(path) for path in line.configs]
     check_options(line.verb, line.arguments, contents, is_closed=not line.allowed_classes)
+    if line.verb == "fit" and contents:
+        check_named(line.arguments, contents)
     check_classes(line.arguments, contents, line.allowed_classes)
     check_paths_of_run(line.arguments, contents)
     check_run_folder(line.verb, line.arguments, line.config, contents, is_resumed=line.is_resumed)

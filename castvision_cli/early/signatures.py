@@ -71,6 +71,25 @@ def check_options(
                 _check_value(part, str(key), value, known, is_closed)
 
 
+def check_named(words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse configurations of a run that name no task, or no data, where the command line does not either.
+
+    Raises:
+        ValueError: It says which is missing.
+    """
+    if any("help" in word or word.startswith("--print_config") for word in words):
+        return
+    for part, example in (("model", "SegmentationTask"), ("data", "SegmentationDataModule")):
+        sections = [content.get(part) for content in contents]
+        is_stated = any(isinstance(each, str) or (isinstance(each, dict) and "class_path" in each) for each in sections)
+        is_stated |= any(f"{part}.class_path" in content for content in contents)  # a key with dots is one, too
+        if not is_stated and not _is_named(part, words):
+            raise ValueError(
+                f"expected {part}.class_path in the configuration, such as {example}, got none; add it, or give a "
+                "shipped configuration first (castvision train --help lists them) and yours after it"
+            )
+
+
 def _check_class(part: str, name: Any, is_closed: bool) -> None:
     """Refuse a bare name that is none of `castvision.training`, nor of a program's that calls the command."""
     if "lightning" in sys.modules:
@@ -140,11 +159,15 @@ def check_argument(part: str, key: str, known: Collection[str] | None) -> None:
     raise ValueError(f"{key!r} is not accepted{where}: {hint}")
 
 
+def _is_named(part: str, words: Sequence[str]) -> bool:
+    return any(word.partition("=")[0] in (f"--{part}", f"--{part}.class_path") for word in words)
+
+
 def _class_named(part: str, words: Sequence[str], contents: Sequence[Mapping[str, Any]]) -> Arguments | None:
     """What the class of a part takes; None = it is not known which, or not where its source is."""
     if part == "trainer":
         return arguments_of(_TRAINER)
-    if any(word.partition("=")[0] in (f"--{part}", f"--{part}.class_path") for word in words):
+    if _is_named(part, words):
         return None
     named = [content[part]["class_path"] for content in contents if "class_path" in (content.get(part) or {})]
     return arguments_of(str(named[-1])) if named else None

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 import castvision
 from castvision import training
-from castvision_cli.early.signatures import check_options
+from castvision_cli.early.signatures import check_named, check_options
 from castvision_cli.early.sources import arguments_of
 
 CONFIGS = sorted((Path(castvision.__file__).parents[1] / "configs").glob("*.yaml"))
@@ -65,3 +65,32 @@ def test_what_cannot_be_known_is_let_through():
     check_options(
         "fit", ["--data", "MazeDataModule", "--data.cell", "1"], [{"data": {"class_path": "RegionDataModule"}}]
     )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_what_is_shipped_names_its_task_and_data(path):
+    check_named([], [yaml.safe_load(path.read_text(encoding="utf-8"))])
+
+
+@pytest.mark.parametrize(
+    ("words", "contents", "missing"),
+    [
+        ([], [{}], "model"),
+        ([], [{"model": {"init_args": {"num_classes": 2}}, "data": {"class_path": "MazeDataModule"}}], "model"),
+        (["--model", "SegmentationTask"], [{}], "data"),
+        (["--model.num_classes=2"], [{"data": "MazeDataModule"}], "model"),
+        (["--model=SegmentationTask", "--data", "MazeDataModule"], [{}], None),
+        ([], [{"model": {"class_path": "SegmentationTask"}}, {"data": "MazeDataModule", "model": {}}], None),
+        ([], [{"model.class_path": "SegmentationTask", "data.class_path": "MazeDataModule"}], None),
+        (["--print_config"], [{}], None),
+        (["--model.help", "SegmentationTask"], [{}], None),
+    ],
+)
+def test_a_run_without_a_task_or_data_is_refused(words, contents, missing):
+    if missing is None:
+        check_named(words, contents)
+    else:
+        with pytest.raises(
+            ValueError, match=rf"expected {missing}.class_path in the configuration, .* got none; add it"
+        ):
+            check_named(words, contents)
