@@ -20,7 +20,7 @@ from castvision_cli.arguments import (
     resolve_device,
     share,
 )
-from castvision_cli.early.images import Told, check_images, check_tiles, told_of
+from castvision_cli.early.images import Told, areas_fit, check_images, check_tiles, told_of
 from castvision_cli.early.light import without_models
 from castvision_cli.early.paths import check_cluster, check_given, check_model, check_output, check_sources
 from castvision_cli.resuming import begin, open_output, settings_of_run
@@ -131,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         masks = match_masks(arguments.mask, images)
         facts = told_of(arguments.model)
         check_tiles(arguments, facts)
-        check_images(images, facts, arguments.bands, lambda path, reader: check_place(reader, arguments.similar_to))
+        look = areas_fit(masks, lambda path, reader: check_place(reader, arguments.similar_to))
+        check_images(images, facts, arguments.bands, look)
         device = resolve_device(arguments.device)
         from castvision.inference.embedding import EmbeddingRun, Options
         from castvision.inference.feature_model import load_feature_model
@@ -210,6 +211,8 @@ def _check_words(arguments: argparse.Namespace) -> None:
 
 def describe(record: Record) -> str:
     """What is said of a finished image on one line."""
+    from castvision_cli.images import remarks
+
     height, width = record["size"]
     parts = [f"{record['image']}: {height} × {width}"]
     if "tokens" in record:
@@ -217,5 +220,4 @@ def describe(record: Record) -> str:
         parts.append(f"{rows} × {cols} tokens of {record['channels']} channels")
     if "slide_tiles" in record:
         parts.append(f"{record['slide_tiles']:,} tiles ({record['slide_tiles_skipped']:,} left out)")
-    told = f"; {record['scale']}" if record.get("scale") else ""
-    return ", ".join(parts) + told
+    return ", ".join(parts) + remarks(record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -13,7 +13,7 @@ from castvision.errors import FAILURES, one_line
 from castvision.visualization.legend import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from rich.console import Console
@@ -55,6 +55,11 @@ def each_image(
 
 def _show_tiles(progress: Progress, task: TaskID, done: int, total: int) -> None:
     progress.update(task, completed=done, total=total)
+
+
+def remarks(record: Mapping[str, Any]) -> str:
+    """What the line of a finished image ends with: what is to be told of its scale and of its values, if anything."""
+    return "".join(f"; {record[name]}" for name in ("scale", "values") if record.get(name))
 
 
 def print_end(console: Console, total: int, failed: list[dict[str, str]], done: str, not_done: str = "failed") -> int:

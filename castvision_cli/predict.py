@@ -24,7 +24,7 @@ from castvision_cli.arguments import (
     share,
     tile_options,
 )
-from castvision_cli.early.images import check_images, check_of_pixels, check_tiles, scale_fits, told_of
+from castvision_cli.early.images import areas_fit, check_images, check_of_pixels, check_tiles, scale_fits, told_of
 from castvision_cli.early.light import without_models
 from castvision_cli.early.paths import check_cluster, check_given, check_model, check_output, check_sources
 from castvision_cli.instance_options import (
@@ -198,7 +198,7 @@ def _listed(
     images = find_images(expand_patterns(arguments.inputs), outside=arguments.output, suffixes=ALL_SUFFIXES)
     output = open_output(arguments, settings, images)
     masks = match_masks(arguments.mask, images)
-    check_images(images, facts, arguments.bands, scale_fits(facts, arguments.mpp))
+    check_images(images, facts, arguments.bands, areas_fit(masks, scale_fits(facts, arguments.mpp)))
     return images, masks, output
 
 
@@ -249,16 +249,17 @@ def _load(arguments: argparse.Namespace, device: Any) -> Predictor | OnnxPredict
 
 def describe(record: Record) -> str:
     """What is said of a finished image on one line."""
+    from castvision_cli.images import remarks
+
     height, width = record["size"]
     line = f"{record['image']}: {height} × {width}"
     if "tiles_run" not in record:
         best = record["classes"][0]
-        return f"{line}, {best['name']} {best['probability']:.3f}"
+        return f"{line}, {best['name']} {best['probability']:.3f}{remarks(record)}"
     skipped = f" ({record['tiles_skipped']:,} skipped)" if record["tiles_skipped"] else ""
     seam = record["seam"]
     agreement = "" if seam is None else f", tiles disagree on {seam['labels']:.4f} of overlapping pixels"
     speed = f"{record['seconds']:.1f} s, {record['megapixels_per_second']:.2f} megapixels/s"
     if "instances" in record:
         line = f"{line}, {record['instances']['count']:,} objects"
-    told = f"; {record['scale']}" if record.get("scale") else ""
-    return f"{line}, {record['tiles_run']:,} tiles{skipped}, {speed}{agreement}{told}"
+    return f"{line}, {record['tiles_run']:,} tiles{skipped}, {speed}{agreement}{remarks(record)}"

@@ -28,6 +28,7 @@ from castvision.inference.token_tiles import (
     check_tile,
     embed_tokens,
 )
+from castvision.inference.values import remark_on_values
 from castvision.inference.writers.features import SUFFIXES, check_format, write_features
 from castvision.visualization.features import enlarged, heat_map, principal_colours, similarity
 
@@ -181,6 +182,7 @@ class EmbeddingRun:
                 self.check(reader)
                 tissue = find_tissue(reader) if self.options.tissue else None
                 record: Record = {"image": str(path), "name": name, "size": [reader.height, reader.width], "files": []}
+                record["values"] = remark_on_values(reader, self.model.predictor.parts.input)
                 if self.options.needs_tokens:
                     record |= self._tokens(reader, name, mask if tissue is None else tissue, record["files"], progress)
                 if "tiles" in self.options.write:

@@ -27,6 +27,7 @@ from castvision.inference.suited import check_measurable
 from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
 from castvision.inference.tiled import tiled_inference
 from castvision.inference.truth import bands_of, check_labels, check_two_classes, folders_as_classes, meaning_of_labels
+from castvision.inference.values import remark_on_values
 from castvision.inference.whole_images import remark_on_size, whole_image
 from castvision.inference.writers.preview import read_reduced
 from castvision.metrics import (
@@ -186,19 +187,21 @@ class Evaluation:
             progress: See `tiled_inference`.
 
         Returns:
-            What a person is to be told of the scale; None where there is nothing to say.
+            What a person is to be told of its scale and values; None where there is nothing to say.
 
         Raises:
             Exception: Any of `castvision.errors.FAILURES`; the image then has no record.
         """
         with open_for(self.predictor, path, self.bands) as reader:
+            told = None
             if self.masks:
-                return self._segment(path, reader, progress)
-            if self.tally.labels is not None:
+                told = self._segment(path, reader, progress)
+            elif self.tally.labels is not None:
                 self._label(path, reader)
             else:
                 self._classify(path, reader)
-            return None
+            remarks = [one for one in (told, remark_on_values(reader, self.predictor.parts.input)) if one]
+        return f"{path}: {'; '.join(remarks)}" if remarks else None
 
     def _classify(self, path: Path, reader: ImageReader) -> None:
         image, truth = read_reduced(reader, CLASSIFIER_SIDE), self.truth[path]
@@ -246,8 +249,7 @@ class Evaluation:
         is_labelled = not math.isnan(metrics["miou"])
         facts = {name: round(metrics[name], 6) if is_labelled else None for name in ("miou", "pixel_acc")} | more
         self.tally.add(path, metrics["miou"] if is_labelled else math.inf, panels, **facts, level=level, mpp=mpp)
-        told = told or remark_on_size(self.predictor, reader, level, self.fits)
-        return told and f"{path}: {told}"
+        return told or remark_on_size(self.predictor, reader, level, self.fits)
 
     def _tiled(
         self, reader: ImageReader, level: int, progress: bool | Callable[[int, int], None], **into: Any

@@ -28,6 +28,7 @@ from castvision.inference.tile_model import TileModel, model_range, open_for, wh
 from castvision.inference.tile_source import Skip
 from castvision.inference.tiled import TiledResult, bands_at_once, tiled_inference
 from castvision.inference.tiling import make_grid
+from castvision.inference.values import remark_on_values
 from castvision.inference.whole_images import remark_on_size, whole_image
 from castvision.inference.writers.instance_outputs import KINDS, check_size, write_instances
 from castvision.inference.writers.polygons import write_geojson
@@ -171,6 +172,7 @@ class PredictionRun:
             area = None if reader.pixel_area is None else reader.pixel_area * down * across
             record = {"image": str(path), "size": [size.height, size.width], "level": level, "mpp": mpp}
             record |= {"pixel_area": area, "area_unit": reader.area_unit, "scale": told}
+            record["values"] = remark_on_values(reader, self.predictor.parts.input)
             record |= self._classify(reader) if is_classifier else self._segment(reader, level, name, mask, progress)
         self.output.write_text(file_name, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         self.records.append(record)

@@ -15,6 +15,7 @@ import castvision
 from castvision.data.datasets.samples import whole_pixels
 from castvision.data.reading.pixels import Pixels, holds_data, mark_missing, stretch_range
 from castvision.inference.tile_model import open_for
+from castvision.inference.values import remark_on_values
 from castvision.visualization import pictures, plots
 from castvision.visualization.legend import class_entries, shorten
 from castvision.visualization.plots import Panel
@@ -76,12 +77,15 @@ class Showing:
         self.rows: list[list[Panel]] = []
         self.classes: set[int] = set()  # in the masks of the sheet
 
-    def show(self, path: Path, name: str) -> None:
+    def show(self, path: Path, name: str) -> str | None:
         """Write one image's pictures.
 
         Args:
             path: The image.
             name: Folder of its pictures, relative to the output.
+
+        Returns:
+            What a person is to be told of its values; None where there is nothing to say.
 
         Raises:
             ValueError: The image cannot be read or does not fit the model.
@@ -89,6 +93,7 @@ class Showing:
         predictor, options = self.predictor, self.options
         with open_for(predictor, path) as reader:
             image = whole_pixels(reader)
+            remark = None if options.stretch else remark_on_values(reader, predictor.parts.input)
         pixels: Pixels = mark_missing(stretch_range(image), holds_data(image)) if options.stretch else image
         prepared = predictor.prepare(pixels, options.max_size)
         start = time.perf_counter()
@@ -124,6 +129,7 @@ class Showing:
         caption = caption or f"{image.shape[0]} × {image.shape[1]}, seen at {seen}"
         first = Panel(f"{shorten(path.name, 30)}\n{caption}", picture)
         self.rows.append([first, *prediction_panels, *layer_panels])
+        return remark and f"{path}: {remark} (--stretch shows each image its own range)"
 
     def _predict(self, pixels: Pixels, prepared: Tensor) -> Prediction:
         """Of a whole image as `castvision predict` has it, unless a size is asked for: the maps show all of it."""

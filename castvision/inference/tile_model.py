@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from castvision.data.reading import open_image
-from castvision.data.reading.pixels import holds_data
 from castvision.data.reading.reader import alpha_for
-from castvision.data.transforms.model_input import planes_to_input, unit, value_limits
+from castvision.data.transforms.model_input import planes_to_input, value_limits
 from castvision.inference.instances.grouping import FIELDS
+from castvision.inference.values import check_units
 
 if TYPE_CHECKING:
     import os
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     AnyPredictor: TypeAlias = Predictor | OnnxPredictor
 
 _BAND_BYTES = 1 << 25
-_LOOKED_AT = 1024
-_FAR = 20
-_SHARES = 2
 
 
 def open_for(predictor: AnyPredictor, path: str | os.PathLike[str], bands: Sequence[int] | None = None) -> ImageReader:
@@ -50,40 +47,11 @@ def open_for(predictor: AnyPredictor, path: str | os.PathLike[str], bands: Seque
     """
     reader = open_as(predictor.parts.input, path, bands)
     try:
-        _check_units(reader, predictor.parts.input)
+        check_units(reader, predictor.parts.input)
     except BaseException:
         reader.close()
         raise
     return reader
-
-
-def _check_units(reader: ImageReader, seen: InputFormat) -> None:
-    """Refuse values that cannot be those of the training: shares of 0..1 beside units of their own.
-
-    Looked at is a window in the middle of the smallest level; what is far off is tens of deviations away.
-    """
-    is_unsigned = np.dtype(reader.dtype).kind in "bu"
-    has_shares = max(map(abs, seen.mean)) <= 1 and max(seen.std) <= 1
-    if not seen.keeps_units or is_unsigned == has_shares:
-        return
-    level = len(reader.levels) - 1
-    size = reader.levels[level]
-    height, width = min(size.height, _LOOKED_AT), min(size.width, _LOOKED_AT)
-    window = (size.height - height) // 2, (size.width - width) // 2, height, width
-    pixels = reader.read_masked(*window, level)
-    known = np.ma.getdata(pixels)[holds_data(pixels)]
-    if not known.size:
-        return
-    middle = float(np.median(known)) / unit(np.dtype(reader.dtype))
-    if not is_unsigned and abs(middle) <= _SHARES:
-        return
-    if min(abs(middle - mean) / std for mean, std in zip(seen.mean, seen.std, strict=True)) > _FAR:
-        what = "become 0..1" if is_unsigned else "stay as they are"
-        raise ValueError(
-            f"expected values as in training (mean {seen.mean[0]:g}, deviation {seen.std[0]:g}), got {reader.dtype}, "
-            f"which {what}, with a median of {middle:g} in {reader.name!r}; write it in the type of "
-            "the training images"
-        )
 
 
 def open_as(seen: InputFormat, path: str | os.PathLike[str], bands: Sequence[int] | None = None) -> ImageReader:

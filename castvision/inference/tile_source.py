@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from castvision.data.reading import ImageReader, open_array, open_image
+from castvision.data.reading.agreement import check_area
 from castvision.data.reading.pixels import fill_missing, holds_data, is_empty, nearest
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class Skip:
     """What is left out and stays nodata. Pixels without data (see `is_empty`) are left out in any case.
 
     Attributes:
-        mask: Where to work: pixels > 0 in any channel; of any size, laid over the whole image.
+        mask: Where to work: pixels > 0 in any channel; of any size, laid over the whole image, in whose proportions
+            and, where both say where they lie on the ground, in whose place it must be.
         min_foreground: A tile is not run if fewer than this share of its used pixels is left, 0..1; those without any
             never are.
         blank: A tile is not run if each channel varies by no more than this; 0 = constant tiles, None = run them.
@@ -78,7 +80,7 @@ class TileSource:
         missing: What values without data become.
 
     Raises:
-        ValueError: No such level.
+        ValueError: No such level, or a mask of other proportions or of another place.
     """
 
     def __init__(self, image: ImageReader, level: int, skip: Skip, missing: float = 0.0) -> None:
@@ -87,6 +89,8 @@ class TileSource:
         self.image, self.level, self.skip, self.missing = image, level, skip, missing
         self.size = image.levels[level].height, image.levels[level].width
         self._mask = open_array(skip.mask) if isinstance(skip.mask, np.ndarray) else skip.mask
+        if self._mask is not None:
+            check_area(self._mask, image)
 
     def state(self) -> dict[str, Any]:
         """What a run that is resumed must find as it was: files by their time, masks in memory by what they hold."""

@@ -191,6 +191,27 @@ def masks_fit(
     return look
 
 
+def areas_fit(
+    areas: Mapping[Path, Path], look: Callable[[Path, ImageReader], None]
+) -> Callable[[Path, ImageReader], None]:
+    """What `check_images` is to look for where images have a mask of where to work.
+
+    Args:
+        areas: Of each image.
+        look: What else.
+    """
+    from castvision.data.reading import open_image
+    from castvision.data.reading.agreement import check_area
+
+    def both(path: Path, reader: ImageReader) -> None:
+        look(path, reader)
+        if path in areas and (areas[path].suffix.lower() not in DECODED_WHOLE or areas[path].stat().st_size <= _SMALL):
+            with open_image(areas[path]) as area:
+                check_area(area, reader)
+
+    return both
+
+
 def scale_fits(told: Told | None, mpp: float | None) -> Callable[[Path, ImageReader], None]:
     """What `check_images` is to look for where a segmentation model works at a scale of its own, or at a given one."""
 

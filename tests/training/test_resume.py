@@ -68,9 +68,10 @@ def logged(folder):
 
 
 def on_the_board(folder):
-    """TensorBoard's rows by name: (step, value)."""
+    """TensorBoard's rows by name: (step, value), by step: files of one second are read in any order."""
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
-    return {name: [(row.step, row.value) for row in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    rows = {name: [(row.step, row.value) for row in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    return {name: sorted(some, key=lambda row: row[0]) for name, some in rows.items()}
 
 
 def results(folder):

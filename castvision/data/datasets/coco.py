@@ -23,8 +23,8 @@ from castvision.data.datasets.coco_shapes import (
 from castvision.data.datasets.leaks import check_apart
 from castvision.data.datasets.listed import listed_files
 from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
+from castvision.data.reading.agreement import check_same_size
 from castvision.data.reading.folders import nfc
-from castvision.data.reading.labels import check_same_size
 from castvision.files import read_json
 from castvision.ignored import IGNORED
 

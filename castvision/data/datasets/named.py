@@ -12,8 +12,9 @@ import numpy as np
 
 from castvision.data.datasets.class_folders import ClassFolders
 from castvision.data.datasets.samples import PixelDataset, to_channels
+from castvision.data.reading.agreement import check_same_size
 from castvision.data.reading.folders import is_stray
-from castvision.data.reading.labels import LabelMap, check_same_size
+from castvision.data.reading.labels import LabelMap
 from castvision.errors import one_line
 
 if TYPE_CHECKING:

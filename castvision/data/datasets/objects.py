@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from castvision.data.datasets.leaks import check_apart
-from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
+from castvision.data.datasets.samples import PixelDataset, check_files, open_pixels, to_channels, whole_pixels
 from castvision.data.datasets.segmentation import SPLITS, match_folders
-from castvision.data.reading.labels import LabelMap, check_same_size, is_background, names_up_to, read_class_names
+from castvision.data.reading.agreement import check_same_place, check_same_size
+from castvision.data.reading.labels import LabelMap, is_background, names_up_to, read_class_names
 from castvision.data.reading.numbers import numbers_in
 from castvision.data.reading.opening import open_mask
 from castvision.ignored import IGNORED
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from castvision.data.datasets.batch import Sample
     from castvision.data.reading.pixels import Pixels
+    from castvision.data.reading.reader import ImageReader
     from castvision.data.transforms.augmentation import SampleTransform
 
 MOST_OBJECTS = 65535
@@ -74,9 +76,11 @@ class ObjectDataset(PixelDataset):
             ValueError: Pixels or masks cannot be used, or too many objects; the message names the file.
         """
         entry = self.images[index]
-        pixels = load_pixels(entry.image, self.in_chans, self.bands)
-        with open_mask(entry.objects) as reader:
+        with open_pixels(entry.image, self.in_chans, self.bands) as image, open_mask(entry.objects) as reader:
+            check_same_place(reader, image)
+            pixels = to_channels(whole_pixels(image), self.in_chans, image.name)
             numbers, is_unknown = numbers_in(reader, 0, 0, reader.height, reader.width)
+            mask = None if entry.mask is None else self._classes(entry.mask, image)
         check_same_size(pixels, numbers, str(entry.image), str(entry.objects))
         found, compact = np.unique(numbers, return_inverse=True)
         compact = compact.reshape(numbers.shape) + int(found[0] != 0)
@@ -85,13 +89,16 @@ class ObjectDataset(PixelDataset):
                 f"expected at most {MOST_OBJECTS:,} objects in an image, got {compact.max():,} in "
                 f"{str(entry.objects)!r}; cut the image into several"
             )
-        if entry.mask is None:
+        if mask is None:
             mask = (compact > 0).astype(np.uint8)
-        else:
-            mask = self.labels.read(entry.mask)
-            check_same_size(pixels, mask, str(entry.image), str(entry.mask))
+        check_same_size(pixels, mask, str(entry.image), str(entry.mask))
         mask = np.where(is_unknown, np.uint8(IGNORED), mask)
         return pixels, mask, compact.astype(np.uint16)
+
+    def _classes(self, path: Path, image: ImageReader) -> Pixels:
+        with self.labels.open(path) as mask:
+            check_same_place(mask, image)
+            return self.labels.read_all(mask)
 
     def __getitem__(self, index: int) -> Sample:
         """One sample as tensors."""

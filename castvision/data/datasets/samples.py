@@ -115,9 +115,13 @@ def load_pixels(path: str | Path, in_chans: int | None = None, bands: Sequence[i
         FileNotFoundError: No such file.
         ValueError: Not an image, damaged, too large, or of other channels; the message names it.
     """
-    with open_image(path, alpha=alpha_for(in_chans), bands=bands) as reader:
-        pixels = whole_pixels(reader)
-    return to_channels(pixels, in_chans, str(path))
+    with open_pixels(path, in_chans, bands) as reader:
+        return to_channels(whole_pixels(reader), in_chans, reader.name)
+
+
+def open_pixels(path: str | Path, in_chans: int | None = None, bands: Sequence[int] | None = None) -> ImageReader:
+    """Open an image as `load_pixels` reads it; close it, or use ``with``."""
+    return open_image(path, alpha=alpha_for(in_chans), bands=bands)
 
 
 def whole_pixels(reader: ImageReader) -> Pixels:

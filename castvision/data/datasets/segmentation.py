@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from castvision.data.datasets.checking import spread
 from castvision.data.datasets.leaks import check_apart, hold_out_images
 from castvision.data.datasets.listed import listed_files
-from castvision.data.datasets.samples import PixelDataset, check_files, load_pixels
+from castvision.data.datasets.samples import PixelDataset, check_files, open_pixels, to_channels, whole_pixels
+from castvision.data.reading.agreement import check_same_place, check_same_size
 from castvision.data.reading.folders import images_by_name, nfc
 from castvision.data.reading.labels import (
     LabelMap,
-    check_same_size,
     mark_ignored,
     names_up_to,
     numbered,
@@ -84,10 +84,11 @@ class SegmentationDataset(PixelDataset):
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """See `PixelDataset.read`."""
         pair = self.pairs[index]
-        pixels = load_pixels(pair.image, self.in_chans, self.bands)
-        mask = self.labels.read(pair.mask)
-        check_same_size(pixels, mask, str(pair.image), str(pair.mask))
-        return pixels, mask
+        with open_pixels(pair.image, self.in_chans, self.bands) as image, self.labels.open(pair.mask) as mask:
+            check_same_place(mask, image)
+            pixels, labels = to_channels(whole_pixels(image), self.in_chans, image.name), self.labels.read_all(mask)
+        check_same_size(pixels, labels, str(pair.image), str(pair.mask))
+        return pixels, labels
 
 
 def open_pairs(

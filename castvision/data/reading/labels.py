@@ -92,7 +92,11 @@ class LabelMap:
             ValueError: Not a mask, or labels without a class; the message names the file and the labels.
         """
         with self.open(path) as reader:
-            return self.apply(reader.read_masked(0, 0, reader.height, reader.width), str(path), reader.nodata)
+            return self.read_all(reader)
+
+    def read_all(self, mask: ImageReader) -> Pixels:
+        """Read a mask that is open; see `read`."""
+        return self.apply(mask.read_masked(0, 0, mask.height, mask.width), mask.name, mask.nodata)
 
     def open(self, path: str | Path, *, cache_bytes: int = 64 << 20) -> ImageReader:
         """Open a mask of any size; `apply` makes classes of what is read.
@@ -198,6 +202,7 @@ class ClassReader:
     def __init__(self, path: str | Path, labels: LabelMap) -> None:
         self._reader, self._labels = labels.open(path), labels
         self.name, self.height, self.width = self._reader.name, self._reader.height, self._reader.width
+        self.georeference = self._reader.georeference
         self.nodata: float | None = None  # pixels of the file's own value come as ignored
 
     def read(self, y: int, x: int, height: int, width: int) -> Pixels:
@@ -399,17 +404,3 @@ def mark_ignored(
     if labels.dtype.kind == "i":
         is_unknown |= labels < 0
     return labels, is_unknown
-
-
-def check_same_size(pixels: Pixels, mask: Pixels, image_name: str, mask_name: str) -> None:
-    """Refuse a mask of another size than its image.
-
-    Raises:
-        ValueError: Sizes differ; the message names both.
-    """
-    if pixels.shape[:2] != mask.shape[:2]:
-        sizes = [f"{shape[0]} × {shape[1]}" for shape in (pixels.shape, mask.shape)]
-        raise ValueError(
-            f"expected image and mask of one size, got {image_name!r} with {sizes[0]} (height × width) and "
-            f"{mask_name!r} with {sizes[1]}; export the mask again at the image's size"
-        )

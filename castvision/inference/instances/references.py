@@ -57,6 +57,7 @@ class ClassesOfObjects:
     def __init__(self, mask: NumberedMask) -> None:
         self._reader, self._mask = open_mask(mask.path), mask
         self.name, self.height, self.width = self._reader.name, self._reader.height, self._reader.width
+        self.georeference = self._reader.georeference
         self.nodata: float | None = None
 
     def read(self, y: int, x: int, height: int, width: int) -> Array:

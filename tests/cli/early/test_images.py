@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from castvision.models.shipped import shipped_names
-from castvision_cli.early.images import Told, check_images, check_of_pixels, told_of
+from castvision_cli.early.images import Told, areas_fit, check_images, check_of_pixels, told_of
 from tests.inference.prediction_cases import NAMES
 
 
@@ -32,6 +32,19 @@ def test_a_large_photograph_is_not_decoded_twice(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_text("hello")
     monkeypatch.setattr("castvision_cli.early.images._SMALL", 4)
     check_images([tmp_path / "a.png"], None)
+
+
+def test_a_mask_of_where_to_work_that_does_not_fit(tmp_path):
+    for name, size in (("image", (40, 60)), ("area", (4, 6)), ("turned", (60, 40))):
+        Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / f"{name}.png")
+    image, looked = tmp_path / "image.png", []
+    for area in ("area", "turned"):
+        look = areas_fit({image: tmp_path / f"{area}.png"}, lambda path, reader: looked.append(path))
+        if area == "area":
+            check_images([image], None, look=look)
+    with pytest.raises(ValueError, match=r"proportions of its image .*image\.png', 40 × 60 .* in .*turned\.png'"):
+        check_images([image], None, look=look)
+    assert looked == [image, image]
 
 
 @pytest.mark.parametrize("task", ["classification", "multilabel"])

@@ -14,7 +14,6 @@ from castvision.data.reading.labels import (
     ClassReader,
     LabelMap,
     check_classes_found,
-    check_same_size,
     map_by_names,
     mark_ignored,
     read_class_names,
@@ -96,11 +95,6 @@ def test_label_maps_are_checked(mapping, message):
 
 def test_numbers_may_be_written_as_text():
     assert LabelMap(NAMES, {"4": "road"}).apply(np.array([[4]], np.uint8), "a").tolist() == [[1]]
-
-
-def test_another_size_than_the_image_names_both():
-    with pytest.raises(ValueError, match=r"'i\.png' with 4 × 6 \(height × width\) and 'm\.png' with 6 × 4"):
-        check_same_size(np.zeros((4, 6, 3)), np.zeros((6, 4)), "i.png", "m.png")
 
 
 def test_labels_without_a_map():
