@@ -84,8 +84,8 @@ def test_a_killed_run_is_resumed_with_the_same_bits(tmp_path, segmenter, photo, 
 def test_another_mask_is_noticed(tmp_path, segmenter, photo, monkeypatch, capsys):
     """A finished image is done again; one that was begun is refused: half of it would be of the other mask."""
     mask, out = tmp_path / "mask.png", tmp_path / "out"
-    draw = np.zeros((64, 64), np.uint8)
-    draw[:32] = 1
+    draw = np.zeros((75, 55), np.uint8)
+    draw[:38] = 1
     Image.fromarray(draw).save(mask)
     arguments = [str(photo), "--model", str(segmenter), "--tile", "64", "--output", str(out)]
     told = [*arguments, "--mask", str(mask)]
