@@ -80,3 +80,10 @@ def given_size(context_size: Sequence[int] | None) -> tuple[int, int] | None:
     if len(context_size) != 2:
         raise ValueError(f"expected context_size to be (height, width), got {context_size=}")
     return int(context_size[0]), int(context_size[1])
+
+
+def alpha_hint(found: int, wanted: int) -> str:
+    """What else to set where an opacity channel makes the difference."""
+    if found + 1 != wanted:
+        return ""
+    return f", or, if an alpha channel of the images is a band like the others, in_chans: {wanted} of the data"

@@ -20,6 +20,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from castvision.checkpoint_facts import CHECKPOINT_KEY
 from castvision.data.datasets.batch import Batch, as_batch
 from castvision.ignored import IGNORED
+from castvision.metrics import reset_metrics
 from castvision.models.checkpoint import freeze as freeze_parameters
 from castvision.models.checkpoint import initialize_from, keep_frozen_statistics
 from castvision.models.class_names import (
@@ -43,7 +44,7 @@ from castvision.training.optim import (
     other_steps,
     parameter_groups,
 )
-from castvision.training.tasks.arguments import check_kinds, check_optimizer
+from castvision.training.tasks.arguments import alpha_hint, check_kinds, check_optimizer
 from castvision.training.tasks.loaders import ForeignBatches
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ class Task(LightningModule, ABC):
         if in_chans not in (None, data.in_chans):
             raise ValueError(
                 f"expected a model for images of {data.in_chans} channel(s), got {in_chans=}; "
-                f"set in_chans: {data.in_chans} in model_kwargs{_alpha_hint(data.in_chans, in_chans)}"
+                f"set in_chans: {data.in_chans} in model_kwargs{alpha_hint(data.in_chans, in_chans)}"
             )
         context_size = getattr(self.model, "context_size", None)
         if context_size != data.context_size:
@@ -357,6 +358,19 @@ class Task(LightningModule, ABC):
         metric: Any = self.confusions[stage]
         metric.update(prediction, target)
 
+    def begin(self, stage: str) -> None:
+        """Count a stage from nothing on: a round that was broken off leaves what it counted."""
+        self._foreign.forget(stage)
+        reset_metrics(self, stage)
+
+    def on_validation_epoch_start(self) -> None:
+        """See `begin`."""
+        self.begin("val")
+
+    def on_test_epoch_start(self) -> None:
+        """See `begin`."""
+        self.begin("test")
+
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of all held-out images."""
         self._summarise("val")
@@ -434,10 +448,3 @@ class Task(LightningModule, ABC):
         if data is not None:
             facts = Recipe.from_dict({**facts, **data.description()}).to_dict()
         checkpoint[CHECKPOINT_KEY] = facts
-
-
-def _alpha_hint(found: int, wanted: int) -> str:
-    """What else to set where an opacity channel makes the difference."""
-    if found + 1 != wanted:
-        return ""
-    return f", or, if an alpha channel of the images is a band like the others, in_chans: {wanted} of the data"

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch.nn import functional
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 import castvision.heads
 from castvision.checkpoint_facts import CHECKPOINT_KEY
@@ -363,3 +364,44 @@ def test_models_with_and_without_centres_are_not_taken_for_each_other(stored, wa
     save(tmp_path / "a.ckpt", replace(task.recipe, input=InputFormat(1, (16, 16), (0.5,), (0.25,))), task.model)
     with pytest.raises(ValueError, match=f"centres of objects for {wanted.__name__}.*load it by {stored.__name__}"):
         wanted.load_from_checkpoint(tmp_path / "a.ckpt")
+
+
+class _BrokenOff(IterableDataset):
+    """One batch, then no more."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def __iter__(self):
+        yield self.batch
+        raise KeyError("broken off")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("stage", ["val", "test"])
+@pytest.mark.parametrize(
+    ("make", "target"),
+    [
+        (lambda: _segmentation(boundary_tolerance=1), torch.arange(512).view(2, 16, 16) % 3 % 2),
+        (_classification, torch.tensor([0, 1])),
+        (lambda: MultiLabelTask("vit_tiny_patch16_224", 2, model_kwargs=TINY_VIT), torch.eye(2)),
+    ],
+    ids=["pixels", "images", "labels"],
+)
+def test_a_round_that_was_broken_off_counts_no_more(make, target, stage):
+    torch.manual_seed(0)
+    task, image = make(), torch.randn(2, 1, 16, 16)
+    other = (torch.randn(2, 1, 16, 16), target.flip(0))
+
+    def figures(data):
+        trainer = Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+        run = trainer.validate if stage == "val" else trainer.test
+        return run(task, DataLoader(data, batch_size=None), verbose=False)
+
+    expected = figures([(image, target)])
+    with pytest.raises(KeyError, match="broken off"):
+        figures(_BrokenOff(other))
+    assert figures([(image, target)]) == expected
