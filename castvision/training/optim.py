@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from castvision.models.segmenter import Segmenter, unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from lightning.pytorch import Trainer
     from torch import nn
@@ -133,10 +133,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
     skip: set[str] = find()
     if isinstance(model, Segmenter):
         network = unwrap(model)
-        inside = set(network.parameters())
-        others = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=skip)
-        for group in others:
-            group |= {"lr_scale": 1.0, "params": [each for each in group["params"] if each not in inside]}
+        others = groups_beside(model, network, weight_decay, skip)
         groups = parameter_groups(network, weight_decay, layer_decay)
         for group in groups:
             group["lr_scale"] *= layer_decay  # the head is a layer above it, as a classifier is in timm's groups
@@ -145,6 +142,24 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
         groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=skip)
         return [{"lr_scale": 1.0, **group} for group in groups]
     groups = param_groups_layer_decay(model, weight_decay, no_weight_decay_list=skip, layer_decay=layer_decay)
+    return list(groups)
+
+
+def groups_beside(
+    outer: nn.Module, inner: nn.Module, weight_decay: float, skip: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Groups of what a module holds beside one inside it, at the full rate; see `parameter_groups`.
+
+    Args:
+        outer: The module.
+        inner: Whose parameters are left out.
+        weight_decay: For matrices.
+        skip: Names of others that have none.
+    """
+    inside = set(inner.parameters())
+    groups = param_groups_weight_decay(outer, weight_decay, no_weight_decay_list=skip)
+    for group in groups:
+        group |= {"lr_scale": 1.0, "params": [each for each in group["params"] if each not in inside]}
     return list(groups)
 
 

@@ -54,6 +54,20 @@ def check_optimizer(make: Any) -> None:
         )
 
 
+def refuse_parts(arguments: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """Refuse arguments of a task that its checkpoint has the say in.
+
+    Raises:
+        ValueError: Naming the first.
+    """
+    for name in parts:
+        if name in arguments:
+            raise ValueError(
+                f"expected no {name} beside a checkpoint, which says how its model is built, got {name}="
+                f"{arguments[name]!r}; leave it out, or make a task of your own with the checkpoint as init_from"
+            )
+
+
 def given_classes(num_classes: int | None) -> int:
     """The number of classes of a task.
 

@@ -22,7 +22,7 @@ from castvision.data.datasets.batch import Batch, as_batch
 from castvision.ignored import IGNORED
 from castvision.metrics import reset_metrics
 from castvision.models.checkpoint import freeze as freeze_parameters
-from castvision.models.checkpoint import initialize_from, keep_frozen_statistics
+from castvision.models.checkpoint import initialize_from, keep_frozen_statistics, weights_beside
 from castvision.models.class_names import (
     check_same_classes,
     class_names_in,
@@ -40,11 +40,12 @@ from castvision.training.optim import (
     Schedule,
     apply_lr_scale,
     check_finite,
+    groups_beside,
     is_fused,
     other_steps,
     parameter_groups,
 )
-from castvision.training.tasks.arguments import alpha_hint, check_kinds, check_optimizer
+from castvision.training.tasks.arguments import alpha_hint, check_kinds, check_optimizer, refuse_parts
 from castvision.training.tasks.loaders import ForeignBatches
 
 if TYPE_CHECKING:
@@ -154,14 +155,16 @@ class Task(LightningModule, ABC):
             **arguments: For the constructor, beside what the recipe says.
 
         Raises:
-            ValueError: A recipe of another kind.
+            ValueError: A recipe of another kind, or an argument that it holds.
         """
         if recipe.task != cls.kind:
             raise ValueError(
                 f"expected a checkpoint of a {cls.kind} model for {cls.__name__}, got one for {recipe.task}"
             )
+        parts = {"model_name": recipe.model_name, "num_classes": recipe.num_classes, **cls._parts(recipe)}
+        refuse_parts(arguments, parts)
         make: Any = cls  # subclasses build the recipe themselves, from a name and the number of classes
-        task: Self = make(recipe.model_name, num_classes=recipe.num_classes, **cls._parts(recipe), **arguments)
+        task: Self = make(**parts, **arguments)
         task.recipe = replace(task.recipe, input=recipe.input, label_map=recipe.label_map)
         task.class_names = list(recipe.class_names) or task.class_names
         return task
@@ -203,6 +206,7 @@ class Task(LightningModule, ABC):
         recipe, model = load(checkpoint_path)
         task = cls.from_recipe(recipe, **kwargs)
         task.model.load_state_dict(model.state_dict())
+        task.load_state_dict(weights_beside(checkpoint_path, task), strict=False)
         return task if map_location is None else task.to(map_location)
 
     @abstractmethod
@@ -228,10 +232,6 @@ class Task(LightningModule, ABC):
     def augment(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Mix training images; by default they stay as they are."""
         return image, target
-
-    def helpers(self) -> list[nn.Module]:
-        """Modules beside the model that learn with it and are not part of it; by default none."""
-        return []
 
     def train(self, mode: bool = True) -> Self:
         """As torch; but what is frozen keeps its statistics of images, too, and uses them."""
@@ -394,8 +394,8 @@ class Task(LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The injected optimiser on timm's groups, layer decay multiplied in, and the schedule of each step."""
         groups = parameter_groups(self.model, self.weight_decay, self.layer_decay)
-        for module in self.helpers():
-            groups += parameter_groups(module, self.weight_decay)
+        beside = groups_beside(self, self.model, self.weight_decay)  # what learns with it and is no part of it
+        groups += [group for group in beside if group["params"]]
         if self.layer_decay != 1 and not self.starts_trained:
             logger.info("layer_decay %s waits for trained weights: these start at random", self.layer_decay)
             for group in groups:  # the same groups as with it: a resumed run brings rates of its own

@@ -405,3 +405,42 @@ def test_a_round_that_was_broken_off_counts_no_more(make, target, stage):
     with pytest.raises(KeyError, match="broken off"):
         figures(_BrokenOff(other))
     assert figures([(image, target)]) == expected
+
+
+class _Rescaled(ClassificationTask):
+    """A task of someone's own, with layers beside the model."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.rescale = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+
+    def forward(self, image, **extras):
+        return self.rescale(super().forward(image, **extras))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_task_has_beside_its_model_is_trained_and_loaded(tmp_path):
+    torch.manual_seed(0)
+    task = _Rescaled("vit_tiny_patch16_224", 2, model_kwargs=TINY_VIT)
+    before = {name: value.clone() for name, value in task.rescale.state_dict().items()}
+    trainer = Trainer(
+        max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(task, DataLoader([(torch.randn(4, 1, 16, 16), torch.tensor([0, 1, 1, 0]))] * 2, batch_size=None))
+    after = task.rescale.state_dict()
+    assert not any(torch.equal(after[name], value) for name, value in before.items())
+    decays = [group["weight_decay"] for group in trainer.optimizers[0].param_groups if group["params"]]
+    assert sum(value > 0 for value in decays) == 2  # of the model's matrices, and of the layer's
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    loaded = _Rescaled.load_from_checkpoint(tmp_path / "a.ckpt").eval()
+    image = torch.randn(2, 1, 16, 16)
+    torch.testing.assert_close(loaded(image), task.eval()(image))
+
+
+@pytest.mark.parametrize("argument", [{"num_classes": 3}, {"model_name": "vit_tiny_patch16_224"}, {"head": "FpnHead"}])
+def test_what_a_checkpoint_says_is_no_argument(argument, tmp_path):
+    task = _segmentation()
+    save(tmp_path / "a.ckpt", task.recipe, task.model)
+    with pytest.raises(ValueError, match=f"expected no {next(iter(argument))} beside a checkpoint.*init_from"):
+        SegmentationTask.load_from_checkpoint(tmp_path / "a.ckpt", **argument)
