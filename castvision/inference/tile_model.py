@@ -58,30 +58,66 @@ def open_for(predictor: AnyPredictor, path: str | os.PathLike[str], bands: Seque
 
 
 def _check_units(reader: ImageReader, seen: InputFormat) -> None:
-    """Refuse values that cannot be those of the training: shares of 0..1 beside units of their own.
-
-    Looked at is a window in the middle of the smallest level; what is far off is tens of deviations away.
-    """
-    is_unsigned = np.dtype(reader.dtype).kind in "bu"
-    has_shares = max(map(abs, seen.mean)) <= 1 and max(seen.std) <= 1
-    if not seen.keeps_units or is_unsigned == has_shares:
+    """See `check_units`; looked at is a window in the middle of the smallest level."""
+    if not _may_differ(np.dtype(reader.dtype), seen):
         return
     level = len(reader.levels) - 1
     size = reader.levels[level]
     height, width = min(size.height, _LOOKED_AT), min(size.width, _LOOKED_AT)
     window = (size.height - height) // 2, (size.width - width) // 2, height, width
-    pixels = reader.read_masked(*window, level)
+    check_units(reader.read_masked(*window, level), np.dtype(reader.dtype), seen, repr(reader.name))
+
+
+def check_pixels(image: Any, seen: InputFormat) -> None:
+    """Refuse what cannot be an image for a model, before it is prepared.
+
+    Raises:
+        TypeError: No array of numpy.
+        ValueError: Values of another unit than in training.
+    """
+    if not isinstance(image, np.ndarray):
+        raise TypeError(
+            f"expected an array of numpy (height, width, channels), got a {type(image).__name__}; give "
+            "np.asarray(image), of tensors with the channels last"
+        )
+    if image.size and _may_differ(image.dtype, seen):
+        check_units(image, image.dtype, seen, "the image")
+
+
+def _may_differ(dtype: np.dtype[Any], seen: InputFormat) -> bool:
+    return seen.keeps_units and (dtype.kind in "bu") != _has_shares(seen)
+
+
+def _has_shares(seen: InputFormat) -> bool:
+    return max(map(abs, seen.mean)) <= 1 and max(seen.std) <= 1
+
+
+def check_units(pixels: Pixels, dtype: np.dtype[Any], seen: InputFormat, name: str) -> None:
+    """Refuse values that cannot be those of the training: shares of 0..1 beside units of their own.
+
+    What is far off is tens of deviations away.
+
+    Args:
+        pixels: Of the image, any shape; masked or NaN where there is no data.
+        dtype: As the image is stored.
+        seen: What the model was trained on.
+        name: Of the image, for the message.
+
+    Raises:
+        ValueError: Such values.
+    """
     known = np.ma.getdata(pixels)[holds_data(pixels)]
     if not known.size:
         return
-    middle = float(np.median(known)) / unit(np.dtype(reader.dtype))
+    is_unsigned = dtype.kind in "bu"
+    middle = float(np.median(known)) / unit(dtype)
     if not is_unsigned and abs(middle) <= _SHARES:
         return
     if min(abs(middle - mean) / std for mean, std in zip(seen.mean, seen.std, strict=True)) > _FAR:
         what = "become 0..1" if is_unsigned else "stay as they are"
         raise ValueError(
-            f"expected values as in training (mean {seen.mean[0]:g}, deviation {seen.std[0]:g}), got {reader.dtype}, "
-            f"which {what}, with a median of {middle:g} in {reader.name!r}; write it in the type of "
+            f"expected values as in training (mean {seen.mean[0]:g}, deviation {seen.std[0]:g}), got {dtype}, "
+            f"which {what}, with a median of {middle:g} in {name}; write it in the type of "
             "the training images"
         )
 
