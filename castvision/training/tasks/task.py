@@ -332,7 +332,7 @@ class Task(LightningModule, ABC):
         """Count one batch of test images."""
         self._count("test", batch)
 
-    def predict_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Sequence[Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """See `decide`."""
         image, _, extras, _ = self.taken(batch, "predict")
         return self.decide(self(image, **extras))

@@ -327,6 +327,7 @@ def test_images_alone_are_predicted():
     task, image = _segmentation(), torch.randn(2, 1, 16, 16)
     for batch in (image, (image,), {"image": image}):
         assert task.predict_step(batch, 0).shape == (2, 16, 16)
+    assert task.predict_step(image, 0, dataloader_idx=1).shape == (2, 16, 16)  # of several loaders
 
 
 @pytest.mark.parametrize("is_trained", [False, True])
