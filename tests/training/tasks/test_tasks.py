@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -315,6 +316,8 @@ def test_batches_of_anyones_loader(form, dtype):
         ({"images": torch.zeros(1, 1, 16, 16)}, "keys 'image' and one of"),
         ({"image": torch.zeros(1, 1, 16, 16)}, "keys 'image' and one of"),
         ((torch.zeros(1, 1, 16, 16),), "got 1 part"),
+        ((np.zeros((1, 1, 16, 16)), torch.zeros(1, 16, 16)), "a tensor of images .* got ndarray; stack them"),
+        ({"image": [torch.zeros(1, 16, 16)], "mask": torch.zeros(1, 16, 16)}, "a tensor of images .* got list"),
         ((torch.zeros(1, 1, 16, 16), torch.zeros(1, 2, 16, 16, dtype=torch.int64)), "argmax over the channels"),
     ],
 )
