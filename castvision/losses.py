@@ -55,9 +55,10 @@ def cross_entropy(
     Raises:
         ValueError: A target of another form.
     """
-    _check(logits, target)
+    logits = _checked(logits, target)
+    given = None if weight is None else weight.to(logits.dtype)
     total = functional.cross_entropy(
-        logits, target, weight=weight, ignore_index=IGNORED, label_smoothing=label_smoothing, reduction="sum"
+        logits, target, weight=given, ignore_index=IGNORED, label_smoothing=label_smoothing, reduction="sum"
     )
     return _safe_ratio(total, _pixel_weights(target, weight, logits).sum())
 
@@ -79,7 +80,7 @@ def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 2.0, weight: Te
     """
     if gamma < 0:
         raise ValueError(f"expected gamma >= 0, got {gamma=}")
-    _check(logits, target)
+    logits = _checked(logits, target)
     surprise = functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")  # (B, height, width)
     # NOTE: the clamp keeps the slope of the power finite at p = 1, where the other factor is 0.
     doubt = (-torch.expm1(-surprise)).clamp(min=torch.finfo(surprise.dtype).tiny)
@@ -105,10 +106,11 @@ def dice_loss(logits: Tensor, target: Tensor, *, per_image: bool = False, weight
     Raises:
         ValueError: A target of another form.
     """
-    _check(logits, target)
+    logits = _checked(logits, target)
     is_real = (target != IGNORED)[:, None]  # (B, 1, height, width)
-    classes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
-    truth = (target[:, None] == classes).to(logits.dtype)  # (B, classes, height, width)
+    labels = target.long()[:, None].masked_fill(~is_real, 0)
+    # scattered, which fails where a label is no class, as the other losses do
+    truth = torch.zeros_like(logits).scatter(1, labels, 1.0) * is_real  # (B, classes, height, width)
     share = logits.softmax(dim=1) * is_real
     axes = (2, 3) if per_image else (0, 2, 3)
     overlap, area = (share * truth).sum(axes), truth.sum(axes)  # (B, classes) or (classes,)
@@ -119,13 +121,17 @@ def dice_loss(logits: Tensor, target: Tensor, *, per_image: bool = False, weight
     return _safe_ratio((counts * loss).sum(), counts.sum())
 
 
-def _check(logits: Tensor, target: Tensor) -> None:
-    """Refuse what would be stretched over the logits, or counted for no class, without a word."""
+def _checked(logits: Tensor, target: Tensor) -> Tensor:
+    """Logits in fp32 or float64, since half precision cannot sum over an image; refused where a target does not fit.
+
+    It would be stretched over the logits, or counted for no class, without a word.
+    """
     if target.shape != (logits.shape[0], *logits.shape[2:]) or target.is_floating_point():
         raise ValueError(
             "expected logits (B, classes, height, width) and the number of a class for each pixel, (B, height, width), "
             f"got {tuple(logits.shape)} and {tuple(target.shape)} {target.dtype}"
         )
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _pixel_weights(target: Tensor, weight: Tensor | None, logits: Tensor) -> Tensor:

@@ -200,6 +200,13 @@ class MultiLabelScores(nn.Module):
         self.counts.reset()
 
 
+def reset_metrics(module: nn.Module, stage: str) -> None:
+    """Let all metrics of a stage that a module holds, in a ``ModuleDict`` with a key for each, count anew."""
+    for name, metric in module.named_modules():
+        if isinstance(metric, Metric) and stage in name.split("."):
+            metric.reset()
+
+
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     """NaN where there is nothing to divide by."""
     return torch.where(whole > 0, part / whole.clamp(min=1), torch.nan)

@@ -161,3 +161,27 @@ def test_balanced_weights_by_hand():
 def test_targets_of_another_form_are_named(name, target):
     with pytest.raises(ValueError, match="number of a class for each pixel"):
         LOSSES[name](torch.randn(2, 3, 4, 4), target)
+
+
+@pytest.mark.parametrize("options", [{}, {"weight": torch.tensor([0.5, 1.0])}])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_sums_over_large_images(name, dtype, options):
+    """Of 65,536 pixels or more a sum in fp16 is infinite."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 2, 300, 300, generator=generator).to(dtype).requires_grad_()
+    target = torch.randint(2, (1, 300, 300), generator=generator)
+    loss, wanted = (LOSSES[name](x, target, **options) for x in (logits, logits.detach().float()))
+    loss.backward()
+    torch.testing.assert_close(loss.float(), wanted)
+    assert logits.grad.isfinite().all() and logits.grad.any()
+
+
+@pytest.mark.parametrize("label", [-1, 3, 254])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_label_that_is_no_class_fails(name, label):
+    """Dice counted such pixels for no class."""
+    target = torch.zeros(1, 4, 4).long()
+    target[0, 0, 0] = label
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        LOSSES[name](torch.randn(1, 3, 4, 4), target)

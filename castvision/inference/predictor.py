@@ -17,6 +17,7 @@ from castvision.data.reading.overview import make_context
 from castvision.data.transforms.model_input import to_model_input
 from castvision.errors import CheckpointError, one_line
 from castvision.files import read_json
+from castvision.inference.values import check_pixels
 from castvision.models.centres import CentreSegmenter
 from castvision.models.checkpoint_file import check_finite
 from castvision.models.convert import change_attention, convert, split_options
@@ -170,10 +171,12 @@ class Predictor:
             (1, C, height', width') float32 on the model's device.
 
         Raises:
-            ValueError: The image's channels do not fit the model.
+            TypeError: No array.
+            ValueError: The image's channels do not fit the model, or its values are of another unit than in training.
         """
-        size = self.input_size((image.shape[0], image.shape[1]), max_size)
         seen = self.parts.input
+        check_pixels(image, seen)
+        size = self.input_size((image.shape[0], image.shape[1]), max_size)
         tensor = to_model_input(image, seen.in_chans, seen.mean, seen.std, size, keep_units=seen.keeps_units)
         return tensor[None].to(self.device)
 
@@ -187,9 +190,11 @@ class Predictor:
             (1, C, height', width') float32 on the model's device.
 
         Raises:
-            ValueError: The image's channels do not fit the model.
+            TypeError: No array.
+            ValueError: The image's channels do not fit the model, or its values are of another unit than in training.
         """
         seen = self.parts.input
+        check_pixels(image, seen)
         if seen.resize == "none":
             return self.prepare(image)
         if seen.resize == "crop":
@@ -215,8 +220,10 @@ class Predictor:
             The prediction, on the CPU.
 
         Raises:
-            ValueError: The model is untrained, or has no classes.
+            ValueError: The model is untrained, or has no classes; more images than one.
         """
+        if len(prepared) != 1:
+            raise ValueError(f"expected one image (1, C, height, width), got {tuple(prepared.shape)}; call it for each")
         if self.parts.task is None:
             raise ValueError(f"{self.parts.name} is untrained: its prediction would mean nothing; give a checkpoint")
         if self.parts.task == "features":

@@ -64,10 +64,21 @@ class TileInput:
 
 
 def as_reader(image: ImageReader | Pixels | str | os.PathLike[str]) -> tuple[ImageReader, bool]:
-    """A reader, and whether it was opened here and is ours to close."""
+    """A reader, and whether it was opened here and is ours to close.
+
+    Raises:
+        TypeError: None of these.
+    """
     if isinstance(image, ImageReader):
         return image, False
-    return (open_array(image) if isinstance(image, np.ndarray) else open_image(image)), True
+    if isinstance(image, np.ndarray):
+        return open_array(image), True
+    if not isinstance(image, (str, os.PathLike)):
+        raise TypeError(
+            "expected a path, an open reader, or an array of numpy (height, width, channels), got a "
+            f"{type(image).__name__}; give np.asarray(image), of tensors with the channels last"
+        )
+    return open_image(image), True
 
 
 class TileSource:

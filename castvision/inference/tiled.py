@@ -144,8 +144,9 @@ def tiled_inference(
         Output, disagreement of neighbouring tiles, counts and speed.
 
     Raises:
-        ValueError: An option or a tile size that does not work, an unreadable image, or an output of another size.
-        TypeError: A predictor that returns no tensor, or pixels that are no real numbers.
+        ValueError: An option or a tile size that does not work, an unreadable image, or an output of another size, or
+            of one channel where classes are wanted.
+        TypeError: A predictor that returns no tensor, pixels that are no real numbers, or no image.
     """
     start = time.perf_counter()
     activation = activation or ("none" if output == "image" else "softmax")
@@ -380,6 +381,12 @@ class TiledRun:
             )
         if self.totals.channels not in (0, output.shape[1]):
             raise ValueError(f"expected {self.totals.channels} classes as before, got {output.shape[1]}")
+        if output.shape[1] == 1 and (self.settings.activation == "softmax" or self.settings.output == "labels"):
+            raise ValueError(
+                "expected two classes or more, got one channel, of which a softmax is 1 and the most probable class 0 "
+                "everywhere; give torch.cat([torch.zeros_like(x), x], 1) in place of one logit x, or take its values "
+                "by output='image'"
+            )
         output = self.runtime.single(output)
         activated: Tensor = self.runtime.softmax(output) if self.settings.activation == "softmax" else output
         return activated

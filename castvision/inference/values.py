@@ -40,21 +40,49 @@ def check_units(reader: ImageReader, seen: InputFormat) -> None:
     Raises:
         ValueError: Values of the other kind that are tens of deviations off.
     """
-    is_unsigned = np.dtype(reader.dtype).kind in "bu"
+    if _may_differ(np.dtype(reader.dtype), seen):
+        _check_middle(_sample(reader), np.dtype(reader.dtype), seen, repr(reader.name))
+
+
+def check_pixels(image: Any, seen: InputFormat) -> None:
+    """Refuse what cannot be an image for a model, before it is prepared.
+
+    Args:
+        image: What was given as (height, width) or (height, width, channels).
+        seen: What the model was trained on.
+
+    Raises:
+        TypeError: No array of numpy.
+        ValueError: See `check_units`.
+    """
+    if not isinstance(image, np.ndarray):
+        raise TypeError(
+            f"expected an array of numpy (height, width, channels), got a {type(image).__name__}; give "
+            "np.asarray(image), of tensors with the channels last"
+        )
+    if _may_differ(image.dtype, seen):
+        _check_middle([np.ma.getdata(image)[holds_data(image)] / unit(image.dtype)], image.dtype, seen, "the image")
+
+
+def _may_differ(dtype: np.dtype[Any], seen: InputFormat) -> bool:
     has_shares = max(map(abs, seen.mean)) <= 1 and max(seen.std) <= 1
-    if not seen.keeps_units or is_unsigned == has_shares:
+    return seen.keeps_units and (dtype.kind in "bu") != has_shares
+
+
+def _check_middle(
+    bands: list[np.ndarray[Any, np.dtype[Any]]], dtype: np.dtype[Any], seen: InputFormat, name: str
+) -> None:
+    known = np.concatenate(bands) if bands else np.empty(0)
+    if not known.size:
         return
-    bands = _sample(reader)
-    if not bands:
-        return
-    middle = float(np.median(np.concatenate(bands)))
+    middle, is_unsigned = float(np.median(known)), dtype.kind in "bu"
     if not is_unsigned and abs(middle) <= _SHARES:
         return
     if min(abs(middle - mean) / std for mean, std in zip(seen.mean, seen.std, strict=True)) > _FAR:
         what = "become 0..1" if is_unsigned else "stay as they are"
         raise ValueError(
-            f"expected values as in training (mean {seen.mean[0]:g}, deviation {seen.std[0]:g}), got {reader.dtype}, "
-            f"which {what}, with a median of {middle:g} in {reader.name!r}; write it in the type of "
+            f"expected values as in training (mean {seen.mean[0]:g}, deviation {seen.std[0]:g}), got {dtype}, "
+            f"which {what}, with a median of {middle:g} in {name}; write it in the type of "
             "the training images"
         )
 

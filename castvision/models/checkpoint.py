@@ -79,6 +79,18 @@ def task_weights(saved: Mapping[str, Any]) -> dict[str, Tensor]:
     return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
+def weights_beside(path: str | Path, task: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint holds of modules that a training task has beside its model and its losses.
+
+    Args:
+        path: A checkpoint of a training run.
+        task: With the model as ``model`` and the losses as ``losses``.
+    """
+    saved: dict[str, Any] = checkpoint_file.read(str(path))["state_dict"]
+    names = (name for name in task.state_dict() if not name.startswith(("model.", "losses.")))
+    return {name: saved[name] for name in names if name in saved}
+
+
 def _below(prefix: str, state: Mapping[str, Any]) -> dict[str, Any]:
     """What has the prefix, without it; all, if nothing has."""
     chosen = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

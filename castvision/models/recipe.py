@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import timm
 import torch
+from timm.utils import unwrap_model
 
 from castvision.checkpoint_facts import CHECKPOINT_KEY
 from castvision.data.input_format import InputFormat, input_format, pair
@@ -285,9 +286,9 @@ def save(path: str | Path, recipe: Recipe, model: nn.Module) -> None:
     Args:
         path: The file; what is there is replaced.
         recipe: With ``input``.
-        model: Built by it.
+        model: Built by it; also in what averages its weights, compiles it or runs it in several processes.
     """
-    weights = {f"model.{key}": value for key, value in model.state_dict().items()}
+    weights = {f"model.{key}": value for key, value in unwrap_model(model).state_dict().items()}
     checkpoint_file.write({CHECKPOINT_KEY: recipe.to_dict(), "state_dict": weights}, path)
 
 

@@ -127,7 +127,10 @@ class Segmenter(nn.Module):
         try:
             maps: list[Tensor] = self._extractor(self.backbone)(padded, **options)
         except (AssertionError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or tuple(padded.shape[-2:]) == native_size(self.backbone):
+            weight = next(self.backbone.parameters(), padded)
+            is_alike = (weight.dtype, weight.device) == (padded.dtype, padded.device)
+            is_native = tuple(padded.shape[-2:]) == native_size(self.backbone)
+            if isinstance(error, torch.OutOfMemoryError) or is_native or not is_alike:
                 raise
             raise _wrong_size(self.backbone, padded, error) from error
         if str(getattr(self.backbone, "output_fmt", "")).endswith("NHWC") and self.is_feature_net:

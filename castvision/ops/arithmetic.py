@@ -11,9 +11,14 @@ _HALF_IS_SLOW = torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
 
 
 def is_eager() -> bool:
-    """Whether Python runs operation by operation: no script, no compilation, no export, no trace."""
+    """Whether Python runs operation by operation: no script, compilation, export or trace, nor ``torch.func``.
+
+    Of which ``vmap`` writes into no tensor of ours, and ``grad`` knows neither our gradients nor checkpoints.
+    """
     if not torch.jit.is_scripting():
-        return not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[no-untyped-call]
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+            return False
+        return not torch._C._are_functorch_transforms_active()
     return False
 
 

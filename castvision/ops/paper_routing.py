@@ -139,9 +139,10 @@ def learned_clusters(
     Returns:
         index (B, M, K) int64, padding = N, without a gradient.
     """
-    flat = surrogates.transpose(0, 1).flatten(1)[None]
+    q, k, phi = q.detach().flatten(2), k.detach().flatten(2), phi.detach()
+    flat = surrogates.detach().transpose(0, 1).flatten(1)[None]
     index: Tensor = torch.ops.castvision.route(
-        q.flatten(2), k.flatten(2), flat, phi, None, token_mask, cluster_size, assignment, activation, routing_score
+        q, k, flat, phi, None, token_mask, cluster_size, assignment, activation, routing_score
     )
     return index
 

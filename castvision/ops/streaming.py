@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from castvision.ops import near_far as plain
 from castvision.ops.chunks import Chunk, Chunks, Remainders, Totals, rows_at
 from castvision.ops.options import Operands
 
@@ -34,13 +34,19 @@ class _NearFar(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         saved = ctx.saved_tensors  # read once: checkpointing unpacks them a single time
         *tensors, center, labels, out, lse = saved[:10]
         num_clusters, scale = ctx.constants
-        call = Chunks(Operands._make([*tensors, scale]), list(saved[10:]), labels, num_clusters, center)
-        *d_operands, d_center = _backward(call, grads[0], out, lse)
+        x, windows = Operands._make([*tensors, scale]), list(saved[10:])
+        if torch.is_grad_enabled():  # these gradients are to be differentiated again
+            out = plain.near_far(x, windows, labels, num_clusters, center, 0.0)
+            wanted = [each is not None and each.requires_grad for each in (*tensors, center)]
+            inputs = [each for each, is_wanted in zip((*tensors, center), wanted, strict=True) if is_wanted]
+            found = iter(torch.autograd.grad(out, inputs, grads[0], create_graph=True, allow_unused=True))
+            *d_operands, d_center = (next(found) if is_wanted else None for is_wanted in wanted)
+            return *d_operands, d_center, None, None, None, None
+        *d_operands, d_center = _backward(Chunks(x, windows, labels, num_clusters, center), grads[0], out, lse)
         return *d_operands, None, d_center, None, None, None, None
 
 

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from castvision.models.segmenter import Segmenter, unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from lightning.pytorch import Trainer
     from torch import nn
@@ -63,7 +63,8 @@ class Schedule:
 class BudgetSchedule(LambdaLR):
     """A torch scheduler that asks how much of the budget is used; each step's rate is that of its middle.
 
-    Neither the first nor the last step is wasted at rate 0 then.
+    Neither the first nor the last step is wasted at rate 0 then. Groups that an optimiser is given later, such as those
+    of Lightning's ``BackboneFinetuning``, keep the rates that they come with.
 
     Args:
         optimizer: Its groups' current rates are the highest ones.
@@ -76,6 +77,11 @@ class BudgetSchedule(LambdaLR):
             {name: group[name] for name in _SETTINGS if name in group} for group in optimizer.param_groups
         ]
         super().__init__(optimizer, lambda step: schedule.factor(progress(step + 0.5)))
+
+    def get_lr(self) -> list[Any]:
+        """The rates of the next step."""
+        later = self.optimizer.param_groups[len(self.base_lrs) :]
+        return [*super().get_lr(), *(group["lr"] for group in later)]
 
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule is; settings are the run's own."""
@@ -94,12 +100,13 @@ class BudgetSchedule(LambdaLR):
         So does one with another weight decay, betas or momentum; the first that differs is said.
         """
         changes: list[str] = []
-        for group, wanted in zip(self.optimizer.param_groups, self._settings, strict=True):
+        groups = self.optimizer.param_groups[: len(self._settings)]
+        for group, wanted in zip(groups, self._settings, strict=True):
             changes += [f"{name} {value} (was {group[name]})" for name, value in wanted.items() if group[name] != value]
             group.update(wanted)
         if changes:
             logger.info("the run goes on with another %s", changes[0])
-        for group, highest, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
+        for group, highest, factor in zip(groups, self.base_lrs, self.lr_lambdas, strict=True):
             group["lr"] = highest * factor(self.last_epoch)
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
@@ -126,10 +133,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
     skip: set[str] = find()
     if isinstance(model, Segmenter):
         network = unwrap(model)
-        inside = set(network.parameters())
-        others = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=skip)
-        for group in others:
-            group |= {"lr_scale": 1.0, "params": [each for each in group["params"] if each not in inside]}
+        others = groups_beside(model, network, weight_decay, skip)
         groups = parameter_groups(network, weight_decay, layer_decay)
         for group in groups:
             group["lr_scale"] *= layer_decay  # the head is a layer above it, as a classifier is in timm's groups
@@ -138,6 +142,24 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
         groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=skip)
         return [{"lr_scale": 1.0, **group} for group in groups]
     groups = param_groups_layer_decay(model, weight_decay, no_weight_decay_list=skip, layer_decay=layer_decay)
+    return list(groups)
+
+
+def groups_beside(
+    outer: nn.Module, inner: nn.Module, weight_decay: float, skip: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Groups of what a module holds beside one inside it, at the full rate; see `parameter_groups`.
+
+    Args:
+        outer: The module.
+        inner: Whose parameters are left out.
+        weight_decay: For matrices.
+        skip: Names of others that have none.
+    """
+    inside = set(inner.parameters())
+    groups = param_groups_weight_decay(outer, weight_decay, no_weight_decay_list=skip)
+    for group in groups:
+        group |= {"lr_scale": 1.0, "params": [each for each in group["params"] if each not in inside]}
     return list(groups)
 
 

@@ -108,6 +108,26 @@ def test_a_segmenters_checkpoint_predicts_what_the_model_does(tmp_path, segmente
     ]
 
 
+@pytest.mark.parametrize("prepare", ["prepare", "prepare_whole"])
+def test_images_in_memory_are_of_the_units_of_training(tmp_path, segmenter, prepare):
+    """0..255 as floats or wide integers were normalised as if they were 0..1; files of them were refused already."""
+    predictor = load_model(save_checkpoint(tmp_path / "a.ckpt", segmenter, facts(keeps_units=True)))
+    run = getattr(predictor, prepare)
+    torch.testing.assert_close(run((GREY / 255).astype(np.float32)), run(GREY), rtol=0, atol=1e-5)
+    for dtype in (np.float32, np.int64):
+        with pytest.raises(ValueError, match=r"values as in training .* which stay as they are, .* in the image"):
+            run(GREY.astype(dtype))
+    with pytest.raises(TypeError, match=r"got a Tensor; give np\.asarray"):
+        run(torch.zeros(3, 8, 8))
+
+
+def test_one_image_is_predicted_at_a_time(tmp_path, segmenter):
+    """Of more the first was answered for, in silence."""
+    predictor = load_model(save_checkpoint(tmp_path / "a.ckpt", segmenter, facts()))
+    with pytest.raises(ValueError, match=r"one image \(1, C, height, width\), got \(2, 1, 32, 32\)"):
+        predictor.predict(torch.zeros(2, 1, 32, 32))
+
+
 def test_cluster_maps_of_a_model_with_context_are_those_of_its_prediction(tmp_path):
     kwargs = {"depth": 1, "use_rot_pos_emb": True, "pos_embed": "none"}
     model = create_context_segmenter(ATTO, 3, context_size=(16, 24), model_kwargs=kwargs)

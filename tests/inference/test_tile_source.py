@@ -65,7 +65,7 @@ def test_a_mask_of_another_size_is_laid_over_the_image(size):
     """A pixel is what the mask holds at its middle; masks that are larger than the image lay half a pixel aside."""
     mask = RNG.integers(0, 2, size, dtype=np.uint8)
     rows, cols = (((np.arange(side) + 0.5) * own / side).astype(int) for side, own in zip((60, 70), size, strict=True))
-    found = tiled_inference(np.ones((60, 70), np.float32), lambda x: x, tile=32, overlap=8, skip=Skip(mask))
+    found = tiled_inference(np.ones((60, 70, 2), np.float32), lambda x: x, tile=32, overlap=8, skip=Skip(mask))
     np.testing.assert_array_equal(found.labels != 255, mask[np.ix_(rows, cols)] > 0)
 
 
@@ -79,7 +79,7 @@ def test_a_mask_says_nothing_where_it_holds_no_data(tmp_path):
     tifffile.imwrite(tmp_path / "nodata.tif", np.where(inside, 1, 255).astype(np.uint8), extratags=tags)
     for name in ("drawn.png", "nodata.tif"):
         with open_image(tmp_path / name) as mask:
-            found = tiled_inference(np.ones((20, 30), np.float32), lambda x: x, tile=32, overlap=8, skip=Skip(mask))
+            found = tiled_inference(np.ones((20, 30, 2), np.float32), lambda x: x, tile=32, overlap=8, skip=Skip(mask))
         np.testing.assert_array_equal(found.labels != 255, inside)
 
 

@@ -144,7 +144,7 @@ def test_bf16_runs_the_predictor_under_autocast():
 )
 def test_batches_are_as_full_as_bands_allow(size, expected):
     sizes = []
-    run(np.zeros(size), lambda batch: sizes.append(len(batch)) or batch, batch_size=4)
+    run(np.zeros(size), lambda batch: sizes.append(len(batch)) or batch, batch_size=4, output="image")
     assert sizes == expected
 
 
@@ -200,7 +200,7 @@ def test_everything_skipped():
 
 def test_progress_counts_tiles():
     seen = []
-    run(np.zeros((52, 52)), identity, progress=lambda done, total: seen.append((done, total)))
+    run(np.zeros((52, 52)), identity, output="image", progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -236,10 +236,30 @@ def test_wrong_predictors_and_pixels():
         run(image, lambda batch: batch[..., ::2])
     with pytest.raises(TypeError, match="complex64"):
         run(np.zeros((4, 4), np.complex64), identity)
+    with pytest.raises(TypeError, match=r"got a Tensor; give np\.asarray"):
+        run(torch.zeros(3, 40, 40), identity)
     with pytest.raises(ValueError, match="min_foreground"):
         Skip(min_foreground=2)
     with pytest.raises(ValueError, match="blank"):
         Skip(blank=-1)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"output": "probabilities"}, {"output": "image", "activation": "softmax"}, {"activation": "none"}]
+)
+def test_one_logit_is_no_choice_between_classes(options):
+    """All was class 0 with a probability of 1."""
+    with pytest.raises(ValueError, match=r"two classes or more, got one channel.*torch.cat"):
+        run(np.zeros((40, 40), np.float32), identity, **options)
+
+
+def test_one_logit_as_two_classes_or_by_its_values():
+    image = RNG.normal(size=(40, 40)).astype(np.float32)
+    wanted = torch.sigmoid(torch.from_numpy(image))
+    both = run(image, lambda x: torch.cat([torch.zeros_like(x), x], 1), output="probabilities").values
+    torch.testing.assert_close(torch.from_numpy(both[..., 1]), wanted)
+    alone = run(image, torch.sigmoid, output="probabilities", activation="none").values
+    torch.testing.assert_close(torch.from_numpy(alone[..., 0]), wanted)
 
 
 def test_no_space_left_names_the_file(tmp_path):

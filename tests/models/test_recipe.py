@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from timm.utils import ModelEmaV3
+from torch.optim.swa_utils import AveragedModel
 
 from castvision.inference.predictor import load_model
 from castvision.models.checkpoint import freeze, initialize_from
@@ -84,6 +85,15 @@ def test_saved_and_loaded(tmp_path, recipe):
     own = model.state_dict()
     assert own.keys() == loaded.state_dict().keys()
     assert all(torch.equal(value, own[key]) for key, value in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize("wrap", [AveragedModel, ModelEmaV3, torch.nn.DataParallel])
+def test_what_wraps_a_model_is_not_saved(tmp_path, wrap):
+    """The counter of averages made a file that nobody could read."""
+    model = build(CLASSIFIER)
+    save(tmp_path / "a.ckpt", CLASSIFIER, wrap(model))
+    weights = load(tmp_path / "a.ckpt")[1].state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
 
 def test_no_such_file(tmp_path):

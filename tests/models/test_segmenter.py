@@ -230,3 +230,10 @@ def test_masked_batches_train():
     logits = model(batch, mask)
     logits[mask[:, None].expand_as(logits)].square().sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_an_image_of_another_dtype_is_not_called_one_of_a_wrong_size():
+    """As numpy's floats become; the error told to create the backbone for the image's size."""
+    model = create_segmenter("cast_vit_atto_patch4_32", 2, model_kwargs={"depth": 1}).eval()
+    with pytest.raises(RuntimeError, match="double"):
+        model(torch.zeros(1, 1, 40, 40, dtype=torch.float64))

@@ -190,3 +190,23 @@ def test_a_run_that_goes_on_has_its_own_decay_and_betas(decay, betas, caplog):
     assert {(group["weight_decay"], group["betas"]) for group in second.param_groups} == {(0.0, betas), (decay, betas)}
     assert ("goes on with another" in caplog.text) is ((decay, betas) != (0.05, (0.9, 0.999)))
     assert all(value is not resumed._settings for value in resumed.state_dict().values())
+
+
+def test_groups_that_come_later_keep_their_rates():
+    """As those of Lightning's BackboneFinetuning, also in a run that goes on with them."""
+
+    def make(*later):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+        scheduler = BudgetSchedule(optimizer, Schedule(warmup=0), lambda steps: steps / 4)
+        for rate in later:
+            optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate})
+        return optimizer, scheduler
+
+    optimizer, scheduler = make(0.5)
+    optimizer.step()
+    scheduler.step()
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([2 * 0.691342, 0.5], abs=1e-5)
+    again, resumed = make(0.25)
+    resumed.load_state_dict(scheduler.state_dict())
+    resumed.refresh()
+    assert [group["lr"] for group in again.param_groups] == pytest.approx([2 * 0.691342, 0.25], abs=1e-5)

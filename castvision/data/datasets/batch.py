@@ -53,11 +53,12 @@ def as_batch(batch: Batch | Sequence[Any] | Mapping[str, Any] | Tensor, *, needs
         See `Batch`; the target is int64 where it was of whole numbers, and empty where there is none.
 
     Raises:
-        ValueError: No image, no target, a mask of several channels, a target that is no tensor, or a third part
-            that is no mapping.
+        ValueError: No image, no target, a mask of several channels, an image or a target that is no tensor, or a third
+            part that is no mapping.
     """
     if isinstance(batch, Tensor):
         batch = (batch,)
+    nothing: Any = None
     if isinstance(batch, Mapping):
         found = [name for name in _TARGETS if name in batch]
         if "image" not in batch or len(found) > 1 or (needs_target and not found):
@@ -65,10 +66,10 @@ def as_batch(batch: Batch | Sequence[Any] | Mapping[str, Any] | Tensor, *, needs
                 f"expected a batch with the keys 'image' and one of {_TARGETS}, got {sorted(map(str, batch))}; "
                 "name its parts so, or give (image, target)"
             )
-        target = batch[found[0]] if found else batch["image"].new_empty(0)
+        target = batch[found[0]] if found else nothing
         parts = Batch(batch["image"], target, batch.get("extras", {}), batch.get("truth", {}))
     elif len(batch) == 1 and not needs_target:
-        parts = Batch(batch[0], batch[0].new_empty(0))
+        parts = Batch(batch[0], nothing)
     elif 2 <= len(batch) <= len(Batch._fields):
         parts = Batch(*batch)
     else:
@@ -78,6 +79,11 @@ def as_batch(batch: Batch | Sequence[Any] | Mapping[str, Any] | Tensor, *, needs
             f"expected mappings behind (image, target), for the model and for metrics, got {len(batch)} parts, of "
             f"which {type(parts.extras).__name__} is none; leave out names and indices, or give a mapping with "
             "'image' and 'mask', whose other keys are nobody's"
+        )
+    if not isinstance(parts.image, Tensor):
+        raise ValueError(
+            f"expected a tensor of images (B, channels, height, width), got {type(parts.image).__name__}; stack them"
+            ", and give torch.from_numpy of arrays"
         )
     return parts._replace(target=_target(parts.target, parts.image, needs_target))
 

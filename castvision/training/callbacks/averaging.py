@@ -50,6 +50,13 @@ class WarmAveraging(WeightAveraging):
         task.trainer = trainer  # by which a task tells whose loaders the images come from
         return task.eval()
 
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from nothing on with the newest weights, too."""
+        super().on_validation_epoch_start(trainer, pl_module)
+        newest = self._newest(trainer)
+        if newest is not None:
+            newest.begin("val")
+
     @torch.no_grad()
     def on_validation_batch_end(  # Lightning's hook
         self,

@@ -54,6 +54,20 @@ def check_optimizer(make: Any) -> None:
         )
 
 
+def refuse_parts(arguments: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """Refuse arguments of a task that its checkpoint has the say in.
+
+    Raises:
+        ValueError: Naming the first.
+    """
+    for name in parts:
+        if name in arguments:
+            raise ValueError(
+                f"expected no {name} beside a checkpoint, which says how its model is built, got {name}="
+                f"{arguments[name]!r}; leave it out, or make a task of your own with the checkpoint as init_from"
+            )
+
+
 def given_classes(num_classes: int | None) -> int:
     """The number of classes of a task.
 
@@ -80,3 +94,10 @@ def given_size(context_size: Sequence[int] | None) -> tuple[int, int] | None:
     if len(context_size) != 2:
         raise ValueError(f"expected context_size to be (height, width), got {context_size=}")
     return int(context_size[0]), int(context_size[1])
+
+
+def alpha_hint(found: int, wanted: int) -> str:
+    """What else to set where an opacity channel makes the difference."""
+    if found + 1 != wanted:
+        return ""
+    return f", or, if an alpha channel of the images is a band like the others, in_chans: {wanted} of the data"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.data import Mixup
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from castvision.metrics import MultiLabelScores, classification_metrics, image_table, multilabel_metrics
@@ -97,10 +97,6 @@ class ClassificationTask(Task):
             raise ValueError(f"expected mask_weight >= 0, and 0 where images are mixed, got {mask_weight=}, {mixing}")
         self.mask_weight = mask_weight
         self.mask_head = TokenMasks(self.backbone, MASK_CLASSES) if mask_weight else None
-
-    def helpers(self) -> list[nn.Module]:
-        """What predicts masks."""
-        return [] if self.mask_head is None else [self.mask_head]
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Of the labels, and where they are asked for, of the masks.

@@ -206,7 +206,7 @@ class DistillationTask(Task):
                 "on more images, or more like them, or with a smaller rate, or use the model as it was", before, after,
             )  # fmt: skip
 
-    def predict_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Sequence[Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Refused: there are no classes.
 
         Raises:

@@ -63,6 +63,10 @@ class ForeignBatches:
             target = self._labels(whole)
         return whole._replace(target=target)
 
+    def forget(self, stage: str) -> None:
+        """Forget what was seen in a stage."""
+        self._seen.pop(stage, None)
+
     def check_seen(self, stage: str, task: LightningModule, class_names: Sequence[str]) -> None:
         """Refuse masks in which one class alone was seen beside ignored pixels, once a stage has been through.
 

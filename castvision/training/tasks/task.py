@@ -20,8 +20,9 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from castvision.checkpoint_facts import CHECKPOINT_KEY
 from castvision.data.datasets.batch import Batch, as_batch
 from castvision.ignored import IGNORED
+from castvision.metrics import reset_metrics
 from castvision.models.checkpoint import freeze as freeze_parameters
-from castvision.models.checkpoint import initialize_from, keep_frozen_statistics
+from castvision.models.checkpoint import initialize_from, keep_frozen_statistics, weights_beside
 from castvision.models.class_names import (
     check_same_classes,
     class_names_in,
@@ -39,11 +40,12 @@ from castvision.training.optim import (
     Schedule,
     apply_lr_scale,
     check_finite,
+    groups_beside,
     is_fused,
     other_steps,
     parameter_groups,
 )
-from castvision.training.tasks.arguments import check_kinds, check_optimizer
+from castvision.training.tasks.arguments import alpha_hint, check_kinds, check_optimizer, refuse_parts
 from castvision.training.tasks.loaders import ForeignBatches
 
 if TYPE_CHECKING:
@@ -153,14 +155,16 @@ class Task(LightningModule, ABC):
             **arguments: For the constructor, beside what the recipe says.
 
         Raises:
-            ValueError: A recipe of another kind.
+            ValueError: A recipe of another kind, or an argument that it holds.
         """
         if recipe.task != cls.kind:
             raise ValueError(
                 f"expected a checkpoint of a {cls.kind} model for {cls.__name__}, got one for {recipe.task}"
             )
+        parts = {"model_name": recipe.model_name, "num_classes": recipe.num_classes, **cls._parts(recipe)}
+        refuse_parts(arguments, parts)
         make: Any = cls  # subclasses build the recipe themselves, from a name and the number of classes
-        task: Self = make(recipe.model_name, num_classes=recipe.num_classes, **cls._parts(recipe), **arguments)
+        task: Self = make(**parts, **arguments)
         task.recipe = replace(task.recipe, input=recipe.input, label_map=recipe.label_map)
         task.class_names = list(recipe.class_names) or task.class_names
         return task
@@ -202,6 +206,7 @@ class Task(LightningModule, ABC):
         recipe, model = load(checkpoint_path)
         task = cls.from_recipe(recipe, **kwargs)
         task.model.load_state_dict(model.state_dict())
+        task.load_state_dict(weights_beside(checkpoint_path, task), strict=False)
         return task if map_location is None else task.to(map_location)
 
     @abstractmethod
@@ -227,10 +232,6 @@ class Task(LightningModule, ABC):
     def augment(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Mix training images; by default they stay as they are."""
         return image, target
-
-    def helpers(self) -> list[nn.Module]:
-        """Modules beside the model that learn with it and are not part of it; by default none."""
-        return []
 
     def train(self, mode: bool = True) -> Self:
         """As torch; but what is frozen keeps its statistics of images, too, and uses them."""
@@ -259,7 +260,7 @@ class Task(LightningModule, ABC):
         if in_chans not in (None, data.in_chans):
             raise ValueError(
                 f"expected a model for images of {data.in_chans} channel(s), got {in_chans=}; "
-                f"set in_chans: {data.in_chans} in model_kwargs{_alpha_hint(data.in_chans, in_chans)}"
+                f"set in_chans: {data.in_chans} in model_kwargs{alpha_hint(data.in_chans, in_chans)}"
             )
         context_size = getattr(self.model, "context_size", None)
         if context_size != data.context_size:
@@ -331,7 +332,7 @@ class Task(LightningModule, ABC):
         """Count one batch of test images."""
         self._count("test", batch)
 
-    def predict_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Sequence[Any], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """See `decide`."""
         image, _, extras, _ = self.taken(batch, "predict")
         return self.decide(self(image, **extras))
@@ -357,6 +358,19 @@ class Task(LightningModule, ABC):
         metric: Any = self.confusions[stage]
         metric.update(prediction, target)
 
+    def begin(self, stage: str) -> None:
+        """Count a stage from nothing on: a round that was broken off leaves what it counted."""
+        self._foreign.forget(stage)
+        reset_metrics(self, stage)
+
+    def on_validation_epoch_start(self) -> None:
+        """See `begin`."""
+        self.begin("val")
+
+    def on_test_epoch_start(self) -> None:
+        """See `begin`."""
+        self.begin("test")
+
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of all held-out images."""
         self._summarise("val")
@@ -380,8 +394,8 @@ class Task(LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The injected optimiser on timm's groups, layer decay multiplied in, and the schedule of each step."""
         groups = parameter_groups(self.model, self.weight_decay, self.layer_decay)
-        for module in self.helpers():
-            groups += parameter_groups(module, self.weight_decay)
+        beside = groups_beside(self, self.model, self.weight_decay)  # what learns with it and is no part of it
+        groups += [group for group in beside if group["params"]]
         if self.layer_decay != 1 and not self.starts_trained:
             logger.info("layer_decay %s waits for trained weights: these start at random", self.layer_decay)
             for group in groups:  # the same groups as with it: a resumed run brings rates of its own
@@ -434,10 +448,3 @@ class Task(LightningModule, ABC):
         if data is not None:
             facts = Recipe.from_dict({**facts, **data.description()}).to_dict()
         checkpoint[CHECKPOINT_KEY] = facts
-
-
-def _alpha_hint(found: int, wanted: int) -> str:
-    """What else to set where an opacity channel makes the difference."""
-    if found + 1 != wanted:
-        return ""
-    return f", or, if an alpha channel of the images is a band like the others, in_chans: {wanted} of the data"

@@ -3,10 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch.nn import functional
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 import castvision.heads
 from castvision.checkpoint_facts import CHECKPOINT_KEY
@@ -314,6 +316,8 @@ def test_batches_of_anyones_loader(form, dtype):
         ({"images": torch.zeros(1, 1, 16, 16)}, "keys 'image' and one of"),
         ({"image": torch.zeros(1, 1, 16, 16)}, "keys 'image' and one of"),
         ((torch.zeros(1, 1, 16, 16),), "got 1 part"),
+        ((np.zeros((1, 1, 16, 16)), torch.zeros(1, 16, 16)), "a tensor of images .* got ndarray; stack them"),
+        ({"image": [torch.zeros(1, 16, 16)], "mask": torch.zeros(1, 16, 16)}, "a tensor of images .* got list"),
         ((torch.zeros(1, 1, 16, 16), torch.zeros(1, 2, 16, 16, dtype=torch.int64)), "argmax over the channels"),
     ],
 )
@@ -326,6 +330,7 @@ def test_images_alone_are_predicted():
     task, image = _segmentation(), torch.randn(2, 1, 16, 16)
     for batch in (image, (image,), {"image": image}):
         assert task.predict_step(batch, 0).shape == (2, 16, 16)
+    assert task.predict_step(image, 0, dataloader_idx=1).shape == (2, 16, 16)  # of several loaders
 
 
 @pytest.mark.parametrize("is_trained", [False, True])
@@ -363,3 +368,83 @@ def test_models_with_and_without_centres_are_not_taken_for_each_other(stored, wa
     save(tmp_path / "a.ckpt", replace(task.recipe, input=InputFormat(1, (16, 16), (0.5,), (0.25,))), task.model)
     with pytest.raises(ValueError, match=f"centres of objects for {wanted.__name__}.*load it by {stored.__name__}"):
         wanted.load_from_checkpoint(tmp_path / "a.ckpt")
+
+
+class _BrokenOff(IterableDataset):
+    """One batch, then no more."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def __iter__(self):
+        yield self.batch
+        raise KeyError("broken off")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("stage", ["val", "test"])
+@pytest.mark.parametrize(
+    ("make", "target"),
+    [
+        (lambda: _segmentation(boundary_tolerance=1), torch.arange(512).view(2, 16, 16) % 3 % 2),
+        (_classification, torch.tensor([0, 1])),
+        (lambda: MultiLabelTask("vit_tiny_patch16_224", 2, model_kwargs=TINY_VIT), torch.eye(2)),
+    ],
+    ids=["pixels", "images", "labels"],
+)
+def test_a_round_that_was_broken_off_counts_no_more(make, target, stage):
+    torch.manual_seed(0)
+    task, image = make(), torch.randn(2, 1, 16, 16)
+    other = (torch.randn(2, 1, 16, 16), target.flip(0))
+
+    def figures(data):
+        trainer = Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+        run = trainer.validate if stage == "val" else trainer.test
+        return run(task, DataLoader(data, batch_size=None), verbose=False)
+
+    expected = figures([(image, target)])
+    with pytest.raises(KeyError, match="broken off"):
+        figures(_BrokenOff(other))
+    assert figures([(image, target)]) == expected
+
+
+class _Rescaled(ClassificationTask):
+    """A task of someone's own, with layers beside the model."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.rescale = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+
+    def forward(self, image, **extras):
+        return self.rescale(super().forward(image, **extras))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_task_has_beside_its_model_is_trained_and_loaded(tmp_path):
+    torch.manual_seed(0)
+    task = _Rescaled("vit_tiny_patch16_224", 2, model_kwargs=TINY_VIT)
+    before = {name: value.clone() for name, value in task.rescale.state_dict().items()}
+    trainer = Trainer(
+        max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(task, DataLoader([(torch.randn(4, 1, 16, 16), torch.tensor([0, 1, 1, 0]))] * 2, batch_size=None))
+    after = task.rescale.state_dict()
+    assert not any(torch.equal(after[name], value) for name, value in before.items())
+    decays = [group["weight_decay"] for group in trainer.optimizers[0].param_groups if group["params"]]
+    assert sum(value > 0 for value in decays) == 2  # of the model's matrices, and of the layer's
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    loaded = _Rescaled.load_from_checkpoint(tmp_path / "a.ckpt").eval()
+    image = torch.randn(2, 1, 16, 16)
+    torch.testing.assert_close(loaded(image), task.eval()(image))
+
+
+@pytest.mark.parametrize("argument", [{"num_classes": 3}, {"model_name": "vit_tiny_patch16_224"}, {"head": "FpnHead"}])
+def test_what_a_checkpoint_says_is_no_argument(argument, tmp_path):
+    task = _segmentation()
+    save(tmp_path / "a.ckpt", task.recipe, task.model)
+    with pytest.raises(ValueError, match=f"expected no {next(iter(argument))} beside a checkpoint.*init_from"):
+        SegmentationTask.load_from_checkpoint(tmp_path / "a.ckpt", **argument)
