@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from castvision.data.reading import open_array
+from castvision.data.reading.labels import check_same_place
 from castvision.data.reading.pixels import nearest
 
 if TYPE_CHECKING:
@@ -108,8 +109,9 @@ def mask_at_level(mask: ImageReader | ClassReader, image: ImageReader, level: in
         The mask itself, or a reader of its pixels in memory.
 
     Raises:
-        ValueError: A mask of another size.
+        ValueError: A mask of another size, or of other ground.
     """
+    check_same_place(image, mask)
     size = image.levels[level]
     if (mask.height, mask.width) == (size.height, size.width):
         return mask

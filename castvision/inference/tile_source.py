@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from castvision.data.reading import ImageReader, open_array, open_image
+from castvision.data.reading.labels import check_same_place
 from castvision.data.reading.pixels import fill_missing, holds_data, is_empty, nearest
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class TileSource:
         missing: What values without data become.
 
     Raises:
-        ValueError: No such level.
+        ValueError: No such level, or a mask of other ground.
     """
 
     def __init__(self, image: ImageReader, level: int, skip: Skip, missing: float = 0.0) -> None:
@@ -87,6 +88,8 @@ class TileSource:
         self.image, self.level, self.skip, self.missing = image, level, skip, missing
         self.size = image.levels[level].height, image.levels[level].width
         self._mask = open_array(skip.mask) if isinstance(skip.mask, np.ndarray) else skip.mask
+        if self._mask is not None:
+            check_same_place(image, self._mask)
 
     def state(self) -> dict[str, Any]:
         """What a run that is resumed must find as it was: files by their time, masks in memory by what they hold."""

@@ -74,8 +74,8 @@ class ObjectDataset(PixelDataset):
             ValueError: Pixels or masks cannot be used, or too many objects; the message names the file.
         """
         entry = self.images[index]
-        pixels = load_pixels(entry.image, self.in_chans, self.bands)
         with open_mask(entry.objects) as reader:
+            pixels = load_pixels(entry.image, self.in_chans, self.bands, [reader])
             numbers, is_unknown = numbers_in(reader, 0, 0, reader.height, reader.width)
         check_same_size(pixels, numbers, str(entry.image), str(entry.objects))
         found, compact = np.unique(numbers, return_inverse=True)

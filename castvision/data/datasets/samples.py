@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from castvision.data.reading.labels import check_same_place
 from castvision.data.reading.opening import open_image
 from castvision.data.reading.pixels import Mask, Pixels, check_size, holds_data, is_empty, mark_missing, match_channels
 from castvision.data.reading.reader import UnreadableImageError, alpha_for
@@ -99,7 +100,12 @@ class PixelDataset(ABC):
         return transform.image(pixels), torch.from_numpy(np.array(target))
 
 
-def load_pixels(path: str | Path, in_chans: int | None = None, bands: Sequence[int] | None = None) -> Pixels:
+def load_pixels(
+    path: str | Path,
+    in_chans: int | None = None,
+    bands: Sequence[int] | None = None,
+    masks: Sequence[ImageReader] = (),
+) -> Pixels:
     """Read one image for training: nothing cut, as many channels as wanted, what is missing marked.
 
     Args:
@@ -107,15 +113,19 @@ def load_pixels(path: str | Path, in_chans: int | None = None, bands: Sequence[i
         in_chans: Channels of the result. 2 and 4 keep an opacity channel (such as the infra-red that many 4-band TIFFs
             declare so); for others it is composed over white. None = as it comes.
         bands: Channels to take, in this order, numbered from 1 on; opacity is one like the others then. None = all.
+        masks: The image's, open; see `castvision.data.reading.labels.check_same_place`.
 
     Returns:
         (height, width, C), the file's dtype; a masked array where values are missing.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Not an image, damaged, too large, or of other channels; the message names it.
+        ValueError: Not an image, damaged, too large, of other channels, or on other ground than a mask; the message
+            names it.
     """
     with open_image(path, alpha=alpha_for(in_chans), bands=bands) as reader:
+        for mask in masks:
+            check_same_place(reader, mask)
         pixels = whole_pixels(reader)
     return to_channels(pixels, in_chans, str(path))
 

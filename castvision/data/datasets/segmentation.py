@@ -84,8 +84,9 @@ class SegmentationDataset(PixelDataset):
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """See `PixelDataset.read`."""
         pair = self.pairs[index]
-        pixels = load_pixels(pair.image, self.in_chans, self.bands)
-        mask = self.labels.read(pair.mask)
+        with self.labels.open(pair.mask) as stored:
+            pixels = load_pixels(pair.image, self.in_chans, self.bands, [stored])
+            mask = self.labels.whole(stored)
         check_same_size(pixels, mask, str(pair.image), str(pair.mask))
         return pixels, mask
 

@@ -14,7 +14,7 @@ import numpy as np
 from castvision.data.datasets.regions import Block, Region
 from castvision.data.datasets.vector_labels import VectorMask
 from castvision.data.reading import ImageReader, open_image, open_mask
-from castvision.data.reading.labels import LabelMap, mark_ignored
+from castvision.data.reading.labels import LabelMap, check_same_place, mark_ignored
 from castvision.data.reading.overview import read_overview
 from castvision.data.reading.pixels import Pixels, is_empty, nearest
 from castvision.data.reading.reader import Alpha
@@ -211,6 +211,7 @@ class ImageSources:
                 f"expected a mask of its image's size {size[0]} × {size[1]} ({image.name!r}), got "
                 f"{mask.height} × {mask.width} in {mask.name!r}"
             )
+        check_same_place(self.image(number), mask)
 
 
 class ClassIndex:

@@ -110,6 +110,29 @@ class Georeference:
         moved = (a * across, b * down, a * x + b * y + c, d * across, e * down, d * x + e * y + f)
         return replace(self, transform=moved)
 
+    @property
+    def told(self) -> str:
+        """The outer corner of the first pixel and the coordinate system, for messages."""
+        return f"({self.transform[2]:.10g}, {self.transform[5]:.10g})" + (f" in {self.crs[:40]}" if self.crs else "")
+
+    def pixels_apart(self, size: tuple[int, int], other: Georeference, other_size: tuple[int, int]) -> float:
+        """How far the corners of another image lie from those of this one, at most, in its pixels.
+
+        Systems of other names count as other places only if the numbers differ: one system has several names.
+
+        Args:
+            size: (height, width) of this image.
+            other: The place of the other, of any resolution.
+            other_size: (height, width) of the other.
+        """
+        a, b, c, d, e, f = self.transform
+        corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float64)  # (row, column), in whole images
+        rows, columns = (corners * other_size).T
+        p, q, r, s, t, u = other.transform
+        off = np.stack([p * columns + q * rows + r - c, s * columns + t * rows + u - f])
+        found = np.linalg.solve(np.array([[a, b], [d, e]]), off)
+        return float(np.abs(found.T - (corners * size)[:, ::-1]).max())
+
     def of_turned(self, orientation: int, height: int, width: int) -> Georeference:
         """The georeference of the image as it is shown, where this is of its pixels as they are stored.
 
@@ -260,7 +283,7 @@ def _transform(scale: Any, tiepoint: Any, matrix: Any) -> Transform | None:
         return a, b, c, d, e, f
     if scale is None or tiepoint is None or len(scale) < 2 or len(tiepoint) < 6:
         return None
-    width, height = float(scale[0]), float(scale[1])
+    width, height = float(scale[0]), abs(float(scale[1]))  # below 0 it is a slip of the writer: GDAL takes it so
     column, row, _, x, y = (float(value) for value in tiepoint[:5])
     return width, 0.0, x - column * width, 0.0, -height, y + row * height
 

@@ -92,7 +92,11 @@ class LabelMap:
             ValueError: Not a mask, or labels without a class; the message names the file and the labels.
         """
         with self.open(path) as reader:
-            return self.apply(reader.read_masked(0, 0, reader.height, reader.width), str(path), reader.nodata)
+            return self.whole(reader)
+
+    def whole(self, reader: ImageReader) -> Pixels:
+        """Read one mask that `open` opened; see `read`."""
+        return self.apply(reader.read_masked(0, 0, reader.height, reader.width), reader.name, reader.nodata)
 
     def open(self, path: str | Path, *, cache_bytes: int = 64 << 20) -> ImageReader:
         """Open a mask of any size; `apply` makes classes of what is read.
@@ -127,16 +131,18 @@ class LabelMap:
             ValueError: See `read`; also a nodata value that is the label of a class.
         """
         labels = self._plane(pixels if pixels.ndim == 3 else pixels[..., None], name)
-        is_marked, labels = np.ma.getmaskarray(labels), np.ma.getdata(labels)
+        is_marked, labels = np.ma.getmaskarray(labels).copy(), np.ma.getdata(labels)
         if labels.dtype == np.uint8:
             table, known = self._translate(np.arange(256))
             mask, is_known = table[labels], known[labels]
         else:
             mask, is_known = self._translate(labels)
-        if nodata is not None and not self.has_colours:
-            is_nodata = is_missing(labels, nodata)
+        if nodata is not None:
+            stated = nodata * 0x010101 if self.has_colours else nodata  # that of all three channels is a grey
+            is_nodata = is_missing(labels, stated)
             if (is_nodata & is_known & (mask != IGNORED)).any():
-                raise nodata_of_a_class(name, nodata, self.class_names[int(mask[is_nodata][0])])
+                told = f"'#{int(stated):06x}'" if self.has_colours else nodata
+                raise nodata_of_a_class(name, told, self.class_names[int(mask[is_nodata][0])])
             is_marked |= is_nodata
         if is_marked.any():
             mask, is_known = np.where(is_marked, np.uint8(IGNORED), mask), is_known | is_marked
@@ -156,8 +162,9 @@ class LabelMap:
                     f"expected 8-bit RGB in the mask {name!r} (the label map has colours), got {pixels.shape[-1]} "
                     f"channel(s) of {pixels.dtype}; give numbers in the label map"
                 )
-            red, green, blue = (pixels[..., channel].astype(np.int64) for channel in range(3))
-            return (red << 16) + (green << 8) + blue
+            red, green, blue = np.moveaxis(np.ma.getdata(pixels).astype(np.int64), -1, 0)
+            is_marked = np.ma.getmaskarray(pixels).all(axis=-1)  # pure red has nodata 0 in two of its channels
+            return np.ma.masked_array((red << 16) + (green << 8) + blue, mask=is_marked)
         if pixels.shape[-1] > 1 and (pixels != pixels[..., :1]).any():
             colours = np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)[:8]
             found = ", ".join(str(tuple(colour)) for colour in colours.tolist())
@@ -199,6 +206,7 @@ class ClassReader:
         self._reader, self._labels = labels.open(path), labels
         self.name, self.height, self.width = self._reader.name, self._reader.height, self._reader.width
         self.nodata: float | None = None  # pixels of the file's own value come as ignored
+        self.georeference = self._reader.georeference
 
     def read(self, y: int, x: int, height: int, width: int) -> Pixels:
         """(height, width, 1) uint8: classes, and 255 for ignored; see `ImageReader.read` and `LabelMap.apply`."""
@@ -361,7 +369,7 @@ def _parse_label(label: int | str) -> int:
     raise ValueError(f"expected a colour such as '#ff8000' or '255, 128, 0' in the label map, got {label!r}")
 
 
-def nodata_of_a_class(name: str, nodata: float | None, label: int | str) -> ValueError:
+def nodata_of_a_class(name: str, nodata: float | str | None, label: int | str) -> ValueError:
     """The error for a mask that states the label of a class to be no label."""
     return ValueError(
         f"expected a nodata value that is no class in the mask {name!r}, got nodata {nodata}, the label of class "
@@ -399,6 +407,26 @@ def mark_ignored(
     if labels.dtype.kind == "i":
         is_unknown |= labels < 0
     return labels, is_unknown
+
+
+def check_same_place(image: ImageReader, mask: ImageReader | ClassReader) -> None:
+    """Refuse a mask that states to lie on other ground than its image: its labels would be those of other places.
+
+    Where only one of them states a coordinate system, or a place at all, there is nothing to compare.
+
+    Raises:
+        ValueError: They lie a pixel or more apart; the message names both.
+    """
+    one, other = image.georeference, mask.georeference
+    if one is None or other is None or one.has_crs != other.has_crs:
+        return
+    apart = one.pixels_apart((image.height, image.width), other, (mask.height, mask.width))
+    if apart >= max(1.0, image.height / mask.height, image.width / mask.width):
+        raise ValueError(
+            f"expected image and mask of one place, got {image.name!r} from {one.told} and {mask.name!r} from "
+            f"{other.told}, up to {apart:.6g} pixels apart; export the mask again on the image's grid (gdalwarp), or "
+            "take a wrong statement out of the file (gdal_edit.py -unsetgt)"
+        )
 
 
 def check_same_size(pixels: Pixels, mask: Pixels, image_name: str, mask_name: str) -> None:

@@ -83,6 +83,8 @@ def resolve_missing(decoded: Decoded, alpha: str) -> Pixels:
         is_opaque = decoded.pixels[..., -1:] > 0
         colours = None if is_known is None else is_known[..., : pixels.shape[-1]]
         is_known = is_opaque if colours is None else is_opaque & colours
+    if is_known is not None and is_known.shape[-1] > pixels.shape[-1]:
+        is_known = is_known[..., : pixels.shape[-1]]
     return pixels if is_known is None else mark_missing(pixels, is_known)
 
 
@@ -195,9 +197,15 @@ def is_missing(pixels: Pixels, nodata: float | None) -> Mask:
         return np.zeros(pixels.shape, np.bool_)
     if np.isnan(nodata):
         return np.isnan(np.ma.getdata(pixels)) if pixels.dtype.kind == "f" else np.zeros(pixels.shape, np.bool_)
+    plain = np.ma.getdata(pixels)
     with np.errstate(over="ignore"):
         value = pixels.dtype.type(nodata) if pixels.dtype.kind == "f" else nodata  # -3.4e38 as a float32 holds it
-    return np.asarray(np.ma.getdata(pixels) == value)
+        if pixels.dtype.kind != "f" or pixels.dtype.itemsize < 4 or nodata == 0 or np.isinf(value):
+            return np.asarray(plain == value)
+        # as GDAL has it: files state -3.402823e+38, rounded, and hold the lowest float
+        slack = 4 * float(np.finfo(pixels.dtype).eps) * abs(float(value))
+        low, high = (pixels.dtype.type(float(value) + step) for step in (-slack, slack))
+    return np.asarray((plain >= low) & (plain <= high))
 
 
 def holds_data(pixels: Pixels, nodata: float | None = None) -> Mask:

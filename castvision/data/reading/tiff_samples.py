@@ -26,7 +26,8 @@ def palette_of(page: tifffile.TiffPage) -> Pixels | None:
     """The colours (n, 3) uint8 whose indices a page's samples are, if it has a palette."""
     if page.photometric != _PALETTE or page.colormap is None:
         return None
-    return np.moveaxis(page.colormap >> 8, 0, -1).astype(np.uint8)
+    colours = np.moveaxis(page.colormap, 0, -1)
+    return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)  # some write 8 bits, as GDAL knows, too
 
 
 def to_full_range(pixels: Pixels, page: tifffile.TiffPage, keep_index: bool) -> Pixels:
@@ -118,7 +119,9 @@ def finish_tiff(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
     if pixels.dtype.kind not in "buif":
         raise ValueError(f"expected real numbers, got {pixels.dtype=}; save magnitude or parts as separate channels")
     if pixels.dtype.kind == "u" and photometric == 0:
-        pixels = np.iinfo(pixels.dtype).max - pixels
+        is_opaque_last = bool(page.extrasamples) and int(page.extrasamples[-1]) in (1, 2)
+        light = np.iinfo(pixels.dtype).max - pixels
+        pixels = np.concatenate([light[..., :-1], pixels[..., -1:]], axis=-1) if is_opaque_last else light
     if pixels.dtype.kind == "u" and photometric == 5 and pixels.shape[-1] == 4:
         top = float(np.iinfo(pixels.dtype).max)
         light = top - pixels.astype(np.float64)

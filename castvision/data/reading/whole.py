@@ -42,7 +42,7 @@ from castvision.data.reading.reader import (
     make_levels,
 )
 from castvision.data.reading.segments import LERC, SegmentCache, read_page
-from castvision.data.reading.tiff import TIFF_SIGNATURES, channel_axes, check_pages, is_tiff
+from castvision.data.reading.tiff import TIFF_SIGNATURES, channel_axes, check_pages, is_tiff, main_series
 from castvision.data.reading.tiff_samples import (
     ORIENTATION_TAG,
     finish_tiff,
@@ -178,7 +178,8 @@ class WholeImageReader(ImageReader):
         import tifffile
 
         with tifffile.TiffFile(path) as tiff:
-            stored = tiff.pages[self.options.page or 0].aspage()
+            page = self.options.page
+            stored = main_series(tiff)[0].keyframe if page is None else tiff.pages[page].aspage()
             if self.options.is_mask:
                 self.nodata = nodata_as_read(stored, True, stored_nodata(stored))
             place = georeference_from_tags(stored.tags.valueof, path)
@@ -280,6 +281,9 @@ def _decode_pillow(data: bytes, keep_index: bool = False) -> Decoded:
         with _own_limit() if image.width * image.height > _LARGE else contextlib.nullcontext():
             image.load()
         orientation = _exif_orientation(image)
+        key = image.info.get("transparency")
+        if data.startswith(_PNG) and data[24] in (2, 4) and data[25] == 0 and isinstance(key, int):
+            image.info["transparency"] = key * (255 // (2 ** data[24] - 1))  # as Pillow spreads the pixels
         if keep_index and image.mode in ("1", "P"):
             return Decoded(np.array(image).astype(np.uint8)[..., None], "none", orientation)
         if image.mode in ("F", "I") or image.mode.startswith("I;16"):
@@ -357,8 +361,8 @@ def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Dec
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         count = check_pages(tiff, page)
-        first = tiff.series[0].keyframe if page is None else tiff.pages[page].aspage()
-        source = tiff.series[0] if page is None else first
+        first = main_series(tiff)[0].keyframe if page is None else tiff.pages[page].aspage()
+        source = main_series(tiff)[0] if page is None else first
         check_size(first.imagelength, first.imagewidth)
         if count == 1 and _is_ordinary(first) and not _is_beyond_pillow(first):
             decoded = _decode_pillow(data, keep_index)

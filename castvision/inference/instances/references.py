@@ -58,6 +58,7 @@ class ClassesOfObjects:
         self._reader, self._mask = open_mask(mask.path), mask
         self.name, self.height, self.width = self._reader.name, self._reader.height, self._reader.width
         self.nodata: float | None = None
+        self.georeference = self._reader.georeference
 
     def read(self, y: int, x: int, height: int, width: int) -> Array:
         """(height, width, 1) uint8: classes, and 255 where the mask says that nothing is known."""

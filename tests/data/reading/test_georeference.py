@@ -166,3 +166,24 @@ def test_a_system_without_code_goes_to_keys_and_back():
     stored = Georeference(PLACE, None, place.keys, place.doubles, place.ascii)
     assert stored.has_crs
     assert rasterio.crs.CRS.from_wkt(stored.to_wkt()).to_dict()["proj"] == "laea"
+
+
+def test_a_scale_below_zero_is_a_slip_of_the_writer(tmp_path):
+    tags = [(33550, 12, 3, (2.0, -3.0, 0.0), True), (33922, 12, 6, (0.0, 0.0, 0.0, 100.0, 200.0, 0.0), True)]
+    tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb", metadata=None, extratags=tags)
+    with open_image(tmp_path / "a.tif") as reader:
+        assert reader.georeference.transform == (2.0, 0.0, 100.0, 0.0, -3.0, 200.0)  # as GDAL has it
+
+
+@pytest.mark.parametrize(
+    ("place", "size", "apart"),
+    [
+        (PLACE, (30, 40), 0),
+        ((1.0, 0.0, 500000.0, 0.0, -4.0, 5400000.0), (15, 20), 0),
+        ((0.5, 0.0, 500003.0, 0.0, -2.0, 5400000.0), (30, 40), 6),
+        ((0.5, 0.0, 500000.0, 0.0, 2.0, 5399940.0), (30, 40), 30),
+        ((0.5, 0.0, 500000.0, 0.0, -2.0, 5400000.0), (30, 44), 4),
+    ],
+)
+def test_how_far_a_mask_lies_from_its_image(place, size, apart):
+    assert Georeference(PLACE).pixels_apart((30, 40), Georeference(place), size) == pytest.approx(apart)

@@ -5,7 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from castvision.data.reading.pixels import from_planes, holds_data, match_channels, stretch_range, to_unit_range
+from castvision.data.reading.pixels import (
+    from_planes,
+    holds_data,
+    is_missing,
+    match_channels,
+    stretch_range,
+    to_unit_range,
+)
 
 skimage = pytest.importorskip("skimage")
 PHOTOS = Path(skimage.__file__).parent / "data"
@@ -59,3 +66,14 @@ def test_planes_become_the_image_that_they_were_made_of():
     assert pixels.dtype == np.uint8
     assert pixels.tolist() == [[[1, 3], [None, 4]]]
     assert not np.ma.isMaskedArray(from_planes(np.nan_to_num(planes), np.dtype(np.uint8)))
+
+
+def test_nodata_that_is_rounded_in_a_files_text():
+    """As GDAL compares floats: four units in the last place, relative."""
+    lowest = np.finfo(np.float32).min
+    values = np.array([lowest, -3.402e38, -9999, -9999.1, 0, np.nan], np.float32)
+    assert is_missing(values, -3.402823e38).tolist() == [True, *[False] * 5]
+    assert is_missing(values, float(lowest)).tolist() == [True, *[False] * 5]
+    assert is_missing(values, -9999).tolist() == [False, False, True, False, False, False]
+    assert is_missing(values, 0).tolist() == [False, False, False, False, True, False]
+    assert is_missing(values.astype(np.float64), -9999).tolist() == [False, False, True, False, False, False]
