@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 _SCALE, _TIEPOINT, _MATRIX = 33550, 33922, 34264
 _KEYS, _DOUBLES, _ASCII = 34735, 34736, 34737
 _MODEL_TYPE, _RASTER_TYPE, _GEOGRAPHIC, _PROJECTED = 1024, 1025, 2048, 3072
+_LINEAR_UNIT = 3076
 _USER_DEFINED = 32767
+_FEET = {9002: "feet", 9003: "US survey feet", 0.3048: "feet", 0.3048006: "US survey feet"}
 _NO_TRANSFORM = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _SHORT, _TEXT, _DOUBLE = 3, 2, 12
 
@@ -79,6 +81,17 @@ class Georeference:
         return system.startswith("EPSG:4326") or (
             "PROJC" not in system and any(word in system for word in ("GEOGCS[", "GEOGCRS[", "GEODCRS["))
         )
+
+    @property
+    def unit(self) -> str:
+        """What coordinates are in: "degrees", feet by name, "ground units" for metres and where nothing is said."""
+        if self.is_in_degrees:
+            return "degrees"
+        code: float | None = _key(self.keys, _LINEAR_UNIT)
+        if code is None:
+            lengths = re.findall(r'UNIT\["[^"]*",\s*([0-9.]+)', (self.crs or "").split("VERT")[0])
+            code = round(float(lengths[-1]), 7) if lengths else None  # in metres; the last is that of x and y
+        return "ground units" if code is None else _FEET.get(code, "ground units")
 
     @property
     def epsg(self) -> int | None:

@@ -281,9 +281,8 @@ def _decode_pillow(data: bytes, keep_index: bool = False) -> Decoded:
         with _own_limit() if image.width * image.height > _LARGE else contextlib.nullcontext():
             image.load()
         orientation = _exif_orientation(image)
-        key = image.info.get("transparency")
-        if data.startswith(_PNG) and data[24] in (2, 4) and data[25] == 0 and isinstance(key, int):
-            image.info["transparency"] = key * (255 // (2 ** data[24] - 1))  # as Pillow spreads the pixels
+        if data.startswith(_PNG) and data[24:26] in (b"\2\0", b"\4\0") and "transparency" in image.info:
+            image.info["transparency"] *= 255 // (2 ** data[24] - 1)  # grey, of which Pillow spreads the pixels alone
         if keep_index and image.mode in ("1", "P"):
             return Decoded(np.array(image).astype(np.uint8)[..., None], "none", orientation)
         if image.mode in ("F", "I") or image.mode.startswith("I;16"):
@@ -361,8 +360,8 @@ def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Dec
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         count = check_pages(tiff, page)
-        first = main_series(tiff)[0].keyframe if page is None else tiff.pages[page].aspage()
-        source = main_series(tiff)[0] if page is None else first
+        source = main_series(tiff)[0] if page is None else tiff.pages[page].aspage()
+        first = source.keyframe
         check_size(first.imagelength, first.imagewidth)
         if count == 1 and _is_ordinary(first) and not _is_beyond_pillow(first):
             decoded = _decode_pillow(data, keep_index)
@@ -404,7 +403,8 @@ def _is_ordinary(page: tifffile.TiffPage) -> bool:
         return _needs_codec(page) and page.samplesperpixel == 1 and page.bitspersample == 16
     expected = {2: 3, 5: 4, 6: 3}.get(int(page.photometric), 1)
     extra = tuple(int(kind) for kind in page.extrasamples)
-    return page.samplesperpixel == expected + len(extra) and extra in ((), (1,), (2,))
+    are_planes = page.samplesperpixel == 2 and page.planarconfig == 2  # which Pillow takes for pixels of one plane
+    return not are_planes and page.samplesperpixel == expected + len(extra) and extra in ((), (1,), (2,))
 
 
 def _is_beyond_pillow(page: tifffile.TiffPage) -> bool:

@@ -8,8 +8,10 @@ import tifffile
 from PIL import Image
 
 from castvision.data import Georeference, open_image
+from castvision.data.input_format import InputFormat
 from castvision.data.reading.georeference import georeference_of
 from castvision.data.reading.pixels import orient
+from castvision.inference.scale import level_to_work_at
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (30, 40, 3), np.uint8)
@@ -187,3 +189,38 @@ def test_a_scale_below_zero_is_a_slip_of_the_writer(tmp_path):
 )
 def test_how_far_a_mask_lies_from_its_image(place, size, apart):
     assert Georeference(PLACE).pixels_apart((30, 40), Georeference(place), size) == pytest.approx(apart)
+
+
+@pytest.mark.parametrize(
+    ("keys", "crs", "unit"),
+    [
+        (UTM, None, "ground units"),
+        (DEGREES, None, "degrees"),
+        ((*UTM, 3076, 0, 1, 9003), None, "US survey feet"),
+        ((*UTM, 3076, 0, 1, 9002), None, "feet"),
+        ((*UTM, 3076, 0, 1, 9001), None, "ground units"),
+        (
+            (),
+            'PROJCS["a",GEOGCS["b",UNIT["degree",0.0174532925199433]],UNIT["Foot_US",0.3048006096012192]]',
+            "US survey feet",
+        ),
+        ((), WKT, "ground units"),
+        ((), None, "ground units"),
+    ],
+)
+def test_feet_are_no_metres(tmp_path, keys, crs, unit):
+    assert Georeference(PLACE, crs, keys).unit == unit
+
+
+def test_a_scale_in_feet_is_compared_with_none_in_metres(tmp_path):
+    for name, more in (("metres", ()), ("feet", (3076, 0, 1, 9002))):
+        tags = Georeference(PLACE, None, (*UTM, *more)).extratags()
+        tifffile.imwrite(tmp_path / f"{name}.tif", RGB, photometric="rgb", metadata=None, extratags=tags)
+    seen = InputFormat(3, (32, 32), (0.5,) * 3, (0.5,) * 3, mpp=0.5, mpp_unit="ground units")
+    with open_image(tmp_path / "metres.tif") as reader:
+        assert level_to_work_at(reader, None, seen) == (0, None)
+    with open_image(tmp_path / "feet.tif") as reader:
+        assert reader.area_unit == "square feet"
+        level, told = level_to_work_at(reader, None, seen)
+        assert level == 0
+        assert "trained on level 0 at 0.5 ground units a pixel, and the image states 0.5 feet a pixel" in told

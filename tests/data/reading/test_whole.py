@@ -302,3 +302,12 @@ def test_the_transparent_value_of_grey_pngs_of_few_bits(tmp_path, bits):
     with open_image(tmp_path / "a.png") as reader:
         missing = np.ma.getmaskarray(reader.read_masked(0, 0, 6, 8))[..., 0]
     assert np.array_equal(missing, stored == 1)
+
+
+def test_planes_of_grey_and_opacity(tmp_path):
+    """Pillow, which reads what takes a codec that is not installed, takes such planes for pixels of one plane."""
+    stored = RNG.integers(0, 256, (5, 7, 2), dtype=np.uint8)
+    planes = np.moveaxis(stored, -1, 0)
+    kind = {"photometric": "minisblack", "planarconfig": "separate", "extrasamples": ["unassalpha"]}
+    tifffile.imwrite(tmp_path / "a.tif", planes, **kind)
+    assert np.array_equal(read_image(tmp_path / "a.tif", alpha="keep"), stored)
