@@ -266,7 +266,12 @@ def from_planes(planes: Pixels, dtype: np.dtype[Any]) -> Pixels:
     """
     values = planes.transpose(1, 2, 0)
     is_known = ~np.isnan(values)
-    return mark_missing(np.where(is_known, values, 0).astype(dtype), is_known)
+    values = np.where(is_known, values, 0)
+    if dtype.kind in "iu" and dtype.itemsize > 2:  # the largest is none of float32's: a step beyond, it would become 0
+        values = np.clip(
+            values.astype(np.float64), *(float(limit) for limit in (np.iinfo(dtype).min, np.iinfo(dtype).max))
+        )
+    return mark_missing(values.astype(dtype), is_known)
 
 
 def nearest(start: int, stop: int, own: int, length: int) -> np.ndarray[Any, np.dtype[np.int64]]:

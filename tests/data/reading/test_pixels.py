@@ -68,6 +68,12 @@ def test_planes_become_the_image_that_they_were_made_of():
     assert not np.ma.isMaskedArray(from_planes(np.nan_to_num(planes), np.dtype(np.uint8)))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int32])
+def test_planes_of_the_largest_value(dtype):
+    limits = np.array([np.iinfo(dtype).min, np.iinfo(dtype).max], dtype)
+    assert from_planes(limits[None, None].astype(np.float32), np.dtype(dtype)).ravel().tolist() == limits.tolist()
+
+
 def test_nodata_that_is_rounded_in_a_files_text():
     """As GDAL compares floats: four units in the last place, relative."""
     lowest = np.finfo(np.float32).min
