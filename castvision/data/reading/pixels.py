@@ -268,9 +268,8 @@ def from_planes(planes: Pixels, dtype: np.dtype[Any]) -> Pixels:
     is_known = ~np.isnan(values)
     values = np.where(is_known, values, 0)
     if dtype.kind in "iu" and dtype.itemsize > 2:  # the largest is none of float32's: a step beyond, it would become 0
-        values = np.clip(
-            values.astype(np.float64), *(float(limit) for limit in (np.iinfo(dtype).min, np.iinfo(dtype).max))
-        )
+        limits = np.iinfo(dtype)
+        values = values.astype(np.float64).clip(float(limits.min), float(limits.max))
     return mark_missing(values.astype(dtype), is_known)
 
 
