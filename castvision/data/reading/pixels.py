@@ -402,3 +402,29 @@ def match_channels(image: Pixels, in_chans: int) -> Pixels:
         f"expected an image with {in_chans} channels for this model, got {channels}; "
         f"select channels, or create the model with in_chans={channels}"
     )
+
+
+def in_channels(pixels: Pixels, in_chans: int) -> Pixels:
+    """Grey to RGB or RGB to grey in the same dtype, see `match_channels`.
+
+    Args:
+        pixels: (height, width, channels); where red, green or blue are missing, grey is that of the others.
+        in_chans: Channels of the result.
+
+    Returns:
+        (height, width, in_chans), missing where no channel holds data.
+
+    Raises:
+        ValueError: Other numbers of channels.
+    """
+    if pixels.shape[-1] == in_chans:
+        return pixels
+    is_known, plain = holds_data(pixels), np.ma.getdata(pixels)
+    wanted = match_channels(np.where(is_known, plain, 0).astype(np.float32), in_chans)
+    if not is_known.all() and in_chans == 1:
+        share = match_channels(is_known.astype(np.float32), 1)
+        is_partly: Mask = (0 < is_known.sum(axis=-1, keepdims=True)) & ~is_known.all(axis=-1, keepdims=True)
+        wanted = np.where(is_partly, wanted / np.where(is_partly, share, 1), wanted)
+    matched: Pixels = (np.rint(wanted) if plain.dtype.kind in "bui" else wanted).astype(plain.dtype)
+    is_any: Mask = np.any(is_known, axis=-1, keepdims=True)
+    return mark_missing(matched, is_any)

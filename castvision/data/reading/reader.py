@@ -189,7 +189,7 @@ class ImageReader(ABC):
 
         Colours that do not show in the upper left corner are refused when they are read.
         """
-        if self.dtype.kind not in "ui":
+        if self.dtype.kind not in "bui":
             found = f"{self.channels} channel(s) of {self.dtype}"
             raise ValueError(
                 f"expected a mask with one whole number a pixel in {self.name!r}, got {found}; "

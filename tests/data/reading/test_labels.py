@@ -293,3 +293,9 @@ def test_names_are_the_same_in_any_unicode_form(tmp_path):
     (tmp_path / "classes.txt").write_bytes("hütte".encode("latin-1"))
     with pytest.raises(ValueError, match=r"UTF-8.*classes\.txt"):
         read_class_names(tmp_path / "classes.txt")
+
+
+def test_a_mask_of_true_and_false(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    zarr.create_array(str(tmp_path / "a.zarr"), data=np.array([[True, False]]))
+    assert LabelMap(["background", "tissue"]).read(tmp_path / "a.zarr").tolist() == [[1, 0]]
