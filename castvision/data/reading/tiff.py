@@ -290,7 +290,7 @@ def _microns_per_pixel(
 
 
 def _ome_size(tiff: tifffile.TiffFile, axis: Literal["X", "Y"]) -> float | None:
-    text = tiff.ome_metadata or ""
+    text = (tiff.ome_metadata or "").split("</Image>")[0]  # a later image's size is not the first one's
     size = re.search(rf'\bPhysicalSize{axis}="([^"]+)"', text)
     unit = re.search(rf'\bPhysicalSize{axis}Unit="([^"]+)"', text)
     factor = MICRONS.get(html.unescape(unit[1]) if unit else "µm")

@@ -227,6 +227,15 @@ def test_nodata_of_zarr(tmp_path, told):
     assert not found[:, 2:].any()
 
 
+def test_the_scale_of_another_image_of_an_ome_tiff(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as writer:
+        writer.write(RGB, photometric="rgb", metadata={"axes": "YXS"})
+        size = {"PhysicalSizeX": 9.0, "PhysicalSizeY": 9.0}
+        writer.write(RGB[:9], photometric="rgb", metadata={"axes": "YXS", **size})
+    with open_image(tmp_path / "a.ome.tif") as reader:
+        assert reader.mpp is None
+
+
 @pytest.mark.parametrize(
     ("shape", "found"), [((3, 40, 50), (40, 50, 3)), ((40, 50, 3), (40, 50, 3)), ((1, 9, 9), (9, 9, 1))]
 )
