@@ -315,6 +315,25 @@ def test_openslide(tmp_path):
         open_image(tmp_path / "a.mrxs")
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_samples_of_few_bits_are_spread_whatever_reads_them(tmp_path, bits):
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.shutil import copy
+
+    stored = RNG.integers(0, 2**bits, (20, 30), np.uint8)
+    about = {"driver": "GTiff", "height": 20, "width": 30, "count": 1, "dtype": "uint8", "nbits": bits, "nodata": 1}
+    with rasterio.open(tmp_path / "a.tif", "w", **about, transform=rasterio.Affine(1, 0, 5, 0, -1, 9)) as dataset:
+        dataset.write(stored[None])
+    copy(str(tmp_path / "a.tif"), str(tmp_path / "a.vrt"), driver="VRT")
+    for name in ("a.tif", "a.vrt"):
+        with open_image(tmp_path / name) as reader:
+            read = reader.read_masked(0, 0, 20, 30)[..., 0]
+            assert reader.nodata == 255 // (2**bits - 1)
+        assert np.array_equal(np.ma.getmaskarray(read), stored == 1)
+        assert np.array_equal(np.ma.getdata(read), stored * (255 // (2**bits - 1)))
+        assert np.array_equal(read_mask(tmp_path / name), stored)
+
+
 def test_rasterio(tmp_path):
     rasterio = pytest.importorskip("rasterio")
     bands = RNG.integers(0, 4096, (4, 200, 300), np.uint16)
