@@ -291,11 +291,12 @@ def _check_transform(transform: Transform) -> None:
 
 
 def _transform(scale: Any, tiepoint: Any, matrix: Any) -> Transform | None:
-    if matrix is not None and len(matrix) == 16:
+    """By scale and tiepoint, else by the matrix, as GDAL goes; None where neither gives pixels an area."""
+    if scale is None or tiepoint is None or len(scale) < 2 or len(tiepoint) < 6 or 0 in scale[:2]:
+        if matrix is None or len(matrix) != 16:
+            return None
         a, b, c, d, e, f = (float(matrix[index]) for index in (0, 1, 3, 4, 5, 7))
-        return a, b, c, d, e, f
-    if scale is None or tiepoint is None or len(scale) < 2 or len(tiepoint) < 6:
-        return None
+        return None if a * e == b * d else (a, b, c, d, e, f)
     width, height = float(scale[0]), abs(float(scale[1]))  # below 0 it is a slip of the writer: GDAL takes it so
     column, row, _, x, y = (float(value) for value in tiepoint[:5])
     return width, 0.0, x - column * width, 0.0, -height, y + row * height

@@ -177,6 +177,15 @@ def test_a_scale_below_zero_is_a_slip_of_the_writer(tmp_path):
         assert reader.georeference.transform == (2.0, 0.0, 100.0, 0.0, -3.0, 200.0)  # as GDAL has it
 
 
+def test_scale_and_tiepoint_go_before_a_matrix(tmp_path):
+    """The standard allows one of them; of files with both GDAL takes the former."""
+    tags = [(33550, 12, 3, (2.0, 3.0, 0.0), True), (33922, 12, 6, (0.0, 0.0, 0.0, 100.0, 200.0, 0.0), True)]
+    tags += [(34264, 12, 16, (1.0, 0, 0, 7, 0, -1.0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1.0), True)]
+    tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb", metadata=None, extratags=tags)
+    with open_image(tmp_path / "a.tif") as reader:
+        assert reader.georeference.transform == (2.0, 0.0, 100.0, 0.0, -3.0, 200.0)
+
+
 @pytest.mark.parametrize(
     ("place", "size", "apart"),
     [
@@ -224,3 +233,13 @@ def test_a_scale_in_feet_is_compared_with_none_in_metres(tmp_path):
         level, told = level_to_work_at(reader, None, seen)
         assert level == 0
         assert "trained on level 0 at 0.5 ground units a pixel, and the image states 0.5 feet a pixel" in told
+
+
+@pytest.mark.parametrize("tags", [
+    [(33550, 12, 3, (0.0, 3.0, 0.0), True), (33922, 12, 6, (0.0, 0.0, 0.0, 100.0, 200.0, 0.0), True)],
+    [(34264, 12, 16, (1.0, 1.0, 0, 7, 1.0, 1.0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1.0), True)],
+])  # fmt: skip
+def test_pixels_without_an_area_have_no_place(tmp_path, tags):
+    tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb", metadata=None, extratags=tags)
+    with open_image(tmp_path / "a.tif") as reader:
+        assert reader.georeference is None
