@@ -93,8 +93,9 @@ class Showing:
         pixels: Pixels = mark_missing(stretch_range(image), holds_data(image)) if options.stretch else image
         prepared = predictor.prepare(pixels, options.max_size)
         start = time.perf_counter()
-        prediction = self._predict(pixels, prepared) if predictor.has_classes else None
-        maps = predictor.cluster_maps(prepared)
+        is_hole = is_empty(image)
+        prediction = self._predict(pixels, prepared, is_hole) if predictor.has_classes else None
+        maps = predictor.cluster_maps(prepared, is_hole)
         seconds = time.perf_counter() - start
         picture = pictures.display_picture(image)
         heading = f"{shorten(path.name, 48)} · {shorten(predictor.parts.name, 48)}"
@@ -104,7 +105,7 @@ class Showing:
         if prediction is not None and prediction.mask is None:
             said, caption = self._draw_classes(picture, prediction, heading, files)
         elif prediction is not None:
-            said, prediction_panels = self._draw_mask(picture, prediction, is_empty(image), heading, files)
+            said, prediction_panels = self._draw_mask(picture, prediction, is_hole, heading, files)
         for file_name, content in files.items():
             self.output.write(f"{name}/{file_name}", content)
         self.records.append(
@@ -125,12 +126,12 @@ class Showing:
         first = Panel(f"{shorten(path.name, 30)}\n{caption}", picture)
         self.rows.append([first, *prediction_panels, *layer_panels])
 
-    def _predict(self, pixels: Pixels, prepared: Tensor) -> Prediction:
+    def _predict(self, pixels: Pixels, prepared: Tensor, is_hole: Mask) -> Prediction:
         """Of a whole image as `castvision predict` has it, unless a size is asked for: the maps show all of it."""
         predictor = self.predictor
         if predictor.parts.task != "segmentation" and self.options.max_size is None:
             return predictor.predict(predictor.prepare_whole(pixels))
-        return predictor.predict(prepared)
+        return predictor.predict(prepared, is_hole)
 
     def _draw_clusters(
         self, picture: pictures.RGB, maps: list[ClusterMap], heading: str, files: dict[str, bytes]

@@ -271,6 +271,8 @@ def test_what_has_no_data_has_no_class(tmp_path):
     tifffile.imwrite(image, pixels, photometric="rgb", metadata=None, extratags=[(42113, "s", 2, "0", True)])
     assert main([str(image), "--model", model, "--output", str(tmp_path / "shown")]) == 0
     mask = np.asarray(Image.open(tmp_path / "shown/image/mask.png"))
+    assert predict([str(image), "--model", model, "--output", str(tmp_path / "out"), "--tile", "64"]) == 0
+    np.testing.assert_array_equal(mask, Image.open(tmp_path / "out/masks/image.png"))
     assert (mask[:, :12] == 255).all()
     assert mask[:, 12:].max() < 3
     shares = summary(tmp_path / "shown")["images"][0]["prediction"]["shares"]
