@@ -163,14 +163,14 @@ class WholeImageReader(ImageReader):
             self.mpp, self.mpp_y = self.georeference.pixel_sizes
 
     def _leave_out(self, nodata: tuple[float | None, ...] | None) -> None:
-        """Mark what an .aux.xml calls nodata. Fewer values than channels are those of a palette's numbers."""
-        if nodata is None:
-            return
-        if self.options.is_mask:
+        """Mark what an .aux.xml calls nodata: numbers as stored, not the colours that a palette makes of them."""
+        if nodata is not None and self.options.is_mask:
             self.nodata = nodata[0]
-        elif None not in nodata:
-            missing = [is_missing(self._pixels[..., band], value) for band, value in enumerate(nodata)]
-            is_known = ~np.ma.getmaskarray(self._pixels) & ~np.stack(missing, axis=-1)
+        elif nodata is not None:
+            stored = _read_decoded(self.name, self.options.alpha, self.options.page, "index")
+            bands = np.moveaxis(orient(stored.pixels, stored.orientation), -1, 0)[: self.channels]
+            is_known = ~np.stack([is_missing(band, value) for band, value in zip(bands, nodata, strict=False)], axis=-1)
+            is_known = is_known & ~np.ma.getmaskarray(self._pixels)  # a palette's one band is that of all colours
             self._pixels = mark_missing(np.ma.getdata(self._pixels), is_known)
 
     def _look_at_tags(self, path: Path) -> Georeference | None:

@@ -227,6 +227,24 @@ def test_nodata_of_zarr(tmp_path, told):
     assert not found[:, 2:].any()
 
 
+@pytest.mark.parametrize("kind", ["RGB", "P", "LA", "1"])
+def test_nodata_beside_a_png_is_of_what_is_stored(tmp_path, kind):
+    """GDAL's .aux.xml may state it for some bands, and of a palette it is a number and no colour."""
+    stored = RNG.integers(0, 2 if kind == "1" else 4, (9, 11, {"RGB": 3, "LA": 2}.get(kind, 1)), np.uint8)
+    if kind == "LA":
+        stored[..., 1] = 255
+    image = Image.fromarray(stored[..., 0] > 0) if kind == "1" else Image.fromarray(stored.squeeze())
+    if kind == "P":
+        image.putpalette([7, 8, 9, 1, 1, 1, 1, 2, 3, 4, 5, 6])
+    image.save(tmp_path / "a.png")
+    band = '<PAMRasterBand band="1"><NoDataValue>1</NoDataValue></PAMRasterBand>'
+    (tmp_path / "a.png.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")
+    with open_image(tmp_path / "a.png") as reader:
+        missing = np.ma.getmaskarray(reader.read_masked(0, 0, 9, 11))
+    assert np.array_equal(missing[..., 0], stored[..., 0] == 1)
+    assert not missing[..., 1:].any() if kind == "RGB" else (missing == missing[..., :1]).all()
+
+
 def test_the_scale_of_another_image_of_an_ome_tiff(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.ome.tif") as writer:
         writer.write(RGB, photometric="rgb", metadata={"axes": "YXS"})

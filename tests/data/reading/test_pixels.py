@@ -13,6 +13,7 @@ from castvision.data.reading.pixels import (
     is_missing,
     mark_missing,
     match_channels,
+    nodata_number,
     stretch_range,
     to_unit_range,
 )
@@ -76,6 +77,13 @@ def test_planes_become_the_image_that_they_were_made_of():
 def test_planes_of_the_largest_value(dtype):
     limits = np.array([np.iinfo(dtype).min, np.iinfo(dtype).max], dtype)
     assert from_planes(limits[None, None].astype(np.float32), np.dtype(dtype)).ravel().tolist() == limits.tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("-9999 -9999 -9999", -9999), (" 7\0", 7), ("1e3 ", 1000), ("none", None)]
+)
+def test_nodata_as_text(text, number):
+    assert nodata_number(text) == number
 
 
 def test_nodata_that_is_rounded_in_a_files_text():
