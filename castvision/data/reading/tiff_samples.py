@@ -34,7 +34,7 @@ def to_full_range(pixels: Pixels, page: tifffile.TiffPage, keep_index: bool) -> 
     """Colours of a palette, 0/255 of bilevel pages and 0..255 of 2 and 4 bits, as Pillow gives them.
 
     Args:
-        pixels: (height, width, channels) as stored; one channel of indices where there is a palette.
+        pixels: (height, width, channels) as stored; indices, and maybe opacity, where there is a palette.
         page: Where they come from.
         keep_index: Leave a palette's indices and all other values as they are stored; bilevel becomes 0/1.
 
@@ -45,7 +45,10 @@ def to_full_range(pixels: Pixels, page: tifffile.TiffPage, keep_index: bool) -> 
     if keep_index:
         return pixels.astype(np.uint8) if pixels.dtype.kind == "b" else pixels
     if (colours := palette_of(page)) is not None:
-        return np.asarray(colours[pixels[..., 0].astype(np.intp)])
+        painted = np.asarray(colours[pixels[..., 0].astype(np.intp)])
+        if not (has_alpha(page) and pixels.shape[-1] == 2):
+            return painted
+        return np.concatenate([painted, (pixels[..., 1:] >> (8 * pixels.itemsize - 8)).astype(np.uint8)], axis=-1)
     if pixels.dtype.kind == "b":
         return pixels.astype(np.uint8) * np.uint8(255)
     return pixels * np.uint8(255 // (2**bits - 1)) if pixels.dtype == np.uint8 and bits < 8 else pixels

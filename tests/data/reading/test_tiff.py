@@ -131,6 +131,18 @@ def test_a_palette_of_8_bits(tmp_path):
     check_windows(tmp_path / "a.tif", colours.T[stored].astype(np.uint8))
 
 
+def test_a_palette_with_opacity_beside_it(tmp_path):
+    image = Image.fromarray(noise(70, 91, 4, "uint8")).convert("PA")
+    alpha = np.asarray(image)[..., 1]
+    image.save(tmp_path / "a.tif")
+    check_windows(tmp_path / "a.tif", read_image(tmp_path / "a.tif"))
+    with open_image(tmp_path / "a.tif") as reader:
+        missing = np.ma.getmaskarray(reader.read_masked(0, 0, 70, 91))
+        assert np.array_equal(missing[..., 0], alpha == 0)
+    with open_image(tmp_path / "a.tif", alpha="keep") as reader:
+        assert np.array_equal(reader.read(0, 0, 70, 91)[..., 3], alpha)
+
+
 def test_opacity_is_no_light_where_white_is_zero(tmp_path):
     stored = noise(70, 91, 2, "uint8")
     tifffile.imwrite(tmp_path / "a.tif", stored, photometric="miniswhite", extrasamples=["unassalpha"])
