@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, get_args
 
 from castvision.data.reading import folders
-from castvision.data.reading.folders import STORE, is_store, name_of, nfc, walk_images
+from castvision.data.reading.folders import is_store, name_of, nfc, walk_images
 from castvision.data.reading.opening import IMAGE_SUFFIXES
 from castvision.files import draft, part_of
 from castvision.inference.folder_lock import FolderLock, lock_of
@@ -196,7 +196,7 @@ def match_masks(mask: Path | None, images: dict[Path, str]) -> dict[Path, Path]:
             raise ValueError(f"expected a folder of masks for {len(images)} images, got one file: {str(mask)!r}")
         return dict.fromkeys(images, mask)
     by_name: dict[str, list[Path]] = {}
-    for path in walk_images(mask, {*IMAGE_SUFFIXES, STORE}):
+    for path in walk_images(mask, ALL_SUFFIXES):
         by_name.setdefault(name_of(path.relative_to(mask)), []).append(path)
     # a name of results may have got a number or a digest: the image's own stands in its path
     own = {path: name_of(Path(PurePosixPath(name).parent / path.name)) for path, name in images.items()}

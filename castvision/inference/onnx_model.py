@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from castvision.data.input_format import InputFormat, input_format, pair
-from castvision.data.reading.pixels import from_planes, holds_data, mark_missing, match_channels
+from castvision.data.reading.pixels import from_planes, in_channels
 from castvision.data.transforms.cropping import crop
 from castvision.data.transforms.fitting import fit, fitted_size, resized_linearly
 from castvision.data.transforms.model_input import to_input_array
@@ -206,19 +206,6 @@ class FittedArrays:
             rows, cols = fitted_size(pixels.shape[:2], max(seen.img_size))
             outputs.append(resized_linearly(np.ascontiguousarray(logits[:, :rows, :cols]), planes.shape[-2:]))
         return np.stack(outputs)
-
-
-def in_channels(pixels: Pixels, in_chans: int) -> Pixels:
-    """Grey to RGB or RGB to grey where another number of channels is wanted, in the same dtype.
-
-    Raises:
-        ValueError: Other numbers of channels.
-    """
-    if pixels.shape[-1] == in_chans:
-        return pixels
-    wanted = match_channels(np.ma.getdata(pixels).astype(np.float32), in_chans)
-    plain = (np.rint(wanted) if pixels.dtype.kind in "bui" else wanted).astype(pixels.dtype)
-    return mark_missing(plain, np.all(holds_data(pixels), axis=-1, keepdims=True))
 
 
 def _extent(occupied: Any) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from castvision.checkpoint_facts import CHECKPOINT_KEY
 from castvision.data.input_format import InputFormat
 from castvision.data.reading.overview import make_context
+from castvision.data.reading.pixels import nearest
 from castvision.data.transforms.model_input import to_model_input
 from castvision.errors import CheckpointError, one_line
 from castvision.files import read_json
@@ -29,9 +31,7 @@ from castvision.visualization.clusters import cluster_maps, clustered_layers
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
-
-    from castvision.data.reading.pixels import Pixels
+    from castvision.data.reading.pixels import Mask, Pixels
     from castvision.inference.fitted import FittedModel
     from castvision.visualization.clusters import ClusterMap
 
@@ -210,11 +210,13 @@ class Predictor:
         return tensor[None].to(self.device)
 
     @torch.inference_mode()
-    def predict(self, prepared: Tensor) -> Prediction:
+    def predict(self, prepared: Tensor, is_hole: Mask | None = None) -> Prediction:
         """Predict one prepared image.
 
         Args:
             prepared: (1, C, height, width), from `prepare`.
+            is_hole: (height', width') of the image before it was prepared, True where it holds no data, which a
+                segmentation leaves out of all clusters; None = nowhere.
 
         Returns:
             The prediction, on the CPU.
@@ -230,7 +232,9 @@ class Predictor:
             from castvision.inference.suited import NO_CLASSES
 
             raise ValueError(f"{self.parts.name} {NO_CLASSES}")
-        logits = self.model(prepared, **self._surroundings(prepared)).float()[0].cpu()  # (num_classes[, height, width])
+        logits = (
+            self.model(prepared, **self._told(prepared, is_hole)).float()[0].cpu()
+        )  # (num_classes[, height, width])
         if self.parts.task == "multilabel":
             return Prediction("multilabel", logits.sigmoid())
         probabilities = logits.softmax(dim=0)
@@ -249,6 +253,15 @@ class Predictor:
 
         return FittedModel(self, dtype, name)
 
+    def _told(self, prepared: Tensor, is_hole: Mask | None) -> dict[str, Tensor]:
+        """What a model is told beside an image."""
+        told = self._surroundings(prepared)
+        if is_hole is not None and is_hole.any() and self.parts.task == "segmentation":
+            height, width = prepared.shape[-2:]
+            rows, columns = nearest(0, height, is_hole.shape[0], height), nearest(0, width, is_hole.shape[1], width)
+            told["pixel_mask"] = torch.from_numpy(~is_hole[np.ix_(rows, columns)])[None].to(self.device)
+        return told
+
     def _surroundings(self, prepared: Tensor) -> dict[str, Tensor]:
         """For a model that wants the whole image beside a tile: here the tile is the whole image."""
         size = self.parts.context_size
@@ -260,18 +273,19 @@ class Predictor:
         }
 
     @torch.inference_mode()
-    def cluster_maps(self, prepared: Tensor) -> list[ClusterMap]:
+    def cluster_maps(self, prepared: Tensor, is_hole: Mask | None = None) -> list[ClusterMap]:
         """Windows and clusters of each block that has them, as the model forms them when it predicts.
 
         Args:
             prepared: (1, C, height, width), from `prepare`.
+            is_hole: See `predict`.
 
         Returns:
             One entry for each block with clusters; empty for a model without any.
         """
         if not self.parts.has_clusters:
             return []
-        return cluster_maps(self.model, prepared, **self._surroundings(prepared))
+        return cluster_maps(self.model, prepared, **self._told(prepared, is_hole))
 
 
 def _whole_patches(side: float, patch: int, max_size: int) -> int:

@@ -13,7 +13,8 @@ import numpy as np
 
 import castvision
 from castvision.data.datasets.samples import whole_pixels
-from castvision.data.reading.pixels import Pixels, holds_data, mark_missing, stretch_range
+from castvision.data.reading.pixels import Mask, Pixels, holds_data, is_empty, mark_missing, stretch_range
+from castvision.inference.sinks import label_dtype
 from castvision.inference.tile_model import open_for
 from castvision.inference.values import remark_on_values
 from castvision.visualization import pictures, plots
@@ -97,8 +98,9 @@ class Showing:
         pixels: Pixels = mark_missing(stretch_range(image), holds_data(image)) if options.stretch else image
         prepared = predictor.prepare(pixels, options.max_size)
         start = time.perf_counter()
-        prediction = self._predict(pixels, prepared) if predictor.has_classes else None
-        maps = predictor.cluster_maps(prepared)
+        is_hole = is_empty(image)
+        prediction = self._predict(pixels, prepared, is_hole) if predictor.has_classes else None
+        maps = predictor.cluster_maps(prepared, is_hole)
         seconds = time.perf_counter() - start
         picture = pictures.display_picture(image)
         heading = f"{shorten(path.name, 48)} · {shorten(predictor.parts.name, 48)}"
@@ -108,8 +110,7 @@ class Showing:
         if prediction is not None and prediction.mask is None:
             said, caption = self._draw_classes(picture, prediction, heading, files)
         elif prediction is not None:
-            size = (image.shape[0], image.shape[1])
-            said, prediction_panels = self._draw_mask(picture, prediction, size, heading, files)
+            said, prediction_panels = self._draw_mask(picture, prediction, is_hole, heading, files)
         for file_name, content in files.items():
             self.output.write(f"{name}/{file_name}", content)
         self.records.append(
@@ -131,12 +132,12 @@ class Showing:
         self.rows.append([first, *prediction_panels, *layer_panels])
         return remark and f"{path}: {remark} (--stretch shows each image its own range)"
 
-    def _predict(self, pixels: Pixels, prepared: Tensor) -> Prediction:
+    def _predict(self, pixels: Pixels, prepared: Tensor, is_hole: Mask) -> Prediction:
         """Of a whole image as `castvision predict` has it, unless a size is asked for: the maps show all of it."""
         predictor = self.predictor
         if predictor.parts.task != "segmentation" and self.options.max_size is None:
             return predictor.predict(predictor.prepare_whole(pixels))
-        return predictor.predict(prepared)
+        return predictor.predict(prepared, is_hole)
 
     def _draw_clusters(
         self, picture: pictures.RGB, maps: list[ClusterMap], heading: str, files: dict[str, bytes]
@@ -171,21 +172,25 @@ class Showing:
         self,
         picture: pictures.RGB,
         prediction: Prediction,
-        size: tuple[int, int],
+        is_hole: Mask,
         heading: str,
         files: dict[str, bytes],
     ) -> tuple[dict[str, Any], list[Panel]]:
-        """The mask, laid over the picture and at the image's size; returns its record and a panel."""
+        """The mask, laid over the picture and at the image's size; returns its record and a panel.
+
+        Where the image is empty there is no class, as in what `castvision predict` writes.
+        """
         mask: pictures.Labels = prediction.mask.numpy()  # type: ignore[union-attr]  # the caller has looked
+        mask = np.where(pictures.resize_labels(is_hole.astype(np.int64), mask.shape[:2]) > 0, -1, mask)
         names = self.predictor.class_names
         background = pictures.background_class(names)
         overlay = pictures.overlay_mask(picture, mask, untinted=background)
         plot = plots.plot_segmentation(picture, overlay, mask, names, heading, untinted=background)
         files["prediction.png"] = plots.as_png(plot)
-        full = pictures.resize_labels(mask, size)
-        files["mask.png"] = pictures.as_png(full.astype(np.uint8 if len(names) <= 256 else np.uint16))
-        shares = np.bincount(mask.ravel(), minlength=len(names)) / mask.size
-        self.classes |= set(np.flatnonzero(shares).tolist())
+        full, kind = pictures.resize_labels(mask, is_hole.shape[:2]), label_dtype(len(names))
+        files["mask.png"] = pictures.as_png(np.where(is_hole | (full < 0), np.iinfo(kind).max, full).astype(kind))
+        shares = np.bincount(mask[mask >= 0], minlength=len(names)) / max(1, int((mask >= 0).sum()))
+        self.classes |= set(np.unique(mask).tolist())
         present = {name: round(float(share), 6) for name, share in zip(names, shares, strict=True) if share > 0}
         return {"task": "segmentation", "shares": present}, [Panel("prediction", overlay)]
 
@@ -199,7 +204,7 @@ class Showing:
         state = "" if predictor.is_trained else f" · {UNTRAINED}"
         names = predictor.class_names
         background = pictures.background_class(names) if self.classes else None
-        legend = class_entries(sorted(self.classes), names, background)
+        legend = class_entries(sorted(self.classes), names, background, "no data")
         pages = math.ceil(len(self.rows) / _SHEET_ROWS)
         for page in range(pages):
             part = self.rows[page * _SHEET_ROWS : (page + 1) * _SHEET_ROWS]

@@ -149,7 +149,7 @@ def plot_segmentation(
     Args:
         picture: (height, width, 3) uint8.
         overlay: The same size, the mask laid over it.
-        mask: (rows, cols) class of each pixel.
+        mask: (rows, cols) class of each pixel, -1 where there is no data, which has no share.
         names: Class names.
         heading: Above the figure.
         untinted: The class the overlay leaves as it is.
@@ -159,12 +159,14 @@ def plot_segmentation(
     """
     figure = plot_grid([Panel("image", picture), Panel("prediction", overlay)], heading, columns=2)
     figure.set_size_inches(11.0, 4.3 * min(max(picture.shape[0] / picture.shape[1], 0.4), 1.6) + 1.2)
-    classes, counts = np.unique(mask, return_counts=True)
+    classes, counts = np.unique(mask[mask >= 0], return_counts=True)
     largest = np.argsort(counts, kind="stable")[::-1]
-    shares = [f" {counts[index] / mask.size:.3f}" for index in largest]
-    entries = class_entries(classes[largest], names, untinted)
-    named = zip(entries[:MOST_ENTRIES], shares, strict=False)  # a last entry counts the classes without a line
-    add_legend(figure, [*(Entry(one.text + share, one.colour) for one, share in named), *entries[MOST_ENTRIES:]])
+    shares = [f" {counts[index] / counts.sum():.3f}" for index in largest]
+    holes = [-1] if (mask < 0).any() else []
+    entries = class_entries([*classes[largest], *holes], names, untinted, "no data")
+    lines = min(len(shares), MOST_ENTRIES)  # further entries count the classes without a line, and what has no data
+    named = zip(entries[:lines], shares, strict=False)
+    add_legend(figure, [*(Entry(one.text + share, one.colour) for one, share in named), *entries[lines:]])
     return figure
 
 

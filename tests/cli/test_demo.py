@@ -263,6 +263,27 @@ def test_bands_are_those_of_training(tmp_path):
     np.testing.assert_array_equal(Image.open(tmp_path / "shown/image/mask.png"), wanted)
 
 
+def test_what_has_no_data_has_no_class(tmp_path):
+    model = trained(tmp_path)
+    pixels = RNG.integers(1, 256, (32, 40, 3), dtype=np.uint8)
+    pixels[:, :12] = 0
+    image = tmp_path / "image.tif"
+    tifffile.imwrite(image, pixels, photometric="rgb", metadata=None, extratags=[(42113, "s", 2, "0", True)])
+    assert main([str(image), "--model", model, "--output", str(tmp_path / "shown")]) == 0
+    mask = np.asarray(Image.open(tmp_path / "shown/image/mask.png"))
+    assert predict([str(image), "--model", model, "--output", str(tmp_path / "out"), "--tile", "64"]) == 0
+    np.testing.assert_array_equal(mask, Image.open(tmp_path / "out/masks/image.png"))
+    assert (mask[:, :12] == 255).all()
+    assert mask[:, 12:].max() < 3
+    shares = summary(tmp_path / "shown")["images"][0]["prediction"]["shares"]
+    classes, counts = np.unique(mask[:, 12:], return_counts=True)
+    names = summary(tmp_path / "shown")["classes"]
+    assert shares == {
+        names[label]: pytest.approx(count / counts.sum(), abs=1e-6)
+        for label, count in zip(classes, counts, strict=True)
+    }
+
+
 @pytest.mark.parametrize("resize", ["fit", "crop"])
 def test_a_classifier_says_what_it_says_in_prediction(tmp_path, resize):
     model = trained(tmp_path, "classification", resize=resize)

@@ -137,3 +137,11 @@ def test_texts_with_names_of_any_bytes_are_written(tmp_path):
     path = OutputFolder(tmp_path / "out").write_text("a.json", json.dumps({"image": name, "ü": 1}, ensure_ascii=False))
     assert path.read_bytes().decode() == '{"image": "stra\\udcdfe", "ü": 1}'
     assert json.loads(path.read_text())["image"] == name
+
+
+@pytest.mark.parametrize("ending", [".jp2", ".vrt", ".img", ".svs"])
+def test_masks_of_every_kind_that_windows_are_trained_with(tmp_path, ending):
+    (tmp_path / "masks").mkdir()
+    mask = tmp_path / f"masks/1{ending}"
+    mask.touch()
+    assert match_masks(tmp_path / "masks", {tmp_path / "a/1.tif": "1"}) == {tmp_path / "a/1.tif": mask}

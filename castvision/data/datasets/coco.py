@@ -18,6 +18,7 @@ from castvision.data.datasets.coco_shapes import (
     decode_runs,
     fill_polygon,
     has_no_area,
+    meets,
     polygon_area,
 )
 from castvision.data.datasets.leaks import check_apart
@@ -74,8 +75,8 @@ def read_coco(
 ) -> CocoFile:
     """Read an annotation file.
 
-    Ids are numbers or text; "7" and 7 are one. Shapes that cover nothing (fewer than three points, or all on a line)
-    are left out with a count in the log.
+    Ids are numbers or text; "7" and 7 are one. Shapes that cover nothing (fewer than three points, or all on a line, or
+    beside the image) are left out with a count in the log.
 
     Args:
         path: JSON with "images", "annotations" and "categories".
@@ -108,7 +109,7 @@ def read_coco(
             if value not in known:
                 raise ValueError(f"{told}: {key} {value!r} is not in the file")
         try:
-            outline = _outline(annotation, boxes)
+            outline = _outline(annotation, boxes, files[index_of[image]][1:])
             area = _area({**annotation, **outline}) if outline else 0.0
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{told}: {error}") from error
@@ -121,6 +122,7 @@ def read_coco(
             "%s: left out shapes that cover nothing in %d of %d annotations, such as annotation %s",
             path, len(without_area), len(content["annotations"]), without_area[0],
         )  # fmt: skip
+    _check_pixels(path, files, objects)
     for some in objects:
         some.sort(key=lambda one: (not one["iscrowd"], -one["area"]))
     return CocoFile(path, names, files, objects, label_of, ids)
@@ -194,8 +196,21 @@ def _size(path: Path, entry: Mapping[str, Any]) -> tuple[int, int]:
         ) from None
 
 
-def _outline(annotation: Mapping[str, Any], boxes: Boxes) -> dict[str, Any]:
-    """What is painted of an annotation; empty if it covers nothing.
+def _check_pixels(
+    path: Path, files: Sequence[tuple[Path, int, int]], objects: Sequence[Sequence[Mapping[str, Any]]]
+) -> None:
+    """Refuse outlines as shares of an image's size, of which all would lie in its first pixel."""
+    shapes = [one["segmentation"] for some in objects for one in some]
+    corners = [max(polygon) for shape in shapes if isinstance(shape, list) for polygon in shape]
+    if corners and max(corners) <= 1 and max(max(size) for _, *size in files) > 2:
+        raise ValueError(
+            f"expected outlines in pixels in {str(path)!r}, got all of them between 0 and 1, as shares of the images' "
+            "sizes; multiply x by the width and y by the height"
+        )
+
+
+def _outline(annotation: Mapping[str, Any], boxes: Boxes, size: tuple[int, int]) -> dict[str, Any]:
+    """What is painted of an annotation; empty if it covers nothing of an image (height, width).
 
     Raises:
         ValueError: An outline that is none, or none where there is a box and ``boxes`` says "refuse".
@@ -213,13 +228,15 @@ def _outline(annotation: Mapping[str, Any], boxes: Boxes) -> dict[str, Any]:
             )
         x, y, width, height = box
         corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+        if not meets(corners, size):
+            return {}
         return {"segmentation": [corners], "iscrowd": is_crowd or boxes == "ignore", "left_out": 0}
     if isinstance(shape, dict):
         return {"segmentation": shape, "iscrowd": is_crowd, "left_out": 0}
     if not isinstance(shape, list):
         raise ValueError(f"expected polygons or run lengths, got {type(shape).__name__}")
     polygons = [shape] if isinstance(shape[0], (int, float)) else shape
-    kept = [polygon for polygon in polygons if not has_no_area(polygon)]
+    kept = [polygon for polygon in polygons if not has_no_area(polygon) and meets(polygon, size)]
     if not kept:
         return {}
     return {"segmentation": kept, "iscrowd": is_crowd, "left_out": len(polygons) - len(kept)}

@@ -35,6 +35,12 @@ def has_no_area(polygon: Any) -> bool:
     return all((u - x) * (b - y) == (v - y) * (a - x) for a, b in points)
 
 
+def meets(polygon: Sequence[float], size: tuple[int, int]) -> bool:
+    """Whether the box around a polygon x0, y0, x1, y1, … overlaps an image (height, width)."""
+    x, y = polygon[::2], polygon[1::2]
+    return not (min(x) >= size[1] or max(x) <= 0 or min(y) >= size[0] or max(y) <= 0)  # NaN is refused when drawn
+
+
 def polygon_area(polygon: Sequence[float]) -> float:
     """The area of a polygon x0, y0, x1, y1, … that does not cross itself, in square pixels."""
     x, y = np.asarray(polygon, np.float64).reshape(-1, 2).T

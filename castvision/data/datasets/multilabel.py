@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -91,7 +92,24 @@ def read_label_table(
 
 
 def _from_names(rows: Sequence[tuple[str, Any]]) -> list[list[str]]:
-    return [[nfc(name.strip()) for name in row[_LIST].split(";") if name.strip()] for _, row in rows]
+    found = [[nfc(name.strip()) for name in row[_LIST].split(";") if name.strip()] for _, row in rows]
+    _check_separators([line for line, _ in rows], found)
+    return found
+
+
+def _check_separators(lines: Sequence[str], found: Sequence[Sequence[str]]) -> None:
+    """Refuse names that other names make up, such as "cat|dog" where there is "dog": each mixture would be a class."""
+    names = set().union(*found)
+    for separator in "|,":
+        parts = {name: [part.strip() for part in name.split(separator)] for name in names}
+        counts = Counter(part for some in parts.values() for part in {*some})
+        for line, some in zip(lines, found, strict=True):
+            mixed = [name for name in some if len(parts[name]) > 1 and any(counts[part] > 1 for part in parts[name])]
+            if mixed:
+                raise ValueError(
+                    f"{line}: expected names of labels separated by ';', got {mixed[0]!r}, parts of which are names on "
+                    f"other lines; write {';'.join(parts[mixed[0]])!r}"
+                )
 
 
 def _from_columns(rows: Sequence[tuple[str, Any]], columns: Sequence[str]) -> list[list[str]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from castvision.data.reading.opening import open_image
-from castvision.data.reading.pixels import Mask, Pixels, check_size, holds_data, is_empty, mark_missing, match_channels
+from castvision.data.reading.pixels import Pixels, check_size, in_channels, is_empty
 from castvision.data.reading.reader import UnreadableImageError, alpha_for
 from castvision.data.transforms.model_input import to_model_input
 from castvision.ignored import IGNORED
@@ -147,7 +147,7 @@ def to_channels(pixels: Pixels, in_chans: int | None, name: str) -> Pixels:
     """Grey to RGB or RGB to grey where another number of channels is wanted, in the same dtype.
 
     Args:
-        pixels: (height, width, channels); grey is missing where red, green or blue is.
+        pixels: (height, width, channels).
         in_chans: Channels of the result; None = as they are.
         name: Of the image, for the message.
 
@@ -157,15 +157,12 @@ def to_channels(pixels: Pixels, in_chans: int | None, name: str) -> Pixels:
     if in_chans is None or pixels.shape[-1] == in_chans:
         return pixels
     try:
-        wanted = match_channels(np.ma.getdata(pixels).astype(np.float32), in_chans)
+        return in_channels(pixels, in_chans)
     except ValueError:
         raise ValueError(
             f"expected {in_chans} channel(s) in {name!r} as in the images before it, got {pixels.shape[-1]}; "
             "give all images the same channels, or set in_chans to the number meant"
         ) from None
-    plain: Pixels = (np.rint(wanted) if pixels.dtype.kind in "bui" else wanted).astype(pixels.dtype)
-    is_known: Mask = np.all(holds_data(pixels), axis=-1, keepdims=True)
-    return mark_missing(plain, is_known)
 
 
 def check_files(paths: list[Path]) -> None:

@@ -72,8 +72,8 @@ def check_same_place(mask: ImageReader | ClassReader, image: ImageReader) -> Non
         differ = f" (coordinate systems {systems[0]} and {systems[1]})" if systems[0] != systems[1] else ""
         raise ValueError(
             f"expected {mask.name!r} to lie where its image {image.name!r} does, got corners up to {apart.max():.4g} "
-            f"pixels of the image apart{differ}; warp it to the image's extent and grid, or take its place out of the "
-            "file if that is wrong"
+            f"pixels of the image apart{differ}; warp it to the image's extent and grid (gdalwarp), or take its place "
+            "out of the file if that is wrong (gdal_edit.py -unsetgt)"
         )
 
 

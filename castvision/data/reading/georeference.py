@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 _SCALE, _TIEPOINT, _MATRIX = 33550, 33922, 34264
 _KEYS, _DOUBLES, _ASCII = 34735, 34736, 34737
 _MODEL_TYPE, _RASTER_TYPE, _GEOGRAPHIC, _PROJECTED = 1024, 1025, 2048, 3072
+_LINEAR_UNIT = 3076
 _USER_DEFINED = 32767
+_FEET = {9002: "feet", 9003: "US survey feet", 0.3048: "feet", 0.3048006: "US survey feet"}
 _NO_TRANSFORM = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _SHORT, _TEXT, _DOUBLE = 3, 2, 12
 
@@ -79,6 +81,17 @@ class Georeference:
         return system.startswith("EPSG:4326") or (
             "PROJC" not in system and any(word in system for word in ("GEOGCS[", "GEOGCRS[", "GEODCRS["))
         )
+
+    @property
+    def unit(self) -> str:
+        """What coordinates are in: "degrees", feet by name, "ground units" for metres and where nothing is said."""
+        if self.is_in_degrees:
+            return "degrees"
+        code: float | None = _key(self.keys, _LINEAR_UNIT)
+        if code is None:
+            lengths = re.findall(r'UNIT\["[^"]*",\s*([0-9.]+)', (self.crs or "").split("VERT")[0])
+            code = round(float(lengths[-1]), 7) if lengths else None  # in metres; the last is that of x and y
+        return "ground units" if code is None else _FEET.get(code, "ground units")
 
     @property
     def epsg(self) -> int | None:
@@ -255,12 +268,13 @@ def _check_transform(transform: Transform) -> None:
 
 
 def _transform(scale: Any, tiepoint: Any, matrix: Any) -> Transform | None:
-    if matrix is not None and len(matrix) == 16:
+    """By scale and tiepoint, else by the matrix, as GDAL goes; None where neither gives pixels an area."""
+    if scale is None or tiepoint is None or len(scale) < 2 or len(tiepoint) < 6 or 0 in scale[:2]:
+        if matrix is None or len(matrix) != 16:
+            return None
         a, b, c, d, e, f = (float(matrix[index]) for index in (0, 1, 3, 4, 5, 7))
-        return a, b, c, d, e, f
-    if scale is None or tiepoint is None or len(scale) < 2 or len(tiepoint) < 6:
-        return None
-    width, height = float(scale[0]), float(scale[1])
+        return None if a * e == b * d else (a, b, c, d, e, f)
+    width, height = float(scale[0]), abs(float(scale[1]))  # below 0 it is a slip of the writer: GDAL takes it so
     column, row, _, x, y = (float(value) for value in tiepoint[:5])
     return width, 0.0, x - column * width, 0.0, -height, y + row * height
 

@@ -131,16 +131,18 @@ class LabelMap:
             ValueError: See `read`; also a nodata value that is the label of a class.
         """
         labels = self._plane(pixels if pixels.ndim == 3 else pixels[..., None], name)
-        is_marked, labels = np.ma.getmaskarray(labels), np.ma.getdata(labels)
+        is_marked, labels = np.ma.getmaskarray(labels).copy(), np.ma.getdata(labels)
         if labels.dtype == np.uint8:
             table, known = self._translate(np.arange(256))
             mask, is_known = table[labels], known[labels]
         else:
             mask, is_known = self._translate(labels)
-        if nodata is not None and not self.has_colours:
-            is_nodata = is_missing(labels, nodata)
+        if nodata is not None:
+            stated = nodata * 0x010101 if self.has_colours else nodata  # that of all three channels is a grey
+            is_nodata = is_missing(labels, stated)
             if (is_nodata & is_known & (mask != IGNORED)).any():
-                raise nodata_of_a_class(name, nodata, self.class_names[int(mask[is_nodata][0])])
+                told = f"'#{int(stated):06x}'" if self.has_colours else nodata
+                raise nodata_of_a_class(name, told, self.class_names[int(mask[is_nodata][0])])
             is_marked |= is_nodata
         if is_marked.any():
             mask, is_known = np.where(is_marked, np.uint8(IGNORED), mask), is_known | is_marked
@@ -160,8 +162,9 @@ class LabelMap:
                     f"expected 8-bit RGB in the mask {name!r} (the label map has colours), got {pixels.shape[-1]} "
                     f"channel(s) of {pixels.dtype}; give numbers in the label map"
                 )
-            red, green, blue = (pixels[..., channel].astype(np.int64) for channel in range(3))
-            return (red << 16) + (green << 8) + blue
+            red, green, blue = np.moveaxis(np.ma.getdata(pixels).astype(np.int64), -1, 0)
+            is_marked = np.ma.getmaskarray(pixels).all(axis=-1)  # pure red has nodata 0 in two of its channels
+            return np.ma.masked_array((red << 16) + (green << 8) + blue, mask=is_marked)
         if pixels.shape[-1] > 1 and (pixels != pixels[..., :1]).any():
             colours = np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)[:8]
             found = ", ".join(str(tuple(colour)) for colour in colours.tolist())
@@ -366,7 +369,7 @@ def _parse_label(label: int | str) -> int:
     raise ValueError(f"expected a colour such as '#ff8000' or '255, 128, 0' in the label map, got {label!r}")
 
 
-def nodata_of_a_class(name: str, nodata: float | None, label: int | str) -> ValueError:
+def nodata_of_a_class(name: str, nodata: float | str | None, label: int | str) -> ValueError:
     """The error for a mask that states the label of a class to be no label."""
     return ValueError(
         f"expected a nodata value that is no class in the mask {name!r}, got nodata {nodata}, the label of class "

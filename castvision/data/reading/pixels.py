@@ -83,6 +83,8 @@ def resolve_missing(decoded: Decoded, alpha: str) -> Pixels:
         is_opaque = decoded.pixels[..., -1:] > 0
         colours = None if is_known is None else is_known[..., : pixels.shape[-1]]
         is_known = is_opaque if colours is None else is_opaque & colours
+    if is_known is not None and is_known.shape[-1] > pixels.shape[-1]:
+        is_known = is_known[..., : pixels.shape[-1]]
     return pixels if is_known is None else mark_missing(pixels, is_known)
 
 
@@ -169,7 +171,9 @@ def nodata_number(value: str | float | None) -> float | None:
     Args:
         value: As a file has it; text that is no number states none.
     """
-    text = "" if value is None else str(value).strip("\0 ")
+    text = (
+        ("" if value is None else str(value)).strip("\0 ").partition(" ")[0]
+    )  # of several numbers, as GDAL, the first
     try:
         return int(text)
     except ValueError:
@@ -195,9 +199,15 @@ def is_missing(pixels: Pixels, nodata: float | None) -> Mask:
         return np.zeros(pixels.shape, np.bool_)
     if np.isnan(nodata):
         return np.isnan(np.ma.getdata(pixels)) if pixels.dtype.kind == "f" else np.zeros(pixels.shape, np.bool_)
+    plain = np.ma.getdata(pixels)
     with np.errstate(over="ignore"):
         value = pixels.dtype.type(nodata) if pixels.dtype.kind == "f" else nodata  # -3.4e38 as a float32 holds it
-    return np.asarray(np.ma.getdata(pixels) == value)
+        if pixels.dtype.kind != "f" or pixels.dtype.itemsize < 4 or nodata == 0 or np.isinf(value):
+            return np.asarray(plain == value)
+        # as GDAL has it: files state -3.402823e+38, rounded, and hold the lowest float
+        slack = 4 * float(np.finfo(pixels.dtype).eps) * abs(float(value))
+        low, high = (pixels.dtype.type(float(value) + step) for step in (-slack, slack))
+    return np.asarray((plain >= low) & (plain <= high))
 
 
 def holds_data(pixels: Pixels, nodata: float | None = None) -> Mask:
@@ -258,7 +268,11 @@ def from_planes(planes: Pixels, dtype: np.dtype[Any]) -> Pixels:
     """
     values = planes.transpose(1, 2, 0)
     is_known = ~np.isnan(values)
-    return mark_missing(np.where(is_known, values, 0).astype(dtype), is_known)
+    values = np.where(is_known, values, 0)
+    if dtype.kind in "iu" and dtype.itemsize > 2:  # the largest is none of float32's: a step beyond, it would become 0
+        limits = np.iinfo(dtype)
+        values = values.astype(np.float64).clip(float(limits.min), float(limits.max))
+    return mark_missing(values.astype(dtype), is_known)
 
 
 def nearest(start: int, stop: int, own: int, length: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -390,3 +404,29 @@ def match_channels(image: Pixels, in_chans: int) -> Pixels:
         f"expected an image with {in_chans} channels for this model, got {channels}; "
         f"select channels, or create the model with in_chans={channels}"
     )
+
+
+def in_channels(pixels: Pixels, in_chans: int) -> Pixels:
+    """Grey to RGB or RGB to grey in the same dtype, see `match_channels`.
+
+    Args:
+        pixels: (height, width, channels); where red, green or blue are missing, grey is that of the others.
+        in_chans: Channels of the result.
+
+    Returns:
+        (height, width, in_chans), missing where no channel holds data.
+
+    Raises:
+        ValueError: Other numbers of channels.
+    """
+    if pixels.shape[-1] == in_chans:
+        return pixels
+    is_known, plain = holds_data(pixels), np.ma.getdata(pixels)
+    wanted = match_channels(np.where(is_known, plain, 0).astype(np.float32), in_chans)
+    if not is_known.all() and in_chans == 1:
+        share = match_channels(is_known.astype(np.float32), 1)
+        is_partly: Mask = (0 < is_known.sum(axis=-1, keepdims=True)) & ~is_known.all(axis=-1, keepdims=True)
+        wanted = np.where(is_partly, wanted / np.where(is_partly, share, 1), wanted)
+    matched: Pixels = (np.rint(wanted) if plain.dtype.kind in "bui" else wanted).astype(plain.dtype)
+    is_any: Mask = np.any(is_known, axis=-1, keepdims=True)
+    return mark_missing(matched, is_any)

@@ -48,6 +48,9 @@ class RasterReader(ImageReader):
         self._hides = is_alpha_last and not self._has_alpha  # see castvision.data.reading.tiff_samples.hides_by_opacity
         values = {repr(nodata_number(value)): nodata_number(value) for value in base.nodatavals}
         self.nodata = values.popitem()[1] if len(values) == 1 and self._palette is None else None
+        self._spread = 1 if self.options.is_mask or self._palette is not None else _spread(base)
+        if self.nodata is not None and self._spread > 1:
+            self.nodata *= self._spread
         flags = [{flag.name for flag in some} for some in base.mask_flag_enums]
         # a band whose mask is the opacity is not missing by it: opacity may be kept as a channel
         self._masked_bands = [number for number, some in enumerate(flags, 1) if not some & {"all_valid", "alpha"}]
@@ -88,6 +91,8 @@ class RasterReader(ImageReader):
             return bands
         if self._palette is not None:
             bands = self._palette[bands[..., 0]]
+        if self._spread > 1:
+            bands = bands * np.uint8(self._spread)
         has_alpha = self._has_alpha or self._palette is not None
         return resolve_missing(Decoded(bands, "straight" if has_alpha else "none", 1, is_known), self._alpha)
 
@@ -104,6 +109,13 @@ def _palette(dataset: Any) -> Pixels | None:
     table = np.zeros((np.iinfo(dataset.dtypes[0]).max + 1, 4), np.uint8)
     table[list(colours)] = list(colours.values())
     return table
+
+
+def _spread(dataset: Any) -> int:
+    """What brings samples of fewer than 8 bits to 0..255, as in TIFF and PNG."""
+    bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8")
+    is_small = dataset.dtypes[0] == "uint8" and bits.isdecimal() and 0 < int(bits) < 8
+    return 255 // (2 ** int(bits) - 1) if is_small else 1
 
 
 def _georeference(dataset: Any) -> Georeference | None:

@@ -189,7 +189,7 @@ class ImageReader(ABC):
 
         Colours that do not show in the upper left corner are refused when they are read.
         """
-        if self.dtype.kind not in "ui":
+        if self.dtype.kind not in "bui":
             found = f"{self.channels} channel(s) of {self.dtype}"
             raise ValueError(
                 f"expected a mask with one whole number a pixel in {self.name!r}, got {found}; "
@@ -258,15 +258,15 @@ class ImageReader(ABC):
     def area_unit(self) -> str | None:
         """Of ``pixel_area``."""
         if self.georeference is not None:
-            return "square degrees" if self.georeference.is_in_degrees else "square ground units"
+            return f"square {self.georeference.unit}"
         return None if self.mpp is None else "square microns"
 
     @property
     def mpp_unit(self) -> str | None:
-        """Of ``mpp``: "microns" or "ground units"; None where it is."""
+        """Of ``mpp``: "microns", or what the ground is measured in (`Georeference.unit`); None where it is."""
         if self.mpp is None:
             return None
-        return "microns" if self.georeference is None else "ground units"
+        return "microns" if self.georeference is None else self.georeference.unit
 
     def pixels_across(self, level: int) -> tuple[float, float]:
         """How many pixels of level 0 one of a level's spans, down and across: both cover the same ground."""

@@ -175,6 +175,20 @@ def check_pages(tiff: tifffile.TiffFile, page: int | None) -> int:
     return count
 
 
+def main_series(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
+    """All series, that of the image first: a page that calls itself a reduced copy of another may stand before it."""
+    series = list(tiff.series)
+    if not series[0].keyframe.is_reduced:
+        return series
+    pages = [one.keyframe for one in series]
+    pixels = [page.imagelength * page.imagewidth for page in pages]
+    whole = [
+        not page.is_reduced and not page.is_mask and size > pixels[0] for page, size in zip(pages, pixels, strict=True)
+    ]
+    first = whole.index(True) if any(whole) else 0
+    return [series[first], *series[:first], *series[first + 1 :]]
+
+
 def _find_layers(tiff: tifffile.TiffFile, page: int | None) -> list[Layer]:
     """The image and its smaller copies, largest first.
 
@@ -184,7 +198,7 @@ def _find_layers(tiff: tifffile.TiffFile, page: int | None) -> list[Layer]:
     count = check_pages(tiff, page)
     if page is not None:
         return [_page_layer(tiff.pages[page].aspage())]
-    first, *others = tiff.series
+    first, *others = main_series(tiff)
     candidates = list(first.levels) if len(first.levels) > 1 else [first, *others]
     layers = [_series_layer(candidates[0], count)]
     for series in candidates[1:]:
@@ -276,7 +290,7 @@ def _microns_per_pixel(
 
 
 def _ome_size(tiff: tifffile.TiffFile, axis: Literal["X", "Y"]) -> float | None:
-    text = tiff.ome_metadata or ""
+    text = (tiff.ome_metadata or "").split("</Image>")[0]  # a later image's size is not the first one's
     size = re.search(rf'\bPhysicalSize{axis}="([^"]+)"', text)
     unit = re.search(rf'\bPhysicalSize{axis}Unit="([^"]+)"', text)
     factor = MICRONS.get(html.unescape(unit[1]) if unit else "µm")

@@ -26,14 +26,15 @@ def palette_of(page: tifffile.TiffPage) -> Pixels | None:
     """The colours (n, 3) uint8 whose indices a page's samples are, if it has a palette."""
     if page.photometric != _PALETTE or page.colormap is None:
         return None
-    return np.moveaxis(page.colormap >> 8, 0, -1).astype(np.uint8)
+    colours = np.moveaxis(page.colormap, 0, -1)
+    return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)  # some write 8 bits, as GDAL knows, too
 
 
 def to_full_range(pixels: Pixels, page: tifffile.TiffPage, keep_index: bool) -> Pixels:
     """Colours of a palette, 0/255 of bilevel pages and 0..255 of 2 and 4 bits, as Pillow gives them.
 
     Args:
-        pixels: (height, width, channels) as stored; one channel of indices where there is a palette.
+        pixels: (height, width, channels) as stored; indices, and maybe opacity, where there is a palette.
         page: Where they come from.
         keep_index: Leave a palette's indices and all other values as they are stored; bilevel becomes 0/1.
 
@@ -44,7 +45,10 @@ def to_full_range(pixels: Pixels, page: tifffile.TiffPage, keep_index: bool) -> 
     if keep_index:
         return pixels.astype(np.uint8) if pixels.dtype.kind == "b" else pixels
     if (colours := palette_of(page)) is not None:
-        return np.asarray(colours[pixels[..., 0].astype(np.intp)])
+        painted = np.asarray(colours[pixels[..., 0].astype(np.intp)])
+        if not (has_alpha(page) and pixels.shape[-1] == 2):
+            return painted
+        return np.concatenate([painted, (pixels[..., 1:] >> (8 * pixels.itemsize - 8)).astype(np.uint8)], axis=-1)
     if pixels.dtype.kind == "b":
         return pixels.astype(np.uint8) * np.uint8(255)
     return pixels * np.uint8(255 // (2**bits - 1)) if pixels.dtype == np.uint8 and bits < 8 else pixels
@@ -118,7 +122,9 @@ def finish_tiff(pixels: Pixels, page: tifffile.TiffPage) -> Decoded:
     if pixels.dtype.kind not in "buif":
         raise ValueError(f"expected real numbers, got {pixels.dtype=}; save magnitude or parts as separate channels")
     if pixels.dtype.kind == "u" and photometric == 0:
-        pixels = np.iinfo(pixels.dtype).max - pixels
+        is_opaque_last = bool(page.extrasamples) and int(page.extrasamples[-1]) in (1, 2)
+        light = np.iinfo(pixels.dtype).max - pixels
+        pixels = np.concatenate([light[..., :-1], pixels[..., -1:]], axis=-1) if is_opaque_last else light
     if pixels.dtype.kind == "u" and photometric == 5 and pixels.shape[-1] == 4:
         top = float(np.iinfo(pixels.dtype).max)
         light = top - pixels.astype(np.float64)

@@ -42,7 +42,7 @@ from castvision.data.reading.reader import (
     make_levels,
 )
 from castvision.data.reading.segments import LERC, SegmentCache, read_page
-from castvision.data.reading.tiff import TIFF_SIGNATURES, channel_axes, check_pages, is_tiff
+from castvision.data.reading.tiff import TIFF_SIGNATURES, channel_axes, check_pages, is_tiff, main_series
 from castvision.data.reading.tiff_samples import (
     ORIENTATION_TAG,
     finish_tiff,
@@ -163,14 +163,14 @@ class WholeImageReader(ImageReader):
             self.mpp, self.mpp_y = self.georeference.pixel_sizes
 
     def _leave_out(self, nodata: tuple[float | None, ...] | None) -> None:
-        """Mark what an .aux.xml calls nodata. Fewer values than channels are those of a palette's numbers."""
-        if nodata is None:
-            return
-        if self.options.is_mask:
+        """Mark what an .aux.xml calls nodata: numbers as stored, not the colours that a palette makes of them."""
+        if nodata is not None and self.options.is_mask:
             self.nodata = nodata[0]
-        elif None not in nodata:
-            missing = [is_missing(self._pixels[..., band], value) for band, value in enumerate(nodata)]
-            is_known = ~np.ma.getmaskarray(self._pixels) & ~np.stack(missing, axis=-1)
+        elif nodata is not None:
+            stored = _read_decoded(self.name, self.options.alpha, self.options.page, "index")
+            bands = np.moveaxis(orient(stored.pixels, stored.orientation), -1, 0)[: self.channels]
+            is_known = ~np.stack([is_missing(band, value) for band, value in zip(bands, nodata, strict=False)], axis=-1)
+            is_known = is_known & ~np.ma.getmaskarray(self._pixels)  # a palette's one band is that of all colours
             self._pixels = mark_missing(np.ma.getdata(self._pixels), is_known)
 
     def _look_at_tags(self, path: Path) -> Georeference | None:
@@ -178,7 +178,8 @@ class WholeImageReader(ImageReader):
         import tifffile
 
         with tifffile.TiffFile(path) as tiff:
-            stored = tiff.pages[self.options.page or 0].aspage()
+            page = self.options.page
+            stored = main_series(tiff)[0].keyframe if page is None else tiff.pages[page].aspage()
             if self.options.is_mask:
                 self.nodata = nodata_as_read(stored, True, stored_nodata(stored))
             place = georeference_from_tags(stored.tags.valueof, path)
@@ -280,6 +281,8 @@ def _decode_pillow(data: bytes, keep_index: bool = False) -> Decoded:
         with _own_limit() if image.width * image.height > _LARGE else contextlib.nullcontext():
             image.load()
         orientation = _exif_orientation(image)
+        if data.startswith(_PNG) and data[24:26] in (b"\2\0", b"\4\0") and "transparency" in image.info:
+            image.info["transparency"] *= 255 // (2 ** data[24] - 1)  # grey, of which Pillow spreads the pixels alone
         if keep_index and image.mode in ("1", "P"):
             return Decoded(np.array(image).astype(np.uint8)[..., None], "none", orientation)
         if image.mode in ("F", "I") or image.mode.startswith("I;16"):
@@ -357,8 +360,8 @@ def _decode_tiff(data: bytes, page: int | None, keep_index: bool = False) -> Dec
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         count = check_pages(tiff, page)
-        first = tiff.series[0].keyframe if page is None else tiff.pages[page].aspage()
-        source = tiff.series[0] if page is None else first
+        source = main_series(tiff)[0] if page is None else tiff.pages[page].aspage()
+        first = source.keyframe
         check_size(first.imagelength, first.imagewidth)
         if count == 1 and _is_ordinary(first) and not _is_beyond_pillow(first):
             decoded = _decode_pillow(data, keep_index)
@@ -400,7 +403,8 @@ def _is_ordinary(page: tifffile.TiffPage) -> bool:
         return _needs_codec(page) and page.samplesperpixel == 1 and page.bitspersample == 16
     expected = {2: 3, 5: 4, 6: 3}.get(int(page.photometric), 1)
     extra = tuple(int(kind) for kind in page.extrasamples)
-    return page.samplesperpixel == expected + len(extra) and extra in ((), (1,), (2,))
+    are_planes = page.samplesperpixel == 2 and page.planarconfig == 2  # which Pillow takes for pixels of one plane
+    return not are_planes and page.samplesperpixel == expected + len(extra) and extra in ((), (1,), (2,))
 
 
 def _is_beyond_pillow(page: tifffile.TiffPage) -> bool:

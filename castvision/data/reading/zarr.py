@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import math
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,12 @@ class ZarrReader(ImageReader):
             scales = attributes.get("multiscales")
             if not scales:
                 raise ValueError("expected a zarr array or an OME-Zarr image, got a group; name one of its arrays")
-            self._arrays = [node[entry["path"]] for entry in scales[0]["datasets"]]
             axes = [axis["name"] if isinstance(axis, dict) else axis for axis in scales[0].get("axes", "tczyx")]
-            self.mpp, self.mpp_y = (_microns(scales[0], axes, axis) for axis in "xy")
+            width = axes.index("x") if "x" in axes else -1
+            entries = [(entry, node[entry["path"]]) for entry in scales[0]["datasets"]]
+            entries.sort(key=lambda one: -one[1].shape[width])  # the largest comes first, by the standard
+            self._arrays = [array for _, array in entries]
+            self.mpp, self.mpp_y = (_microns(scales[0], entries[0][0], axes, axis) for axis in "xy")
             names = _names(attributes)
         self._axes = axes
         _check(axes, self._arrays[0])
@@ -82,7 +86,7 @@ def _plain_axes(array: Any) -> list[str]:
         return ["c" if name in ("band", "channel", "channels", "bands") else name for name in short]
     if array.ndim == 2:
         return ["y", "x"]
-    if array.ndim == 3 and array.shape[2] <= _MOST_CHANNELS:
+    if array.ndim == 3 and array.shape[2] <= min(_MOST_CHANNELS, array.shape[0]):
         return ["y", "x", "c"]
     if array.ndim == 3 and array.shape[0] <= _MOST_CHANNELS:
         return ["c", "y", "x"]
@@ -97,12 +101,15 @@ def _check(axes: list[str], array: Any) -> None:
         raise ValueError(f"expected one image, got a stack with axes={axes}, shape {tuple(array.shape)}")
 
 
-def _microns(scale: dict[str, Any], axes: list[str], name: str) -> float | None:
-    steps = scale["datasets"][0].get("coordinateTransformations", [])
-    size = next((step["scale"][axes.index(name)] for step in steps if step.get("type") == "scale"), None)
-    axis = scale.get("axes", [None] * len(axes))[axes.index(name)]
+def _microns(image: dict[str, Any], entry: dict[str, Any], axes: list[str], name: str) -> float | None:
+    """By the scale of the array, and by that of all arrays, which multiplies it."""
+    if name not in axes:
+        return None
+    steps = [*entry.get("coordinateTransformations", []), *image.get("coordinateTransformations", [])]
+    sizes = [float(step["scale"][axes.index(name)]) for step in steps if step.get("type") == "scale"]
+    axis = image.get("axes", [None] * len(axes))[axes.index(name)]
     factor = MICRONS.get(axis.get("unit", "")) if isinstance(axis, dict) else None
-    return None if size is None or factor is None else float(size) * factor
+    return math.prod(sizes) * factor if sizes and factor is not None else None
 
 
 def _names(attributes: dict[str, Any]) -> tuple[str, ...] | None:

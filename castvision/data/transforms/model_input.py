@@ -222,11 +222,24 @@ def _scaled(planes: Tensor, in_chans: int, limits: Limits | None) -> Tensor:
     if (channels, in_chans) == (3, 1):
         # NOTE: written out: the order of a matrix product's or a sum's terms is not the same for all shapes
         red, green, blue = (share * planes[..., index, None, :, :] for index, share in enumerate(LUMA))
-        return red + green + blue
+        grey = red + green + blue
+        is_known = xp.isfinite(planes)
+        return grey if is_known.all() else xp.where(xp.isfinite(grey), grey, _grey_of_known(planes, is_known))
     raise ValueError(
         f"expected an image with {in_chans} channels for this model, got {channels}; "
         f"select channels, or create the model with in_chans={channels}"
     )
+
+
+def _grey_of_known(planes: Tensor, is_known: Tensor) -> Tensor:
+    """(..., 1, height, width) grey of those of red, green and blue that hold data; NaN where none does."""
+    xp = namespace(planes)
+    shares = xp.asarray(LUMA, dtype=xp.float32, device=planes.device).reshape(3, 1, 1) * is_known
+    known = xp.where(is_known, planes, xp.asarray(0.0, dtype=planes.dtype, device=planes.device))
+    total = shares.sum(-3)[..., None, :, :]
+    nothing = xp.asarray(float("nan"), dtype=xp.float32, device=planes.device)
+    grey: Tensor = (shares * known).sum(-3)[..., None, :, :] / xp.where(total > 0, total, nothing)
+    return grey
 
 
 def _to_unit(planes: Tensor, low: float, high: float) -> Tensor:

@@ -30,7 +30,7 @@ class Ground:
 
     Attributes:
         transform: From pixels to units, see `castvision.data.Georeference`.
-        unit: "ground units" (of the coordinate system), "degrees" or "microns".
+        unit: That of the coordinate system, see `castvision.data.Georeference.unit`, or "microns".
     """
 
     transform: Transform
@@ -48,7 +48,7 @@ def ground_of(georeference: Georeference | None, mpp: tuple[float, float] | None
         None where the image states neither.
     """
     if georeference is not None:
-        return Ground(georeference.transform, "degrees" if georeference.is_in_degrees else "ground units")
+        return Ground(georeference.transform, georeference.unit)
     return None if mpp is None else Ground((mpp[0], 0.0, 0.0, 0.0, mpp[1], 0.0), "microns")
 
 

@@ -199,7 +199,10 @@ def test_an_image_of_another_size_than_the_file_says(write, tmp_path):
         CocoSegmentation(read_coco(path))[0]
 
 
-@pytest.mark.parametrize("empty", [[[5, 5, 7, 5]], [[]], [], [[1, 1, 3, 3]], [[5, 5, 5, 5, 5, 5]], None])
+BESIDE = [[9, 1, 12, 1, 12, 4], [1, -5, 4, -5, 4, 0]]
+
+
+@pytest.mark.parametrize("empty", [[[5, 5, 7, 5]], [[]], [], [[1, 1, 3, 3]], [[5, 5, 5, 5, 5, 5]], None, BESIDE])
 def test_shapes_without_area_are_left_out_with_a_count(write, empty, caplog):
     whole = CocoSegmentation(read_coco(write(annotations())))[0][1].tolist()
     assert not caplog.records
@@ -208,6 +211,14 @@ def test_shapes_without_area_are_left_out_with_a_count(write, empty, caplog):
     content["annotations"][0]["segmentation"].append([1, 1, 2, 2])
     assert CocoSegmentation(read_coco(write(content)))[0][1].tolist() == whole
     assert "cover nothing in 2 of 4 annotations, such as annotation 1" in caplog.text
+
+
+def test_outlines_as_shares_of_the_size_are_refused(write):
+    content = annotations()
+    for one in content["annotations"][:2]:
+        one["segmentation"] = [[value / 8 for value in polygon] for polygon in one["segmentation"]]
+    with pytest.raises(ValueError, match=r"expected outlines in pixels in .*train\.json.*between 0 and 1"):
+        read_coco(write(content))
 
 
 def test_ids_as_text_and_a_byte_order_mark(write, tmp_path):

@@ -43,6 +43,14 @@ def test_what_other_programs_write(write, text):
     assert sorted(read_label_table(write(text)).class_names) == ["dog", "h\u00fctte"]
 
 
+def test_names_may_hold_commas(write):
+    assert read_label_table(write('path,labels\na.png,"bag, small"\nb.png,"tree|bush;ox"\n')).class_names == [
+        "bag, small",
+        "ox",
+        "tree|bush",
+    ]
+
+
 def test_classes_may_be_given_in_another_order(write):
     path = write("path,cat,dog\na.png,1,0\n")
     assert read_label_table(path, ["dog", "cat"]).targets.tolist() == [[0, 1]]
@@ -58,6 +66,8 @@ def test_classes_may_be_given_in_another_order(write):
         ("path,cat,dog\na.png,1\n", "line 2: expected 3 values"),
         ("path,cat,cat\na.png,1,0\n", "line 1: expected each column once, got cat twice"),
         ("path,labels\na.png,\n", "expected a label on some line"),
+        ("path,labels\na.png,dog\nb.png,cat|dog\n", r"line 3: expected names of labels .* got 'cat|dog', .* 'cat;dog'"),
+        ('path,labels\na.png,"ox, cat"\nb.png,"ox, dog"\n', "line 2: expected names of labels .* got 'ox, cat'"),
         ("path,cat,dog\na.png,1,1\na.png,0,0\n", r"line 3: 'a\.png' stands on .*line 2 already"),
         ("path,cat,dog\na.png,1,1\n./a.png,0,0\n", r"line 3: '\./a\.png' stands on .*line 2 already"),
     ],

@@ -8,8 +8,10 @@ import tifffile
 from PIL import Image
 
 from castvision.data import Georeference, open_image
+from castvision.data.input_format import InputFormat
 from castvision.data.reading.georeference import georeference_of
 from castvision.data.reading.pixels import orient
+from castvision.inference.scale import level_to_work_at
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (30, 40, 3), np.uint8)
@@ -166,3 +168,64 @@ def test_a_system_without_code_goes_to_keys_and_back():
     stored = Georeference(PLACE, None, place.keys, place.doubles, place.ascii)
     assert stored.has_crs
     assert rasterio.crs.CRS.from_wkt(stored.to_wkt()).to_dict()["proj"] == "laea"
+
+
+def test_a_scale_below_zero_is_a_slip_of_the_writer(tmp_path):
+    tags = [(33550, 12, 3, (2.0, -3.0, 0.0), True), (33922, 12, 6, (0.0, 0.0, 0.0, 100.0, 200.0, 0.0), True)]
+    tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb", metadata=None, extratags=tags)
+    with open_image(tmp_path / "a.tif") as reader:
+        assert reader.georeference.transform == (2.0, 0.0, 100.0, 0.0, -3.0, 200.0)  # as GDAL has it
+
+
+def test_scale_and_tiepoint_go_before_a_matrix(tmp_path):
+    """The standard allows one of them; of files with both GDAL takes the former."""
+    tags = [(33550, 12, 3, (2.0, 3.0, 0.0), True), (33922, 12, 6, (0.0, 0.0, 0.0, 100.0, 200.0, 0.0), True)]
+    tags += [(34264, 12, 16, (1.0, 0, 0, 7, 0, -1.0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1.0), True)]
+    tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb", metadata=None, extratags=tags)
+    with open_image(tmp_path / "a.tif") as reader:
+        assert reader.georeference.transform == (2.0, 0.0, 100.0, 0.0, -3.0, 200.0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "crs", "unit"),
+    [
+        (UTM, None, "ground units"),
+        (DEGREES, None, "degrees"),
+        ((*UTM, 3076, 0, 1, 9003), None, "US survey feet"),
+        ((*UTM, 3076, 0, 1, 9002), None, "feet"),
+        ((*UTM, 3076, 0, 1, 9001), None, "ground units"),
+        (
+            (),
+            'PROJCS["a",GEOGCS["b",UNIT["degree",0.0174532925199433]],UNIT["Foot_US",0.3048006096012192]]',
+            "US survey feet",
+        ),
+        ((), WKT, "ground units"),
+        ((), None, "ground units"),
+    ],
+)
+def test_feet_are_no_metres(tmp_path, keys, crs, unit):
+    assert Georeference(PLACE, crs, keys).unit == unit
+
+
+def test_a_scale_in_feet_is_compared_with_none_in_metres(tmp_path):
+    for name, more in (("metres", ()), ("feet", (3076, 0, 1, 9002))):
+        tags = Georeference(PLACE, None, (*UTM, *more)).extratags()
+        tifffile.imwrite(tmp_path / f"{name}.tif", RGB, photometric="rgb", metadata=None, extratags=tags)
+    seen = InputFormat(3, (32, 32), (0.5,) * 3, (0.5,) * 3, mpp=0.5, mpp_unit="ground units")
+    with open_image(tmp_path / "metres.tif") as reader:
+        assert level_to_work_at(reader, None, seen) == (0, None)
+    with open_image(tmp_path / "feet.tif") as reader:
+        assert reader.area_unit == "square feet"
+        level, told = level_to_work_at(reader, None, seen)
+        assert level == 0
+        assert "trained on level 0 at 0.5 ground units a pixel, and the image states 0.5 feet a pixel" in told
+
+
+@pytest.mark.parametrize("tags", [
+    [(33550, 12, 3, (0.0, 3.0, 0.0), True), (33922, 12, 6, (0.0, 0.0, 0.0, 100.0, 200.0, 0.0), True)],
+    [(34264, 12, 16, (1.0, 1.0, 0, 7, 1.0, 1.0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1.0), True)],
+])  # fmt: skip
+def test_pixels_without_an_area_have_no_place(tmp_path, tags):
+    tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb", metadata=None, extratags=tags)
+    with open_image(tmp_path / "a.tif") as reader:
+        assert reader.georeference is None

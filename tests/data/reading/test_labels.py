@@ -40,6 +40,23 @@ def test_a_palette_in_a_tiff_and_bilevel_masks(tmp_path):
     assert LabelMap(NAMES).read(tmp_path / "mask.png").tolist() == [[0, 1]]
 
 
+@pytest.mark.parametrize("alpha", [False, True])
+def test_colours_in_a_mask_with_nodata(tmp_path, alpha):
+    """Pure red holds the nodata value 0 in two of its channels, and is a colour all the same."""
+    stored = np.array([[[255, 0, 0], [0, 0, 255]], [[9, 9, 9], [255, 0, 0]]], np.uint8)
+    stored = np.dstack([stored, np.full((2, 2), 255, np.uint8)]) if alpha else stored
+    kinds = {"photometric": "rgb", "extrasamples": ["unassalpha"] if alpha else None}
+    for nodata in (0, 9):
+        tags = [(42113, "s", 2, str(nodata), True)]
+        tifffile.imwrite(tmp_path / f"{nodata}.tif", stored, extratags=tags, metadata=None, **kinds)
+    colours = {"#ff0000": "road", "#0000ff": "water"}
+    assert LabelMap(NAMES, colours).read(tmp_path / "9.tif").tolist() == [[1, 2], [255, 1]]
+    told = {**colours, "#090909": "background"}
+    assert LabelMap(NAMES, told).read(tmp_path / "0.tif").tolist() == [[1, 2], [0, 1]]
+    with pytest.raises(ValueError, match=r"expected a nodata value that is no class .* '#090909', .* 'background'"):
+        LabelMap(NAMES, told).read(tmp_path / "9.tif")
+
+
 def test_16_bit_labels_are_translated(tmp_path):
     tifffile.imwrite(tmp_path / "mask.tif", np.array([[0, 300], [65535, 300]], dtype=np.uint16))
     labels = LabelMap(NAMES, {0: 0, 300: "road", 65535: "ignore"})
@@ -270,3 +287,9 @@ def test_names_are_the_same_in_any_unicode_form(tmp_path):
     (tmp_path / "classes.txt").write_bytes("hütte".encode("latin-1"))
     with pytest.raises(ValueError, match=r"UTF-8.*classes\.txt"):
         read_class_names(tmp_path / "classes.txt")
+
+
+def test_a_mask_of_true_and_false(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    zarr.create_array(str(tmp_path / "a.zarr"), data=np.array([[True, False]]))
+    assert LabelMap(["background", "tissue"]).read(tmp_path / "a.zarr").tolist() == [[1, 0]]

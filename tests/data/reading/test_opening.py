@@ -227,6 +227,33 @@ def test_nodata_of_zarr(tmp_path, told):
     assert not found[:, 2:].any()
 
 
+@pytest.mark.parametrize("kind", ["RGB", "P", "LA", "1"])
+def test_nodata_beside_a_png_is_of_what_is_stored(tmp_path, kind):
+    """GDAL's .aux.xml may state it for some bands, and of a palette it is a number and no colour."""
+    stored = RNG.integers(0, 2 if kind == "1" else 4, (9, 11, {"RGB": 3, "LA": 2}.get(kind, 1)), np.uint8)
+    if kind == "LA":
+        stored[..., 1] = 255
+    image = Image.fromarray(stored[..., 0] > 0) if kind == "1" else Image.fromarray(stored.squeeze())
+    if kind == "P":
+        image.putpalette([7, 8, 9, 1, 1, 1, 1, 2, 3, 4, 5, 6])
+    image.save(tmp_path / "a.png")
+    band = '<PAMRasterBand band="1"><NoDataValue>1</NoDataValue></PAMRasterBand>'
+    (tmp_path / "a.png.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")
+    with open_image(tmp_path / "a.png") as reader:
+        missing = np.ma.getmaskarray(reader.read_masked(0, 0, 9, 11))
+    assert np.array_equal(missing[..., 0], stored[..., 0] == 1)
+    assert not missing[..., 1:].any() if kind == "RGB" else (missing == missing[..., :1]).all()
+
+
+def test_the_scale_of_another_image_of_an_ome_tiff(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as writer:
+        writer.write(RGB, photometric="rgb", metadata={"axes": "YXS"})
+        size = {"PhysicalSizeX": 9.0, "PhysicalSizeY": 9.0}
+        writer.write(RGB[:9], photometric="rgb", metadata={"axes": "YXS", **size})
+    with open_image(tmp_path / "a.ome.tif") as reader:
+        assert reader.mpp is None
+
+
 @pytest.mark.parametrize("version", [2, 3])
 def test_ome_zarr(tmp_path, version):
     zarr = pytest.importorskip("zarr")
@@ -277,6 +304,25 @@ def test_openslide(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a.mrxs", "JPEG")  # as the first file of such a slide is one
     with pytest.raises(ValueError, match=r"a\.mrxs.*openslide does not know it"):
         open_image(tmp_path / "a.mrxs")
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_samples_of_few_bits_are_spread_whatever_reads_them(tmp_path, bits):
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.shutil import copy
+
+    stored = RNG.integers(0, 2**bits, (20, 30), np.uint8)
+    about = {"driver": "GTiff", "height": 20, "width": 30, "count": 1, "dtype": "uint8", "nbits": bits, "nodata": 1}
+    with rasterio.open(tmp_path / "a.tif", "w", **about, transform=rasterio.Affine(1, 0, 5, 0, -1, 9)) as dataset:
+        dataset.write(stored[None])
+    copy(str(tmp_path / "a.tif"), str(tmp_path / "a.vrt"), driver="VRT")
+    for name in ("a.tif", "a.vrt"):
+        with open_image(tmp_path / name) as reader:
+            read = reader.read_masked(0, 0, 20, 30)[..., 0]
+            assert reader.nodata == 255 // (2**bits - 1)
+        assert np.array_equal(np.ma.getmaskarray(read), stored == 1)
+        assert np.array_equal(np.ma.getdata(read), stored * (255 // (2**bits - 1)))
+        assert np.array_equal(read_mask(tmp_path / name), stored)
 
 
 def test_rasterio(tmp_path):

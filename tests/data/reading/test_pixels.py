@@ -4,8 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from castvision.data.reading.pixels import from_planes, holds_data, match_channels, stretch_range, to_unit_range
+from castvision.data.reading.pixels import (
+    from_planes,
+    holds_data,
+    in_channels,
+    is_missing,
+    mark_missing,
+    match_channels,
+    nodata_number,
+    stretch_range,
+    to_unit_range,
+)
+from castvision.data.transforms.model_input import planes_to_input, to_model_input
 
 skimage = pytest.importorskip("skimage")
 PHOTOS = Path(skimage.__file__).parent / "data"
@@ -59,3 +71,42 @@ def test_planes_become_the_image_that_they_were_made_of():
     assert pixels.dtype == np.uint8
     assert pixels.tolist() == [[[1, 3], [None, 4]]]
     assert not np.ma.isMaskedArray(from_planes(np.nan_to_num(planes), np.dtype(np.uint8)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int32])
+def test_planes_of_the_largest_value(dtype):
+    limits = np.array([np.iinfo(dtype).min, np.iinfo(dtype).max], dtype)
+    assert from_planes(limits[None, None].astype(np.float32), np.dtype(dtype)).ravel().tolist() == limits.tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("-9999 -9999 -9999", -9999), (" 7\0", 7), ("1e3 ", 1000), ("none", None)]
+)
+def test_nodata_as_text(text, number):
+    assert nodata_number(text) == number
+
+
+def test_nodata_that_is_rounded_in_a_files_text():
+    """As GDAL compares floats: four units in the last place, relative."""
+    lowest = np.finfo(np.float32).min
+    values = np.array([lowest, -3.402e38, -9999, -9999.1, 0, np.nan], np.float32)
+    assert is_missing(values, -3.402823e38).tolist() == [True, *[False] * 5]
+    assert is_missing(values, float(lowest)).tolist() == [True, *[False] * 5]
+    assert is_missing(values, -9999).tolist() == [False, False, True, False, False, False]
+    assert is_missing(values, 0).tolist() == [False, False, False, False, True, False]
+    assert is_missing(values.astype(np.float64), -9999).tolist() == [False, False, True, False, False, False]
+
+
+def test_grey_of_a_pixel_that_misses_some_colours():
+    """Red alone has nodata 0 in two channels and is no hole: grey is that of red, at every door."""
+    stored = np.array([[[200, 0, 0], [0, 0, 0], [10, 20, 30]]], np.uint8)
+    marked = mark_missing(stored, stored != 0)
+    grey = in_channels(marked, 1)
+    assert grey.dtype == np.uint8
+    assert grey.tolist() == [[[200], [None], [18]]]
+    assert in_channels(grey, 3)[0, 0].tolist() == [200, 200, 200]
+    tensor = to_model_input(marked, 1, (0.5,), (0.25,))
+    assert tensor.flatten().tolist() == pytest.approx([(200 / 255 - 0.5) * 4, 0, (18.15 / 255 - 0.5) * 4], abs=1e-6)
+    planes = np.where(stored != 0, stored, np.nan).transpose(2, 0, 1).astype(np.float32)
+    assert np.array_equal(planes_to_input(torch.from_numpy(planes), 1, (0.5,), (0.25,), (0, 255)), tensor)
+    assert np.array_equal(planes_to_input(planes, 1, (0.5,), (0.25,), (0, 255)), tensor)

@@ -124,6 +124,32 @@ def test_colours_become_what_they_become_for_whole_images(tmp_path, kind):
         assert np.abs(reader.read(0, 0, 70, 91).astype(int) - expected).max() <= 6  # two decoders
 
 
+def test_a_palette_of_8_bits(tmp_path):
+    """Some programs write colours up to 255 where the standard has 65535."""
+    stored, colours = noise(70, 91, 1, "uint8")[..., 0], RNG.integers(0, 256, (3, 256)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="palette", colormap=colours)
+    check_windows(tmp_path / "a.tif", colours.T[stored].astype(np.uint8))
+
+
+def test_a_palette_with_opacity_beside_it(tmp_path):
+    image = Image.fromarray(noise(70, 91, 4, "uint8")).convert("PA")
+    alpha = np.asarray(image)[..., 1]
+    image.save(tmp_path / "a.tif")
+    check_windows(tmp_path / "a.tif", read_image(tmp_path / "a.tif"))
+    with open_image(tmp_path / "a.tif") as reader:
+        missing = np.ma.getmaskarray(reader.read_masked(0, 0, 70, 91))
+        assert np.array_equal(missing[..., 0], alpha == 0)
+    with open_image(tmp_path / "a.tif", alpha="keep") as reader:
+        assert np.array_equal(reader.read(0, 0, 70, 91)[..., 3], alpha)
+
+
+def test_opacity_is_no_light_where_white_is_zero(tmp_path):
+    stored = noise(70, 91, 2, "uint8")
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="miniswhite", extrasamples=["unassalpha"])
+    with open_image(tmp_path / "a.tif", alpha="keep") as reader:
+        assert np.array_equal(reader.read(0, 0, 70, 91), np.dstack([255 - stored[..., 0], stored[..., 1]]))
+
+
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_orientation(tmp_path, turn):
     stored = noise(70, 91, 3, "uint16")
@@ -160,6 +186,17 @@ def test_pyramids(tmp_path, kind):
         for number, pixels in enumerate(expected):
             np.testing.assert_array_equal(reader.read(20, 10, 60, 50, number), pixels[20:80, 10:60])
         assert reader.mpp == (0.499 if kind == "svs" else None)
+
+
+def test_a_reduced_copy_may_stand_first(tmp_path):
+    full = noise(70, 91, 3, "uint8")
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for step in (5, 1, 2):
+            writer.write(full[::step, ::step], photometric="rgb", subfiletype=int(step > 1), metadata=None)
+    check_windows(tmp_path / "a.tif", full)
+    assert np.array_equal(read_image(tmp_path / "a.tif"), full)
+    with open_image(tmp_path / "a.tif") as reader:
+        assert [(level.height, level.width) for level in reader.levels] == [(70, 91), (35, 46)]
 
 
 def test_a_second_image_is_no_level(tmp_path):

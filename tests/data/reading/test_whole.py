@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from castvision.data import open_image
 from castvision.data.reading.whole import read_image
 
 skimage = pytest.importorskip("skimage")
@@ -284,3 +285,29 @@ def test_too_many_pixels_is_refused_before_decoding(tmp_path):
 
 
 # ---------------------------------------------------------------- pixels to a model's input
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_value_of_grey_pngs_of_few_bits(tmp_path, bits):
+    stored = RNG.integers(0, min(2**bits, 4), (6, 8), dtype=np.uint8)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    wide = np.unpackbits(stored[..., None], axis=-1)[..., 8 - bits :].reshape(6, -1)
+    raw = b"".join(b"\0" + row.tobytes() for row in np.packbits(wide, axis=-1))
+    header, key = struct.pack(">IIBBBBB", 8, 6, bits, 0, 0, 0, 0), struct.pack(">H", 1)
+    parts = [(b"IHDR", header), (b"tRNS", key), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    with open_image(tmp_path / "a.png") as reader:
+        missing = np.ma.getmaskarray(reader.read_masked(0, 0, 6, 8))[..., 0]
+    assert np.array_equal(missing, stored == 1)
+
+
+def test_planes_of_grey_and_opacity(tmp_path):
+    """Pillow, which reads what takes a codec that is not installed, takes such planes for pixels of one plane."""
+    stored = RNG.integers(0, 256, (5, 7, 2), dtype=np.uint8)
+    planes = np.moveaxis(stored, -1, 0)
+    kind = {"photometric": "minisblack", "planarconfig": "separate", "extrasamples": ["unassalpha"]}
+    tifffile.imwrite(tmp_path / "a.tif", planes, **kind)
+    assert np.array_equal(read_image(tmp_path / "a.tif", alpha="keep"), stored)
