@@ -38,16 +38,28 @@ class _NearFar(torch.autograd.Function):
         saved = ctx.saved_tensors  # read once: checkpointing unpacks them a single time
         *tensors, center, labels, out, lse = saved[:10]
         num_clusters, scale = ctx.constants
-        x, windows = Operands._make([*tensors, scale]), list(saved[10:])
+        windows = list(saved[10:])
         if torch.is_grad_enabled():  # these gradients are to be differentiated again
-            out = plain.near_far(x, windows, labels, num_clusters, center, 0.0)
-            wanted = [each is not None and each.requires_grad for each in (*tensors, center)]
-            inputs = [each for each, is_wanted in zip((*tensors, center), wanted, strict=True) if is_wanted]
-            found = iter(torch.autograd.grad(out, inputs, grads[0], create_graph=True, allow_unused=True))
-            *d_operands, d_center = (next(found) if is_wanted else None for is_wanted in wanted)
-            return *d_operands, d_center, None, None, None, None
+            d_operands = _gradients([*tensors, center], scale, windows, labels, num_clusters, grads[0])
+            return *d_operands, None, None, None, None
+        x = Operands._make([*tensors, scale])
         *d_operands, d_center = _backward(Chunks(x, windows, labels, num_clusters, center), grads[0], out, lse)
         return *d_operands, None, d_center, None, None, None, None
+
+
+def _gradients(
+    operands: list[Any], scale: float, windows: list[Tensor], labels: Tensor | None, num_clusters: int, grad: Tensor
+) -> list[Tensor | None]:
+    """Gradients of the operands and the mean query that can be differentiated, by operations that torch knows."""
+    wanted = [i for i, each in enumerate(operands) if each is not None and each.requires_grad]
+    for i in wanted:  # aliases: one operand may have been made from another, whose gradient is its own
+        operands[i] = operands[i].view_as(operands[i])
+    *tensors, center = operands
+    out = plain.near_far(Operands._make([*tensors, scale]), windows, labels, num_clusters, center, 0.0)
+    inputs = [operands[i] for i in wanted]
+    found = torch.autograd.grad(out, inputs, grad, create_graph=True, allow_unused=True)
+    by_place = dict(zip(wanted, found, strict=True))
+    return [by_place.get(i) for i in range(len(operands))]
 
 
 def _forward(call: Chunks) -> tuple[Tensor, Tensor]:

@@ -81,3 +81,21 @@ def test_gradients_of_gradients(summaries: str) -> None:
 
     with sdpa_kernel(SDPBackend.MATH):
         assert torch.autograd.gradgradcheck(run, case.operands)
+
+
+@pytest.mark.parametrize("summaries", ["mean", "query_weighted"])
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_gradients_are_the_same_where_they_can_be_differentiated(summaries: str, is_shared: bool) -> None:
+    """The mean query is made of the queries, and keys may be: what flows through those is counted once."""
+    case = make_case((3, 4), prefix=1, window_size=2, num_clusters=4, summaries=summaries)
+
+    def gradients(**options: Any) -> tuple[Tensor, ...]:
+        q, k, v = case.operands
+        operands = (q, v) if is_shared else (q, k, v)
+        made = make_case((3, 4), prefix=1, window_size=2, num_clusters=4, summaries=summaries)
+        made.operands = [q, q * 2, v] if is_shared else [q, k, v]
+        return torch.autograd.grad(made.run().square().sum(), operands, **options)
+
+    with sdpa_kernel(SDPBackend.MATH):
+        for found, wanted in zip(gradients(create_graph=True), gradients(), strict=True):
+            torch.testing.assert_close(found, wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -40,17 +41,30 @@ def check_kinds(**arguments: Any) -> None:
             raise TypeError(f"expected {name} to be {wanted}, got {name}={value!r}")
 
 
-def check_optimizer(make: Any) -> None:
+def check_optimizer(make: Any, weight_decay: float) -> None:
     """Refuse what cannot make an optimiser of a task's parameters.
+
+    Args:
+        make: What should.
+        weight_decay: The task's, which its parameter groups have, and which alone acts.
 
     Raises:
         TypeError: It is an optimiser already, a name, or nothing that can be called.
+        ValueError: It brings another weight decay along.
     """
     if not callable(make):
         got = make if isinstance(make, str) else type(make).__name__
         raise TypeError(
             "expected optimizer to be a class or a function of parameters, such as "
             f"functools.partial(torch.optim.AdamW, lr=1e-3), got optimizer={got}"
+        )
+    # of a class: the command line's calls a function of the parser's, and has defaults that nobody gave
+    is_plain = isinstance(make, partial) and isinstance(make.func, type)
+    own = make.keywords.get("weight_decay", weight_decay) if is_plain else weight_decay
+    if own != weight_decay:
+        raise ValueError(
+            f"expected the weight decay as the task's own argument, which spares vectors, got weight_decay={own} of "
+            f"the optimizer beside weight_decay={weight_decay} of the task; move it there"
         )
 
 

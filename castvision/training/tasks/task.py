@@ -103,7 +103,7 @@ class Task(LightningModule, ABC):
             model_name=recipe.model_name, schedule=schedule, freeze=freeze, weight_decay=weight_decay,
             layer_decay=layer_decay,
         )  # fmt: skip
-        check_optimizer(optimizer)
+        check_optimizer(optimizer, weight_decay)
         self.recipe = recipe
         self.model = build(recipe)
         self.num_classes = recipe.num_classes

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -448,3 +449,11 @@ def test_what_a_checkpoint_says_is_no_argument(argument, tmp_path):
     save(tmp_path / "a.ckpt", task.recipe, task.model)
     with pytest.raises(ValueError, match=f"expected no {next(iter(argument))} beside a checkpoint.*init_from"):
         SegmentationTask.load_from_checkpoint(tmp_path / "a.ckpt", **argument)
+
+
+def test_a_weight_decay_of_the_optimiser_is_not_left_aside():
+    """The groups have the task's, which silently was the one that acted."""
+    for own in (0.3, 0.0):
+        with pytest.raises(ValueError, match=f"got weight_decay={own} of the optimizer beside weight_decay=0.05"):
+            _classification(optimizer=partial(torch.optim.AdamW, weight_decay=own))
+    _classification(optimizer=partial(torch.optim.AdamW, weight_decay=0.3), weight_decay=0.3)
