@@ -177,6 +177,7 @@ def test_trains_a_step_under_bfloat16_autocast(model_name):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_exports_at_one_size(model_name):
     model, images = make_model(model_name, exportable=True), make_images(model_name)
     exported = torch.export.export(model, (images,)).module()
