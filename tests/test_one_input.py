@@ -20,6 +20,7 @@ from torchvision.datasets import CIFAR10
 
 from castvision.data import open_array, open_image
 from castvision.data.datasets.lra import LRAImage
+from castvision.data.datasets.samples import to_channels
 from castvision.data.reading.whole import read_image
 from castvision.data.transforms.augmentation import Augmentation
 from castvision.data.transforms.model_input import to_model_input
@@ -297,10 +298,14 @@ def test_images_without_units_too_and_grey_and_rgb(tmp_path, dtype, channels, in
     recipe = replace(segmenter_recipe(), model_kwargs={**VIT, "in_chans": in_chans})
     path = write_checkpoint(tmp_path, recipe, "uint8", in_chans=in_chans, mean=(0.4,), std=(0.2,))
     predictor = load_model(path)
+    is_whole = pixels.dtype.kind in "bui"
     with open_array(pixels) as reader, watching(Segmenter) as seen:
-        model = TileModel(predictor, channels, model_range(predictor, reader))
+        model = TileModel(predictor, channels, model_range(predictor, reader), is_whole=is_whole)
         tiled_inference(reader, model, tile=SIDE, overlap=0)
     assert torch.equal(seen.images[0], predictor.prepare(pixels))
+    if dtype.startswith("uint"):  # others have units in training
+        trained = to_model_input(to_channels(pixels, in_chans, "a"), in_chans, (0.4,), (0.2,))
+        assert torch.equal(seen.images[0][0], trained)
 
 
 @pytest.mark.parametrize("kind", IMAGES)

@@ -255,7 +255,9 @@ class Evaluation:
         self, reader: ImageReader, level: int, progress: bool | Callable[[int, int], None], **into: Any
     ) -> TiledResult:
         limits = model_range(self.predictor, reader, level)
-        model = TileModel(self.predictor, reader.channels, limits, centres=into.get("output") == "image")
+        is_whole = np.dtype(reader.dtype).kind in "bui"
+        centres = into.get("output") == "image"
+        model = TileModel(self.predictor, reader.channels, limits, is_whole=is_whole, centres=centres)
         size = (reader.levels[level].height, reader.levels[level].width)
         how = {**whole_in_a_tile(self.predictor, self.tiles, size), **into}
         return tiled_inference(reader, model, level=level, device=self.predictor.device, progress=progress, **how)

@@ -302,7 +302,8 @@ class PredictionRun:
         if self.options.fits:
             return self.predictor.fitted(reader.dtype, reader.name)
         limits = model_range(self.predictor, reader, level)
-        return TileModel(self.predictor, reader.channels, limits, centres=self._kind == "image")
+        is_whole = np.dtype(reader.dtype).kind in "bui"
+        return TileModel(self.predictor, reader.channels, limits, is_whole=is_whole, centres=self._kind == "image")
 
     def _write(self, reader: ImageReader, level: int, name: str, maps: Maps) -> Record:
         names, labels = self.predictor.class_names, maps.labels

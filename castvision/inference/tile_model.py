@@ -101,6 +101,7 @@ class TileModel:
         predictor: The model and its facts.
         channels: Of the image; grey and RGB are turned into one another.
         limits: The values that become 0 and 1; see `model_range`. None: the image keeps its units.
+        is_whole: The image is stored as whole numbers, see `planes_to_input`.
         centres: Give probabilities, then centres and offsets, of a model that has them, in place of logits.
 
     Attributes:
@@ -114,10 +115,16 @@ class TileModel:
     missing = float("nan")
 
     def __init__(
-        self, predictor: AnyPredictor, channels: int, limits: tuple[float, float] | None, centres: bool = False
+        self,
+        predictor: AnyPredictor,
+        channels: int,
+        limits: tuple[float, float] | None,
+        *,
+        is_whole: bool = False,
+        centres: bool = False,
     ) -> None:
         check_channels(channels, predictor.parts.input.in_chans)
-        self.predictor, self.limits = predictor, limits
+        self.predictor, self.limits, self.is_whole = predictor, limits, is_whole
         self.takes_arrays = predictor.takes_arrays
         model: Any = predictor.model
         self._run = model.with_centres if centres else model
@@ -126,13 +133,13 @@ class TileModel:
     def __call__(self, batch: Tensor, *, context: Tensor | None = None, **where: Tensor) -> Tensor:
         """(B, channels, height, width) float32 to (B, classes, height, width); see `ContextSegmenter` for the rest."""
         if context is not None:
-            where["context"] = self._to_input(context)
-        logits: Tensor = self._run(self._to_input(batch), **where)
+            where["context"] = self._to_input(context, is_whole=False)  # means of pixels are none
+        logits: Tensor = self._run(self._to_input(batch, is_whole=self.is_whole), **where)
         return logits
 
-    def _to_input(self, values: Tensor) -> Tensor:
+    def _to_input(self, values: Tensor, *, is_whole: bool) -> Tensor:
         seen = self.predictor.parts.input
-        return planes_to_input(values, seen.in_chans, seen.mean, seen.std, self.limits)
+        return planes_to_input(values, seen.in_chans, seen.mean, seen.std, self.limits, is_whole)
 
 
 def whole_in_a_tile(predictor: AnyPredictor, tiles: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:

@@ -398,12 +398,18 @@ def match_channels(image: Pixels, in_chans: int) -> Pixels:
     if channels == 1 and in_chans == 3:
         return np.repeat(image, 3, axis=-1)
     if channels == 3 and in_chans == 1:
-        grey: Pixels = image @ np.asarray(LUMA, dtype=image.dtype)[:, None]
+        grey: Pixels = grey_of(*np.moveaxis(image, -1, 0))[..., None]
         return grey
     raise ValueError(
         f"expected an image with {in_chans} channels for this model, got {channels}; "
         f"select channels, or create the model with in_chans={channels}"
     )
+
+
+def grey_of(red: Any, green: Any, blue: Any) -> Any:
+    """Luma of arrays or tensors, the same bits wherever it is computed: a product of matrices has orders of its own."""
+    red, green, blue = (share * band for share, band in zip(LUMA, (red, green, blue), strict=True))
+    return red + green + blue
 
 
 def in_channels(pixels: Pixels, in_chans: int) -> Pixels:
@@ -422,7 +428,8 @@ def in_channels(pixels: Pixels, in_chans: int) -> Pixels:
     if pixels.shape[-1] == in_chans:
         return pixels
     is_known, plain = holds_data(pixels), np.ma.getdata(pixels)
-    wanted = match_channels(np.where(is_known, plain, 0).astype(np.float32), in_chans)
+    is_long = plain.dtype.kind in "ui" and plain.dtype.itemsize >= 4  # float32 rounds the largest of 32 bits up
+    wanted = match_channels(np.where(is_known, plain, 0).astype(np.float64 if is_long else np.float32), in_chans)
     if not is_known.all() and in_chans == 1:
         share = match_channels(is_known.astype(np.float32), 1)
         is_partly: Mask = (0 < is_known.sum(axis=-1, keepdims=True)) & ~is_known.all(axis=-1, keepdims=True)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from castvision.arrays import namespace
-from castvision.data.reading.pixels import LUMA, holds_data, unit_limits
+from castvision.data.reading.pixels import grey_of, holds_data, in_channels, unit_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -98,7 +98,7 @@ def to_model_input(
     def resized(planes: Tensor, to: tuple[int, int]) -> Tensor:
         return functional.interpolate(planes[None], to, mode=interpolation, antialias=True)[0]
 
-    values, limits = _values(image, keep_units)
+    values, limits = _values(image, in_chans, keep_units)
     planes = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))  # (C, height, width)
     keeps = keep_units and image.dtype.kind in "if"
     return _to_input(planes, in_chans, mean, std, limits, size, resized, keeps)
@@ -130,7 +130,7 @@ def to_input_array(
         ValueError: See `to_model_input`.
         TypeError: See `to_model_input`.
     """
-    values, limits = _values(image, keep_units)
+    values, limits = _values(image, in_chans, keep_units)
     planes: Any = np.ascontiguousarray(values.transpose(2, 0, 1))
     keeps = keep_units and image.dtype.kind in "if"
     found: Any = _to_input(planes, in_chans, mean, std, limits, size, resized_planes, keeps)
@@ -144,7 +144,7 @@ def resized_planes(planes: Any, size: tuple[int, int], resample: int = Image.Res
     return np.stack([np.asarray(plane, dtype=np.float32) for plane in made])
 
 
-def _values(image: Pixels, keep_units: bool) -> tuple[Pixels, Limits | None]:
+def _values(image: Pixels, in_chans: int, keep_units: bool) -> tuple[Pixels, Limits | None]:
     """(height, width, C), NaN where there is no data, and the values that become 0 and 1; None = they are scaled."""
     if not isinstance(image, np.ndarray):
         raise TypeError(f"expected a numpy array (height, width, channels), got {type(image).__name__}")
@@ -154,12 +154,13 @@ def _values(image: Pixels, keep_units: bool) -> tuple[Pixels, Limits | None]:
         image = image[..., None]
     if image.ndim != 3 or image.size == 0:
         raise ValueError(f"expected a non-empty image (height, width, channels), got {image.shape=}")
-    limits = None
+    is_scaled = not keep_units and image.dtype.kind not in "bu"
+    limits = value_limits(image.dtype, [image], keep_units=False) if is_scaled else None
+    image = in_channels(image, in_chans)
     is_known, plain = holds_data(image), np.ma.getdata(image)
-    if keep_units or image.dtype.kind in "bu":
+    if limits is None:
         values: Pixels = to_float(plain)
     else:
-        limits = value_limits(image.dtype, [image], keep_units=False)
         values = plain.astype(np.float32 if image.dtype.itemsize < 4 else np.float64)
     if not is_known.all():
         values = np.where(is_known, values, values.dtype.type(np.nan))
@@ -177,7 +178,7 @@ def _to_input(
     keeps_units: bool,
 ) -> Tensor:
     """(C, height, width) to a model's input, of torch or numpy."""
-    planes, is_known_plane = _with_mean(_scaled(planes, in_chans, limits), in_chans, mean)
+    planes, is_known_plane = _with_mean(_scaled(planes, in_chans, limits, False), in_chans, mean)
     if size is not None and tuple(size) != tuple(planes.shape[-2:]):
         if min(size) < 1:
             raise ValueError(f"expected size (height, width) >= 1, got {size=}")
@@ -188,7 +189,12 @@ def _to_input(
 
 
 def planes_to_input(
-    planes: Tensor, in_chans: int, mean: Sequence[float], std: Sequence[float], limits: Limits | None
+    planes: Tensor,
+    in_chans: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    limits: Limits | None,
+    is_whole: bool = False,
 ) -> Tensor:
     """The same for values that are a tensor, on any device.
 
@@ -198,6 +204,7 @@ def planes_to_input(
         mean: See `to_model_input`.
         std: See `to_model_input`.
         limits: The values that become 0 and 1, see `value_limits`; None = they are in the units of the mean.
+        is_whole: They are stored as whole numbers, to which the grey of RGB is rounded, too.
 
     Returns:
         (..., in_chans, height, width) float32; 0 where there is no data.
@@ -205,41 +212,44 @@ def planes_to_input(
     Raises:
         ValueError: Channels, mean or std that do not fit.
     """
-    planes, is_known = _with_mean(_scaled(planes, in_chans, limits), in_chans, mean)
+    planes, is_known = _with_mean(_scaled(planes, in_chans, limits, is_whole), in_chans, mean)
     return _normalised(planes, in_chans, mean, std, is_known)
 
 
-def _scaled(planes: Tensor, in_chans: int, limits: Limits | None) -> Tensor:
+def _scaled(planes: Tensor, in_chans: int, limits: Limits | None, is_whole: bool) -> Tensor:
     """In the units of the mean, with the model's channels."""
+    xp, planes = namespace(planes), _with_channels(planes, in_chans, is_whole)
+    return xp.asarray(planes, dtype=xp.float32) if limits is None else _to_unit(planes, *limits)
+
+
+def _with_channels(planes: Tensor, in_chans: int, is_whole: bool) -> Tensor:
+    """As `castvision.data.reading.pixels.in_channels`, bit for bit; NaN where there is no data."""
     xp = namespace(planes)
-    planes = xp.asarray(planes, dtype=xp.float32) if limits is None else _to_unit(planes, *limits)
     channels = planes.shape[-3]
     if channels == in_chans:
         return planes
     if (channels, in_chans) == (1, 3):
         broadcast: Tensor = xp.broadcast_to(planes, (*planes.shape[:-3], 3, *planes.shape[-2:]))
         return broadcast
-    if (channels, in_chans) == (3, 1):
-        # NOTE: written out: the order of a matrix product's or a sum's terms is not the same for all shapes
-        red, green, blue = (share * planes[..., index, None, :, :] for index, share in enumerate(LUMA))
-        grey = red + green + blue
-        is_known = xp.isfinite(planes)
-        return grey if is_known.all() else xp.where(xp.isfinite(grey), grey, _grey_of_known(planes, is_known))
-    raise ValueError(
-        f"expected an image with {in_chans} channels for this model, got {channels}; "
-        f"select channels, or create the model with in_chans={channels}"
-    )
+    if (channels, in_chans) != (3, 1):
+        raise ValueError(
+            f"expected an image with {in_chans} channels for this model, got {channels}; "
+            f"select channels, or create the model with in_chans={channels}"
+        )
 
+    def grey(values: Tensor) -> Tensor:
+        found: Tensor = grey_of(*(values[..., band, None, :, :] for band in range(3)))
+        return found
 
-def _grey_of_known(planes: Tensor, is_known: Tensor) -> Tensor:
-    """(..., 1, height, width) grey of those of red, green and blue that hold data; NaN where none does."""
-    xp = namespace(planes)
-    shares = xp.asarray(LUMA, dtype=xp.float32, device=planes.device).reshape(3, 1, 1) * is_known
-    known = xp.where(is_known, planes, xp.asarray(0.0, dtype=planes.dtype, device=planes.device))
-    total = shares.sum(-3)[..., None, :, :]
-    nothing = xp.asarray(float("nan"), dtype=xp.float32, device=planes.device)
-    grey: Tensor = (shares * known).sum(-3)[..., None, :, :] / xp.where(total > 0, total, nothing)
-    return grey
+    is_known = xp.isfinite(planes)
+    if is_known.all():
+        made = grey(planes)
+    else:  # that of the bands there are; NaN without any
+        none, nan = (xp.asarray(value, dtype=planes.dtype, device=planes.device) for value in (0.0, float("nan")))
+        count, share = is_known.sum(-3)[..., None, :, :], grey(xp.asarray(is_known, dtype=planes.dtype))
+        made = grey(xp.where(is_known, planes, none))
+        made = xp.where(count < 3, made / xp.where(count > 0, share, nan), made)
+    return xp.round(made) if is_whole else made
 
 
 def _to_unit(planes: Tensor, low: float, high: float) -> Tensor:

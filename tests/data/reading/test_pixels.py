@@ -106,7 +106,7 @@ def test_grey_of_a_pixel_that_misses_some_colours():
     assert grey.tolist() == [[[200], [None], [18]]]
     assert in_channels(grey, 3)[0, 0].tolist() == [200, 200, 200]
     tensor = to_model_input(marked, 1, (0.5,), (0.25,))
-    assert tensor.flatten().tolist() == pytest.approx([(200 / 255 - 0.5) * 4, 0, (18.15 / 255 - 0.5) * 4], abs=1e-6)
+    assert tensor.flatten().tolist() == pytest.approx([(200 / 255 - 0.5) * 4, 0, (18 / 255 - 0.5) * 4], abs=1e-6)
     planes = np.where(stored != 0, stored, np.nan).transpose(2, 0, 1).astype(np.float32)
-    assert np.array_equal(planes_to_input(torch.from_numpy(planes), 1, (0.5,), (0.25,), (0, 255)), tensor)
-    assert np.array_equal(planes_to_input(planes, 1, (0.5,), (0.25,), (0, 255)), tensor)
+    assert np.array_equal(planes_to_input(torch.from_numpy(planes), 1, (0.5,), (0.25,), (0, 255), True), tensor)
+    assert np.array_equal(planes_to_input(planes, 1, (0.5,), (0.25,), (0, 255), True), tensor)

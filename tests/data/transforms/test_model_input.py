@@ -80,6 +80,6 @@ def test_tiles_become_what_their_image_becomes(dtype, device):
     image = (RNG.normal(size=(6, 8, 3)) * 100 + 500).astype(dtype)
     limits = value_limits(image.dtype, [image], keep_units=False)
     tiles = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1).unfold(2, 4, 4).permute(2, 0, 1, 3)
-    found = planes_to_input(tiles.to(device), 1, (0.3,), (0.7,), limits).cpu()
+    found = planes_to_input(tiles.to(device), 1, (0.3,), (0.7,), limits, image.dtype.kind in "ui").cpu()
     whole = to_model_input(image, 1, (0.3,), (0.7,))
     assert torch.equal(torch.cat(list(found), dim=2), whole)
