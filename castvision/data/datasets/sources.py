@@ -13,7 +13,7 @@ import numpy as np
 
 from castvision.data.datasets.regions import Block, Region
 from castvision.data.datasets.vector_labels import VectorMask
-from castvision.data.reading import ImageReader, open_image, open_mask
+from castvision.data.reading import Georeference, ImageReader, open_image, open_mask
 from castvision.data.reading.agreement import check_same_place
 from castvision.data.reading.labels import LabelMap, mark_ignored
 from castvision.data.reading.overview import read_overview
@@ -53,6 +53,7 @@ class ImageSources:
         channels: Of every image.
         has_gaps: Whether any image can say that pixels are missing.
         scales: Microns or ground units per pixel of each image at the level, and which of them; None if not stated.
+        places: Where the level's pixels of each image lie on the ground; None if not stated.
 
     Raises:
         FileNotFoundError: A file that is missing.
@@ -85,6 +86,7 @@ class ImageSources:
         self._open: OrderedDict[tuple[bool, int], ImageReader] = OrderedDict()
         self.sizes: list[tuple[int, int]] = []
         self.scales: list[tuple[float, str] | None] = []
+        self.places: list[Georeference | None] = []
         self.channels = self.image(0).channels
         self.has_gaps = False
         self._may_be_empty: list[bool] = []
@@ -196,6 +198,8 @@ class ImageSources:
         self.sizes.append((image.levels[self.level].height, image.levels[self.level].width))
         self.has_gaps |= image.has_gaps
         self._may_be_empty.append(image.has_gaps or image.dtype.kind == "f")
+        place = image.georeference
+        self.places.append(place and place.of_window(0, 0, image.pixels_across(self.level)))
         mpp, unit_of_mpp = image.mpp, image.mpp_unit
         self.scales.append((mpp * image.levels[self.level].downsample, unit_of_mpp) if mpp and unit_of_mpp else None)
         if image.channels != self.channels:

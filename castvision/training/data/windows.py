@@ -11,6 +11,7 @@ from torch.utils.data import default_collate
 from castvision.data.datasets.batch import Batch, Sample, drop_full_mask, with_masks
 from castvision.data.datasets.checking import warn_of_missing
 from castvision.data.datasets.margins import warn_of_margins
+from castvision.data.datasets.overlap import ground_of_regions, warn_of_overlap
 from castvision.data.datasets.sources import ClassIndex, ImageSources, whole_images
 from castvision.data.datasets.vector_labels import VectorLabels
 from castvision.data.datasets.window_folders import open_sources
@@ -123,6 +124,7 @@ class WindowDataModule(ImageDataModule):
         regions = split_regions(
             sources, owners, shares, seed, split=split, block=block, margin=margin, size=size
         )  # fmt: skip
+        warn_of_overlap({name: ground_of_regions(sources, parts) for name, parts in regions.items()})
         self._datasets = {
             name: WindowDataset(sources, size, sampling="grid", regions=parts).keep_labelled()
             for name, parts in regions.items()
