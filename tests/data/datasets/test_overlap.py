@@ -65,8 +65,8 @@ def test_how_much_of_a_held_out_tile_is_trained_on(tile, caplog, other, share):
     else:
         assert found == [
             "1 of 1 held-out images or squares lie on ground of training images, such as "
-            f"{share} % of {str(paths[1])!r}: figures of held-out images will be too good; put images of one place into "
-            "one split"
+            f"{share} % of {str(paths[1])!r}: figures of held-out images will be too good; put images of one place "
+            "into one split"
         ]
 
 
