@@ -29,6 +29,7 @@ class InputFormat:
         resize: How files become ``img_size``: "fit" brings the longer side to it, "crop" resizes and crops as timm
             does, "none" leaves pixels their size.
         bands: Channels read of the files, numbered from 1 on; None = all.
+        channel_names: Of those that were read, by the files; None where they state none.
         encoder: Of bags of embeddings: the model that made them; None = not known, or images.
     """
 
@@ -42,6 +43,7 @@ class InputFormat:
     mpp_unit: str | None = None
     resize: Resize = "none"
     bands: tuple[int, ...] | None = None
+    channel_names: tuple[str, ...] | None = None
     encoder: str | None = None
 
 
@@ -53,7 +55,7 @@ def input_format(facts: Mapping[str, Any]) -> InputFormat:
         KeyError: One is missing.
         TypeError: One is of another kind.
     """
-    mpp, mpp_unit, bands = facts.get("mpp"), facts.get("mpp_unit"), facts.get("bands")
+    mpp, mpp_unit, bands, names = (facts.get(key) for key in ("mpp", "mpp_unit", "bands", "channel_names"))
     found = InputFormat(
         in_chans=int(facts["in_chans"]),
         img_size=pair(facts["img_size"]),
@@ -65,6 +67,7 @@ def input_format(facts: Mapping[str, Any]) -> InputFormat:
         mpp_unit=None if mpp_unit is None else str(mpp_unit),
         resize=_resize(facts.get("resize", "none")),
         bands=None if bands is None else tuple(int(band) for band in bands),
+        channel_names=None if names is None else tuple(str(name) for name in names),
         encoder=None if facts.get("encoder") is None else str(facts["encoder"]),
     )
     finite = all(math.isfinite(value) for value in (*found.mean, *found.std))

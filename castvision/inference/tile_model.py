@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from castvision.data.reading import open_image
+from castvision.data.reading.agreement import check_same_order
 from castvision.data.reading.reader import alpha_for
 from castvision.data.transforms.model_input import planes_to_input, value_limits
 from castvision.inference.instances.grouping import FIELDS
@@ -42,11 +43,12 @@ def open_for(predictor: AnyPredictor, path: str | os.PathLike[str], bands: Seque
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A file that cannot be read, without these bands, or with values of another unit than in
-            training.
+        ValueError: A file that cannot be read, without these bands, with those of training in another order, or with
+            values of another unit.
     """
     reader = open_as(predictor.parts.input, path, bands)
     try:
+        check_same_order(predictor.parts.input.channel_names, reader)
         check_units(reader, predictor.parts.input)
     except BaseException:
         reader.close()

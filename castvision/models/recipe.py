@@ -51,6 +51,7 @@ _OPTIONAL = {
     "mpp_unit",
     "resize",
     "bands",
+    "channel_names",
     "encoder",
 }
 _OF_INPUT = {"in_chans", "img_size", "mean", "std"}
@@ -96,7 +97,7 @@ class Recipe:
         """Plain values without nesting, as they stand in a checkpoint."""
         facts = {key: value for key, value in vars(self).items() if key != "input"}
         facts |= {} if self.input is None else asdict(self.input)
-        for name in ("bands", "encoder", "centres"):
+        for name in ("bands", "channel_names", "encoder", "centres"):
             if not facts.get(name):
                 facts.pop(name, None)  # so that older versions read what they know
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}

@@ -143,6 +143,7 @@ def check_images(
     """
     with without_models():
         from castvision.data.reading import open_image
+        from castvision.data.reading.agreement import check_same_order
         from castvision.inference.tile_model import check_channels, open_as
 
     errors: list[Exception] = []
@@ -153,8 +154,10 @@ def check_images(
         try:
             seen = None if told is None else told.seen
             with open_image(path, bands=bands) if seen is None else open_as(seen, path, bands) as reader:
-                if told is not None and told.seen is not None and told.task == "segmentation":
-                    check_channels(reader.channels, told.seen.in_chans)
+                if seen is not None:
+                    check_same_order(seen.channel_names, reader)
+                if seen is not None and told is not None and told.task == "segmentation":
+                    check_channels(reader.channels, seen.in_chans)
                 look(path, reader)
             return
         except (ValueError, TypeError, OSError, ImportError) as error:

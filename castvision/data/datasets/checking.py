@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from castvision.data.datasets.samples import open_pixels
+from castvision.data.reading.agreement import check_same_order
 from castvision.data.reading.labels import check_classes_found
 from castvision.data.reading.pixels import is_empty
 from castvision.data.transforms.statistics import RunningStatistics
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from castvision.data.transforms.statistics import ChannelStatistics
 
 logger = logging.getLogger(__name__)
+
+_NAMED = 500
 
 
 def set_channels(splits: Mapping[str, PixelDataset], in_chans: int | None, bands: Sequence[int] | None) -> int:
@@ -42,6 +47,28 @@ def set_channels(splits: Mapping[str, PixelDataset], in_chans: int | None, bands
     for dataset in splits.values():
         dataset.in_chans = channels
     return channels
+
+
+def channel_names_of(splits: Mapping[str, PixelDataset]) -> tuple[str, ...] | None:
+    """What the first training image calls the channels that are read; of each split at most 500 images must agree.
+
+    Returns:
+        None where it has no names, or is no file.
+
+    Raises:
+        ValueError: An image with the same channels in another order.
+    """
+    names: tuple[str, ...] | None = None
+    for dataset in splits.values():
+        for index in spread(len(dataset), _NAMED):
+            if not Path(dataset.name(index)).exists():
+                return None
+            with open_pixels(dataset.name(index), dataset.in_chans, dataset.bands) as image:
+                names = names or image.channel_names
+                check_same_order(names, image)
+            if names is None:
+                return None
+    return names
 
 
 def check_samples(

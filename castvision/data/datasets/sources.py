@@ -14,7 +14,7 @@ import numpy as np
 from castvision.data.datasets.regions import Block, Region
 from castvision.data.datasets.vector_labels import VectorMask
 from castvision.data.reading import Georeference, ImageReader, open_image, open_mask
-from castvision.data.reading.agreement import check_same_place
+from castvision.data.reading.agreement import check_same_order, check_same_place
 from castvision.data.reading.labels import LabelMap, mark_ignored
 from castvision.data.reading.overview import read_overview
 from castvision.data.reading.pixels import Pixels, is_empty, nearest
@@ -207,6 +207,7 @@ class ImageSources:
                 f"expected {self.channels} channel(s) as in {str(self.images[0])!r}, got {image.channels} in "
                 f"{image.name!r}"
             )
+        check_same_order(self.image(0).channel_names, image)
         if self.masks[number] is None:
             return
         size = image.height, image.width

@@ -1,4 +1,4 @@
-"""Whether a mask belongs on its image: of one size, or at least of one shape, and in one place on the ground.
+"""Whether images and masks agree: masks in size, or shape, and place; images in the order of their channels.
 
 Pixels of a mask are laid on those of its image by their number. Where both files say where they lie, they must say the
 same, or every label would be of other ground than the pixels beside it.
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from castvision.data.reading.labels import ClassReader
     from castvision.data.reading.pixels import Pixels
     from castvision.data.reading.reader import ImageReader
@@ -35,6 +37,28 @@ def check_same_size(pixels: Pixels, mask: Pixels, image_name: str, mask_name: st
             f"expected image and mask of one size, got {image_name!r} with {sizes[0]} (height × width) and "
             f"{mask_name!r} with {sizes[1]}; export the mask again at the image's size"
         )
+
+
+def check_same_order(names: Sequence[str] | None, image: ImageReader) -> None:
+    """Refuse an image whose channels are those that are wanted, by their names, in another order.
+
+    Other names say nothing: one band has many. Nor do names that come twice.
+
+    Args:
+        names: Of the channels as they are wanted; None = they are not known.
+        image: With the channels that are to be read.
+
+    Raises:
+        ValueError: The message says which bands to choose.
+    """
+    found = image.channel_names
+    if names is None or found is None or len(set(found)) < len(found):
+        return
+    if tuple(names) != found and sorted(names) == sorted(found):
+        told = [", ".join(some) for some in (names, found)]
+        bands = ",".join(str(found.index(name) + 1) for name in names)
+        hint = f"read them as bands {bands}" if image.options.bands is None else "choose other bands"
+        raise ValueError(f"expected the channels {told[0]} in this order in {image.name!r}, got {told[1]}; {hint}")
 
 
 def check_area(mask: ImageReader | ClassReader, image: ImageReader) -> None:

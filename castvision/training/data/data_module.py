@@ -71,6 +71,7 @@ class ImageDataModule(LightningDataModule, ABC):
         context_size: (height, width) of the whole image that comes with each item; None = items come alone.
         batch_augmentation: Of training batches, on the device; None = none.
         bands: Channels read of the files, numbered from 1 on; None = all.
+        channel_names: Of those that are read, by the files; None = they state none.
         collate: Makes a batch of samples, see `Batch`.
     """
 
@@ -85,6 +86,7 @@ class ImageDataModule(LightningDataModule, ABC):
     context_size: tuple[int, int] | None = None
     batch_augmentation: BatchAugmentation | None = None
     bands: Sequence[int] | None = None
+    channel_names: Sequence[str] | None = None
     collate: Callable[[list[Any]], Any] = staticmethod(default_collate)
 
     def __init__(
@@ -157,6 +159,7 @@ class ImageDataModule(LightningDataModule, ABC):
             "resize": self.resize,
             **({} if self.label_map is None else {"label_map": self.label_map}),
             **({} if self.bands is None else {"bands": list(self.bands)}),
+            **({} if self.channel_names is None else {"channel_names": list(self.channel_names)}),
         }
 
     def augment_batch(self, batch: Batch) -> Batch:
