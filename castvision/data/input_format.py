@@ -25,7 +25,7 @@ class InputFormat:
             is brought to 0..1.
         level: Of the images' pyramids that was read.
         mpp: Microns or ground units per pixel of that level; None where the images state none, or different ones.
-        mpp_unit: Of ``mpp``: "microns", "ground units", or feet by their name.
+        mpp_unit: Of ``mpp``, see `castvision.data.Georeference.unit`; "microns" without a place on the ground.
         resize: How files become ``img_size``: "fit" brings the longer side to it, "crop" resizes and crops as timm
             does, "none" leaves pixels their size.
         bands: Channels read of the files, numbered from 1 on; None = all.

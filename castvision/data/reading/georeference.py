@@ -27,6 +27,7 @@ _MODEL_TYPE, _RASTER_TYPE, _GEOGRAPHIC, _PROJECTED = 1024, 1025, 2048, 3072
 _LINEAR_UNIT = 3076
 _USER_DEFINED = 32767
 _FEET = {9002: "feet", 9003: "US survey feet", 0.3048: "feet", 0.3048006: "US survey feet"}
+_WEB_MERCATOR = (3857, 3785, 900913, 102100, 102113)
 _NO_TRANSFORM = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _SHORT, _TEXT, _DOUBLE = 3, 2, 12
 
@@ -84,9 +85,14 @@ class Georeference:
 
     @property
     def unit(self) -> str:
-        """What coordinates are in: "degrees", feet by name, "ground units" for metres and where nothing is said."""
+        """What coordinates are in: "degrees", feet by name, "ground units" for metres and where nothing is said.
+
+        Web Mercator's metres are those of the equator: at 60 degrees north two of them are one on the ground.
+        """
         if self.is_in_degrees:
             return "degrees"
+        if self.epsg in _WEB_MERCATOR or "Pseudo-Mercator" in (self.crs or ""):
+            return "Web Mercator units"
         code: float | None = _key(self.keys, _LINEAR_UNIT)
         if code is None:
             lengths = re.findall(r'UNIT\["[^"]*",\s*([0-9.]+)', (self.crs or "").split("VERT")[0])

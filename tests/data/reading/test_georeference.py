@@ -9,7 +9,7 @@ from PIL import Image
 
 from castvision.data import Georeference, open_image
 from castvision.data.input_format import InputFormat
-from castvision.data.reading.georeference import georeference_of
+from castvision.data.reading.georeference import epsg_keys, georeference_of
 from castvision.data.reading.pixels import orient
 from castvision.inference.scale import level_to_work_at
 
@@ -219,6 +219,20 @@ def test_a_scale_in_feet_is_compared_with_none_in_metres(tmp_path):
         level, told = level_to_work_at(reader, None, seen)
         assert level == 0
         assert "trained on level 0 at 0.5 ground units a pixel, and the image states 0.5 feet a pixel" in told
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3857", 'PROJCS["WGS 84 / Pseudo-Mercator",GEOGCS["WGS 84"],UNIT["metre",1]]'])
+def test_web_mercator_is_not_measured_in_metres_on_the_ground(tmp_path, crs):
+    """Its units shrink towards the poles: neither a scale nor an area in them is one in metres."""
+    code = crs.startswith("EPSG")
+    place = Georeference(PLACE, None, epsg_keys(3857, False)) if code else Georeference(PLACE, crs)
+    assert place.unit == "Web Mercator units"
+    if code:
+        tifffile.imwrite(tmp_path / "a.tif", RGB, photometric="rgb", metadata=None, extratags=place.extratags())
+        seen = InputFormat(3, (32, 32), (0.5,) * 3, (0.5,) * 3, mpp=0.5, mpp_unit="ground units")
+        with open_image(tmp_path / "a.tif") as reader:
+            assert reader.area_unit == "square Web Mercator units"
+            assert "and the image states 0.5 Web Mercator units a pixel" in level_to_work_at(reader, None, seen)[1]
 
 
 @pytest.mark.parametrize("tags", [
