@@ -427,13 +427,14 @@ def describe(
     native = getattr(embed, "img_size", None)
     patch = getattr(embed, "patch_size", None) or max(info["reduction"] for info in backbone.feature_info)
     num_classes = int(getattr(model, "num_classes", len(class_names)))
+    colours = ("red", "green", "blue") if in_chans == 3 else None  # as all of timm's weights want them
     return LoadedParts(
         model=model,
         backbone=backbone,
         name=name,
         task=task,
         class_names=() if task in (None, "features") else class_names_or_default(class_names, num_classes),
-        input=trained_on or InputFormat(in_chans, native or _pair(size), mean, std),
+        input=trained_on or InputFormat(in_chans, native or _pair(size), mean, std, channel_names=colours),
         patch_size=_pair(patch),
         fixed_size=native if getattr(embed, "strict_img_size", False) else None,
     )

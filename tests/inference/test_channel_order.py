@@ -39,6 +39,8 @@ def write(path, names=NAMES):
         (NAMES, None),
         (("red", "green", "blue"), "read them as bands 3,2,1"),
         (("green", "red", "blue"), "read them as bands 3,1,2"),
+        ((" Red", "Green", "BLUE"), "read them as bands 3,2,1"),
+        (("Blue", "Green", "Red"), None),
         (("B02", "B03", "B04"), None),  # one band has many names
         (("blue", "green", "nir"), None),
         (("red", "red", "blue"), None),
@@ -61,6 +63,24 @@ def test_bands_are_put_in_order(tmp_path):
         check_same_order(NAMES, image)
     with open_image(path, bands=[2, 3, 1]) as image, pytest.raises(ValueError, match="choose other bands"):
         check_same_order(NAMES, image)
+
+
+def test_colours_of_bands_and_pretrained_weights(tmp_path):
+    """Weights of timm want red, green and blue; what GDAL says of the colours of bands counts where none has a name."""
+    colours = [
+        f'<Item name="COLORINTERP" sample="{band}" role="colorinterp">{name}</Item>'
+        for band, name in enumerate(("Blue", "Green", "Red"))
+    ]
+    tags = [(42112, "s", 0, f"<GDALMetadata>{''.join(colours)}</GDALMetadata>", True)]
+    pixels = np.ones((40, 40, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "bgr.tif", pixels, photometric="minisblack", planarconfig="contig", extratags=tags)
+    predictor = load_model("cast_vit_tiny_patch16_224")
+    with pytest.raises(
+        ValueError, match=r"red, green, blue in this order in .*got Blue, Green, Red; read them as bands 3"
+    ):
+        open_for(predictor, tmp_path / "bgr.tif")
+    open_for(predictor, tmp_path / "bgr.tif", bands=[3, 2, 1]).close()
+    open_for(predictor, write(tmp_path / "ome.tif", ("dapi", "gfp", "rfp"))).close()
 
 
 def masked(root, split, name, names):

@@ -51,12 +51,12 @@ def check_same_order(names: Sequence[str] | None, image: ImageReader) -> None:
     Raises:
         ValueError: The message says which bands to choose.
     """
-    found = image.channel_names
-    if names is None or found is None or len(set(found)) < len(found):
+    if names is None or image.channel_names is None:
         return
-    if tuple(names) != found and sorted(names) == sorted(found):
-        told = [", ".join(some) for some in (names, found)]
-        bands = ",".join(str(found.index(name) + 1) for name in names)
+    wanted, found = ([name.strip().casefold() for name in some] for some in (names, image.channel_names))
+    if len(set(found)) == len(found) and wanted != found and sorted(wanted) == sorted(found):
+        told = [", ".join(some) for some in (names, image.channel_names)]
+        bands = ",".join(str(found.index(name) + 1) for name in wanted)
         hint = f"read them as bands {bands}" if image.options.bands is None else "choose other bands"
         raise ValueError(f"expected the channels {told[0]} in this order in {image.name!r}, got {told[1]}; {hint}")
 

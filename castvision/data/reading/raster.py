@@ -59,6 +59,8 @@ class RasterReader(ImageReader):
         if self.georeference is not None and not self.georeference.is_in_degrees:
             self.mpp, self.mpp_y = self.georeference.pixel_sizes
         names = tuple(name or "" for name in base.descriptions)
+        if not all(names) and {"red", "green", "blue"} <= {colour.name for colour in base.colorinterp}:
+            names = tuple(colour.name for colour in base.colorinterp)
         self.channel_names = names if all(names) and len(names) == self.channels else None
 
     @property

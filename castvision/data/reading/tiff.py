@@ -324,11 +324,15 @@ def _resolution_size(tiff: tifffile.TiffFile, page: tifffile.TiffPage, tag: int)
 
 
 def _channel_names(tiff: tifffile.TiffFile, page: tifffile.TiffPage, channels: int) -> tuple[str, ...] | None:
-    """By OME or GDAL, if there is one for each channel."""
+    """By OME, or GDAL's descriptions or colours, if there is one for each channel."""
     ome = (tiff.ome_metadata or "").split("</Image>")[0]
     names = re.findall(r'<(?:\w+:)?Channel\b[^>]*\bName="([^"]*)"', ome)
     if not names:
         gdal = str(page.tags.valueof(_GDAL_METADATA, ""))
-        found = re.findall(r'<Item name="DESCRIPTION" sample="(\d+)" role="description">([^<]*)<', gdal)
-        names = [html.unescape(name) for _, name in sorted(found, key=lambda item: int(item[0]))]  # escaped twice
+        for role in ("description", "colorinterp"):
+            found = re.findall(rf'<Item name="{role.upper()}" sample="(\d+)" role="{role}">([^<]*)<', gdal)
+            if len(names) != channels:
+                names = [
+                    html.unescape(name) for _, name in sorted(found, key=lambda item: int(item[0]))
+                ]  # escaped twice
     return tuple(html.unescape(name) for name in names) if len(names) == channels else None
