@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
 
 import castvision
 from castvision.inference.predictor import load_model
 from castvision_cli import main
 from tests.inference.conftest import classifier, segmenter
-from tests.inference.prediction_cases import NAMES, save
+from tests.inference.prediction_cases import ATTO, NAMES, save
 
 __all__ = ["classifier", "segmenter"]
 SMALL = {"depth": 1, "embed_dim": 48, "num_heads": 3, "img_size": 64}
@@ -54,6 +57,17 @@ def test_timm_and_castvision_load_what_was_trained(classifier: Path, tmp_path: P
         tuple(NAMES),
     )
     assert tuple(plain.pretrained_cfg["mean"]) == (0.5, 0.4, 0.3)
+
+
+@pytest.mark.parametrize(("resize", "side"), [("crop", 90), ("none", 32)])
+def test_timm_shows_images_as_in_training(tmp_path: Path, resize: str, side: int) -> None:
+    model = timm.create_model(ATTO, num_classes=3, depth=2, in_chans=3)
+    path = save(tmp_path / "best.ckpt", model, task="classification", head=None, resize=resize)
+    assert export(path, tmp_path / "out") == 0
+    plain = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    shown = create_transform(**resolve_model_data_config(plain), is_training=False)(Image.fromarray(pixels))
+    assert torch.allclose(shown, load_model(tmp_path / "out").prepare_whole(pixels)[0], atol=1e-5)
 
 
 @torch.no_grad()
