@@ -137,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         check_cluster(arguments.cluster)
         predictor = _load(arguments, device)
+        check_of_pixels(arguments, predictor.parts)  # of an export the task is known only now
         tiles = tile_options(arguments, predictor)
         fits = fits_images(arguments, predictor)
         same = "mpp bands min_foreground overlay geojson min_area simplify probabilities top resume".split()

@@ -86,6 +86,22 @@ def test_near_and_far_in_a_vit_of_timms_is_put_in_again(tmp_path: Path, images: 
     assert torch.equal(plain(images), castvision.revert(model)(images))
 
 
+def test_options_of_pixels_are_refused_as_with_the_checkpoint(
+    classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(classifier, tmp_path / "out") == 0
+    for name in NAMES:
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "images" / name / f"{name}.png")
+    for model in (classifier, tmp_path / "out"):
+        common = ["--model", str(model), "--output", str(tmp_path / "answers"), "--mpp", "1"]
+        capsys.readouterr()
+        assert main(["predict", str(tmp_path / "images"), *common, "--probabilities", "--skip-blank", "0"]) == 2
+        assert "it takes no --probabilities, --mpp, --skip-blank; leave it out" in capsys.readouterr().err
+        assert main(["evaluate", "--images", str(tmp_path / "images"), *common, "--tta", "d4"]) == 2
+        assert "it takes no --tta, --mpp; leave it out" in capsys.readouterr().err
+
+
 def test_the_card_has_the_runs_own_figures_and_no_others(classifier: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
