@@ -93,7 +93,7 @@ def _image(file: Path, element: Element, images: Path | None) -> AnnotatedImage:
     name, subset = (element.get("name") or "").replace("\\", "/"), element.get("subset") or ""
     where = f"{file}, image {name!r}"
     folders = [images] if images is not None else [file.parent, file.parent / "images"]
-    places = [folder / part / name for folder in folders for part in ("", subset)]
+    places = [folder / part / name for folder in folders for part in (subset, "")]
     path = first_file(places) if name else None
     if path is None:
         raise FileNotFoundError(f"{where}: found no such file in {str(folders[-1])!r}; say where it is by --images")
