@@ -139,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         check_cluster(arguments.cluster)
         predictor = load_model(arguments.model, device=device, attention=arguments.attention)
+        check_of_pixels(arguments, predictor.parts)  # of a folder in timm's layout the task is known only now
         trusted = arguments.allow_outside_root
         table = None
         if arguments.labels is not None:

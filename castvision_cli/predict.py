@@ -24,7 +24,15 @@ from castvision_cli.arguments import (
     share,
     tile_options,
 )
-from castvision_cli.early.images import areas_fit, check_images, check_of_pixels, check_tiles, scale_fits, told_of
+from castvision_cli.early.images import (
+    Told,
+    areas_fit,
+    check_images,
+    check_of_pixels,
+    check_tiles,
+    scale_fits,
+    told_of,
+)
 from castvision_cli.early.light import without_models
 from castvision_cli.early.paths import check_cluster, check_given, check_model, check_output, check_sources
 from castvision_cli.instance_options import (
@@ -44,7 +52,6 @@ if TYPE_CHECKING:
     from castvision.inference.onnx_model import OnnxPredictor
     from castvision.inference.prediction import Record
     from castvision.inference.predictor import Predictor
-    from castvision_cli.early.images import Told
 
 ONNX = ".onnx"
 
@@ -130,13 +137,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return predict_slides(arguments, parser)
         settings = settings_of_run(arguments)
-        images, masks, output = _listed(arguments, settings, told_of(arguments.model))
+        facts = told_of(arguments.model)
+        images, masks, output = _listed(arguments, settings, facts)
         device = "cpu" if _is_onnx(arguments) else resolve_device(arguments.device)
         # NOTE: imported here, so that --help and what is wrong so far answer at once.
         from castvision.inference.prediction import Options, PredictionRun
 
         check_cluster(arguments.cluster)
         predictor = _load(arguments, device)
+        if facts is None:
+            _check_told(arguments, predictor, images)
         tiles = tile_options(arguments, predictor)
         fits = fits_images(arguments, predictor)
         same = "mpp bands min_foreground overlay geojson min_area simplify probabilities top resume".split()
@@ -200,6 +210,18 @@ def _listed(
     masks = match_masks(arguments.mask, images)
     check_images(images, facts, arguments.bands, areas_fit(masks, scale_fits(facts, arguments.mpp)))
     return images, masks, output
+
+
+def _check_told(arguments: argparse.Namespace, predictor: Predictor | OnnxPredictor, images: dict[Path, str]) -> None:
+    """What `_listed` checks, of a model that says only once it is loaded what it is, such as an export.
+
+    Raises:
+        ValueError: Options or images that it does not take.
+    """
+    parts = predictor.parts
+    told = Told(parts.name, parts.task, parts.class_names, parts.input)
+    check_of_pixels(arguments, told)
+    check_images(images, told, arguments.bands)
 
 
 def _is_onnx(arguments: argparse.Namespace) -> bool:

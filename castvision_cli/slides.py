@@ -10,9 +10,12 @@ from castvision_cli.arguments import resolve_device
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+    from pathlib import Path
     from typing import Any
 
     from rich.console import Console
+
+    from castvision.data.datasets.slide_bags import SlideTable
 
 _FOR_BOTH = {"model", "output", "overwrite", "device"}
 
@@ -88,15 +91,33 @@ def evaluate_slides(
             "for a model of slides; give both"
         )
     table = read_slide_table(arguments.labels, arguments.images)
-    truth = dict(zip(table.paths, table.labels, strict=True))
+    split, truth = _held_out(table)
     output = OutputFolder(arguments.output, overwrite=arguments.overwrite, protected=truth)
     evaluation = SlideEvaluation(SlidePredictor(arguments.model, resolve_device(arguments.device)), truth)
     console = Console()
+    if split is not None:
+        console.print(f"of {len(table.paths)} slides listed the {len(truth)} of the split {split}")
     names = {path: path.stem for path in truth}
     failed = each_image(names, lambda path, name, report: evaluation.measure(path), console)
     if evaluation.records:
         show(*evaluation.write(output, failed), console)
     return print_end(console, len(truth), failed, "measured")
+
+
+def _held_out(table: SlideTable) -> tuple[str | None, dict[Path, str]]:
+    """The label of each slide to measure by: all of a list without splits, else those of test, or of val.
+
+    Raises:
+        ValueError: Slides for training alone.
+    """
+    listed = dict(zip(table.paths, table.labels, strict=True))
+    if table.splits is None:
+        return None, listed
+    for split in ("test", "val"):
+        chosen = {path: listed[path] for path, own in zip(table.paths, table.splits, strict=True) if own == split}
+        if chosen:
+            return split, chosen
+    raise ValueError("expected slides with the split test or val in --labels, got train alone; drop the column split")
 
 
 def _refuse_others(arguments: argparse.Namespace, parser: argparse.ArgumentParser, allowed: set[str]) -> None:

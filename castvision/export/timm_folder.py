@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from timm.models import save_for_hf
 
+from castvision.data.transforms.cropping import KEPT_SHARE
 from castvision.models.convert import split_options
 
 if TYPE_CHECKING:
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from castvision.models.recipe import Recipe
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_RESIZING: dict[str, dict[str, Any]] = {
+    "crop": {"interpolation": "bilinear", "crop_pct": KEPT_SHARE, "crop_mode": "center"},
+    "fit": {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "border"},
+    "none": {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "squash"},
+}
+"""`InputFormat.resize` in timm's words; for "fit", and for "none" at other sizes than training's, the nearest."""
 
 
 def check_fits(source: Source) -> None:
@@ -51,7 +58,7 @@ def write_folder(model: Any, recipe: Recipe, folder: Path, facts: dict[str, Any]
     shown: dict[str, Any] = {}
     if seen is not None:
         mean, std = (list(each) * (seen.in_chans // len(each)) for each in (seen.mean, seen.std))
-        shown = {"mean": mean, "std": std, "input_size": [seen.in_chans, *seen.img_size]}
+        shown = {"mean": mean, "std": std, "input_size": [seen.in_chans, *seen.img_size], **_RESIZING[seen.resize]}
     names = list(recipe.class_names)
     save_for_hf(
         model,

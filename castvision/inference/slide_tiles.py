@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from castvision.data.reading.bags import BagWriter
+from castvision.data.reading.bags import OBJECTIVE, BagWriter
 from castvision.inference.scale import choose_level
 from castvision.inference.tile_model import model_range
 from castvision.inference.tile_source import Skip, TileSource
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 POOLS = ("class", "mean", "class+mean")
 """How the tokens of a tile become one vector."""
 _SAME = 1.02
-_OBJECTIVE = 10.0  # microns a pixel of an objective of 1×, as scanners are named: 0.25 is 40×
 
 
 @dataclass(frozen=True)
@@ -246,7 +245,7 @@ def _attributes(reader: ImageReader, placed: Cut, name: str, options: TileOption
         found |= {"level0_mpp": float(reader.mpp), "target_mpp": float(options.mpp or target)}
         if reader.mpp_unit == "microns":
             found |= {
-                "level0_magnification": max(1, round(_OBJECTIVE / reader.mpp)),
-                "target_magnification": max(1, round(_OBJECTIVE / found["target_mpp"])),
+                "level0_magnification": max(1, round(OBJECTIVE / reader.mpp)),
+                "target_magnification": max(1, round(OBJECTIVE / found["target_mpp"])),
             }
     return found

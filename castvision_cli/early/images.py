@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from castvision.data.input_format import InputFormat
     from castvision.data.reading.labels import LabelMap
     from castvision.data.reading.reader import ImageReader
+    from castvision.inference.onnx_model import OnnxParts
+    from castvision.inference.predictor import LoadedParts
 
 _LOOKED_AT = 16
 """Images of which one must do; where more than these are unreadable, the rest is not looked at."""
@@ -30,7 +32,8 @@ _PATCH = re.compile(r"_patch(\d+)_")
 _SMALL = 1 << 24
 """Pixels of a mask, and bytes of a photograph, that are read in a fraction of a second."""
 _OF_PIXELS = {
-    "tile": None, "overlap": None, "halo": None, "tta": "none", "geojson": False, "min_area": 1, "simplify": 0.0
+    "tile": None, "overlap": None, "halo": None, "tta": "none", "geojson": False, "min_area": 1, "simplify": 0.0,
+    "probabilities": False, "mpp": None, "mask": None, "min_foreground": 0.0, "skip_blank": None,
 }  # fmt: skip
 """Options that mean something for models of pixels, and their defaults."""
 
@@ -106,12 +109,12 @@ def check_tiles(arguments: argparse.Namespace, told: Told | None) -> None:
         make_grid((tile, tile), tile, overlap, overlap // 4 if arguments.halo is None else arguments.halo)
 
 
-def check_of_pixels(arguments: argparse.Namespace, told: Told | None) -> None:
+def check_of_pixels(arguments: argparse.Namespace, told: Told | LoadedParts | OnnxParts | None) -> None:
     """Refuse what says how pixels are predicted, or drawn, of a model that classifies whole images.
 
     Args:
         arguments: Of predict or evaluate.
-        told: Of the model; None = its task is not known.
+        told: Of the model; None = its task is not known before it is loaded.
 
     Raises:
         ValueError: It names the options.

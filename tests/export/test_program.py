@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from castvision.export.program import FACTS, MaskedSegmenter, Program
@@ -89,6 +90,18 @@ def test_a_segmenter_in_onnx_and_in_8_bits(
 
 
 @pytest.mark.slow
+def test_images_of_which_an_export_takes_none_are_refused(
+    segmenter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(segmenter), "--format", "onnx", "--output", str(tmp_path / "onnx")]) == 0
+    tifffile.imwrite(tmp_path / "five.tif", np.zeros((40, 40, 5), np.uint8), photometric="minisblack")
+    for model in (segmenter, tmp_path / "onnx/model.onnx"):
+        words = ["predict", str(tmp_path / "five.tif"), "--model", str(model), "--output", str(tmp_path / "out")]
+        assert main(words) == 2
+        assert "expected an image with 3 channels for this model, got 5" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
 def test_a_classifier_in_onnx(classifier: Path, photo: Path, tmp_path: Path) -> None:
     assert main(["export", str(classifier), "--format", "onnx", "--output", str(tmp_path / "onnx")]) == 0
     assert main(["predict", str(photo), "--model", str(classifier), "--output", str(tmp_path / "torch")]) == 0

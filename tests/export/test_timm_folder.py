@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
 
 import castvision
 from castvision.inference.predictor import load_model
 from castvision_cli import main
 from tests.inference.conftest import classifier, segmenter
-from tests.inference.prediction_cases import NAMES, save
+from tests.inference.prediction_cases import ATTO, NAMES, save
 
 __all__ = ["classifier", "segmenter"]
 SMALL = {"depth": 1, "embed_dim": 48, "num_heads": 3, "img_size": 64}
@@ -56,6 +59,17 @@ def test_timm_and_castvision_load_what_was_trained(classifier: Path, tmp_path: P
     assert tuple(plain.pretrained_cfg["mean"]) == (0.5, 0.4, 0.3)
 
 
+@pytest.mark.parametrize(("resize", "side"), [("crop", 90), ("none", 32)])
+def test_timm_shows_images_as_in_training(tmp_path: Path, resize: str, side: int) -> None:
+    model = timm.create_model(ATTO, num_classes=3, depth=2, in_chans=3)
+    path = save(tmp_path / "best.ckpt", model, task="classification", head=None, resize=resize)
+    assert export(path, tmp_path / "out") == 0
+    plain = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    shown = create_transform(**resolve_model_data_config(plain), is_training=False)(Image.fromarray(pixels))
+    assert torch.allclose(shown, load_model(tmp_path / "out").prepare_whole(pixels)[0], atol=1e-5)
+
+
 @torch.no_grad()
 def test_near_and_far_in_a_vit_of_timms_is_put_in_again(tmp_path: Path, images: torch.Tensor) -> None:
     model = timm.create_model("vit_tiny_patch16_224", num_classes=3, **SMALL).eval()
@@ -70,6 +84,22 @@ def test_near_and_far_in_a_vit_of_timms_is_put_in_again(tmp_path: Path, images: 
     assert loaded.parts.has_clusters
     plain = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     assert torch.equal(plain(images), castvision.revert(model)(images))
+
+
+def test_options_of_pixels_are_refused_as_with_the_checkpoint(
+    classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(classifier, tmp_path / "out") == 0
+    for name in NAMES:
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "images" / name / f"{name}.png")
+    for model in (classifier, tmp_path / "out"):
+        common = ["--model", str(model), "--output", str(tmp_path / "answers"), "--mpp", "1"]
+        capsys.readouterr()
+        assert main(["predict", str(tmp_path / "images"), *common, "--probabilities", "--skip-blank", "0"]) == 2
+        assert "it takes no --probabilities, --mpp, --skip-blank; leave it out" in capsys.readouterr().err
+        assert main(["evaluate", "--images", str(tmp_path / "images"), *common, "--tta", "d4"]) == 2
+        assert "it takes no --tta, --mpp; leave it out" in capsys.readouterr().err
 
 
 def test_the_card_has_the_runs_own_figures_and_no_others(classifier: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from castvision.data.annotations.shapes import (
 from castvision.data.reading.folders import first_file
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from xml.etree.ElementTree import Element
 
@@ -40,7 +41,7 @@ def read_cvat(file: Path, images: Path | None = None) -> Annotations:
 
     Raises:
         FileNotFoundError: An image that is missing.
-        ValueError: Another file, or a shape that is none; the message names image and shape.
+        ValueError: Another file, a shape that is none, or some images in a split and some not; the message names it.
     """
     try:
         root = ElementTree.fromstring(file.read_bytes())
@@ -70,14 +71,29 @@ def read_cvat(file: Path, images: Path | None = None) -> Annotations:
         found.images.append(image)
     if not found.images:
         raise ValueError(f"expected images in {str(file)!r}, found none; export the task again")
+    _check_splits(file, found.images)
     return found
+
+
+def _check_splits(file: Path, images: Sequence[AnnotatedImage]) -> None:
+    """Refuse splits of some images only: the list of images could not keep them, and test images would be trained on.
+
+    Raises:
+        ValueError: It names one of those in no split.
+    """
+    without = [image.name for image in images if image.split is None]
+    if 0 < len(without) < len(images):
+        raise ValueError(
+            f"{file}: expected every image in a subset called train, validation or test, or none of them, got "
+            f"{len(without)} in others or in no subset, such as {without[0]!r}; give their tasks one of these in CVAT"
+        )
 
 
 def _image(file: Path, element: Element, images: Path | None) -> AnnotatedImage:
     name, subset = (element.get("name") or "").replace("\\", "/"), element.get("subset") or ""
     where = f"{file}, image {name!r}"
     folders = [images] if images is not None else [file.parent, file.parent / "images"]
-    places = [folder / part / name for folder in folders for part in ("", subset)]
+    places = [folder / part / name for folder in folders for part in (subset, "")]
     path = first_file(places) if name else None
     if path is None:
         raise FileNotFoundError(f"{where}: found no such file in {str(folders[-1])!r}; say where it is by --images")

@@ -108,7 +108,8 @@ def _find_image(file: Path, told: str, below: Path, images: Path | None) -> Path
     name = Path(told).name
     places = [file.parent / told, file.parent / name]
     if images is not None:
-        places = [images / told, images / below.parent / name, images / name, *places]
+        # the folder that mirrors the annotation's own comes first: another image of that name may lie above it
+        places = [images / below.parent / told, images / below.parent / name, images / told, images / name, *places]
     return first_file(places) if told else None
 
 

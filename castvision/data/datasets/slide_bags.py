@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from castvision.data.datasets.batch import Batch, Sample
 from castvision.data.datasets.segmentation import read_rows
-from castvision.data.reading.bags import BAG_SUFFIXES, bag_facts, read_bag
+from castvision.data.reading.bags import BAG_SUFFIXES, OBJECTIVE, bag_facts, read_bag
 from castvision.data.reading.folders import nfc
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class BagFormat:
         channels: Of the embeddings.
         encoder: The model's name, then what the file says of how it embedded: tokens pooled, a digest of the weights.
             None where no file says so.
-        mpp: Microns or ground units a pixel of the tiles; likewise.
+        mpp: Microns or ground units a pixel of the tiles, as stated or of the magnification, if that is; likewise.
     """
 
     channels: int
@@ -141,15 +141,17 @@ def common_format(paths: Sequence[Path]) -> BagFormat:
         ValueError: Embeddings of different models or scales, or a file that cannot be read.
         ImportError: Without h5py.
     """
-    formats = {path: bag_format(path) for path in paths}
-    first, wanted = next(iter(formats.items()))
-    for path, found in formats.items():
+    wanted = bag_format(paths[0])
+    for path in paths[1:]:
+        found = bag_format(path)
         difference = differing(found, wanted)
         if difference is not None:
             raise ValueError(
-                f"expected embeddings of one model at one scale, got {difference} in {str(path)!r} and {str(first)!r}; "
-                "embed all slides alike"
+                f"expected embeddings of one model at one scale, got {difference} in {str(path)!r} and those listed "
+                f"before it, such as {str(paths[0])!r}; embed all slides alike"
             )
+        encoder = max(found.encoder, wanted.encoder, key=lambda stated: len(stated or ""))  # the one that says more
+        wanted = BagFormat(wanted.channels, encoder, found.mpp if wanted.mpp is None else wanted.mpp)
     return wanted
 
 
@@ -157,6 +159,8 @@ def bag_format(path: Path) -> BagFormat:
     """Of one file; see `common_format`."""
     (_, channels), attributes = bag_facts(path)
     mpp, encoder = attributes.get("target_mpp"), attributes.get("encoder")
+    if mpp is None and attributes.get("target_magnification"):  # all that TRIDENT says of the scale
+        mpp = OBJECTIVE / float(attributes["target_magnification"])
     how = {"pool": "pooled by", "weights": "weights"}
     stated = [encoder, *(f"{told} {attributes[name]}" for name, told in how.items() if name in attributes)]
     made = None if encoder is None else ", ".join(map(str, stated))

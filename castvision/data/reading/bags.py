@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Coords = np.ndarray[Any, np.dtype[np.int64]]
 
 BAG_SUFFIXES = frozenset({".h5", ".hdf5"})
+OBJECTIVE = 10.0
+"""Microns a pixel of an objective of 1×, as scanners are named: 0.25 is 40×."""
 _CHUNK = 256
 
 

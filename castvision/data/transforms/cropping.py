@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from castvision.data.input_format import InputFormat
     from castvision.data.reading.pixels import Pixels
 
-_SHARE = 0.875
+KEPT_SHARE = 0.875
 """Of the shorter side that is kept; timm's default."""
 
 
@@ -67,7 +67,7 @@ def crop(pixels: Pixels, seen: InputFormat) -> Any:
 
 def _size_before(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
     """(height, width) that an image is resized to before its middle is taken."""
-    goal = [math.floor(side / _SHARE) for side in wanted]
+    goal = [math.floor(side / KEPT_SHARE) for side in wanted]
     if goal[0] != goal[1]:
         ratio = min(side / to for side, to in zip(size, goal, strict=True))
         return round(size[0] / ratio), round(size[1] / ratio)

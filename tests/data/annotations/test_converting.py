@@ -248,6 +248,26 @@ def test_every_shape_of_cvat(tmp_path):
     assert not mask_of(tmp_path / "out", "deep/b").any()
 
 
+def test_of_several_images_of_one_name_the_one_in_the_own_folder_is_meant(tmp_path):
+    for folder in ("", "train/"):
+        picture(tmp_path / f"frames/{folder}a.jpg")
+    labelme(tmp_path / "in/train/a.json", SQUARE)
+    file = cvat(tmp_path / "x.xml", on("a.jpg", POLYGON, more='subset="train"'))
+    for source in (tmp_path / "in", file):
+        convert_annotations(source, tmp_path / source.stem / "out", images=tmp_path / "frames")
+        listed = (tmp_path / source.stem / "out/images.csv").read_text()
+        assert "../../frames/train/a.jpg,masks/train/a.png" in listed
+
+
+@pytest.mark.parametrize("subset", ["", 'subset="Extra"'])
+def test_splits_of_some_images_only_are_not_dropped(tmp_path, subset):
+    for name in ("a", "b"):
+        picture(tmp_path / f"frames/{name}.png")
+    file = cvat(tmp_path / "x.xml", on("a.png", POLYGON, more='subset="Test"'), on("b.png", POLYGON, more=subset))
+    with pytest.raises(ValueError, match=r"expected every image in a subset called train.* 1 in others .*b\.png"):
+        convert_annotations(file, tmp_path / "out", images=tmp_path / "frames")
+
+
 def test_subsets_of_cvat_are_splits(tmp_path):
     for name in ("a", "b"):
         picture(tmp_path / f"frames/{name}.png")

@@ -110,6 +110,33 @@ def test_embeddings_of_other_weights_or_another_pooling_are_refused(folder, tmp_
         common_format([first, pool])
 
 
+def test_what_one_file_leaves_open_the_others_say(tmp_path):
+    """TRIDENT states a magnification, CLAM nothing: a file that is silent comes first, and others still must agree."""
+    import h5py
+
+    stated = {
+        "silent": {},
+        "x20": {"target_magnification": 20},
+        "mpp": {"target_mpp": 0.5},
+        "x10": {"target_magnification": 10},
+    }
+    for name, attributes in stated.items():
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["features"], file["coords"] = [[1.0, 2.0]], [[0, 0]]
+            file["coords"].attrs.update(attributes)
+    silent, x20, mpp, x10 = (tmp_path / f"{name}.h5" for name in stated)
+    assert common_format([silent, x20, mpp]).mpp == 0.5
+    with pytest.raises(ValueError, match=r"1 and 0\.5 a pixel"):
+        common_format([silent, x20, x10])
+    for path, encoder in ((x20, "uni"), (x10, "virchow")):
+        with h5py.File(path, "a") as file:
+            file["features"].attrs["encoder"] = encoder
+            del file["coords"].attrs["target_magnification"]
+    assert common_format([silent, x20]).encoder == "uni"
+    with pytest.raises(ValueError, match="the models virchow and uni"):
+        common_format([silent, x20, x10])
+
+
 def test_items_and_batches(folder):
     paths = sorted(folder.glob("*.h5"))
     bags = SlideBags(paths, [0, 1, 0, 1])
