@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, Timer
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -46,6 +46,22 @@ def planned_steps(trainer: Trainer) -> float:
         return total
     steps = steps_in(trainer, int(batches), max(trainer.max_epochs, 1))
     return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+
+
+def share_used(trainer: Trainer, steps: float, others: int = 0) -> float:
+    """Share of the budget: of the planned steps, or of ``max_time`` if that runs out first.
+
+    Args:
+        trainer: With the budget.
+        steps: Taken so far.
+        others: See `take_up`.
+    """
+    total = planned_steps(trainer)
+    share = steps / (total + others) if total not in (0, float("inf")) else 0.0
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by the callback connector
+        if isinstance(callback, Timer) and callback._duration is not None:
+            share = max(share, callback.time_elapsed() / callback._duration)
+    return share
 
 
 def batches_left(trainer: Trainer) -> float:

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from castvision.models.segmenter import Segmenter, unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from torch import nn
     from torch.optim import Optimizer
@@ -196,6 +196,30 @@ def check_finite(optimizer: Optimizer) -> None:
             numbers = value if isinstance(value, tuple | list) and name != "params" else [value]
             if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
                 raise ValueError(f"expected finite settings of the optimizer, got {name}={value}")
+
+
+def check_goes_on(optimizer: Optimizer, stored: Sequence[Mapping[str, Any]] | None) -> None:
+    """Refuse an optimiser that cannot take up the state in a checkpoint: torch takes that of another kind.
+
+    Args:
+        optimizer: As configured.
+        stored: The optimisers' states in a checkpoint to go on from; None = training begins.
+
+    Raises:
+        ValueError: Another kind of optimiser, or other parameters in its groups.
+    """
+    if not stored:
+        return
+    groups, wanted = stored[0]["param_groups"], optimizer.param_groups
+    same_kind = all(set(mine) - set(theirs) <= {"initial_lr"} for mine, theirs in zip(wanted, groups, strict=False))
+    sizes = [[len(group["params"]) for group in each] for each in (wanted, groups)]
+    # NOTE: callbacks such as BackboneFinetuning give an optimiser further groups, behind its own
+    if not same_kind or sizes[1][: len(sizes[0])] != sizes[0]:
+        raise ValueError(
+            f"expected to go on with the optimizer of the checkpoint, got {type(optimizer).__name__} with "
+            f"{sum(sizes[0])} parameters in {len(sizes[0])} groups for a state of {sum(sizes[1])} in {len(sizes[1])}; "
+            "leave optimizer, layer_decay and freeze as they were, or start from its weights with --init-from"
+        )
 
 
 def is_fused(optimizer: Optimizer) -> bool:

@@ -198,7 +198,7 @@ def test_of_whole_images_that_miss_some_bands_the_others_are_used(tmp_path):
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 21), (27, 30)])
 def test_crops_that_have_the_training_size_leave_tiles(tmp_path, size):
-    """Oblong ones are padded, in both; `evaluate` continued them by reflection, and refused sizes of no whole patches."""
+    """Oblong ones are padded in both; `evaluate` continued them by reflection, or refused parts of patches."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for number in range(4):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
@@ -32,7 +31,7 @@ from castvision.models.class_names import (
 )
 from castvision.models.recipe import Recipe, TaskName, build, load
 from castvision.models.segmenter import unwrap
-from castvision.training.budget import planned_steps, take_up
+from castvision.training.budget import share_used, take_up
 from castvision.training.callbacks.averaging import go_on_without
 from castvision.training.callbacks.monitors import watches_training
 from castvision.training.data.data_module import ImageDataModule
@@ -42,6 +41,7 @@ from castvision.training.optim import (
     Schedule,
     apply_lr_scale,
     check_finite,
+    check_goes_on,
     groups_of,
     is_fused,
 )
@@ -117,6 +117,7 @@ class Task(LightningModule, ABC):
         self.init_report = None if init_from is None else initialize_from(self.model, init_from)
         self._init_classes = self._classes_started_from(init_from)
         self._other_steps, self._is_watched = 0, False
+        self._going_on_from: Any = None  # the optimisers' states of a checkpoint
         if freeze:
             freeze_parameters(self.model, freeze)
             self.train()
@@ -407,6 +408,7 @@ class Task(LightningModule, ABC):
                 "gradient_clip_val: it clips scaled gradients; set its fused: false, or take bf16-mixed"
             )
         apply_lr_scale(optimizer)
+        check_goes_on(optimizer, self._going_on_from)
         scheduler = BudgetSchedule(optimizer, self.schedule, self.progress)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -426,17 +428,13 @@ class Task(LightningModule, ABC):
 
     def progress(self, steps: float) -> float:
         """Share of the run's budget used: of its steps, or of ``max_time`` if that runs out first."""
-        total = planned_steps(self.trainer)
-        share = steps / (total + self._other_steps) if total not in (0, float("inf")) else 0.0
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set by the callback connector
-            if isinstance(callback, Timer) and callback._duration is not None:
-                share = max(share, callback.time_elapsed() / callback._duration)
-        return share
+        return share_used(self.trainer, steps, self._other_steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse classes of other names, or in another order, than the data's; see also `go_on_without`."""
         check_same_classes(class_names_in(checkpoint), self.class_names, "the checkpoint")
         if self._trainer is not None:
+            self._going_on_from = checkpoint.get("optimizer_states")
             go_on_without(checkpoint, self._trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
