@@ -142,7 +142,10 @@ def tile_options(arguments: argparse.Namespace, predictor: Predictor | OnnxPredi
         ValueError: A tile the model does not take.
     """
     parts = predictor.parts
-    tile = parts.fixed_size or parts.input.img_size if arguments.tile is None else (arguments.tile, arguments.tile)
+    trained = [-(-side // step) * step for side, step in zip(parts.input.img_size, parts.patch_size, strict=True)]
+    tile = parts.fixed_size or (trained[0], trained[1])
+    if arguments.tile is not None:
+        tile = arguments.tile, arguments.tile
     if parts.fixed_size is not None and tile != parts.fixed_size:
         raise ValueError(f"expected --tile {parts.fixed_size[0]}: {parts.name} takes no other size, got {tile[0]}")
     if arguments.tta == "d4" and parts.fixed_size is not None and len(set(tile)) > 1:

@@ -89,15 +89,19 @@ class TileSource:
         level: Of its pyramid.
         skip: What to leave out.
         missing: What values without data become.
+        reflects: Whether an image shorter than a tile is continued by reflection; if not, there is no data beyond it,
+            as in the padding of training.
 
     Raises:
         ValueError: No such level, or a mask of other proportions or of another place.
     """
 
-    def __init__(self, image: ImageReader, level: int, skip: Skip, missing: float = 0.0) -> None:
+    def __init__(
+        self, image: ImageReader, level: int, skip: Skip, missing: float = 0.0, *, reflects: bool = True
+    ) -> None:
         if not 0 <= level < len(image.levels):
             raise ValueError(f"expected a level in 0..{len(image.levels) - 1} of {image.name!r}, got {level=}")
-        self.image, self.level, self.skip, self.missing = image, level, skip, missing
+        self.image, self.level, self.skip, self.missing, self.reflects = image, level, skip, missing, reflects
         self.size = image.levels[level].height, image.levels[level].width
         self._mask = open_array(skip.mask) if isinstance(skip.mask, np.ndarray) else skip.mask
         if self._mask is not None:
@@ -114,7 +118,7 @@ class TileSource:
         return {**told, "min_foreground": self.skip.min_foreground, "blank": self.skip.blank}
 
     def read(self, tile: Tile) -> TileInput:
-        """Read one tile; where the image is shorter than a tile it is continued by reflection."""
+        """Read one tile, continued where the image is shorter than it."""
         y, x, start = tile.y, tile.x, (tile.y.start, tile.x.start)
         height, width = min(y.stop, self.size[0]) - y.start, min(x.stop, self.size[1]) - x.start
         pixels = self.image.read_masked(y.start, x.start, height, width, self.level)  # (height, width, C)
@@ -127,8 +131,11 @@ class TileSource:
             values = np.ma.getdata(pixels).astype(np.float32)
         values[~holds_data(pixels)] = self.missing
         missing = (0, y.stop - y.start - height), (0, x.stop - x.start - width)
-        if missing != ((0, 0), (0, 0)):
+        if missing != ((0, 0), (0, 0)) and self.reflects:
             values, has_data = np.pad(values, (*missing, (0, 0)), mode="reflect"), np.pad(has_data, missing, "reflect")
+        elif missing != ((0, 0), (0, 0)):
+            values = np.pad(values, (*missing, (0, 0)), constant_values=self.missing)
+            has_data = np.pad(has_data, missing)
         return TileInput(
             np.ascontiguousarray(values.transpose(2, 0, 1)),
             None if used.all() else used,

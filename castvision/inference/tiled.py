@@ -119,7 +119,8 @@ def tiled_inference(
         predictor: (B, C, tile, tile) float32 in the image's own range to (B, classes, tile, tile); any module or
             callable that MONAI's ``sliding_window_inference`` takes. It normalises by itself. One with an attribute
             ``takes_arrays`` that is true is given arrays of numpy, and gives some.
-        tile: Side of a tile, or (height, width). Smaller images are continued by reflection and cropped.
+        tile: Side of a tile, or (height, width). Smaller images are continued by reflection, or by no
+            data where the predictor is told of that (``mask_nodata``), and cropped.
         overlap: Pixels neighbouring tiles share.
         halo: Pixels of each tile discarded on every side that has a neighbour; the rest of the overlap is blended.
             None = a quarter of the overlap.
@@ -155,7 +156,8 @@ def tiled_inference(
     reader, is_ours = as_reader(image)
     sink = ArraySink() if sink is None else sink
     try:
-        source = TileSource(reader, level, skip or Skip(), missing=getattr(predictor, "missing", 0.0))
+        missing = getattr(predictor, "missing", 0.0)
+        source = TileSource(reader, level, skip or Skip(), missing, reflects=not mask_nodata)
         grid = make_grid(source.size, tile, overlap, overlap // 4 if halo is None else halo)
         runtime = _runtime(predictor, device, precision)
         run = TiledRun(source, grid, settings, sink, runtime)

@@ -288,8 +288,18 @@ def save(path: str | Path, recipe: Recipe, model: nn.Module) -> None:
         path: The file; what is there is replaced.
         recipe: With ``input``.
         model: Built by it; also in what averages its weights, compiles it or runs it in several processes.
+
+    Raises:
+        ValueError: A model that the recipe does not build, such as a whole task: nobody could read the file.
     """
-    weights = {f"model.{key}": value for key, value in unwrap_model(model).state_dict().items()}
+    stored = unwrap_model(model).state_dict()
+    try:
+        _check_fits(_rebuilt(recipe).state_dict(), stored)
+    except ValueError as error:
+        raise ValueError(
+            f"expected the model of the recipe (of a task, task.model), got a {type(model).__name__}: {error}"
+        ) from error
+    weights = {f"model.{key}": value for key, value in stored.items()}
     checkpoint_file.write({CHECKPOINT_KEY: recipe.to_dict(), "state_dict": weights}, path)
 
 
@@ -323,11 +333,11 @@ def load(path: str | Path) -> tuple[Recipe, nn.Module]:
                 f"unknown model {recipe.model_name!r}{near_misses(recipe.model_name)}; "
                 "it was made by another version of castvision or timm"
             )
-        with torch.random.fork_rng(devices=[]):  # all weights come from the checkpoint: no download
-            model = build(replace(recipe, model_kwargs={**recipe.model_kwargs, "pretrained": False}))
+        model = _rebuilt(recipe)
         weights = task_weights(content["state_dict"])
         checkpoint_file.check_finite(weights, path)
-        _load_all(model, weights)
+        _check_fits(model.state_dict(), weights)
+        model.load_state_dict(weights)
     except CheckpointError:
         raise
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -335,8 +345,13 @@ def load(path: str | Path) -> tuple[Recipe, nn.Module]:
     return recipe, model
 
 
-def _load_all(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    own = model.state_dict()
+def _rebuilt(recipe: Recipe) -> nn.Module:
+    """A model whose weights are given to it: none are fetched, and random numbers stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        return build(replace(recipe, model_kwargs={**recipe.model_kwargs, "pretrained": False}))
+
+
+def _check_fits(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
     wrong = [
         f"{key} is {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the model"
         for key in own
@@ -350,4 +365,3 @@ def _load_all(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
             f"it holds another architecture than the one it names: {len(problems)} of {len(own)} weights differ; "
             f"{'; '.join(problems[:2])}"
         )
-    model.load_state_dict(weights)

@@ -13,9 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from castvision.models.segmenter import Segmenter, unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from lightning.pytorch import Trainer
     from torch import nn
     from torch.optim import Optimizer
 
@@ -145,6 +144,29 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
     return list(groups)
 
 
+def groups_of(outer: nn.Module, model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """Groups of a model, and of what learns beside it and is no part of it; see `parameter_groups`.
+
+    Args:
+        outer: Holds the model and the rest.
+        model: The model.
+        weight_decay: For matrices.
+        layer_decay: Of the model.
+
+    Raises:
+        ValueError: All is frozen.
+    """
+    groups = parameter_groups(model, weight_decay, layer_decay)
+    groups += [group for group in groups_beside(outer, model, weight_decay) if group["params"]]
+    if not any(group["params"] for group in groups):
+        raise ValueError(
+            f"expected parameters to train, got a {type(model).__name__} that is frozen wholly (Lightning's "
+            "BackboneFinetuning freezes a classifier's head, too); name what is to stay as it is by freeze, such as "
+            "[patch_embed, blocks]"
+        )
+    return groups
+
+
 def groups_beside(
     outer: nn.Module, inner: nn.Module, weight_decay: float, skip: Collection[str] = ()
 ) -> list[dict[str, Any]]:
@@ -176,6 +198,30 @@ def check_finite(optimizer: Optimizer) -> None:
                 raise ValueError(f"expected finite settings of the optimizer, got {name}={value}")
 
 
+def check_goes_on(optimizer: Optimizer, stored: Sequence[Mapping[str, Any]] | None) -> None:
+    """Refuse an optimiser that cannot take up the state in a checkpoint: torch takes that of another kind.
+
+    Args:
+        optimizer: As configured.
+        stored: The optimisers' states in a checkpoint to go on from; None = training begins.
+
+    Raises:
+        ValueError: Another kind of optimiser, or other parameters in its groups.
+    """
+    if not stored:
+        return
+    groups, wanted = stored[0]["param_groups"], optimizer.param_groups
+    same_kind = all(set(mine) - set(theirs) <= {"initial_lr"} for mine, theirs in zip(wanted, groups, strict=False))
+    sizes = [[len(group["params"]) for group in each] for each in (wanted, groups)]
+    # NOTE: callbacks such as BackboneFinetuning give an optimiser further groups, behind its own
+    if not same_kind or sizes[1][: len(sizes[0])] != sizes[0]:
+        raise ValueError(
+            f"expected to go on with the optimizer of the checkpoint, got {type(optimizer).__name__} with "
+            f"{sum(sizes[0])} parameters in {len(sizes[0])} groups for a state of {sum(sizes[1])} in {len(sizes[1])}; "
+            "leave optimizer, layer_decay and freeze as they were, or start from its weights with --init-from"
+        )
+
+
 def is_fused(optimizer: Optimizer) -> bool:
     """Whether the step of an optimiser is one fused call, which unscales gradients by itself."""
     return any(group.get("fused") for group in optimizer.param_groups)
@@ -185,21 +231,3 @@ def apply_lr_scale(optimizer: Optimizer) -> None:
     """Multiply each group's ``lr_scale`` into its rate: torch's schedulers know nothing of it."""
     for group in optimizer.param_groups:
         group["lr"] = group["lr"] * group.pop("lr_scale", 1.0)
-
-
-def other_steps(trainer: Trainer) -> int:
-    """How many more steps a run that goes on has taken than its batches make in as many epochs: they were others.
-
-    Args:
-        trainer: At the start of training.
-    """
-    batches = trainer.num_training_batches
-    if trainer.max_steps != -1 or not math.isfinite(batches):
-        return 0
-    progress, gathered = trainer.fit_loop.epoch_loop.batch_progress, trainer.accumulate_grad_batches
-    epochs: Any = trainer.fit_loop.epoch_progress.current  # of a subclass that its type does not say
-    an_epoch = math.ceil(batches / gathered)
-    inside = an_epoch if progress.is_last_batch else min(progress.current.ready // gathered, an_epoch)
-    if epochs.started == epochs.completed:  # a checkpoint of an epoch's very end counts it among those before
-        inside = 0
-    return trainer.global_step - trainer.current_epoch * an_epoch - inside

@@ -29,7 +29,7 @@ def save(path, model, **change):
 class Threshold(nn.Module):
     """Bright pixels are class 1."""
 
-    def forward(self, image):
+    def forward(self, image, pixel_mask=None):
         return torch.cat([-image, image], dim=1)
 
 

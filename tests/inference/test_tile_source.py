@@ -120,18 +120,24 @@ def test_where_there_is_no_data_is_told_and_turned_along():
     assert np.reshape(seen, (2, 5, 8)).any(axis=2).sum() == 2
 
 
-def test_a_tile_beyond_a_short_image_says_so_of_its_reflection():
+def test_beyond_a_short_image_there_is_no_data_for_a_predictor_that_is_told():
+    """As in the padding of training; it was shown the image's reflection. Others are shown that still."""
     image = np.ones((20, 32), np.float32)
     image[0] = np.nan
-    masks = []
+    seen = []
 
-    def predictor(batch, pixel_mask):
-        masks.append(pixel_mask)
+    def predictor(batch, pixel_mask=None):
+        seen.append((batch, pixel_mask))
         return batch
 
-    tiled_inference(image, predictor, tile=32, overlap=8, output="image", mask_nodata=True)
-    assert (~masks[0][0]).all(dim=1).nonzero()[:, 0].tolist() == [0]
-    assert masks[0].shape == (1, 32, 32)
+    for told in (True, False):
+        tiled_inference(image, predictor, tile=32, overlap=8, output="image", mask_nodata=told)
+    (padded, mask), (reflected, no_mask) = seen
+    assert (~mask[0]).all(dim=1).nonzero()[:, 0].tolist() == [0, *range(20, 32)]
+    assert mask.shape == (1, 32, 32)
+    assert no_mask is None
+    assert not padded[0, 0, 20:].any()
+    assert reflected[0, 0, 20:].all()
 
 
 def test_what_does_not_go_together(tmp_path):

@@ -13,6 +13,7 @@ from castvision.models.checkpoint import freeze, initialize_from
 from castvision.models.convert import is_converted, revert
 from castvision.models.recipe import InputFormat, Recipe, build, load, save
 from castvision.models.segmenter import unwrap
+from castvision.training import ClassificationTask
 from castvision.training.optim import parameter_groups
 
 ATTO = "cast_vit_atto_patch4_32"
@@ -94,6 +95,16 @@ def test_what_wraps_a_model_is_not_saved(tmp_path, wrap):
     save(tmp_path / "a.ckpt", CLASSIFIER, wrap(model))
     weights = load(tmp_path / "a.ckpt")[1].state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+def test_what_the_recipe_does_not_build_is_not_saved(tmp_path):
+    """A whole task's names have a prefix more; the file it wrote could not be read."""
+    task = ClassificationTask.from_recipe(CLASSIFIER)
+    for wrong in (task, build(replace(CLASSIFIER, num_classes=3, class_names=()))):
+        with pytest.raises(ValueError, match=r"expected the model of the recipe \(of a task, task.model\), got a"):
+            save(tmp_path / "a.ckpt", CLASSIFIER, wrong)
+    assert not [*tmp_path.iterdir()]
+    save(tmp_path / "a.ckpt", CLASSIFIER, task.model)
 
 
 def test_no_such_file(tmp_path):

@@ -7,7 +7,7 @@ from timm.optim import param_groups_layer_decay
 
 from castvision.models.context import create_context_segmenter
 from castvision.models.segmenter import create_segmenter
-from castvision.training.optim import BudgetSchedule, Schedule, apply_lr_scale, parameter_groups
+from castvision.training.optim import BudgetSchedule, Schedule, apply_lr_scale, groups_of, parameter_groups
 
 TINY_VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 4, "img_size": 16, "num_classes": 2}
 
@@ -210,3 +210,12 @@ def test_groups_that_come_later_keep_their_rates():
     resumed.load_state_dict(scheduler.state_dict())
     resumed.refresh()
     assert [group["lr"] for group in again.param_groups] == pytest.approx([2 * 0.691342, 0.25], abs=1e-5)
+
+
+def test_a_model_that_is_frozen_wholly_is_refused():
+    """As a classifier is by Lightning's BackboneFinetuning; torch told of an empty list of parameters."""
+    outer = torch.nn.ModuleDict({"model": _vit().requires_grad_(False)})
+    with pytest.raises(ValueError, match="expected parameters to train, got a VisionTransformer that is frozen wholly"):
+        groups_of(outer, outer["model"], 0.1, 1.0)
+    outer["beside"] = torch.nn.Linear(2, 2)
+    assert sum(len(group["params"]) for group in groups_of(outer, outer["model"], 0.1, 1.0)) == 2

@@ -179,6 +179,32 @@ def test_a_finished_run_goes_on_with_other_batches_and_rates(tmp_path, gathered,
     assert rates[0] == pytest.approx(lr * schedule.factor((done + 0.5) / (done + steps)))
 
 
+@pytest.mark.parametrize(("before", "after"), [("balanced", [1.0, 5.0]), ([1.0, 5.0], None), (None, "balanced")])
+def test_a_run_goes_on_with_the_class_weights_it_is_given(tmp_path, before, after):
+    """Those of the checkpoint were used in silence, or it was called malformed."""
+    first, second = ["--model.class_weights", str(before)], ["--model.class_weights", str(after)]
+    first, second = ([word.replace("None", "null") for word in words] for words in (first, second))
+    assert train(configuration(tmp_path), tmp_path / "first", "--trainer.max_epochs", "1", *first) == 0
+    again = ["--trainer.max_epochs", "2", "--ckpt_path", str(tmp_path / "first/last.ckpt")]
+    assert train(configuration(tmp_path), tmp_path / "second", *again, *second) == 0
+    saved = torch.load(tmp_path / "second/last.ckpt", weights_only=True)
+    for state in (saved["state_dict"], saved["current_model_state"]):
+        found = state.get("losses.class_weights")
+        assert (found is None) == (after is None)
+        assert after is None or (found.tolist() == after) == (after != "balanced")
+
+
+@pytest.mark.parametrize("change", ["--model.optimizer=SGD", "--model.freeze=[backbone]", "--model.layer_decay=0.5"])
+def test_another_optimizer_than_the_checkpoints_is_refused(tmp_path, change, capsys):
+    """SGD ended in 'momentum', the others in torch's words."""
+    assert train(configuration(tmp_path), tmp_path / "first", "--trainer.max_epochs", "1") == 0
+    again = ["--trainer.max_epochs", "2", "--ckpt_path", str(tmp_path / "first/last.ckpt"), change]
+    if "SGD" in change:
+        again += ["--model.optimizer.lr", "0.01"]
+    assert train(configuration(tmp_path), tmp_path / "second", *again) == 1
+    assert "expected to go on with the optimizer of the checkpoint, got" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice
 @pytest.mark.parametrize("gathered", [1, 2])
 @pytest.mark.parametrize("held_out", [True, False])

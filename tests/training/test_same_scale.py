@@ -83,17 +83,16 @@ def assert_same(measured, trained):
     assert np.float32(measured) == np.float32(trained)
 
 
-@pytest.mark.parametrize(("fit", "has_holes"), [(True, False), (True, True), (False, False)])
+@pytest.mark.parametrize(("fit", "has_holes"), [(True, False), (True, True), (False, False), (False, True)])
 def test_of_segmentation_folders(tmp_path, fit, has_holes):
     pairs(tmp_path / "data", has_holes)
     flags = ["--model.model_kwargs", "{img_size: 32, in_chans: 3, depth: 2}", "--data.pixels.fit", str(fit).lower()]
     trained = run_of(tmp_path, "segmentation_folder", *flags)
     facts = torch.load(tmp_path / "run/best.ckpt", weights_only=True)["castvision"]
     assert facts["resize"] == ("fit" if fit else "none")
-    if not fit:
-        return
     val = tmp_path / "data/val"
-    found = measured(tmp_path, "--images", val / "images", "--masks", val / "masks")
+    by_tiles = [] if fit else ["--tile", 256]  # larger than any image, which is shown whole then
+    found = measured(tmp_path, "--images", val / "images", "--masks", val / "masks", *by_tiles)
     assert found["confusion"] == trained["confusion"]
     assert_same(found["metrics"]["miou"], trained["best"]["val/miou"])
     assert_same(found["metrics"]["pixel_acc"], trained["best"]["val/pixel_acc"])
@@ -197,15 +196,21 @@ def test_of_whole_images_that_miss_some_bands_the_others_are_used(tmp_path):
         np.testing.assert_array_equal(reader.read(0, 0, 32, 32)[..., 0], wanted)
 
 
-def test_crops_that_have_the_training_size_leave_tiles(tmp_path):
+@pytest.mark.parametrize("size", [(32, 32), (32, 21), (27, 30)])
+def test_crops_that_have_the_training_size_leave_tiles(tmp_path, size):
+    """Oblong ones are padded in both; `evaluate` continued them by reflection, or refused parts of patches."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for number in range(4):
-            image, mask = disks(rng, 32, 32)
+            image, mask = disks(rng, *size)
             save(tmp_path / "data" / split / "images" / f"{number}.png", image)
             save(tmp_path / "data" / split / "masks" / f"{number}.png", mask)
-    run_of(tmp_path, "segmentation_folder", "--model.model_kwargs", "{img_size: 32, in_chans: 3, depth: 2}")
+    flags = ["--model.model_kwargs", "{img_size: 32, in_chans: 3, depth: 2}", "--data.img_size", max(size)]
+    trained = run_of(tmp_path, "segmentation_folder", *flags)
     assert torch.load(tmp_path / "run/best.ckpt", weights_only=True)["castvision"]["resize"] == "none"
+    val = tmp_path / "data/val"
+    found = measured(tmp_path, "--images", val / "images", "--masks", val / "masks")
+    assert found["confusion"] == trained["confusion"]
 
 
 def test_held_out_images_alone_of_another_size_are_resized_by_every_door(tmp_path, capsys):

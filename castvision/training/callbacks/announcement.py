@@ -15,6 +15,7 @@ from lightning.pytorch import Callback
 from castvision.data.datasets.checking import spread
 from castvision.data.datasets.samples import PixelDataset
 from castvision.ignored import IGNORED
+from castvision.training.budget import batches_a_step, steps_in
 from castvision.training.callbacks.progress import seconds_left
 from castvision.training.data.data_module import ImageDataModule
 
@@ -90,11 +91,14 @@ def steps_told(trainer: Trainer, data: ImageDataModule) -> str:
     limit = trainer.limit_train_batches
     if limit is not None:
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    steps = -(-batches // trainer.accumulate_grad_batches)
+    steps, gathered = steps_in(trainer, batches, 1), batches_a_step(trainer, 0)
     told = f"batches of {data.batch_size}, {steps:,} steps an epoch"
-    if trainer.accumulate_grad_batches > 1:
-        told += f" of {trainer.accumulate_grad_batches} batches"
-    totals = [trainer.max_epochs * steps] if trainer.max_epochs not in (None, -1) else []
+    if gathered > 1:
+        told += f" of {gathered} batches"
+    totals = []
+    if trainer.max_epochs not in (None, -1):
+        totals.append(steps_in(trainer, batches, trainer.max_epochs))
+        told += " at first" if totals[0] != steps * trainer.max_epochs else ""
     totals += [trainer.max_steps] if trainer.max_steps != -1 else []
     if not totals:
         return f"{told}, until it is stopped"

@@ -27,3 +27,9 @@ class KnownMonitors(Callback):
                 near = difflib.get_close_matches(monitor, known, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
                 raise ValueError(f"no metric {monitor!r} for {type(callback).__name__}.monitor: {hint}")
+
+
+def watches_training(trainer: Trainer) -> bool:
+    """Whether a callback of a trainer monitors figures of training images."""
+    monitors = (getattr(each, "monitor", None) for each in trainer.callbacks)  # type: ignore[attr-defined]  # as above
+    return any(isinstance(monitor, str) and monitor.startswith("train/") for monitor in monitors)

@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks import RichProgressBar, Timer
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
 
+from castvision.training.budget import batches_left
+
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
@@ -132,10 +134,8 @@ def seconds_left(trainer: Trainer, batches_per_second: float) -> float | None:
         trainer: In training.
         batches_per_second: Batches, not optimiser steps, a second.
     """
-    left = None
-    total = trainer.estimated_stepping_batches
-    if total != float("inf"):
-        left = (total - trainer.global_step) * trainer.accumulate_grad_batches / batches_per_second
+    batches = batches_left(trainer)
+    left = batches / batches_per_second if batches != float("inf") else None
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by the callback connector
         if isinstance(callback, Timer):
             remaining = callback.time_remaining()

@@ -115,14 +115,20 @@ class PixelDataModule(ImageDataModule):
             dataset.transform = SampleTransform(img_size, self.mean, self.std, augmentation=how, fit=pixels.fit)
         self._splits = dict(splits)
         self.fits = pixels.fit
-        resized = [name for name, dataset in splits.items() if pixels.fit and _is_resized(dataset, img_size)]
-        self.resize = "fit" if resized else "none"
-        if resized and "train" not in resized:
+        others = [name for name, dataset in splits.items() if _has_other_size(dataset, img_size)]
+        self.resize = "fit" if pixels.fit and others else "none"
+        if not pixels.fit and set(others) - {"train"}:
+            logger.info(
+                "held-out images are shown whole, at their own sizes: castvision evaluate works by tiles of %d pixels, "
+                "as prediction does, and its figures are those of it",
+                img_size,
+            )
+        if pixels.fit and others and "train" not in others:
             logger.warning(
                 "training images are %d pixels already; those of %s are not and are brought to that, so what they show "
                 "changes in size: pixels.fit: false leaves them as they are",
                 img_size,
-                " and ".join(resized),
+                " and ".join(others),
             )
         if train.read(0)[1].ndim == 2:
             self.collate = _collate
@@ -154,7 +160,7 @@ class PixelDataModule(ImageDataModule):
         return cast("Pairs", self._splits[split])  # map-style by what it does, see `PixelDataset`
 
 
-def _is_resized(dataset: PixelDataset, img_size: int) -> bool:
+def _has_other_size(dataset: PixelDataset, img_size: int) -> bool:
     """Whether any image has another size: crops that have it already leave a model free to work on tiles."""
     sizes = (dataset.read(index)[0].shape[:2] for index in spread(len(dataset), SIZED_IMAGES))
     return any(max(size) != img_size for size in sizes)

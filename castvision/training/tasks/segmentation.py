@@ -24,6 +24,9 @@ from castvision.training.tasks.task import Task
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+_WEIGHTS = "losses.class_weights"
+"""Where a checkpoint has the weights of classes."""
+
 
 class SegmentationTask(Task):
     """A class for each pixel; pixels labelled 255 count nowhere; any timm backbone.
@@ -118,7 +121,18 @@ class SegmentationTask(Task):
                     "got other loaders; give a number for each class, see castvision.losses.balanced_class_weights"
                 )
             weights = balanced_class_weights(count_classes(data.dataset("train"), self.num_classes))
-            self.losses.class_weights = weights.to(self.device)  # a resumed run's checkpoint has the last word
+            self.losses.class_weights = weights.to(self.device)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See `Task`; training that goes on weighs classes as it is configured, not as the checkpoint does."""
+        super().on_load_checkpoint(checkpoint)
+        own = self.losses.class_weights
+        is_known = not self.balances_classes or (self._trainer is not None and self.trainer.state.fn == "fit")
+        for state in (checkpoint.get(name) or {} for name in ("state_dict", "current_model_state")):
+            if own is None:
+                state.pop(_WEIGHTS, None)
+            elif is_known or _WEIGHTS not in state:
+                state[_WEIGHTS] = own.clone()
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """The configured sum of losses over all pixels of the batch that are not ignored."""

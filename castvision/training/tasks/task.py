@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
@@ -32,7 +31,9 @@ from castvision.models.class_names import (
 )
 from castvision.models.recipe import Recipe, TaskName, build, load
 from castvision.models.segmenter import unwrap
+from castvision.training.budget import share_used, take_up
 from castvision.training.callbacks.averaging import go_on_without
+from castvision.training.callbacks.monitors import watches_training
 from castvision.training.data.data_module import ImageDataModule
 from castvision.training.data.resumable import world
 from castvision.training.optim import (
@@ -40,10 +41,9 @@ from castvision.training.optim import (
     Schedule,
     apply_lr_scale,
     check_finite,
-    groups_beside,
+    check_goes_on,
+    groups_of,
     is_fused,
-    other_steps,
-    parameter_groups,
 )
 from castvision.training.tasks.arguments import alpha_hint, check_kinds, check_optimizer, refuse_parts
 from castvision.training.tasks.loaders import ForeignBatches
@@ -116,7 +116,8 @@ class Task(LightningModule, ABC):
         self._fresh = {name: value.detach().clone() for name, value in started.items()}
         self.init_report = None if init_from is None else initialize_from(self.model, init_from)
         self._init_classes = self._classes_started_from(init_from)
-        self._other_steps = 0
+        self._other_steps, self._is_watched = 0, False
+        self._going_on_from: Any = None  # the optimisers' states of a checkpoint
         if freeze:
             freeze_parameters(self.model, freeze)
             self.train()
@@ -290,14 +291,14 @@ class Task(LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """A run that goes on with another budget, rate or batch size follows the new schedule from its first step."""
-        self._other_steps = other_steps(self.trainer)
+        self._other_steps, self._is_watched = take_up(self.trainer), watches_training(self.trainer)
         for entry in self.trainer.lr_scheduler_configs:
             if isinstance(entry.scheduler, BudgetSchedule):
                 entry.scheduler.refresh()
 
     def taken(self, batch: Any, stage: str) -> Batch:
-        """A batch of our data, or of another loader, brought into form or refused; see `ForeignBatches`."""
-        if self._trainer is None or self.data is not None:
+        """A batch of our data, or of anyone else's, brought into form or refused; see `ForeignBatches`."""
+        if self._trainer is None or type(self.data).__module__.startswith("castvision."):  # others may hold anything
             return as_batch(batch, needs_target=stage != "predict")
         return self._foreign.take(batch, stage, self.dtype)
 
@@ -311,10 +312,10 @@ class Task(LightningModule, ABC):
         return logits
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
-        """One step; metrics are logged only where the loggers take them (each call costs)."""
+        """One step; metrics are logged only where loggers take them or a callback watches them (each call costs)."""
         whole = self.taken(batch, "train")
         loss = self.training_loss(whole)
-        if self.trainer._logger_connector.should_update_logs:
+        if self.trainer._logger_connector.should_update_logs or self._is_watched:
             self.log("train/loss", loss.detach(), batch_size=whole.image.shape[0], sync_dist=True)
             self.log("train/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
         return loss
@@ -393,9 +394,7 @@ class Task(LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The injected optimiser on timm's groups, layer decay multiplied in, and the schedule of each step."""
-        groups = parameter_groups(self.model, self.weight_decay, self.layer_decay)
-        beside = groups_beside(self, self.model, self.weight_decay)  # what learns with it and is no part of it
-        groups += [group for group in beside if group["params"]]
+        groups = groups_of(self, self.model, self.weight_decay, self.layer_decay)
         if self.layer_decay != 1 and not self.starts_trained:
             logger.info("layer_decay %s waits for trained weights: these start at random", self.layer_decay)
             for group in groups:  # the same groups as with it: a resumed run brings rates of its own
@@ -409,6 +408,7 @@ class Task(LightningModule, ABC):
                 "gradient_clip_val: it clips scaled gradients; set its fused: false, or take bf16-mixed"
             )
         apply_lr_scale(optimizer)
+        check_goes_on(optimizer, self._going_on_from)
         scheduler = BudgetSchedule(optimizer, self.schedule, self.progress)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -428,17 +428,13 @@ class Task(LightningModule, ABC):
 
     def progress(self, steps: float) -> float:
         """Share of the run's budget used: of its steps, or of ``max_time`` if that runs out first."""
-        total = self.trainer.estimated_stepping_batches
-        share = steps / (total + self._other_steps) if total not in (0, float("inf")) else 0.0
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set by the callback connector
-            if isinstance(callback, Timer) and callback._duration is not None:
-                share = max(share, callback.time_elapsed() / callback._duration)
-        return share
+        return share_used(self.trainer, steps, self._other_steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse classes of other names, or in another order, than the data's; see also `go_on_without`."""
         check_same_classes(class_names_in(checkpoint), self.class_names, "the checkpoint")
         if self._trainer is not None:
+            self._going_on_from = checkpoint.get("optimizer_states")
             go_on_without(checkpoint, self._trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from castvision.data.datasets.samples import PixelDataset
 from castvision.training.callbacks import announcement
@@ -65,6 +66,10 @@ def test_images_of_each_class_are_counted(monkeypatch: pytest.MonkeyPatch) -> No
         ({"accumulate_grad_batches": 2}, "batches of 8, 3 steps an epoch of 2 batches, 9 steps in all"),
         ({"max_epochs": -1}, "batches of 8, 5 steps an epoch, until it is stopped"),
         ({"limit_train_batches": 2}, "batches of 8, 2 steps an epoch, 6 steps in all"),
+        (
+            {"callbacks": [GradientAccumulationScheduler({1: 2, 2: 5})]},
+            "batches of 8, 5 steps an epoch at first, 9 steps in all",
+        ),
         ({"limit_train_batches": 0.5, "world_size": 2}, "batches of 8, 2 steps an epoch, 6 steps in all"),
     ],
 )

@@ -38,3 +38,12 @@ def test_one_that_saves_what_the_runs_own_saves_is_refused(write_config, tmp_pat
 @pytest.mark.parametrize("name", ["TQDMProgressBar", "RichProgressBar"])
 def test_another_progress_bar_takes_the_place_of_ours(name, write_config, tmp_path):
     assert train(write_config(), tmp_path / "run", "--trainer.callbacks", name, "--trainer.limit_val_batches", "1") == 0
+
+
+def test_the_training_loss_may_be_monitored_in_epochs_shorter_than_the_loggers_steps(write_config, tmp_path):
+    """It was there on the logger's steps only, and the callbacks ended the run."""
+    best = {"class_path": SAVING, "init_args": {"monitor": "train/loss", "dirpath": str(tmp_path / "best")}}
+    stop = {"class_path": STOPPING, "init_args": {"monitor": "train/loss", "check_on_train_epoch_end": True}}
+    words = ("--trainer.callbacks", str([best, stop]), "--trainer.log_every_n_steps", "50")
+    assert train(write_config(), tmp_path / "run", *words) == 0
+    assert len(list((tmp_path / "best").glob("*.ckpt"))) == 1

@@ -77,9 +77,12 @@ def test_given_statistics_and_channels(tmp_path):
         ImageFormat(check=0)
 
 
-def test_held_out_images_keep_their_size_without_fit(tmp_path):
+def test_held_out_images_keep_their_size_without_fit(tmp_path, caplog):
     how = ImageFormat(fit=False)
-    data = SegmentationDataModule(str(write_pairs(tmp_path, size=(27, 40))), NAMES, pixels=how, **SMALL)
+    logging.getLogger("castvision").propagate = True
+    with caplog.at_level(logging.INFO, logger="castvision"):
+        data = SegmentationDataModule(str(write_pairs(tmp_path, size=(27, 40))), NAMES, pixels=how, **SMALL)
+    assert "held-out images are shown whole, at their own sizes: castvision evaluate works by tiles" in caplog.text
     image, mask, extras, _ = next(iter(data.val_dataloader()))
     assert (image.shape, mask.shape, extras) == ((1, 3, 27, 40), (1, 27, 40), {})
     dataset = data.dataset("val")

@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from castvision.training import ClassificationTask, InstanceTask, MultiLabelTask, SegmentationTask, SlideTask
+from castvision.training.data.data_module import ImageDataModule
 from castvision.training.tasks.classification import Mixing
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*LeafSpec:FutureWarning")  # Lightning's
@@ -87,6 +88,24 @@ def test_masks_of_0_and_255_are_refused_without_held_out_images_too():
     loader = DataLoader([(_image(seed), (_image(seed)[0] > 0).byte() * 255) for seed in range(4)], batch_size=2)
     with pytest.raises(ValueError, match=r"found 0 \(class 0\) and ignored pixels \(255\)"):
         _trainer().fit(SegmentationTask(NAME, 2, KWARGS), loader)
+
+
+class OwnModule(ImageDataModule):
+    """Of a user, whose masks nobody has read before."""
+
+    def __init__(self, form):
+        super().__init__(["ground", "house"], 3, (16, 16), (0.5,) * 3, (0.5,) * 3)
+        self.batch_size, self.num_workers, self.form = 2, 0, form
+
+    def dataset(self, split):
+        return [(_image(seed), self.form(_image(seed)[0] > 0)) for seed in range(4)]
+
+
+def test_masks_of_a_data_module_of_ones_own_are_looked_at():
+    task = SegmentationTask(NAME, 2, KWARGS)
+    with pytest.raises(ValueError, match="if 255 is a class, give it as 1: mask // 255"):
+        _trainer().fit(task, datamodule=OwnModule(lambda mask: mask.long() * 255))
+    _trainer().fit(task, datamodule=OwnModule(lambda mask: mask.float()))
 
 
 def test_balanced_classes_need_data_to_look_at():
