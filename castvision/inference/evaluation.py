@@ -24,7 +24,7 @@ from castvision.inference.panels import PANEL, panels_of
 from castvision.inference.prediction import CLASSIFIER_SIDE
 from castvision.inference.scale import level_to_work_at, mask_at_level
 from castvision.inference.suited import check_measurable
-from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
+from castvision.inference.tile_model import open_for, tile_model_for, whole_in_a_tile
 from castvision.inference.tiled import tiled_inference
 from castvision.inference.truth import bands_of, check_labels, check_two_classes, folders_as_classes, meaning_of_labels
 from castvision.inference.values import remark_on_values
@@ -254,10 +254,7 @@ class Evaluation:
     def _tiled(
         self, reader: ImageReader, level: int, progress: bool | Callable[[int, int], None], **into: Any
     ) -> TiledResult:
-        limits = model_range(self.predictor, reader, level)
-        is_whole = np.dtype(reader.dtype).kind in "bui"
-        centres = into.get("output") == "image"
-        model = TileModel(self.predictor, reader.channels, limits, is_whole=is_whole, centres=centres)
+        model = tile_model_for(self.predictor, reader, level, centres=into.get("output") == "image")
         size = (reader.levels[level].height, reader.levels[level].width)
         how = {**whole_in_a_tile(self.predictor, self.tiles, size), **into}
         return tiled_inference(reader, model, level=level, device=self.predictor.device, progress=progress, **how)

@@ -24,7 +24,7 @@ from castvision.inference.maps import Kind, Maps, maps_of, with_classes
 from castvision.inference.scale import level_to_work_at
 from castvision.inference.sinks import FileSink
 from castvision.inference.suited import check_predicts
-from castvision.inference.tile_model import TileModel, model_range, open_for, whole_in_a_tile
+from castvision.inference.tile_model import open_for, tile_model_for, whole_in_a_tile
 from castvision.inference.tile_source import Skip
 from castvision.inference.tiled import TiledResult, bands_at_once, tiled_inference
 from castvision.inference.tiling import make_grid
@@ -301,9 +301,7 @@ class PredictionRun:
     def _model(self, reader: ImageReader, level: int) -> Callable[..., Any]:
         if self.options.fits:
             return self.predictor.fitted(reader.dtype, reader.name)
-        limits = model_range(self.predictor, reader, level)
-        is_whole = np.dtype(reader.dtype).kind in "bui"
-        return TileModel(self.predictor, reader.channels, limits, is_whole=is_whole, centres=self._kind == "image")
+        return tile_model_for(self.predictor, reader, level, centres=self._kind == "image")
 
     def _write(self, reader: ImageReader, level: int, name: str, maps: Maps) -> Record:
         names, labels = self.predictor.class_names, maps.labels

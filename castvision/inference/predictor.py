@@ -232,9 +232,8 @@ class Predictor:
             from castvision.inference.suited import NO_CLASSES
 
             raise ValueError(f"{self.parts.name} {NO_CLASSES}")
-        logits = (
-            self.model(prepared, **self._told(prepared, is_hole)).float()[0].cpu()
-        )  # (num_classes[, height, width])
+        told = self._told(prepared, is_hole)
+        logits = self.model(prepared, **told).float()[0].cpu()  # (num_classes[, height, width])
         if self.parts.task == "multilabel":
             return Prediction("multilabel", logits.sigmoid())
         probabilities = logits.softmax(dim=0)

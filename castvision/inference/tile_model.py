@@ -144,6 +144,22 @@ class TileModel:
         return planes_to_input(values, seen.in_chans, seen.mean, seen.std, self.limits, is_whole)
 
 
+def tile_model_for(predictor: AnyPredictor, reader: ImageReader, level: int = 0, *, centres: bool = False) -> TileModel:
+    """The `TileModel` of an image that is open.
+
+    Args:
+        predictor: The model and its facts.
+        reader: The image.
+        level: Of its pyramid.
+        centres: See `TileModel`.
+
+    Raises:
+        ValueError: See `TileModel`.
+    """
+    limits, is_whole = model_range(predictor, reader, level), np.dtype(reader.dtype).kind in "bui"
+    return TileModel(predictor, reader.channels, limits, is_whole=is_whole, centres=centres)
+
+
 def whole_in_a_tile(predictor: AnyPredictor, tiles: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """Keywords of `castvision.inference.tiled_inference` for an image, of which a larger tile is not padded.
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from castvision.data.datasets.overlap import ground_of, warn_of_overlap
+from castvision.data.datasets.regions import Block
 from castvision.data.datasets.samples import open_pixels
 from castvision.data.reading.agreement import check_same_order
 from castvision.data.reading.labels import check_classes_found
@@ -18,12 +20,13 @@ from castvision.ignored import IGNORED
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from castvision.data.datasets.overlap import Ground
     from castvision.data.datasets.samples import PixelDataset
     from castvision.data.transforms.statistics import ChannelStatistics
 
 logger = logging.getLogger(__name__)
 
-_NAMED = 500
+_COMPARED = 500
 
 
 def set_channels(splits: Mapping[str, PixelDataset], in_chans: int | None, bands: Sequence[int] | None) -> int:
@@ -49,25 +52,33 @@ def set_channels(splits: Mapping[str, PixelDataset], in_chans: int | None, bands
     return channels
 
 
-def channel_names_of(splits: Mapping[str, PixelDataset]) -> tuple[str, ...] | None:
-    """What the first training image calls the channels that are read; of each split at most 500 images must agree.
+def check_headers(splits: Mapping[str, PixelDataset]) -> tuple[str, ...] | None:
+    """Compare what files say of themselves, of at most 500 images of each split: the order of channels, and places.
+
+    Args:
+        splits: Data sets by split, "train" first. Nothing is compared where its first image says nothing.
 
     Returns:
-        None where it has no names, or is no file.
+        What that image calls the channels that are read; None where it has no names, or is no file.
 
     Raises:
         ValueError: An image with the same channels in another order.
     """
     names: tuple[str, ...] | None = None
-    for dataset in splits.values():
-        for index in spread(len(dataset), _NAMED):
-            if not Path(dataset.name(index)).exists():
+    grounds: dict[str, list[Ground | None]] = {split: [] for split in splits}
+    for split, dataset in splits.items():
+        for index in spread(len(dataset), _COMPARED):
+            path = Path(dataset.name(index))
+            if not path.exists():
                 return None
-            with open_pixels(dataset.name(index), dataset.in_chans, dataset.bands) as image:
+            with open_pixels(path, dataset.in_chans, dataset.bands) as image:
                 names = names or image.channel_names
                 check_same_order(names, image)
-            if names is None:
+                part = Block(0, 0, image.height, image.width)
+                grounds[split].append(ground_of(str(path), image.georeference, part))
+            if names is None and grounds["train"][0] is None:
                 return None
+    warn_of_overlap(grounds)
     return names
 
 

@@ -91,7 +91,8 @@ class ObjectDataset(PixelDataset):
             )
         if mask is None:
             mask = (compact > 0).astype(np.uint8)
-        check_same_size(pixels, mask, str(entry.image), str(entry.mask))
+        else:
+            check_same_size(pixels, mask, str(entry.image), str(entry.mask))
         mask = np.where(is_unknown, np.uint8(IGNORED), mask)
         return pixels, mask, compact.astype(np.uint16)
 

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from castvision.data.datasets.checking import spread
-from castvision.data.datasets.regions import Block
-from castvision.data.reading import open_image
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from castvision.data.datasets.regions import Region
-    from castvision.data.datasets.samples import PixelDataset
+    from castvision.data.datasets.regions import Block, Region
     from castvision.data.datasets.sources import ImageSources
     from castvision.data.reading import Georeference
 
@@ -24,8 +18,6 @@ logger = logging.getLogger(__name__)
 
 _SHARE = 0.01
 """Of a held-out part: less than this is a common edge."""
-_MOST = 500
-"""Images of each split whose place is read where nothing else opens them all."""
 
 Boxes = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -44,23 +36,27 @@ class Ground(NamedTuple):
     box: tuple[tuple[float, float], tuple[float, float]]
 
 
+def ground_of(name: str, place: Georeference | None, part: Block) -> Ground | None:
+    """Of a part of an image; None without a stated coordinate system, and for images that are turned against its axes.
+
+    Args:
+        name: Of the image.
+        place: Where its pixels lie.
+        part: In pixels.
+    """
+    if place is None or not place.has_crs:
+        return None
+    a, b, c, d, e, f = place.transform
+    if b or d:
+        return None
+    x, y = (c + a * part.x, c + a * (part.x + part.width)), (f + e * part.y, f + e * (part.y + part.height))
+    system = place.crs or (place.keys, place.doubles, place.ascii)
+    return Ground(name, system, ((min(x), max(x)), (min(y), max(y))))
+
+
 def ground_of_regions(sources: ImageSources, regions: Sequence[Region]) -> list[Ground | None]:
     """Of parts of images; None for those that do not say."""
-    return [_ground(str(sources.images[number]), sources.places[number], part) for number, part in regions]
-
-
-def ground_of_images(dataset: PixelDataset) -> list[Ground | None]:
-    """Of whole images, at most 500, evenly spread; none where the first does not say where it lies."""
-    found: list[Ground | None] = []
-    for index in spread(len(dataset), _MOST):
-        path = Path(dataset.name(index))
-        if not path.exists():
-            return []
-        with open_image(path) as image:
-            found.append(_ground(str(path), image.georeference, Block(0, 0, image.height, image.width)))
-        if found[0] is None:
-            return []
-    return found
+    return [ground_of(str(sources.images[number]), sources.places[number], part) for number, part in regions]
 
 
 def warn_of_overlap(splits: Mapping[str, Sequence[Ground | None]]) -> None:
@@ -84,18 +80,6 @@ def warn_of_overlap(splits: Mapping[str, Sequence[Ground | None]]) -> None:
             "held-out images will be too good; put images of one place into one split",
             len(overlapping), len(held), 100 * share, name,
         )  # fmt: skip
-
-
-def _ground(name: str, place: Georeference | None, part: Block) -> Ground | None:
-    """None without a stated coordinate system, and for images that are turned against its axes."""
-    if place is None or not place.has_crs:
-        return None
-    a, b, c, d, e, f = place.transform
-    if b or d:
-        return None
-    x, y = (c + a * part.x, c + a * (part.x + part.width)), (f + e * part.y, f + e * (part.y + part.height))
-    system = place.crs or (place.keys, place.doubles, place.ascii)
-    return Ground(name, system, ((min(x), max(x)), (min(y), max(y))))
 
 
 def _covered(part: Ground, others: Boxes) -> float:

@@ -171,9 +171,7 @@ def nodata_number(value: str | float | None) -> float | None:
     Args:
         value: As a file has it; text that is no number states none.
     """
-    text = (
-        ("" if value is None else str(value)).strip("\0 ").partition(" ")[0]
-    )  # of several numbers, as GDAL, the first
+    text = "" if value is None else str(value).strip("\0 ").partition(" ")[0]  # of several numbers, as GDAL, the first
     try:
         return int(text)
     except ValueError:

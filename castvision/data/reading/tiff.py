@@ -332,7 +332,6 @@ def _channel_names(tiff: tifffile.TiffFile, page: tifffile.TiffPage, channels: i
         for role in ("description", "colorinterp"):
             found = re.findall(rf'<Item name="{role.upper()}" sample="(\d+)" role="{role}">([^<]*)<', gdal)
             if len(names) != channels:
-                names = [
-                    html.unescape(name) for _, name in sorted(found, key=lambda item: int(item[0]))
-                ]  # escaped twice
+                found.sort(key=lambda item: int(item[0]))
+                names = [html.unescape(name) for _, name in found]  # escaped twice
     return tuple(html.unescape(name) for name in names) if len(names) == channels else None

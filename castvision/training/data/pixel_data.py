@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from castvision.data.datasets.batch import Batch, Sample, drop_full_mask, pad_collate
-from castvision.data.datasets.checking import channel_names_of, check_samples, set_channels, spread
+from castvision.data.datasets.checking import check_headers, check_samples, set_channels, spread
 from castvision.data.datasets.coco import Boxes, open_coco
-from castvision.data.datasets.overlap import ground_of_images, warn_of_overlap
 from castvision.data.datasets.segmentation import open_pairs
 from castvision.data.transforms.augmentation import Augmentation, SampleTransform
 from castvision.data.transforms.batch_augmentation import BatchAugmentation
@@ -104,8 +103,7 @@ class PixelDataModule(ImageDataModule):
         train = splits["train"]
         self.bands = pixels.bands
         in_chans = set_channels(splits, pixels.in_chans, pixels.bands)
-        self.channel_names = channel_names_of(splits)
-        warn_of_overlap({split: ground_of_images(dataset) for split, dataset in splits.items()})
+        self.channel_names = check_headers(splits)
         given = pixels.statistics(in_chans)
         measured = check_samples(splits, pixels.check, class_names)
         statistics = given or measured
