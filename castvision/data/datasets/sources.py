@@ -51,6 +51,7 @@ class ImageSources:
         overviews: (*context_size, C) float32 of each image in the units of `ChannelStatistics`; empty without context.
         sizes: (height, width) of each image at the level.
         channels: Of every image.
+        channel_names: By the first image, whose order all must have that use the same names; None if not stated.
         has_gaps: Whether any image can say that pixels are missing.
         scales: Microns or ground units per pixel of each image at the level, and which of them; None if not stated.
         places: Where the level's pixels of each image lie on the ground; None if not stated.
@@ -87,7 +88,8 @@ class ImageSources:
         self.sizes: list[tuple[int, int]] = []
         self.scales: list[tuple[float, str] | None] = []
         self.places: list[Georeference | None] = []
-        self.channels = self.image(0).channels
+        first = self.image(0)
+        self.channels, self.channel_names = first.channels, first.channel_names
         self.has_gaps = False
         self._may_be_empty: list[bool] = []
         for number in range(len(pairs)):
@@ -207,7 +209,7 @@ class ImageSources:
                 f"expected {self.channels} channel(s) as in {str(self.images[0])!r}, got {image.channels} in "
                 f"{image.name!r}"
             )
-        check_same_order(self.image(0).channel_names, image)
+        check_same_order(self.channel_names, image)
         if self.masks[number] is None:
             return
         size = image.height, image.width

@@ -119,7 +119,7 @@ class WindowDataModule(ImageDataModule):
             in_chans=in_chans, bands=bands, vector=vector,
         )  # fmt: skip
         self.label_map = None if sources.labels is None else sources.labels.mapping
-        self.bands, self.channel_names = bands, sources.image(0).channel_names
+        self.bands, self.channel_names = bands, sources.channel_names
         warn_of_margins(sources)
         regions = split_regions(
             sources, owners, shares, seed, split=split, block=block, margin=margin, size=size
