@@ -45,7 +45,7 @@ def test_bad_images_are_named_and_the_others_done(tmp_path, segmenter, bad_folde
     def answer(self, batch, **told):
         return batch.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
 
-    monkeypatch.setattr("castvision.inference.prediction.TileModel.__call__", answer)
+    monkeypatch.setattr("castvision.inference.tile_model.TileModel.__call__", answer)
     out = tmp_path / "out"
     arguments = [str(bad_folder), "--model", str(segmenter), "--output", str(out), "--batch-size", "64", "--no-overlay"]
     assert predict(arguments) == 1
